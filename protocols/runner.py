@@ -1,0 +1,207 @@
+"""Runs one application instance per scope; the only copy of that plumbing, used by every wire.
+
+Invariants, whatever ends the connection:
+
+- the application sees each event in the order in which it came, and one disconnect event after the last of them;
+- an inbox over its high-water mark stops the reading of the socket, so a slow application slows its peer and costs a
+  bounded amount of memory;
+- an application that does not return in time after the disconnect event is cancelled;
+- an application that raises is logged once, with what it was serving, and its wire is told so that it can answer.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from protocols.asgi import Application, Event, Scope, Send
+
+logger = logging.getLogger("gateway.runner")
+
+HIGH_WATER_BYTES = 256 * 1024
+
+
+def _do_nothing() -> None:
+    pass
+
+
+class Inbox:
+    """What one application instance waits on: a lossless lane of events from its connection and a lane of messages.
+
+    `feed` and `disconnect` are called by the wire; `deliver` by a channel layer, through the consumer that owns the
+    inbox. `receive` is the ASGI `receive` callable and sees events only; `next` sees both lanes and belongs to a
+    consumer, which finds the inbox of an unwrapped `receive` as `receive.__self__`.
+
+    One task at a time may wait. There is no queue object and no task per event: a deque, and a future while idle.
+    """
+
+    __slots__ = (
+        "_buffered_bytes",
+        "_events",
+        "_final",
+        "_paused",
+        "_waiter",
+        "high_water_bytes",
+        "messages",
+        "on_disconnect",
+        "pause",
+        "resume",
+    )
+
+    def __init__(
+        self,
+        *,
+        pause: Callable[[], None] = _do_nothing,
+        resume: Callable[[], None] = _do_nothing,
+        high_water_bytes: int = HIGH_WATER_BYTES,
+    ) -> None:
+        """`pause` and `resume` stop and restart the reading of the socket; neither is called twice in a row."""
+        self._events: deque[Event] = deque()
+        self._final: Event | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._buffered_bytes = 0
+        self._paused = False
+        self.messages: deque[Event] = deque()
+        self.high_water_bytes = high_water_bytes
+        self.pause = pause
+        self.resume = resume
+        self.on_disconnect: Callable[[], None] = _do_nothing
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether the disconnect event has come, delivered or not."""
+        return self._final is not None
+
+    def feed(self, event: Event, size_bytes: int) -> None:
+        """Adds an event of the connection; `size_bytes` is what it counts against the high-water mark."""
+        self._events.append(event)
+        self._buffered_bytes += size_bytes
+        if self._buffered_bytes > self.high_water_bytes and not self._paused:
+            self._paused = True
+            self.pause()
+        if self._waiter is not None:
+            self._wake()
+
+    def disconnect(self, event: Event) -> None:
+        """Adds the last event; the first call counts and later ones do nothing."""
+        if self._final is None:
+            self._final = event
+            self._wake()
+            self.on_disconnect()
+
+    def deliver(self, message: Event) -> None:
+        """Adds a message to the other lane. Bounding that lane is the caller's: see `messages`."""
+        self.messages.append(message)
+        if self._waiter is not None:
+            self._wake()
+
+    async def receive(self) -> Event:
+        """The next event. After the disconnect event, that event again, at once, for ever (ASGI www)."""
+        while not self._events:
+            if self._final is not None:
+                return self._final
+            await self._wait()
+        return self._pop_event()
+
+    async def next(self) -> Event:
+        """The next event or, if there is none, the next message; the disconnect event comes after all events."""
+        while True:
+            if self._events:
+                return self._pop_event()
+            if self._final is not None:
+                return self._final
+            if self.messages:
+                return self.messages.popleft()
+            await self._wait()
+
+    def _pop_event(self) -> Event:
+        event = self._events.popleft()
+        if not self._events:
+            self._buffered_bytes = 0
+            if self._paused:
+                self._paused = False
+                self.resume()
+        return event
+
+    async def _wait(self) -> None:
+        if self._waiter is not None:
+            raise RuntimeError("two tasks wait for the events of one connection; await receive() in one place only")
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class ApplicationRun:
+    """One application instance at work on one scope."""
+
+    __slots__ = ("_close_timeout_s", "_on_finished", "_scope", "_timeout", "inbox", "task")
+
+    def __init__(
+        self,
+        application: Application,
+        scope: Scope,
+        send: Send,
+        *,
+        inbox: Inbox,
+        on_finished: Callable[[BaseException | None], None],
+        close_timeout_s: float = 10.0,
+    ) -> None:
+        """Starts `application(scope, inbox.receive, send)` in a task of its own.
+
+        `on_finished` is called exactly once, when the application has ended: with None if it returned, with the
+        exception if it raised or was cancelled. The wire then answers what is still unanswered (500, 1011, 0x83).
+        """
+        self.inbox = inbox
+        self._scope = scope
+        self._on_finished = on_finished
+        self._close_timeout_s = close_timeout_s
+        self._timeout: asyncio.TimerHandle | None = None
+        loop = asyncio.get_running_loop()
+        self.task = loop.create_task(_call(application, scope, inbox, send))
+        self.task.add_done_callback(self._finished)
+
+    def disconnect(self, event: Event) -> None:
+        """Delivers the disconnect event, once, and gives the application `close_timeout_s` to return."""
+        if self.inbox.disconnected:
+            return
+        self.inbox.disconnect(event)
+        if not self.task.done():
+            loop = asyncio.get_running_loop()
+            self._timeout = loop.call_later(self._close_timeout_s, self._cancel)
+
+    def _cancel(self) -> None:
+        logger.warning(
+            "application did not return within %g s of the disconnect and was cancelled: %s",
+            self._close_timeout_s,
+            describe(self._scope),
+        )
+        self.task.cancel()
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None
+        exception = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if exception is not None and not isinstance(exception, asyncio.CancelledError):
+            logger.error("application raised while serving %s", describe(self._scope), exc_info=exception)
+        self._on_finished(exception)
+
+
+async def _call(application: Application, scope: Scope, inbox: Inbox, send: Send) -> None:
+    await application(scope, inbox.receive, send)
+
+
+def describe(scope: Scope) -> str:
+    """One line that says which connection this is, for a log: no query string, no header, no credential."""
+    parts = [scope["type"]]
+    parts += [str(scope[key]) for key in ("method", "path", "client_id") if scope.get(key)]
+    client = scope.get("client")
+    if client:
+        parts.append(f"from {client[0]}:{client[1]}")
+    return " ".join(parts)

@@ -1,0 +1,122 @@
+"""The plug-in interface of a protocol server, and the registry that finds plug-ins by name.
+
+A distribution offers a protocol by an entry point in the group "gateway.protocols" whose value is a `ProtocolServer`
+subclass; its name is what `protocol = "..."` in a `[[listeners]]` table of the configuration says.
+"""
+
+import abc
+import asyncio
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any, ClassVar
+
+from protocols.asgi import Application
+
+ENTRY_POINT_GROUP = "gateway.protocols"
+
+
+@dataclass(frozen=True, slots=True)
+class NoOptions:
+    """The options of a protocol that has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """One place to listen at.
+
+    `bind` is "host:port", "[v6]:port" (port 0: any free one) or "unix:/path"; `options` is an instance of the
+    server's `Options`.
+    """
+
+    bind: str
+    options: Any
+    ssl_context: ssl.SSLContext | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """A byte-stream protocol that the HTTP server carries in binary WebSocket messages at one path.
+
+    The transport handed to the protocol offers write, writelines, close, abort, is_closing, pause_reading,
+    resume_reading, set_write_buffer_limits and get_extra_info ("peername", "sockname", "ssl_object", and
+    "scheme": "ws" or "wss"), as a TCP transport does; write pauses are reported by pause_writing and resume_writing.
+    """
+
+    subprotocol: str
+    protocol_factory: Callable[[], asyncio.Protocol]
+
+
+class ProtocolServer(abc.ABC):
+    """Serves one protocol on all of its listeners: each connection becomes a scope, run by protocols.runner.
+
+    The supervisor calls, in this order: `start`, `stop_accepting`, `close`. It may call `close` after a failed
+    `start`.
+    """
+
+    protocol: ClassVar[str]
+    """The name of the wire, as in the scope's "type" or, for HTTP, "http"."""
+
+    Options: ClassVar[type] = NoOptions
+    """A frozen dataclass: the keys that a `[[listeners]]` table of this protocol may have besides `protocol`, `bind`
+    and `tls`, with their types and defaults. Each field's docstring-like `metadata={"help": "..."}` is its manual."""
+
+    def __init__(
+        self,
+        application: Application,
+        listeners: Sequence[Listener],
+        *,
+        state: Mapping[str, Any],
+        tunnels: Mapping[str, Tunnel] | None = None,
+    ) -> None:
+        """`state` is the lifespan state, copied shallowly into each scope. `tunnels` maps a path to what other
+        servers want carried over WebSocket; servers other than HTTP ignore it."""
+        self.application = application
+        self.listeners = listeners
+        self.state = state
+        self.tunnels: Mapping[str, Tunnel] = tunnels or {}
+
+    @abc.abstractmethod
+    async def start(self) -> None:
+        """Binds every listener and begins to accept. Raises OSError, with the address in its text, if one is taken;
+        then none is left open."""
+
+    @abc.abstractmethod
+    def stop_accepting(self) -> None:
+        """Closes the listening sockets; open connections go on. Idempotent."""
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """Says goodbye to every connection as the protocol has it (WebSocket 1012, MQTT 5 0x8B, HTTP: the current
+        response ends), and returns when each application instance has ended. The supervisor bounds it in time by
+        cancelling it, after which every transport is to be aborted. Idempotent."""
+
+    @property
+    @abc.abstractmethod
+    def addresses(self) -> Sequence[str]:
+        """The bound addresses in the order of `listeners`, with the real port: "127.0.0.1:1883"."""
+
+    def offered_tunnels(self) -> Mapping[str, Tunnel]:
+        """What this server wants carried over WebSocket: path -> tunnel. Called before `start`."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownProtocolError(LookupError):
+    """Raised when no installed distribution offers the protocol that the configuration names."""
+
+    name: str
+    known: Sequence[str] = field(default_factory=tuple)
+
+    def __str__(self) -> str:
+        return f"no protocol {self.name!r} is installed; known: {', '.join(self.known)}"
+
+
+def load_protocol(name: str) -> type[ProtocolServer]:
+    """The server class registered under `name`. Raises UnknownProtocolError, or what the plug-in's import raises."""
+    found = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
+    if name not in found:
+        raise UnknownProtocolError(name, sorted(found))
+    server: type[ProtocolServer] = found[name].load()
+    return server
