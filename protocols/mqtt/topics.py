@@ -1,0 +1,300 @@
+"""Topic names and topic filters: their rules, and the two trees that match one against many of the other.
+
+`TopicTree` holds subscriptions: filters are stored, a topic is looked up. `RetainedTree` holds retained messages:
+topics are stored, a filter is looked up. Both walk level by level over a frontier of nodes: no recursion, because a
+peer chooses the depth (a topic can have 65,535 levels), and no visit to a node whose filter or topic does not match so
+far, so that the cost does not grow with what does not match.
+"""
+
+from collections.abc import Hashable
+from typing import Final, Generic, TypeVar
+
+from protocols.mqtt.errors import InvalidTopicError
+from protocols.mqtt.packets import ReasonCode
+
+T = TypeVar("T")
+
+MAX_TOPIC_BYTES: Final = 65_535
+SHARE_PREFIX: Final = "$share/"
+
+
+def validate_topic_name(topic: str) -> None:
+    """Raises InvalidTopicError (0x90) unless messages can be published to `topic`."""
+    if "+" in topic or "#" in topic:  # [MQTT5-3.3.2-2] [MQTT3-3.3.2-2]
+        raise InvalidTopicError(ReasonCode.TOPIC_NAME_INVALID, "a topic name has no wildcards")
+    _validate_text(topic, ReasonCode.TOPIC_NAME_INVALID, "topic name")
+
+
+def validate_topic_filter(topic_filter: str) -> None:
+    """Raises InvalidTopicError (0x8F) unless `topic_filter`, shared or not, can be subscribed to."""
+    _validate_text(topic_filter, ReasonCode.TOPIC_FILTER_INVALID, "topic filter")
+    if topic_filter.startswith(SHARE_PREFIX):
+        _, share_name, *rest = topic_filter.split("/", 2)
+        if not share_name or "+" in share_name or "#" in share_name:  # [MQTT5-4.8.2-1] [MQTT5-4.8.2-2]
+            raise InvalidTopicError(ReasonCode.TOPIC_FILTER_INVALID, "a share name is not empty and has no wildcards")
+        if not rest or not rest[0]:  # [MQTT5-4.8.2-2]
+            raise InvalidTopicError(ReasonCode.TOPIC_FILTER_INVALID, "a share name is followed by a topic filter")
+        topic_filter = rest[0]
+    if "#" not in topic_filter and "+" not in topic_filter:
+        return
+    levels = topic_filter.split("/")
+    for level in levels[:-1]:
+        if "#" in level:  # [MQTT5-4.7.1-1] [MQTT3-4.7.1-2]
+            raise InvalidTopicError(ReasonCode.TOPIC_FILTER_INVALID, "'#' is the last level or nothing")
+    for level in levels:
+        if len(level) > 1 and ("#" in level or "+" in level):  # [MQTT5-4.7.1-1] [MQTT5-4.7.1-2] [MQTT3-4.7.1-3]
+            raise InvalidTopicError(ReasonCode.TOPIC_FILTER_INVALID, "a wildcard fills its level")
+
+
+def _validate_text(text: str, reason_code: ReasonCode, what: str) -> None:
+    if not text:  # [MQTT5-4.7.3-1] [MQTT3-4.7.3-1]
+        raise InvalidTopicError(reason_code, f"a {what} is not empty")
+    if "\0" in text:  # [MQTT5-4.7.3-2] [MQTT3-4.7.3-2]
+        raise InvalidTopicError(reason_code, f"a {what} has no U+0000")
+    try:
+        size = len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError as error:  # [MQTT5-1.5.4-1]
+        raise InvalidTopicError(reason_code, f"a {what} has no surrogates") from error
+    if size > MAX_TOPIC_BYTES:  # [MQTT5-4.7.3-3] [MQTT3-4.7.3-3]
+        raise InvalidTopicError(reason_code, f"a {what} has at most {MAX_TOPIC_BYTES} bytes")
+
+
+def split_shared(topic_filter: str) -> tuple[str | None, str]:
+    """The share name and the filter proper of a valid filter: ("g", "a/+") for "$share/g/a/+", (None, it) for others.
+
+    [MQTT5-4.8.2]
+    """
+    if not topic_filter.startswith(SHARE_PREFIX):
+        return None, topic_filter
+    _, share_name, inner = topic_filter.split("/", 2)
+    return share_name, inner
+
+
+def is_wildcard(topic_filter: str) -> bool:
+    """Whether a valid filter can match more than one topic."""
+    return "+" in topic_filter or "#" in topic_filter
+
+
+def matches(topic_filter: str, topic: str) -> bool:
+    """Whether a valid filter (not shared) matches a topic name, by the letter of [MQTT5-4.7]: what the trees must agree
+    with. For one pair it is quicker than a tree."""
+    filter_levels, topic_levels = topic_filter.split("/"), topic.split("/")
+    if topic.startswith("$") and filter_levels[0] in ("+", "#"):  # [MQTT5-4.7.2-1] [MQTT3-4.7.2-1]
+        return False
+    for index, level in enumerate(filter_levels):
+        if level == "#":  # the parent level too: "sport/#" matches "sport" [MQTT5-4.7.1.2]
+            return True
+        if index == len(topic_levels) or level not in ("+", topic_levels[index]):
+            return False
+    return len(filter_levels) == len(topic_levels)
+
+
+class _FilterNode(Generic[T]):
+    """One level of the wildcard filters. `here` are the entries of filters that end at this level."""
+
+    __slots__ = ("children", "here")
+
+    def __init__(self) -> None:
+        self.children: dict[str, _FilterNode[T]] = {}
+        self.here: dict[Hashable, T] = {}
+
+
+class TopicTree(Generic[T]):
+    """Values by topic filter and key: for each filter, at most one value per key.
+
+    Filters without a wildcard are in a dict by the whole filter, so that a publish to a topic which only such filters
+    match is two lookups; the tree of levels holds the others.
+    """
+
+    __slots__ = ("_exact", "_root", "_size")
+
+    def __init__(self) -> None:
+        self._exact: dict[str, dict[Hashable, T]] = {}
+        self._root: _FilterNode[T] = _FilterNode()
+        self._size = 0
+
+    def __len__(self) -> int:
+        """How many (filter, key) pairs are stored."""
+        return self._size
+
+    def add(self, topic_filter: str, key: Hashable, value: T) -> bool:
+        """Stores `value`, in place of an earlier one of the same filter and key. Returns whether there was none."""
+        if is_wildcard(topic_filter):
+            node = self._root
+            for level in topic_filter.split("/"):
+                child = node.children.get(level)
+                if child is None:
+                    child = node.children[level] = _FilterNode()
+                node = child
+            entries = node.here
+        else:
+            entries = self._exact.setdefault(topic_filter, {})
+        is_new = key not in entries
+        entries[key] = value
+        self._size += is_new
+        return is_new
+
+    def remove(self, topic_filter: str, key: Hashable) -> bool:
+        """Takes the value of this filter and key out. Returns whether there was one."""
+        if is_wildcard(topic_filter):
+            removed = self._remove_wildcard(topic_filter, key)
+        else:
+            entries = self._exact.get(topic_filter, {})
+            removed = key in entries
+            if removed:
+                del entries[key]
+                if not entries:
+                    del self._exact[topic_filter]
+        self._size -= removed
+        return removed
+
+    def match(self, topic: str) -> list[T]:
+        """The values of all filters that match a topic name; a key with several such filters has several."""
+        entries = self._exact.get(topic)
+        found = [] if entries is None else list(entries.values())
+        if self._root.children:
+            self._match_wildcards(topic, found)
+        return found
+
+    def _match_wildcards(self, topic: str, found: list[T]) -> None:
+        levels = topic.split("/")
+        frontier = [self._root]
+        # A leading wildcard does not match a topic that begins with "$" [MQTT5-4.7.2-1] [MQTT3-4.7.2-1].
+        if topic.startswith("$"):
+            child = self._root.children.get(levels.pop(0))
+            frontier = [] if child is None else [child]
+        for level in levels:
+            reached: list[_FilterNode[T]] = []
+            for node in frontier:
+                children = node.children
+                if (child := children.get("#")) is not None:
+                    found.extend(child.here.values())
+                if (child := children.get("+")) is not None:
+                    reached.append(child)
+                if (child := children.get(level)) is not None:
+                    reached.append(child)
+            if not reached:
+                return
+            frontier = reached
+        for node in frontier:
+            found.extend(node.here.values())
+            if (child := node.children.get("#")) is not None:  # the parent level too [MQTT5-4.7.1.2]
+                found.extend(child.here.values())
+
+    def _remove_wildcard(self, topic_filter: str, key: Hashable) -> bool:
+        node = self._root
+        path: list[tuple[_FilterNode[T], str]] = []
+        for level in topic_filter.split("/"):
+            path.append((node, level))
+            child = node.children.get(level)
+            if child is None:
+                return False
+            node = child
+        if key not in node.here:
+            return False
+        del node.here[key]
+        for parent, level in reversed(path):
+            if node.here or node.children:
+                break
+            del parent.children[level]
+            node = parent
+        return True
+
+
+class _TopicNode(Generic[T]):
+    """One level of the stored topics. `topic` is the whole topic that ends at this level, if one is stored."""
+
+    __slots__ = ("children", "topic")
+
+    def __init__(self) -> None:
+        self.children: dict[str, _TopicNode[T]] = {}
+        self.topic: str | None = None
+
+
+class RetainedTree(Generic[T]):
+    """One value per topic name, found by topic filter.
+
+    The values are in a dict by topic, the tree of levels holds topics only: a publish to a topic that has a retained
+    message already replaces one dict entry.
+    """
+
+    __slots__ = ("_root", "_values")
+
+    def __init__(self) -> None:
+        self._values: dict[str, T] = {}
+        self._root: _TopicNode[T] = _TopicNode()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, topic: str) -> T | None:
+        """The value of one topic."""
+        return self._values.get(topic)
+
+    def set(self, topic: str, value: T) -> None:
+        """Stores `value` in place of an earlier one of this topic."""
+        if topic not in self._values:
+            node = self._root
+            for level in topic.split("/"):
+                child = node.children.get(level)
+                if child is None:
+                    child = node.children[level] = _TopicNode()
+                node = child
+            node.topic = topic
+        self._values[topic] = value
+
+    def remove(self, topic: str) -> T | None:
+        """Takes the value of this topic out and returns it."""
+        if topic not in self._values:
+            return None
+        node = self._root
+        path: list[tuple[_TopicNode[T], str]] = []
+        for level in topic.split("/"):
+            path.append((node, level))
+            node = node.children[level]
+        node.topic = None
+        for parent, level in reversed(path):
+            if node.topic is not None or node.children:
+                break
+            del parent.children[level]
+            node = parent
+        return self._values.pop(topic)
+
+    def match(self, topic_filter: str) -> list[tuple[str, T]]:
+        """The (topic, value) pairs that a valid filter (not shared) matches."""
+        values = self._values
+        if not is_wildcard(topic_filter):
+            return [(topic_filter, values[topic_filter])] if topic_filter in values else []
+        return [(topic, values[topic]) for topic in self._match_topics(topic_filter.split("/"))]
+
+    def _match_topics(self, levels: list[str]) -> list[str]:
+        whole_subtree = levels[-1] == "#"
+        if whole_subtree:
+            levels.pop()
+        frontier = [self._root]
+        for depth, level in enumerate(levels):
+            if level == "+":
+                frontier = [child for node in frontier for child in _children(node, at_root=depth == 0)]
+            else:
+                frontier = [child for node in frontier if (child := node.children.get(level)) is not None]
+        if whole_subtree:
+            frontier = _with_descendants(frontier, at_root=not levels)
+        return [node.topic for node in frontier if node.topic is not None]
+
+
+def _children(node: _TopicNode[T], *, at_root: bool) -> list[_TopicNode[T]]:
+    """The nodes that a wildcard at this level matches: at the root not those with "$" [MQTT5-4.7.2-1]."""
+    if at_root:
+        return [child for level, child in node.children.items() if not level.startswith("$")]
+    return list(node.children.values())
+
+
+def _with_descendants(nodes: list[_TopicNode[T]], *, at_root: bool) -> list[_TopicNode[T]]:
+    found: list[_TopicNode[T]] = []
+    frontier = nodes
+    if at_root:
+        frontier = _children(nodes[0], at_root=True)
+    while frontier:
+        found.extend(frontier)
+        frontier = [child for node in frontier for child in node.children.values()]
+    return found
