@@ -1,0 +1,82 @@
+"""The layers that Django's CHANNEL_LAYERS setting names, made when first asked for."""
+
+from typing import Any
+
+from django.conf import settings
+from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
+
+from gateway.exceptions import InvalidChannelLayerError
+from gateway.layers.base import BaseChannelLayer
+
+DEFAULT_CHANNEL_LAYER = "default"
+
+
+class ChannelLayerManager:
+    """alias -> layer, for the aliases of CHANNEL_LAYERS. Overriding that setting in a test makes new ones."""
+
+    def __init__(self) -> None:
+        self.backends: dict[str, BaseChannelLayer] = {}
+        setting_changed.connect(self._reset_backends)
+
+    def _reset_backends(self, setting: str, **kwargs: Any) -> None:
+        if setting == "CHANNEL_LAYERS":
+            self.backends = {}
+
+    @property
+    def configs(self) -> dict[str, dict[str, Any]]:
+        """The setting, read each time, so that this module can be imported before Django is set up."""
+        configs: dict[str, dict[str, Any]] = getattr(settings, "CHANNEL_LAYERS", {})
+        return configs
+
+    def make_backend(self, name: str) -> BaseChannelLayer:
+        """A new layer for the alias `name`, from its CONFIG."""
+        return self._make_backend(name, self.configs[name].get("CONFIG", {}))
+
+    def make_test_backend(self, name: str) -> BaseChannelLayer:
+        """A new layer for the alias `name`, from its TEST_CONFIG; InvalidChannelLayerError when it has none."""
+        try:
+            config = self.configs[name]["TEST_CONFIG"]
+        except KeyError:
+            raise InvalidChannelLayerError(f"No TEST_CONFIG specified for {name}") from None
+        return self._make_backend(name, config)
+
+    def _make_backend(self, name: str, config: dict[str, Any]) -> BaseChannelLayer:
+        if "ROUTING" in self.configs[name]:
+            raise InvalidChannelLayerError(f"ROUTING key found for {name} - this is no longer needed in Channels 2.")
+        try:
+            path = self.configs[name]["BACKEND"]
+        except KeyError:
+            raise InvalidChannelLayerError(f"No BACKEND specified for {name}") from None
+        try:
+            backend_class = import_string(path)
+        except ImportError as error:
+            raise InvalidChannelLayerError(f"Cannot import BACKEND {path!r} specified for {name}") from error
+        backend: BaseChannelLayer = backend_class(**config)
+        return backend
+
+    def __getitem__(self, key: str) -> BaseChannelLayer:
+        """The layer of the alias `key`; KeyError when the setting does not name it."""
+        if key not in self.backends:
+            self.backends[key] = self.make_backend(key)
+        return self.backends[key]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.configs
+
+    def set(self, key: str, layer: BaseChannelLayer) -> BaseChannelLayer | None:
+        """Puts `layer` under the alias `key` and returns the one that was there, if any: for tests."""
+        old = self.backends.get(key)
+        self.backends[key] = layer
+        return old
+
+
+channel_layers = ChannelLayerManager()
+
+
+def get_channel_layer(alias: str = DEFAULT_CHANNEL_LAYER) -> BaseChannelLayer | None:
+    """The layer of the alias `alias`, or None when CHANNEL_LAYERS does not name it."""
+    # Not by catching KeyError, which would hide one that the layer's own constructor raises.
+    if alias in channel_layers.backends or alias in channel_layers:
+        return channel_layers[alias]
+    return None

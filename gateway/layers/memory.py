@@ -1,0 +1,119 @@
+"""The layer of one process, and the default: no server, no serializing, any thread and any event loop."""
+
+import copy
+import uuid
+from collections import deque
+
+from gateway.exceptions import ChannelFull
+from gateway.layers.base import BaseChannelLayer, Capacities, Deliver, GroupSendResult, Message, require_message
+from gateway.layers.drops import DropLog
+from gateway.layers.local import LocalChannels
+from gateway.layers.names import require_name
+
+
+class InMemoryChannelLayer(BaseChannelLayer):
+    """Channels and groups in this process.
+
+    A message is copied in depth once, when it is sent, so that the sender may change its own; each member of a group
+    gets a shallow copy of that, and shares what is nested in it with the other members.
+    """
+
+    extensions = ["groups", "flush"]
+
+    def __init__(
+        self,
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 100,
+        channel_capacity: Capacities | None = None,
+    ) -> None:
+        """`group_expiry`: seconds after which a member that is not attached leaves its group."""
+        super().__init__(expiry=expiry, capacity=capacity, channel_capacity=channel_capacity)
+        self.group_expiry = group_expiry
+        self.local = LocalChannels(
+            capacity=self.get_capacity, expiry=expiry, group_expiry=group_expiry, drops=DropLog()
+        )
+
+    @property
+    def channels(self) -> dict[str, deque[tuple[float, Message]]]:
+        """The channels that have unread messages: their (deadline, message) pairs, oldest first."""
+        return {name: channel.messages for name, channel in self.local.channels.items() if channel.messages}
+
+    @property
+    def groups(self) -> dict[str, dict[str, float]]:
+        """group -> {channel: when it joined}."""
+        return self.local.groups
+
+    async def send(self, channel: str, message: Message) -> None:
+        """Puts `message` on `channel`, or raises ChannelFull."""
+        self._send(channel, message)
+
+    async def receive(self, channel: str) -> Message:
+        """The next message of `channel`, in the order sent."""
+        require_name("Channel", channel)
+        return await self.local.get(channel)
+
+    async def new_channel(self, prefix: str = "specific.") -> str:
+        """A new name, `PREFIX.inmemory!...`; its messages are kept until it is read, attached or expired."""
+        channel = f"{prefix}.inmemory!{uuid.uuid4().hex}"
+        self.local.open(channel)
+        return channel
+
+    def attach(self, channel: str, deliver: Deliver) -> None:
+        """Calls `deliver` with each message of `channel`, in the running loop, while the sender sends it."""
+        require_name("Channel", channel)
+        self.local.attach(channel, deliver)
+
+    def detach(self, channel: str) -> None:
+        """Forgets `channel`: its messages, its memberships and its `deliver`."""
+        self.local.detach(channel)
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Makes `channel` a member of `group`."""
+        require_name("Group", group)
+        require_name("Channel", channel)
+        self.local.join(group, channel)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Ends the membership, if there is one."""
+        require_name("Group", group)
+        require_name("Channel", channel)
+        self.local.leave(group, channel)
+
+    async def group_send(self, group: str, message: Message) -> GroupSendResult:
+        """Gives `message` to every member of `group`; members that are full are counted as dropped."""
+        return self._group_send(group, message)
+
+    async def flush(self) -> None:
+        """Drops every message and membership."""
+        self.local.clear()
+
+    async def close(self) -> None:
+        """Nothing to close; here for the programs that call it."""
+
+    @property
+    def sync(self) -> "_Sync":
+        """`send` and `group_send` from any thread, with no event loop."""
+        return _Sync(self)
+
+    def _send(self, channel: str, message: Message) -> None:
+        require_name("Channel", channel)
+        require_message(message)
+        if not self.local.put(channel, copy.deepcopy(message)):
+            raise ChannelFull(channel)
+
+    def _group_send(self, group: str, message: Message) -> GroupSendResult:
+        require_name("Group", group)
+        require_message(message)
+        return self.local.put_group(group, copy.deepcopy(message))
+
+
+class _Sync:
+    def __init__(self, layer: InMemoryChannelLayer) -> None:
+        self._layer = layer
+
+    def send(self, channel: str, message: Message) -> None:
+        self._layer._send(channel, message)
+
+    def group_send(self, group: str, message: Message) -> GroupSendResult:
+        return self._layer._group_send(group, message)
