@@ -1,0 +1,165 @@
+"""Turns a tree of written values into frozen dataclasses, collecting every fault instead of stopping at the first.
+
+A field's type says what may be written; `Annotated[..., pydantic validators]` says more. Values from TOML are taken
+strictly (the string "8000" is no number), values from the environment and the command line are text and are read as
+what the field wants.
+"""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType, NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from gateway.config.sources import Leaf, Node, Problem, Table, Tables
+
+_WORDS: Mapping[Any, str] = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    Path: "a path, as a string",
+}
+
+
+class Builder:
+    """Builds dataclasses out of a tree, and remembers the faults and where each value came from."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.origins: dict[str, str] = {}
+        """The origin of each value that was written, by its dotted key."""
+
+    def build(
+        self,
+        cls: type[Any],
+        table: Table,
+        path: str = "",
+        *,
+        given: Mapping[str, Any] = MappingProxyType({}),
+        known: Iterable[str] = (),
+    ) -> Any:
+        """An instance of the dataclass `cls` from `table`; None if anything in it was at fault.
+
+        `given` are fields that are not read from the table. `known` are keys of the table that the caller reads.
+        """
+        fault_count = len(self.problems)
+        types = get_type_hints(cls, include_extras=True)
+        fields = {item.name: item for item in dataclasses.fields(cls) if item.name not in given}
+        values = dict(given)
+        for key, node in table.items.items():
+            if key in fields:
+                values[key] = self._value(types[key], node, _join(path, key))
+            elif key not in known:
+                self.unknown(node.origin, path, key, {*fields, *known})
+        for name, item in fields.items():
+            if name not in table.items and _is_required(item):
+                self.fault(table.origin, f"{_join(path, name)} is missing: expected {_expected(types[name])}")
+        if len(self.problems) > fault_count:
+            return None
+        try:
+            return cls(**values)
+        except ValueError as error:
+            self.fault(table.origin, f"{path or cls.__name__}: {error}")
+            return None
+
+    def unknown(self, origin: str, path: str, key: str, known: Iterable[str]) -> None:
+        """Notes a key that nothing reads, with the nearest that something does."""
+        nearest = difflib.get_close_matches(key, sorted(known), n=1)
+        hint = f'; did you mean "{nearest[0]}"?' if nearest else f"; known here: {', '.join(sorted(known))}"
+        self.fault(origin, f'unknown key "{_join(path, key)}"{hint}')
+
+    def fault(self, origin: str, message: str) -> None:
+        self.problems.append(Problem(origin, message))
+
+    def _value(self, wanted: Any, node: Node, path: str) -> Any:
+        nested = _dataclass_in(wanted)
+        if nested is not None:
+            if isinstance(node, Table):
+                return self.build(nested, node, path)
+            return self.fault(node.origin, f"{path}: expected a table [{path}], got {_shown(node)}")
+        if not isinstance(node, Leaf):
+            return self.fault(node.origin, f"{path}: expected {_expected(wanted)}, got {_shown(node)}")
+        self.origins[path] = node.origin
+        return self._leaf(wanted, node, path)
+
+    def _leaf(self, wanted: Any, leaf: Leaf, path: str) -> Any:
+        adapter: TypeAdapter[Any] = TypeAdapter(wanted)
+        try:
+            if leaf.is_text:
+                return adapter.validate_strings(_split(wanted, leaf.value))
+            return adapter.validate_json(json.dumps(leaf.value), strict=True)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            if fault["type"] == "value_error":
+                return self.fault(leaf.origin, f"{path}: {fault['ctx']['error']}")
+            if fault["type"] in _LIMIT_FAULTS:
+                limit = fault["msg"].removeprefix("Input should be ")
+                return self.fault(leaf.origin, f"{path}: must be {limit}, got {_shown(leaf)}")
+            return self.fault(leaf.origin, f"{path}: expected {_expected(wanted)}, got {_shown(leaf)}")
+        except TypeError:  # json.dumps: a TOML date or time, which no key is
+            return self.fault(leaf.origin, f"{path}: expected {_expected(wanted)}, got {_shown(leaf)}")
+
+
+_LIMIT_FAULTS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"}
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _is_required(item: "dataclasses.Field[Any]") -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+
+
+def _plain(wanted: Any) -> Any:
+    """The type without Annotated and without "or None"."""
+    if get_origin(wanted) is Annotated:
+        return _plain(get_args(wanted)[0])
+    if get_origin(wanted) in (Union, UnionType):
+        choices = [choice for choice in get_args(wanted) if choice is not NoneType]
+        return _plain(choices[0]) if len(choices) == 1 else wanted
+    return wanted
+
+
+def _dataclass_in(wanted: Any) -> type[Any] | None:
+    plain = _plain(wanted)
+    return plain if isinstance(plain, type) and dataclasses.is_dataclass(plain) else None
+
+
+def _split(wanted: Any, text: str) -> str | list[str]:
+    """Text for a list is its items, separated by commas."""
+    if get_origin(_plain(wanted)) in (tuple, list, frozenset):
+        return [item.strip() for item in text.split(",") if item.strip()]
+    return text
+
+
+def _expected(wanted: Any) -> str:
+    plain = _plain(wanted)
+    if get_origin(plain) is Literal:
+        return "one of " + ", ".join(json.dumps(choice) for choice in get_args(plain))
+    if get_origin(plain) in (tuple, list, frozenset):
+        return f"a list, each {_expected(get_args(plain)[0])}"
+    return _WORDS.get(plain, str(getattr(plain, "__name__", plain)))
+
+
+def _shown(node: Node) -> str:
+    match node:
+        case Table():
+            return "a table"
+        case Tables():
+            return "an array of tables"
+        case Leaf(value=bool(value)):
+            return "true" if value else "false"
+        case Leaf(value=str(value)):
+            return f"the string {json.dumps(value, ensure_ascii=False)}"
+        case Leaf(value=list()):
+            return "a list"
+        case Leaf(value=int(value) | float(value)):
+            return f"the number {value}"
+        case _:
+            return f"{node.value}"

@@ -1,0 +1,168 @@
+"""What can be configured: one frozen dataclass for each table of the file, with its defaults."""
+
+import re
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import AfterValidator, Field
+
+_BIND = re.compile(r"unix:/.+|(\[[0-9A-Fa-f:.]+\]|[^\[\]:/\s]+):(?P<port>\d{1,5})")
+DATABASE_SCHEMES: Final = ("sqlite", "postgresql")
+LAYER_SCHEMES: Final = ("memory", "redis", "rediss")
+
+
+def _check_bind(bind: str) -> str:
+    match = _BIND.fullmatch(bind)
+    if match is None or int(match["port"] or 0) > 65535:
+        raise ValueError(f'expected "host:port", "[v6]:port" or "unix:/path", got "{bind}"')
+    return bind
+
+
+def _check_database(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in DATABASE_SCHEMES:
+        raise ValueError('expected "sqlite:///path" or "postgresql://user:password@host/name"')
+    if parts.scheme == "sqlite" and (parts.netloc or len(parts.path) < 2):
+        raise ValueError('expected "sqlite:///relative/path" or "sqlite:////absolute/path"')
+    if parts.scheme == "postgresql" and len(parts.path) < 2:
+        raise ValueError("the name of the database is missing after the host")
+    return url
+
+
+def _check_layer(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in LAYER_SCHEMES:
+        raise ValueError('expected "memory://", "redis://host:port/db" or "rediss://host:port/db"')
+    if parts.scheme != "memory" and not parts.hostname:
+        raise ValueError("the host of the Redis server is missing")
+    return url
+
+
+def _check_public_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/") or parts.query:
+        raise ValueError('expected "https://host" or "http://host:port", without a path')
+    return url.rstrip("/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsOptions:
+    """`[listeners.tls]`: the certificate of one listener."""
+
+    certfile: Path
+    """PEM: the certificate and the chain above it."""
+    keyfile: Path | None = None
+    """PEM; without it the key is in `certfile`."""
+
+    def context(self) -> ssl.SSLContext:
+        """A server's context, TLS 1.2 or newer. Raises OSError (ssl.SSLError is one) if the files cannot be used."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self.certfile, self.keyfile)
+        return context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerConfig:
+    """`[[listeners]]`: one place to listen at. Its further keys are its protocol's, in `options`."""
+
+    protocol: str
+    bind: Annotated[str, AfterValidator(_check_bind)]
+    tls: TlsOptions | None = None
+    options: Any
+
+    @property
+    def host(self) -> str | None:
+        """The host part of `bind`; None for a Unix socket."""
+        return None if self.bind.startswith("unix:") else self.bind.rpartition(":")[0].strip("[]")
+
+
+DEFAULT_LISTENERS: Final[Sequence[Mapping[str, str]]] = (
+    {"protocol": "http", "bind": "127.0.0.1:8000"},
+    {"protocol": "mqtt", "bind": "127.0.0.1:1883"},
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """`[server]`: the process as a whole."""
+
+    public_url: Annotated[str, AfterValidator(_check_public_url)] | None = None
+    """The address by which browsers reach the dashboard, where it is not a listener's own (a proxy, a host name)."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Further host names that a browser may ask for; ".example.org" includes sub-domains."""
+    secret_key: str | None = None
+    """Signs sessions. Default: generated on first start, in the file secret_key of the data directory."""
+    shutdown_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """How long connections may take to end once the process is told to stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseOptions:
+    """`[database]`: where devices and readings are stored."""
+
+    url: Annotated[str, AfterValidator(_check_database)] | None = None
+    """sqlite:///path or postgresql://user:password@host:port/name. Default: SQLite in the data directory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerOptions:
+    """`[layer]`: what carries messages between consumers."""
+
+    url: Annotated[str, AfterValidator(_check_layer)] = "memory://"
+    """memory:// for one process; redis://host:port/db or rediss:// (Redis pub/sub) for several."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogOptions:
+    """`[log]`: what is written to standard error."""
+
+    format: Literal["console", "json"] = "console"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole configuration, checked."""
+
+    data_dir: Path = Path("var")
+    """The database, MQTT sessions, generated secrets. Created by `gateway serve`, readable by its user only."""
+    server: ServerOptions = field(default_factory=ServerOptions)
+    database: DatabaseOptions = field(default_factory=DatabaseOptions)
+    layer: LayerOptions = field(default_factory=LayerOptions)
+    log: LogOptions = field(default_factory=LogOptions)
+    listeners: tuple[ListenerConfig, ...]
+    sections: Mapping[str, Any]
+    """The sections that installed distributions add, by name."""
+
+    @property
+    def secret_key_file(self) -> Path:
+        """Where the generated secret key is kept."""
+        return self.data_dir / "secret_key"
+
+    @property
+    def database_url(self) -> str:
+        """The database in use, the default filled in."""
+        return self.database.url or f"sqlite:///{self.data_dir / 'gateway.sqlite3'}"
+
+    def secret_key(self) -> str | None:
+        """The configured or generated secret key; None before one has been generated."""
+        if self.server.secret_key:
+            return self.server.secret_key
+        try:
+            return self.secret_key_file.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            return None
+
+    def sqlite_file(self) -> Path | None:
+        """The file of the SQLite database; None for another database."""
+        parts = urlsplit(self.database_url)
+        return Path(parts.path[1:]) if parts.scheme == "sqlite" else None
+
+    def database_parameters(self) -> dict[str, str]:
+        """The query of the database URL: PostgreSQL's connection parameters (sslmode, ...)."""
+        return dict(parse_qsl(urlsplit(self.database_url).query))

@@ -1,0 +1,96 @@
+"""The two sides of ASGI's lifespan protocol: an application made of a context manager, and the server's side of it."""
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from protocols.asgi import ASGI_VERSION, LIFESPAN_SPEC_VERSION, Application, Event, Receive, Scope, Send
+from protocols.runner import ApplicationRun, Inbox
+
+logger = logging.getLogger("gateway.lifespan")
+
+
+class LifespanError(Exception):
+    """Raised when the application says that it could not start or could not stop."""
+
+
+class LifespanApplication:
+    """An application for scopes of type "lifespan" that runs a context manager around the life of the server.
+
+    `running(state)` is entered on startup and left on shutdown; what it puts into `state` is in every scope.
+    """
+
+    def __init__(self, running: Callable[[dict[str, Any]], AbstractAsyncContextManager[None]]) -> None:
+        self.running = running
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        stage = "startup"
+        try:
+            async with self.running(scope["state"]):
+                await send({"type": "lifespan.startup.complete"})
+                stage = "serving"
+                await receive()
+                stage = "shutdown"
+        except Exception as error:
+            if stage == "serving":
+                raise
+            logger.exception("application %s failed", stage)
+            await send({"type": f"lifespan.{stage}.failed", "message": "".join(traceback.format_exception_only(error))})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+
+
+class Lifespan:
+    """The server's side: starts the application, keeps its lifespan scope open, and shuts it down."""
+
+    def __init__(self, application: Application, *, on_failure: Callable[[], None]) -> None:
+        """`on_failure` is called if the application's lifespan ends by an exception between startup and shutdown."""
+        self.state: dict[str, Any] = {}
+        self._application = application
+        self._on_failure = on_failure
+        self._inbox = Inbox()
+        self._answers: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._run: ApplicationRun | None = None
+        self._is_up = False
+
+    async def startup(self) -> None:
+        """Returns when the application is ready, or does not do lifespans at all. Raises LifespanError."""
+        scope: Scope = {
+            "type": "lifespan",
+            "asgi": {"version": ASGI_VERSION, "spec_version": LIFESPAN_SPEC_VERSION},
+            "state": self.state,
+        }
+        self._inbox.feed({"type": "lifespan.startup"}, 0)
+        self._run = ApplicationRun(
+            self._application, scope, self._answers.put, inbox=self._inbox, on_finished=self._finished
+        )
+        self._is_up = await self._answer("startup")
+
+    async def shutdown(self) -> None:
+        """Returns when the application has cleaned up. Raises LifespanError."""
+        if not self._is_up:
+            return
+        self._is_up = False
+        self._inbox.feed({"type": "lifespan.shutdown"}, 0)
+        await self._answer("shutdown")
+
+    async def _answer(self, stage: str) -> bool:
+        """Whether the application answered at all; one that raises at once does without (ASGI lifespan, "Scope")."""
+        answer = await self._answers.get()
+        match answer:
+            case None:
+                return False
+            case {"type": kind} if kind == f"lifespan.{stage}.complete":
+                return True
+            case _:
+                raise LifespanError(str(answer.get("message") or f"unexpected {answer['type']}"))
+
+    def _finished(self, exception: BaseException | None) -> None:
+        self._answers.put_nowait(None)
+        if self._is_up and exception is not None:
+            self._is_up = False
+            self._on_failure()

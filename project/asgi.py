@@ -1,0 +1,38 @@
+"""The application: for each kind of connection, what serves it.
+
+`gateway serve` runs it; for HTTP and WebSocket alone, any ASGI server could.
+"""
+
+import os
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+django_application = get_asgi_application()  # sets Django up, which the imports below need
+
+from django.urls import path, re_path  # noqa: E402
+
+from devices.routing import http_routes, mqtt_application, websocket_routes  # noqa: E402
+from devices.services import device_services  # noqa: E402
+from gateway.lifespan import LifespanApplication  # noqa: E402
+from gateway.observability import Health, Metrics, Readiness, database_answers  # noqa: E402
+from gateway.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+from project.static import StaticFiles  # noqa: E402
+
+application = ProtocolTypeRouter(
+    {
+        "lifespan": LifespanApplication(device_services),
+        "http": URLRouter(
+            [
+                path("metrics", Metrics()),
+                path("healthz", Health()),
+                path("readyz", Readiness({"database": database_answers})),
+                re_path(r"^static/", StaticFiles()),
+                *http_routes,
+                re_path(r"", django_application),
+            ]
+        ),
+        "websocket": URLRouter(websocket_routes),
+        "mqtt": mqtt_application,
+    }
+)

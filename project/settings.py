@@ -1,0 +1,138 @@
+"""Django's settings, all of which follow from the gateway's configuration; docs/configuration.md is what people edit.
+
+Reading the configuration is all that importing this module does.
+"""
+
+import secrets
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from gateway.config import Config, current
+
+config = current()
+
+
+def _database(config: Config) -> dict[str, Any]:
+    sqlite_file = config.sqlite_file()
+    if sqlite_file is not None:
+        return {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": sqlite_file,
+            "OPTIONS": {
+                "timeout": 20,
+                "transaction_mode": "IMMEDIATE",  # a transaction that reads first would otherwise fail, not wait
+                # FULL: an acknowledged reading survives a power cut.
+                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL",
+            },
+        }
+    parts = urlsplit(config.database_url)
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": unquote(parts.path[1:]),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": unquote(parts.hostname or ""),
+        "PORT": parts.port or "",
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": config.database_parameters(),
+    }
+
+
+def _layer(config: Config) -> dict[str, Any]:
+    if config.layer.url.startswith("memory:"):
+        return {"BACKEND": "gateway.layers.InMemoryChannelLayer"}
+    return {
+        "BACKEND": "gateway.layers.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {"hosts": [config.layer.url]},
+    }
+
+
+def _allowed_hosts(config: Config) -> list[str]:
+    """The names by which a browser may ask: what is listened at, the public address, and what is configured."""
+    hosts = {"localhost", "127.0.0.1", "[::1]", *config.server.allowed_hosts}
+    for listener in config.listeners:
+        if listener.protocol == "http" and listener.host and listener.host not in ("0.0.0.0", "::"):  # noqa: S104
+            hosts.add(f"[{listener.host}]" if ":" in listener.host else listener.host)
+    if config.server.public_url:
+        hosts.add(urlsplit(config.server.public_url).hostname or "")
+    return sorted(hosts)
+
+
+def _is_encrypted(config: Config) -> bool:
+    """Whether browsers come by HTTPS and nothing else."""
+    if config.server.public_url:
+        return config.server.public_url.startswith("https:")
+    http = [listener for listener in config.listeners if listener.protocol == "http"]
+    return bool(http) and all(listener.tls for listener in http)
+
+
+# Before the first `gateway serve` there is no key: one for this process alone lets every other command run.
+SECRET_KEY = config.secret_key() or secrets.token_urlsafe(50)
+DEBUG = False
+ALLOWED_HOSTS = _allowed_hosts(config)
+CSRF_TRUSTED_ORIGINS = [config.server.public_url] if config.server.public_url else []
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _is_encrypted(config)
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+X_FRAME_OPTIONS = "DENY"
+
+INSTALLED_APPS = [
+    "project",
+    "devices",
+    "gateway",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.humanize",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+ROOT_URLCONF = "project.urls"
+ASGI_APPLICATION = "project.asgi.application"
+DATABASES = {"default": _database(config)}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+CHANNEL_LAYERS = {"default": _layer(config)}
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "/login/"
+LOGIN_REDIRECT_URL = "/"
+LOGOUT_REDIRECT_URL = "/login/"
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "/static/"
+LOGGING_CONFIG = None  # the command line sets logging up, from [log]
