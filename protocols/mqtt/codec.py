@@ -39,7 +39,6 @@ __all__ = [
     "suback_return_code",
 ]
 
-_CONNECT: Final = 0x10
 _MINIMUM_HEADER: Final = 2
 
 _PUBLISH_FLAGS: Final = tuple(
@@ -115,7 +114,7 @@ class Decoder:
         try:
             while end - position >= _MINIMUM_HEADER:
                 first = data[position]
-                if version is None and first != _CONNECT:  # [MQTT5-3.1.0-1] [MQTT3-3.1.0-1]
+                if version is None and first >> 4 != PacketType.CONNECT:  # [MQTT5-3.1.0-1] [MQTT3-3.1.0-1]
                     raise ProtocolError(ReasonCode.PROTOCOL_ERROR, "the first packet is not a CONNECT")
                 length = data[position + 1]
                 body = position + 2
