@@ -11,8 +11,10 @@ Invariants, whatever ends the connection:
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from protocols.asgi import Application, Event, Scope, Send
 
@@ -20,9 +22,31 @@ logger = logging.getLogger("gateway.runner")
 
 HIGH_WATER_BYTES = 256 * 1024
 
+_TOKEN_IN_PATH = re.compile(r"(/api/v\d+/)[^/]+")
+
+
+class ClientDisconnectedError(ConnectionError):
+    """Raised by `send` when the client has gone: an OSError, as ASGI 2.4 asks.
+
+    It ends applications that only send, which no disconnect event would reach. One that lets it through has ended as
+    it should: the runner neither logs it nor answers for it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the client has disconnected")
+
 
 def _do_nothing() -> None:
     pass
+
+
+class MessageQueue(Protocol):
+    """What holds the messages of an inbox: a deque, or what keeps another policy behind the same methods."""
+
+    def append(self, message: Event, /) -> None: ...
+    def popleft(self) -> Event: ...
+    def clear(self) -> None: ...
+    def __len__(self) -> int: ...
 
 
 class Inbox:
@@ -39,8 +63,10 @@ class Inbox:
         "_buffered_bytes",
         "_events",
         "_final",
+        "_interjected",
         "_paused",
         "_waiter",
+        "finished",
         "high_water_bytes",
         "messages",
         "on_disconnect",
@@ -58,10 +84,13 @@ class Inbox:
         """`pause` and `resume` stop and restart the reading of the socket; neither is called twice in a row."""
         self._events: deque[Event] = deque()
         self._final: Event | None = None
+        self._interjected: deque[Event] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._buffered_bytes = 0
         self._paused = False
-        self.messages: deque[Event] = deque()
+        self.messages: MessageQueue = deque()
+        self.finished = False
+        """Whether `next` has given out the disconnect event."""
         self.high_water_bytes = high_water_bytes
         self.pause = pause
         self.resume = resume
@@ -71,6 +100,11 @@ class Inbox:
     def disconnected(self) -> bool:
         """Whether the disconnect event has come, delivered or not."""
         return self._final is not None
+
+    @property
+    def final(self) -> Event | None:
+        """The disconnect event, once it has come."""
+        return self._final
 
     def feed(self, event: Event, size_bytes: int) -> None:
         """Adds an event of the connection; `size_bytes` is what it counts against the high-water mark."""
@@ -89,6 +123,13 @@ class Inbox:
             self._wake()
             self.on_disconnect()
 
+    def interject(self, event: Event) -> None:
+        """Adds an event that a consumer has for itself; `next` gives it out before all else, `receive` never."""
+        if self._interjected is None:
+            self._interjected = deque()
+        self._interjected.append(event)
+        self._wake()
+
     def deliver(self, message: Event) -> None:
         """Adds a message to the other lane. Bounding that lane is the caller's: see `messages`."""
         self.messages.append(message)
@@ -106,13 +147,22 @@ class Inbox:
     async def next(self) -> Event:
         """The next event or, if there is none, the next message; the disconnect event comes after all events."""
         while True:
+            if self._interjected:
+                return self._interjected.popleft()
             if self._events:
                 return self._pop_event()
             if self._final is not None:
+                self.finished = True
                 return self._final
             if self.messages:
                 return self.messages.popleft()
             await self._wait()
+
+    def skip_to_end(self) -> int:
+        """Drops the events that nobody has taken, so that the disconnect event is next, and says how many."""
+        skipped = len(self._events)
+        self._events.clear()
+        return skipped
 
     def _pop_event(self) -> Event:
         event = self._events.popleft()
@@ -188,7 +238,7 @@ class ApplicationRun:
             self._timeout.cancel()
             self._timeout = None
         exception = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if exception is not None and not isinstance(exception, asyncio.CancelledError):
+        if exception is not None and not isinstance(exception, (asyncio.CancelledError, ClientDisconnectedError)):
             logger.error("application raised while serving %s", describe(self._scope), exc_info=exception)
         self._on_finished(exception)
 
@@ -200,8 +250,19 @@ async def _call(application: Application, scope: Scope, inbox: Inbox, send: Send
 def describe(scope: Scope) -> str:
     """One line that says which connection this is, for a log: no query string, no header, no credential."""
     parts = [scope["type"]]
-    parts += [str(scope[key]) for key in ("method", "path", "client_id") if scope.get(key)]
+    if scope.get("method"):
+        parts.append(scope["method"])
+    if scope.get("path"):
+        parts.append(redact_path(scope["path"]))
+    if scope.get("client_id"):
+        parts.append(str(scope["client_id"]))
     client = scope.get("client")
     if client:
         parts.append(f"from {client[0]}:{client[1]}")
     return " ".join(parts)
+
+
+def redact_path(path: str) -> str:
+    """A path as a log may show it: a device token in it is hidden, a line break cannot forge a line."""
+    path = _TOKEN_IN_PATH.sub(r"\1***", path)
+    return path if path.isprintable() else path.encode("unicode_escape").decode("ascii")

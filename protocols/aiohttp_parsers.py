@@ -1,0 +1,249 @@
+"""aiohttp's two C parsers, alone, behind a surface of our own: the one module that knows aiohttp's internals.
+
+What aiohttp gives are fast, strict, well-fuzzed parsers (llhttp, and its compiled WebSocket reader); what it would take
+for them is a request object, a stream reader and two tasks per request. So the parsers are fed here by hand. What they
+leave open is closed here: an unmasked frame, a close code that must not be on the wire, a message of exactly the
+limit. The names used are private to aiohttp and move between its minor releases; pyproject.toml pins the range, and
+tests/unit/protocols/test_aiohttp_parsers.py says which behaviour we rely on.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from aiohttp import WSMsgType
+from aiohttp._http_parser import HttpRequestParser  # type: ignore[import-not-found]
+from aiohttp._websocket.reader_c import (  # type: ignore[import-not-found]
+    WebSocketDataQueue,
+    WebSocketReader,
+)
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD
+
+TEXT: Final = WSMsgType.TEXT
+BINARY: Final = WSMsgType.BINARY
+PING: Final = WSMsgType.PING
+PONG: Final = WSMsgType.PONG
+CLOSE: Final = WSMsgType.CLOSE
+
+UNLIMITED: Final = 2**30
+"""The parser's own flow control is not used: the inbox of the application pauses the socket."""
+
+MAX_MESSAGE_BYTES: Final = 2**32 - 2
+"""The reader keeps its limit in an unsigned int, and excludes it."""
+
+
+class RequestHead(Protocol):
+    """What the parser tells of a request before its body."""
+
+    method: str
+    path: str
+    """The request target as it came."""
+    version: tuple[int, int]
+    headers: Any
+    """A case-insensitive multi-dict of strings."""
+    raw_headers: Sequence[tuple[bytes, bytes]]
+    should_close: bool
+    upgrade: bool
+    chunked: bool
+
+
+class BadRequestError(Exception):
+    """Raised when the bytes of the peer are not HTTP/1.1, or pass a limit; `status` is the answer."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class _NoFlowControl:
+    """Stands where the parser expects aiohttp's protocol, which it tells to pause and resume."""
+
+    def pause_reading(self) -> None:
+        """Never needed: the parser's stream has no limit, the inbox has."""
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Called at the end of each body, and when a stream has been emptied."""
+
+
+_NO_FLOW_CONTROL = _NoFlowControl()
+
+
+class RequestParser:
+    """Parses the requests of one connection, one at a time: after each complete request it stops and keeps the rest.
+
+    The caller feeds until a head comes, takes the body until it is complete, answers, and then feeds again (b"" if
+    nothing has come meanwhile), so requests that a client pipelines cost no memory beyond their bytes.
+    """
+
+    __slots__ = ("_feed", "_payload")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, *, max_target_bytes: int, max_header_bytes: int, max_headers: int
+    ) -> None:
+        parser = HttpRequestParser(
+            _NO_FLOW_CONTROL,
+            loop,
+            UNLIMITED,
+            max_line_size=max_target_bytes,
+            max_field_size=max_header_bytes,
+            max_headers=max_headers,
+            auto_decompress=False,
+            max_msg_queue_size=1,
+        )
+        self._feed = parser.feed_data
+        self._payload: Any = None
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the body of the current request is still to be taken, in whole or in part."""
+        return self._payload is not None
+
+    def feed(self, data: bytes) -> RequestHead | None:
+        """Parses `data`, or with b"" what was kept. Returns the head of a request that became complete in it.
+
+        Raises BadRequestError; the parser is of no use after that.
+        """
+        try:
+            messages = self._feed(data)[0]
+        except LineTooLong:
+            raise BadRequestError(431, "head_too_large") from None
+        except Exception as error:
+            raise BadRequestError(400, _reason(error)) from None
+        if not messages:
+            return None
+        head: RequestHead
+        head, payload = messages[0]
+        self._payload = None if payload is EMPTY_PAYLOAD else payload
+        return head
+
+    def take_body(self) -> tuple[bytes, bool]:
+        """What has come of the body since the last call, and whether that was the end of it."""
+        payload = self._payload
+        if payload is None:
+            return b"", True
+        data: bytes = payload.read_nowait()
+        if not payload.is_eof():
+            return data, False
+        self._payload = None
+        return data, True
+
+    def take_upgraded(self) -> bytes:
+        """The bytes that followed the head of an upgrade request; the parser is of no use after that."""
+        tail: bytes = self._feed(b"")[2]
+        return tail
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if "Too many headers" in text:
+        return "too_many_headers"
+    if "'Host'" in text:
+        return "bad_host"
+    return "malformed"
+
+
+class Message(NamedTuple):
+    """One message or control frame: `kind` is TEXT, BINARY, PING, PONG or CLOSE.
+
+    `data` is str for TEXT, bytes-like for BINARY, PING and PONG, and the close code for CLOSE, whose reason is
+    `extra`. The reader makes tuples of this shape, not of this class.
+    """
+
+    kind: WSMsgType
+    data: Any
+    extra: str
+
+
+class FrameError(Exception):
+    """Raised when the peer breaks RFC 6455; `code` is the close code that says how."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class FrameCollector(WebSocketDataQueue):  # type: ignore[misc]
+    """Takes what a reader parses during one `feed_data`, which is synchronous: one serves all connections of a loop.
+
+    aiohttp's queue would keep a deque per connection, count its size and stall the reader by it.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.error: FrameError | None = None
+
+    def feed_data(self, data: Any, size: int) -> None:
+        self.messages.append(data)
+
+    def exception(self) -> BaseException | None:
+        return None
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
+        code = getattr(exc, "code", 1002)
+        self.error = FrameError(int(code), _FRAME_REASONS.get(int(code), "protocol error"))
+
+
+_FRAME_REASONS: Final = {1007: "invalid UTF-8", 1009: "message too big", 1002: "protocol error"}
+
+
+class FrameReader:
+    """Reads the frames that one client sends, and joins fragments into messages."""
+
+    __slots__ = ("_collector", "_next_header", "_part_header", "_reader", "failed")
+
+    def __init__(self, collector: FrameCollector, *, max_message_bytes: int) -> None:
+        self._collector = collector
+        self._reader = WebSocketReader(collector, min(max_message_bytes, MAX_MESSAGE_BYTES) + 1, False, True)
+        self._next_header = 0
+        self._part_header = b""
+        self.failed: FrameError | None = None
+        """Why the rest of the stream cannot be read, once it cannot."""
+
+    def feed(self, data: bytes) -> Sequence[Message]:
+        """The messages and control frames that became complete with `data`. Sets `failed` if the peer broke a rule:
+        what came before the fault is returned all the same."""
+        unmasked_at = self._find_unmasked(data)
+        if unmasked_at is not None:
+            data = data[:unmasked_at]
+        self._reader.feed_data(data)
+        collector = self._collector
+        messages = collector.messages
+        collector.messages = []
+        if collector.error is not None:
+            self.failed = collector.error
+            collector.error = None
+        elif unmasked_at is not None:
+            self.failed = FrameError(1002, "frame not masked")
+        return messages
+
+    def _find_unmasked(self, data: bytes) -> int | None:
+        """Walks from frame header to frame header; the offset of the first without a mask [RFC 6455 §5.1]."""
+        position = self._next_header
+        carried = len(self._part_header)
+        if carried:
+            data = self._part_header + data
+            self._part_header = b""
+        end = len(data)
+        while position < end:
+            if position + 2 > end:
+                break
+            second = data[position + 1]
+            if second < 0x80:
+                return max(position - carried, 0)
+            if second < 0xFE:
+                position += second - 0x7A  # 2 header bytes, 4 of mask, and the length
+            else:
+                width = 2 if second == 0xFE else 8
+                if position + 2 + width > end:
+                    break
+                length = int.from_bytes(data[position + 2 : position + 2 + width], "big")
+                position += 6 + width + length
+        if position < end:
+            self._part_header = data[position:]
+            self._next_header = 0
+        else:
+            self._next_header = position - end
+        return None

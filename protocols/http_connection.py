@@ -1,0 +1,383 @@
+"""HTTP/1.1 connections: requests in, in turn, each run as an ASGI application; the socket kept in step with them.
+
+    waiting -> head -> body -> response -> waiting ...        (keep-alive)
+                                   |-> lingering -> closed    (the client may still be sending)
+                                   |-> another protocol       (upgrade)
+
+One request is served at a time. Bytes that come ahead of its response wait as bytes, and beyond PIPELINE_BYTES in the
+socket.
+"""
+
+import asyncio
+import logging
+from typing import Final, cast
+
+from protocols import metrics
+from protocols.aiohttp_parsers import BadRequestError, RequestHead, RequestParser
+from protocols.asgi import Scope
+from protocols.connections import NEVER, Connection
+from protocols.http_exchange import Exchange, ExpectingInbox
+from protocols.http_options import PIPELINE_BYTES, Site
+from protocols.http_request import Refusal, http_scope, lowered, refusal_of, split_target
+from protocols.http_response import plain_response
+from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox, redact_path
+from protocols.sockets import client_address, server_address, tls_extension
+from protocols.websocket import open_websocket
+
+logger = logging.getLogger("gateway.http")
+access_logger = logging.getLogger("gateway.access")
+
+LINGER_S: Final = 2.0
+EVENT_OVERHEAD_BYTES: Final = 128
+
+
+class HttpConnection(Connection):
+    """One connection of an HTTP listener, until it ends or becomes a WebSocket."""
+
+    __slots__ = (
+        "_begun",
+        "_body_bytes",
+        "_client",
+        "_exchange",
+        "_lingering",
+        "_parser",
+        "_pipelined",
+        "_reading_body",
+        "_server",
+        "_tls",
+        "closing",
+        "site",
+    )
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site.connections, write_timeout_s=site.options.write_timeout_s)
+        self.site = site
+        options = site.options
+        self._parser = RequestParser(
+            site.connections.loop,
+            max_target_bytes=options.max_target_bytes,
+            max_header_bytes=options.max_header_bytes,
+            max_headers=options.max_headers,
+        )
+        self._exchange: Exchange | None = None
+        self._reading_body = False
+        self._body_bytes = 0
+        self._begun = False
+        self._pipelined = b""
+        self._lingering = False
+        self.closing = False
+
+    # -- asyncio ----------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Accepts, or refuses with 503 above the listener's limit."""
+        site = self.site
+        self._client = client_address(transport)
+        self._server = server_address(transport)
+        self._tls = tls_extension(transport)
+        self.attach(
+            cast(asyncio.Transport, transport), f"{self._client[0]}:{self._client[1]}" if self._client else "unix"
+        )
+        metrics.http_connections.inc()
+        site.connection_count += 1
+        if site.connection_count > site.options.max_connections:
+            self._refuse(Refusal(503, "too_many_connections"))
+        else:
+            self._wait_for_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tells the application, if one is at work; counts a body cut short."""
+        super().connection_lost(exc)
+        metrics.http_connections.dec()
+        self.site.connection_count -= 1
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            if self._reading_body:
+                self._note_abort("body_cut_short", "it left before the end of its request body")
+            exchange.disconnect()
+
+    def data_received(self, data: bytes) -> None:
+        """Takes the next bytes: of the request in hand, or of one that waits its turn."""
+        if self._lingering:
+            return
+        if not self._reading_body and (self._exchange is not None or self._drained is not None):
+            self._pipelined += data
+            if len(self._pipelined) > PIPELINE_BYTES:
+                self.transport.pause_reading()
+            return
+        self._feed(data)
+
+    def deadline_passed(self) -> None:
+        """The client was too slow: idle, in the middle of a head, in the middle of a body, or in leaving."""
+        if self._reading_body:
+            self._refuse(Refusal(408, "body_timeout"))
+        elif self._begun and not self._lingering:
+            self._refuse(Refusal(408, "head_timeout"))
+        elif self._lingering:
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def shut_down(self) -> None:
+        """Ends an idle connection; lets a response end, and tells an endless one that it is over."""
+        self.closing = True
+        exchange = self._exchange
+        if exchange is None:
+            self.transport.close()
+        elif exchange.event_stream:
+            exchange.tell_disconnect()
+
+    def give_up(self) -> None:
+        """The server has waited long enough for the response: the application is told that it is over."""
+        if self._exchange is not None:
+            self._exchange.tell_disconnect()
+
+    # -- requests ---------------------------------------------------------------------------------------------------
+
+    def _wait_for_request(self) -> None:
+        self._begun = False
+        self.deadline = self.connections.now + self.site.options.keep_alive_s
+
+    def _feed(self, data: bytes) -> None:
+        parser = self._parser
+        try:
+            head = parser.feed(data)
+            if self._reading_body:
+                self._read_body()
+            elif head is not None:
+                self._begin(head)
+            elif data and not self._begun:
+                self._begun = True
+                self.deadline = self.connections.now + self.site.options.head_timeout_s
+        except BadRequestError as error:
+            self._refuse(Refusal(error.status, error.reason))
+
+    def _begin(self, head: RequestHead) -> None:
+        self.deadline = NEVER
+        refusal = refusal_of(head)
+        target = split_target(head.path)
+        if refusal is None and target is None:
+            refusal = Refusal(400, "bad_target")
+        if refusal is not None or target is None:
+            self._refuse(refusal or Refusal(400, "bad_target"))
+            return
+        site = self.site
+        headers = lowered(head.raw_headers)
+        if target.host is not None:
+            headers = [(b"host", target.host), *(header for header in headers if header[0] != b"host")]
+        client, scheme = self._client, site.scheme
+        if site.forwarding:
+            client, scheme = site.forwarding.apply(headers, client, scheme)
+        scope = http_scope(
+            head,
+            target,
+            headers,
+            scheme=scheme,
+            client=client,
+            server=self._server,
+            state=site.state,
+            tls=self._tls,
+        )
+        if head.upgrade and head.headers.get("Upgrade", "").lower() == "websocket":
+            self._upgrade(head, scope)
+        else:
+            self._run(head, scope)
+
+    def _run(self, head: RequestHead, scope: Scope) -> None:
+        has_body = self._parser.has_body
+        refusal = self._refusal_of_body(head) if has_body else None
+        if refusal is not None:
+            self._refuse(refusal)
+            return
+        expecting = has_body and "Expect" in head.headers and head.version == (1, 1)
+        inbox = (ExpectingInbox if expecting else Inbox)(pause=self._pause_body, resume=self._resume_body)
+        exchange = self._exchange = Exchange(
+            self,
+            inbox,
+            head_only=head.method == "HEAD",
+            http_10=head.version != (1, 1),
+            # llhttp skips to another protocol after any upgrade that a client offers, h2c for one
+            keep_alive=not (head.should_close or head.upgrade),
+        )
+        if self.site.options.access_log:
+            exchange.log_line = f'{self.peer} "{head.method} {redact_path(scope["path"])}"'
+        run = exchange.run = ApplicationRun(
+            self.site.application, scope, exchange.send, inbox=inbox, on_finished=exchange.finished
+        )
+        self.connections.started(run)
+        if has_body:
+            self._body_bytes = 0
+            self._reading_body = True
+            if isinstance(inbox, ExpectingInbox):
+                inbox.ask = self._ask_for_body
+            self._read_body()
+        else:
+            inbox.feed({"type": "http.request", "body": b"", "more_body": False}, 0)
+
+    def _refusal_of_body(self, head: RequestHead) -> Refusal | None:
+        length = head.headers.get("Content-Length", "0")
+        if int(length) > self.site.options.max_body_bytes:
+            return Refusal(413, "body_too_large")
+        if head.headers.get("Expect", "100-continue").lower() != "100-continue":
+            return Refusal(417, "expectation")
+        return None
+
+    def _upgrade(self, head: RequestHead, scope: Scope) -> None:
+        if self._parser.has_body:
+            self._refuse(Refusal(400, "bad_handshake"))
+            return
+        refusal = open_websocket(self.site, self.transport, self.peer, head, scope, self._parser.take_upgraded)
+        if refusal is not None:
+            self._refuse(refusal)
+            return
+        # the WebSocket counts as this connection from here on
+        self.connections.closed(self)
+
+    # -- request bodies ---------------------------------------------------------------------------------------------
+
+    def _read_body(self) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        data, complete = self._parser.take_body()
+        self._body_bytes += len(data)
+        if self._body_bytes > self.site.options.max_body_bytes:
+            self._refuse(Refusal(413, "body_too_large"))
+            return
+        inbox = exchange.inbox
+        if complete:
+            self._reading_body = False
+            self.deadline = NEVER
+        elif not data and isinstance(inbox, ExpectingInbox) and inbox.ask is not None:
+            return  # the client waits for us, not we for it
+        else:
+            self.deadline = self.connections.now + self.site.options.body_timeout_s
+        if isinstance(inbox, ExpectingInbox):
+            inbox.ask = None
+        if data or complete:
+            inbox.feed(
+                {"type": "http.request", "body": data, "more_body": not complete}, len(data) + EVENT_OVERHEAD_BYTES
+            )
+
+    def _ask_for_body(self) -> None:
+        if self._exchange is not None and not self._exchange.started:
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.deadline = self.connections.now + self.site.options.body_timeout_s
+
+    def _pause_body(self) -> None:
+        self.deadline = NEVER
+        self.transport.pause_reading()
+
+    def _resume_body(self) -> None:
+        if self._exchange is None or self.transport.is_closing():
+            return
+        if self._reading_body:
+            self.deadline = self.connections.now + self.site.options.body_timeout_s
+        self.transport.resume_reading()
+
+    # -- responses --------------------------------------------------------------------------------------------------
+
+    def may_keep_alive(self) -> bool:
+        """Whether another request can follow the one whose response begins now."""
+        return not self._reading_body and not self.closing
+
+    def end_response(self, exchange: Exchange, data: bytes) -> None:
+        """Writes the end of a response and turns to the next request."""
+        if self._out:
+            self.write(data)
+            self.flush()
+        else:
+            self.transport.write(data)
+        self._exchange = None
+        exchange.complete()
+        self._note_response(exchange.status)
+        if exchange.log_line:
+            access_logger.info("%s %d %d", exchange.log_line, exchange.status, exchange.sent_bytes)
+        if self._reading_body:
+            self._linger()
+        elif not exchange.keep_alive or self.closing:
+            self.transport.close()
+        else:
+            self._wait_for_request()
+            if self._drained is None:
+                self._next_request()
+
+    def _next_request(self) -> None:
+        data, self._pipelined = self._pipelined, b""
+        if len(data) > PIPELINE_BYTES:
+            self.transport.resume_reading()
+        self._feed(data)
+
+    def resume_writing(self) -> None:
+        """Turns to the next request, if it was held back until the client had taken the last response."""
+        super().resume_writing()
+        if self._exchange is None and not self._lingering and not self.transport.is_closing():
+            self._next_request()
+
+    def application_ended(self, exchange: Exchange, exception: BaseException | None) -> None:
+        """The application ended before its response did: 500, or the connection is cut so that nobody takes a part
+        for the whole."""
+        self._exchange = None
+        over = exchange.inbox.disconnected
+        if not exchange.started:
+            if exception is None and not over:
+                logger.error("application returned without a response to %s", self.peer)
+            self._answer(503 if over else 500)
+            self._end(reading_body=self._reading_body)
+        elif over and exchange.event_stream:
+            self.flush()
+            self.transport.close()
+        else:
+            if not isinstance(exception, ClientDisconnectedError):
+                self._note_abort("application_error", "the application ended before its response did")
+            self.transport.abort()
+
+    def _answer(self, status: int, extra: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        """A response of the server's own, after which the connection ends."""
+        self.write(plain_response(status, server=self.site.encoder, extra=extra))
+        self._note_response(status)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        metrics.http_refused.labels(refusal.reason).inc()
+        logger.info("refused a request of %s with %d: %s", self.peer, refusal.status, refusal.reason)
+        exchange, self._exchange = self._exchange, None
+        started = exchange is not None and exchange.started
+        if exchange is not None:
+            exchange.disconnect()
+        if started:
+            self.transport.abort()
+            return
+        self._answer(refusal.status, refusal.headers)
+        self._end(reading_body=True)
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def _end(self, *, reading_body: bool) -> None:
+        if reading_body:
+            self._linger()
+        else:
+            self.flush()
+            self.transport.close()
+
+    def _linger(self) -> None:
+        """Ends our half, and reads what the client still sends for a moment: closing on unread bytes resets the
+        connection, and the client may lose the response with it (RFC 9112 §9.6)."""
+        self._reading_body = False
+        self._lingering = True
+        self.deadline = self.connections.now + LINGER_S
+        self.flush()
+        transport = self.transport
+        if transport.is_closing():
+            return
+        if transport.can_write_eof():
+            transport.write_eof()
+            transport.resume_reading()
+        else:
+            transport.close()
+
+    def _note_response(self, status: int) -> None:
+        responses = self.connections.responses
+        responses[status] = responses.get(status, 0) + 1
+
+    def _note_abort(self, reason: str, text: str) -> None:
+        metrics.http_aborted.labels(reason).inc()
+        logger.info("cut off %s: %s", self.peer, text)

@@ -1,0 +1,172 @@
+"""One HTTP request and its response: the ASGI `send` of an http scope."""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from protocols.asgi import Event
+from protocols.http_response import Head
+from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox
+
+if TYPE_CHECKING:
+    from protocols.http_connection import HttpConnection
+
+
+class ExpectingInbox(Inbox):
+    """The inbox of a request with `Expect: 100-continue`: the client waits to be asked for the body.
+
+    It is asked when the application first waits for it, so one that refuses by the head alone is sent no body.
+    """
+
+    __slots__ = ("ask",)
+
+    ask: Callable[[], None] | None
+
+    async def _wait(self) -> None:
+        if self.ask is not None:
+            ask, self.ask = self.ask, None
+            ask()
+        await super()._wait()
+
+
+class Exchange:
+    """The response side of one request; knows how much of the body is still owed.
+
+    `connection` is None once the response is complete or the client has gone; `disconnected` tells which.
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_connections",
+        "_headers",
+        "_left",
+        "connection",
+        "disconnected",
+        "event_stream",
+        "head_only",
+        "http_10",
+        "inbox",
+        "keep_alive",
+        "log_line",
+        "run",
+        "sent_bytes",
+        "started",
+        "status",
+    )
+
+    run: ApplicationRun | None
+
+    def __init__(
+        self, connection: "HttpConnection", inbox: Inbox, *, head_only: bool, http_10: bool, keep_alive: bool
+    ) -> None:
+        self.connection: HttpConnection | None = connection
+        self._connections = connection.connections
+        self.run = None
+        self.inbox = inbox
+        self.head_only = head_only
+        self.http_10 = http_10
+        self.keep_alive = keep_alive
+        self.status = 0
+        self.started = False
+        """Whether bytes of the response are on their way."""
+        self.event_stream = False
+        self.disconnected = False
+        self.sent_bytes = 0
+        self.log_line = ""
+        self._headers: Iterable[tuple[bytes, bytes]] = ()
+        self._left: int | None = None
+        self._chunked = False
+
+    async def send(self, event: Event) -> None:
+        """The ASGI `send` callable. Waits while the client takes less than it is sent.
+
+        Raises ClientDisconnectedError if the client has gone; RuntimeError for an event out of turn, ValueError for
+        what must not be on the wire, KeyError for an event without its required keys.
+        """
+        connection = self.connection
+        if connection is None:
+            if self.disconnected:
+                raise ClientDisconnectedError
+            raise RuntimeError(f"{event['type']!r} sent after the response was complete")
+        kind = event["type"]
+        if kind == "http.response.body":
+            if event.get("more_body", False):
+                data = self._encode(event.get("body", b""), last=False)
+                if data:
+                    connection.write(data)
+                await connection.drain()
+            else:
+                connection.end_response(self, self._encode(event.get("body", b""), last=True))
+        elif kind == "http.response.start":
+            if self.status:
+                raise RuntimeError("'http.response.start' sent twice")
+            self.status = event["status"]
+            self._headers = event.get("headers", ())
+        else:
+            raise RuntimeError(f"an http application cannot send {kind!r}")
+
+    def _encode(self, body: bytes, *, last: bool) -> bytes:
+        """One body event as bytes on the wire, with the head before the first (ASGI: not sent earlier)."""
+        if self.started:
+            return self._frame(body, last=last)
+        if not self.status:
+            raise RuntimeError("'http.response.body' sent before 'http.response.start'")
+        connection = self.connection
+        assert connection is not None
+        head: Head = connection.site.encoder.encode(
+            self.status,
+            self._headers,
+            body_length=len(body) if last else None,
+            http_10=self.http_10,
+            keep_alive=self.keep_alive and connection.may_keep_alive(),
+        )
+        self._headers = ()
+        self.started = True
+        self.keep_alive = head.keep_alive
+        self.event_stream = head.event_stream
+        self._chunked = head.chunked
+        self._left = head.content_length
+        if self.head_only or self.status in {204, 304}:
+            self.head_only = True
+            return head.data
+        return head.data + self._frame(body, last=last)
+
+    def _frame(self, body: bytes, *, last: bool) -> bytes:
+        if self.head_only:
+            return b""
+        size = len(body)
+        self.sent_bytes += size
+        if self._chunked:
+            if not size:
+                return b"0\r\n\r\n" if last else b""
+            return b"%x\r\n%b\r\n%b" % (size, body, b"0\r\n\r\n" if last else b"")
+        if self._left is not None:
+            self._left -= size
+            if self._left < 0 or (last and self._left):
+                raise RuntimeError("the response body is not as long as its Content-Length")
+        return body
+
+    def finished(self, exception: BaseException | None) -> None:
+        """The application has ended; what it left unanswered is answered for it."""
+        run, self.run = self.run, None  # no cycle is left for the garbage collector
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            self.disconnected = True
+            connection.application_ended(self, exception)
+        if run is not None:
+            self._connections.finished(run)
+
+    def tell_disconnect(self) -> None:
+        """Tells the application that the exchange is over, and gives it its time to end."""
+        if self.run is not None:
+            self.run.disconnect({"type": "http.disconnect"})
+
+    def disconnect(self) -> None:
+        """The client has gone."""
+        self.connection = None
+        self.disconnected = True
+        self.tell_disconnect()
+
+    def complete(self) -> None:
+        """The response is complete: `receive` says so, and an application that still works may go on."""
+        self.connection = None
+        self.inbox.disconnect({"type": "http.disconnect"})

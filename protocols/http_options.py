@@ -1,0 +1,101 @@
+"""What can be set of an HTTP listener, and what all connections of one listener share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from protocols.aiohttp_parsers import MAX_MESSAGE_BYTES, FrameCollector
+from protocols.asgi import Application
+from protocols.connections import Connections
+from protocols.http_request import Forwarding
+from protocols.http_response import HeadEncoder
+from protocols.server import Tunnel
+
+
+def _option(default: Any, help_text: str) -> Any:
+    return field(default=default, metadata={"help": help_text})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpOptions:
+    """The keys of a `[[listeners]]` table with `protocol = "http"`. Raises ValueError for values out of range."""
+
+    max_connections: int = _option(10_000, "open connections, WebSockets included; one more is answered 503")
+    max_target_bytes: int = _option(8_192, "length of a request target (path and query); more is answered 431")
+    max_header_bytes: int = _option(8_192, "length of one header, name and value; more is answered 431")
+    max_headers: int = _option(100, "headers of a request; more are answered 431")
+    max_body_bytes: int = _option(16 * 1024 * 1024, "length of a request body; more is answered 413")
+    head_timeout_s: float = _option(10.0, "time for the head of a request to come in full, from its first byte")
+    body_timeout_s: float = _option(30.0, "time between two pieces of a request body")
+    keep_alive_s: float = _option(75.0, "time that a connection is kept without a request")
+    write_timeout_s: float = _option(20.0, "time for a client to take what it is sent before it is cut off")
+    websocket_handshake_timeout_s: float = _option(10.0, "time for the application to accept a WebSocket")
+    websocket_max_message_bytes: int = _option(1024 * 1024, "length of a WebSocket message; more is closed with 1009")
+    websocket_ping_interval_s: float = _option(20.0, "silence after which a WebSocket client is sent a ping; 0: never")
+    websocket_ping_timeout_s: float = _option(20.0, "time for the answer to a ping before the WebSocket is closed")
+    trusted_proxies: tuple[str, ...] = _option(
+        (), 'networks whose X-Forwarded-For and X-Forwarded-Proto are believed; "unix": peers of a unix socket'
+    )
+    server_header: str = _option("fieldgate", "value of the Server header; empty: none")
+    access_log: bool = _option(False, "one line per response on the logger gateway.access")
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                smallest = 0 if option.name == "websocket_ping_interval_s" else 1e-9
+                if value < smallest:
+                    raise ValueError(f"{option.name} must be positive, not {value!r}")
+        if self.websocket_max_message_bytes > MAX_MESSAGE_BYTES:
+            raise ValueError(f"websocket_max_message_bytes must be at most {MAX_MESSAGE_BYTES}")
+        if not self.server_header.isascii() or not self.server_header.isprintable():
+            raise ValueError(f"server_header {self.server_header!r} must be printable ASCII")
+        Forwarding(self.trusted_proxies)
+
+    @property
+    def shortest_timeout_s(self) -> float:
+        """What the tick of the server's clock must resolve."""
+        timeouts = [getattr(self, option.name) for option in fields(self) if option.name.endswith("_s")]
+        return float(min(timeout for timeout in timeouts if timeout))
+
+
+PIPELINE_BYTES: Final = 64 * 1024
+"""How much a client may send ahead of the response it waits for before its socket is no longer read."""
+
+
+class Site:
+    """What the connections of one listener are served with."""
+
+    __slots__ = (
+        "application",
+        "collector",
+        "connection_count",
+        "connections",
+        "encoder",
+        "forwarding",
+        "options",
+        "scheme",
+        "state",
+        "tunnels",
+    )
+
+    def __init__(
+        self,
+        application: Application,
+        options: HttpOptions,
+        connections: Connections,
+        *,
+        tls: bool,
+        state: Mapping[str, Any],
+        tunnels: Mapping[str, Tunnel],
+    ) -> None:
+        self.application = application
+        self.options = options
+        self.connections = connections
+        self.scheme = "https" if tls else "http"
+        self.state = state
+        self.tunnels = tunnels
+        self.encoder = HeadEncoder(options.server_header)
+        self.forwarding = Forwarding(options.trusted_proxies)
+        self.collector = FrameCollector()
+        self.connection_count = 0

@@ -1,0 +1,191 @@
+"""From a parsed request head to an ASGI scope, or to a refusal. Sans I/O."""
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+from urllib.parse import unquote
+
+from protocols.aiohttp_parsers import RequestHead
+from protocols.asgi import ASGI_VERSION, HTTP_SPEC_VERSION, WEBSOCKET_SPEC_VERSION, Scope
+
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
+_ABSOLUTE_FORM: Final = re.compile(r"(?:https?|wss?)://(?P<authority>[^/?]*)(?P<rest>.*)", re.IGNORECASE)
+
+_FORBIDDEN: Final = bytes({*range(0x20), 0x7F, 0x85} - {0x09})
+"""Control bytes: line breaks to somebody down the line [RFC 9110 §5.5]. 0x85 is one to `str.splitlines`, and the only
+one that the parser lets through."""
+
+_COMMON_NAMES: Final = ["Accept", "Accept-Encoding", "Accept-Language", "Authorization", "Cache-Control", "Connection", "Content-Length", "Content-Type", "Cookie", "DNT", "Expect", "Host", "If-None-Match", "If-Modified-Since", "Last-Event-ID", "Origin", "Pragma", "Referer", "Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site", "Sec-WebSocket-Extensions", "Sec-WebSocket-Key", "Sec-WebSocket-Protocol", "Sec-WebSocket-Version", "Transfer-Encoding", "Upgrade", "Upgrade-Insecure-Requests", "User-Agent", "X-CSRFToken", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"]
+
+_LOWERED: Final = {name.encode(): name.lower().encode() for name in _COMMON_NAMES}
+"""One object per name, instead of one per header and connection."""
+_LOWERED.update({name: name for name in tuple(_LOWERED.values())})
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Headers = list[tuple[bytes, bytes]]
+
+
+class Refusal(NamedTuple):
+    """The answer to a request that no application sees."""
+
+    status: int
+    reason: str
+    """The label of its counter."""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def refusal_of(head: RequestHead) -> Refusal | None:
+    """What is wrong with a head that the parser let pass; None if nothing is."""
+    version = head.version
+    if version not in {(1, 1), (1, 0)}:
+        return Refusal(505, "http_version")
+    if head.method == "CONNECT":
+        return Refusal(405, "connect")
+    path = head.path
+    if "#" in path or not path.isascii():
+        return Refusal(400, "bad_target")
+    host = head.headers.get("Host")
+    if host is None:
+        if version == (1, 1):
+            return Refusal(400, "bad_host")
+    elif not _is_host(host):
+        return Refusal(400, "bad_host")
+    values = b"".join([value for _, value in head.raw_headers])
+    if len(values.translate(None, _FORBIDDEN)) != len(values):
+        return Refusal(400, "control_byte")
+    return None
+
+
+@lru_cache(maxsize=256)
+def _is_host(value: str) -> bool:
+    return _HOST.fullmatch(value) is not None
+
+
+def lowered(raw_headers: Sequence[tuple[bytes, bytes]]) -> Headers:
+    """The headers as a scope has them: names in lower case, values as they came."""
+    common = _LOWERED.get
+    return [(common(name) or name.lower(), value) for name, value in raw_headers]
+
+
+class Target(NamedTuple):
+    """A request target (RFC 9112 §3.2) in the parts that a scope has."""
+
+    path: str
+    raw_path: bytes
+    query_string: bytes
+    host: bytes | None
+    """The authority of an absolute-form target, which wins over the Host header (RFC 9112 §3.2.2)."""
+
+
+def split_target(target: str) -> Target | None:
+    """Takes a target apart; None if it is of a form that a server is not sent."""
+    host: bytes | None = None
+    if not target.startswith("/"):
+        if target == "*":
+            return Target("*", b"*", b"", None)
+        absolute = _ABSOLUTE_FORM.fullmatch(target)
+        if absolute is None or not _is_host(absolute["authority"]):
+            return None
+        host = absolute["authority"].encode("ascii")
+        rest = absolute["rest"]
+        target = rest if rest.startswith("/") else "/" + rest
+    raw_path, _, query = target.partition("?")
+    path = unquote(raw_path) if "%" in raw_path else raw_path
+    return Target(path, raw_path.encode("ascii"), query.encode("ascii"), host)
+
+
+def http_scope(
+    head: RequestHead,
+    target: Target,
+    headers: Headers,
+    *,
+    scheme: str,
+    client: tuple[str, int] | None,
+    server: tuple[str, int | None] | None,
+    state: Mapping[str, Any],
+    tls: Mapping[str, Any] | None,
+) -> Scope:
+    """The scope of one request (ASGI www, HTTP connection scope)."""
+    return {
+        "type": "http",
+        "asgi": {"version": ASGI_VERSION, "spec_version": HTTP_SPEC_VERSION},
+        "http_version": "1.1" if head.version == (1, 1) else "1.0",
+        "method": head.method,
+        "scheme": scheme,
+        "path": target.path,
+        "raw_path": target.raw_path,
+        "query_string": target.query_string,
+        "root_path": "",
+        "headers": headers,
+        "client": client,
+        "server": server,
+        "state": dict(state),
+        "extensions": {"tls": tls} if tls else {},
+    }
+
+
+def websocket_scope(http: Scope, subprotocols: Sequence[str]) -> Scope:
+    """The scope of a WebSocket, from that of its upgrade request (ASGI www, WebSocket connection scope)."""
+    scope = {key: value for key, value in http.items() if key != "method"}
+    scope["type"] = "websocket"
+    scope["asgi"] = {"version": ASGI_VERSION, "spec_version": WEBSOCKET_SPEC_VERSION}
+    scope["scheme"] = "wss" if http["scheme"] == "https" else "ws"
+    scope["subprotocols"] = list(subprotocols)
+    scope["extensions"] = {**http["extensions"], "websocket.http.response": {}}
+    return scope
+
+
+class Forwarding:
+    """Which peers are believed when they say for whom they speak."""
+
+    UNIX = "unix"
+
+    def __init__(self, trusted: Sequence[str]) -> None:
+        """`trusted` are networks ("10.0.0.0/8", "::1") and "unix" for the peers of unix sockets. Raises ValueError."""
+        self._unix = self.UNIX in trusted
+        self._networks: Sequence[Network] = [ipaddress.ip_network(each) for each in trusted if each != self.UNIX]
+
+    def __bool__(self) -> bool:
+        return bool(self._networks) or self._unix
+
+    def apply(
+        self, headers: Headers, client: tuple[str, int] | None, scheme: str
+    ) -> tuple[tuple[str, int] | None, str]:
+        """The client and scheme of a request whose connection comes from `client`.
+
+        X-Forwarded-For is read from the right, past the proxies that are trusted: what stands further left is the
+        client's own claim.
+        """
+        if not (self._unix if client is None else self._trusts(client[0])):
+            return client, scheme
+        hops = b",".join([value for name, value in headers if name == b"x-forwarded-for"]).split(b",")
+        for hop in reversed(hops):
+            address = hop.strip().decode("latin-1")
+            if not _is_address(address):
+                break
+            client = (address, 0)
+            if not self._trusts(address):
+                break
+        forwarded = [value for name, value in headers if name == b"x-forwarded-proto"]
+        if forwarded:
+            last = forwarded[-1].rsplit(b",", 1)[-1].strip().lower()
+            scheme = {b"https": "https", b"wss": "https", b"http": "http", b"ws": "http"}.get(last, scheme)
+        return client, scheme
+
+    def _trusts(self, address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._networks)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

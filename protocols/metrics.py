@@ -1,0 +1,14 @@
+"""The counters of the wires, as /metrics shows them. Hot paths add in batches."""
+
+from prometheus_client import Counter, Gauge
+
+http_connections = Gauge("gateway_http_connections", "Open connections of HTTP listeners, WebSockets included")
+http_responses = Counter("gateway_http_responses", "HTTP responses by status", ["status"])
+http_refused = Counter("gateway_http_refused", "Requests refused before an application saw them", ["reason"])
+http_aborted = Counter("gateway_http_aborted", "Connections of HTTP listeners cut off", ["reason"])
+websocket_connections = Gauge("gateway_websocket_connections", "Open WebSocket connections")
+websocket_messages = Counter("gateway_websocket_messages", "WebSocket messages", ["direction"])
+websocket_closed = Counter("gateway_websocket_closed", "WebSocket connections ended, by close code", ["code"])
+websocket_sends_after_close = Counter(
+    "gateway_websocket_sends_after_close", "Messages that an application sent after it had closed the connection itself"
+)

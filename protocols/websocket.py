@@ -1,0 +1,251 @@
+"""A WebSocket run as an ASGI application, from its handshake on.
+
+    connecting -> open -> ended
+               -> denying (websocket.http.response) -> ended
+
+The application has one disconnect event, whatever ended the connection. Sending after that raises
+ClientDisconnectedError (ASGI 2.4), unless the application closed the connection itself: then its message is counted
+and dropped, since code that closes and code that sends are often not the same.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from protocols import metrics
+from protocols.aiohttp_parsers import RequestHead
+from protocols.asgi import Event, Scope
+from protocols.connections import NEVER
+from protocols.http_options import PIPELINE_BYTES, Site
+from protocols.http_request import Refusal, websocket_scope
+from protocols.http_response import plain_response
+from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox
+from protocols.websocket_connection import WebSocketConnection, logger
+from protocols.websocket_frames import message_frame
+from protocols.websocket_handshake import Offer, accept_response, offer_of
+from protocols.websocket_tunnel import open_tunnel
+
+EVENT_OVERHEAD_BYTES: Final = 256
+"""About what an event costs besides its payload, so that many empty messages fill an inbox too."""
+
+
+def open_websocket(
+    site: Site,
+    transport: asyncio.Transport,
+    peer: str,
+    head: RequestHead,
+    scope: Scope,
+    take_early_bytes: Callable[[], bytes],
+) -> Refusal | None:
+    """Gives the transport to a WebSocket. Returns a refusal, and leaves all as it was, if the handshake is bad.
+
+    `scope` is that of the upgrade request; `take_early_bytes` gives what came behind it.
+    """
+    offer = offer_of(head)
+    if isinstance(offer, Refusal):
+        return offer
+    tunnel = site.tunnels.get(scope["path"])
+    if tunnel is not None:
+        return open_tunnel(tunnel, site, transport, peer, offer, scope, take_early_bytes)
+    websocket = WebSocket(site, offer)
+    websocket.attach(transport, peer)
+    transport.set_protocol(websocket)
+    websocket.start(websocket_scope(scope, offer.subprotocols), take_early_bytes())
+    return None
+
+
+class WebSocket(WebSocketConnection):
+    """One WebSocket and the application instance that serves it."""
+
+    __slots__ = ("_denial", "_denied", "_early", "_left_by_us", "_offer", "inbox", "run")
+
+    def __init__(self, site: Site, offer: Offer) -> None:
+        super().__init__(site)
+        self._offer: Offer | None = offer
+        self._denial: Event | None = None
+        self._denied = False
+        self._early = b""
+        self._left_by_us = False
+        self.inbox = Inbox(pause=self._pause, resume=self._resume)
+        self.run: ApplicationRun | None = None
+
+    def start(self, scope: Scope, early_bytes: bytes) -> None:
+        """Runs the application, which now has its time to accept."""
+        self._early = early_bytes
+        self.inbox.feed({"type": "websocket.connect"}, 0)
+        self.deadline = self.connections.now + self.site.options.websocket_handshake_timeout_s
+        run = self.run = ApplicationRun(
+            self.site.application, scope, self.send, inbox=self.inbox, on_finished=self._application_ended
+        )
+        self.connections.started(run)
+
+    # -- from the client --------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Frames; before the handshake is through, they wait."""
+        if self._offer is None:
+            super().data_received(data)
+            return
+        self._early += data
+        if len(self._early) > PIPELINE_BYTES:
+            self.transport.pause_reading()
+
+    def on_text(self, text: str) -> None:
+        """A text message for the application."""
+        self.inbox.feed({"type": "websocket.receive", "text": text}, len(text) + EVENT_OVERHEAD_BYTES)
+
+    def on_binary(self, data: bytes) -> None:
+        """A binary message for the application."""
+        self.inbox.feed({"type": "websocket.receive", "bytes": data}, len(data) + EVENT_OVERHEAD_BYTES)
+
+    def on_end(self, code: int, reason: str) -> None:
+        """The application hears of it, once, and has its time to end."""
+        self._offer = None
+        if self.run is not None:
+            self.run.disconnect({"type": "websocket.disconnect", "code": code, "reason": reason})
+
+    def deadline_passed(self) -> None:
+        """Also the application's time to accept."""
+        if self._offer is None:
+            super().deadline_passed()
+        else:
+            logger.warning("the application did not answer the WebSocket handshake of %s in time", self.peer)
+            self._refuse(503, "handshake_timeout")
+
+    def shut_down(self) -> None:
+        """1012, or 503 before the handshake is through."""
+        if self._offer is None:
+            super().shut_down()
+        else:
+            self._refuse(503, "shutting_down")
+
+    def _pause(self) -> None:
+        self.transport.pause_reading()
+
+    def _resume(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    # -- from the application ---------------------------------------------------------------------------------------
+
+    async def send(self, event: Event) -> None:
+        """The ASGI `send` callable. Waits while the client takes less than it is sent.
+
+        Raises as `Exchange.send` does.
+        """
+        if self.is_open and event["type"] == "websocket.send":
+            text = event.get("text")
+            self.write(message_frame(event["bytes"] if text is None else text))
+            self.connections.sent_messages += 1
+        else:
+            self._send_control(event)
+        if self._drained is not None:
+            await self.drain()
+
+    def _send_control(self, event: Event) -> None:
+        kind = event["type"]
+        if self._offer is not None:
+            self._answer_handshake(self._offer, kind, event)
+        elif self._ended or self._denied:
+            if self._left_by_us or kind == "websocket.close":
+                metrics.websocket_sends_after_close.inc()
+            else:
+                raise ClientDisconnectedError
+        elif kind == "websocket.close":
+            self._left_by_us = True
+            code = event.get("code", 1000)
+            self.close(1000 if code is None else code, event.get("reason") or "")
+        else:
+            raise RuntimeError(f"a websocket application cannot send {kind!r} now")
+
+    def _answer_handshake(self, offer: Offer, kind: str, event: Event) -> None:
+        if kind == "websocket.http.response.body" and self._denial is not None:
+            self._deny(event)
+        elif self._denial is not None:
+            raise RuntimeError(f"{kind!r} sent after 'websocket.http.response.start'")
+        elif kind == "websocket.accept":
+            self.write(
+                accept_response(
+                    self.site.encoder,
+                    offer,
+                    subprotocol=event.get("subprotocol"),
+                    headers=event.get("headers", ()),
+                )
+            )
+            self._offer = None
+            self._note_response(101)
+            self.opened()
+            early, self._early = self._early, b""
+            if len(early) > PIPELINE_BYTES:
+                self.transport.resume_reading()
+            if early:
+                super().data_received(early)
+        elif kind == "websocket.close":
+            self._left_by_us = True
+            self._refuse(403, "application")
+        elif kind == "websocket.http.response.start":
+            self._denial = event
+        else:
+            raise RuntimeError(f"{kind!r} sent before 'websocket.accept'")
+
+    def _deny(self, event: Event) -> None:
+        """The websocket.http.response extension: a response instead of 101."""
+        start, body = self._denial, event.get("body", b"")
+        assert start is not None
+        last = not event.get("more_body", False)
+        if not self._denied:
+            self._denied = True
+            head = self.site.encoder.encode(
+                start["status"],
+                start.get("headers", ()),
+                body_length=len(body) if last else None,
+                http_10=True,  # a body that is streamed ends with the connection
+                keep_alive=False,
+            )
+            self._note_response(start["status"])
+            self.write(head.data)
+        self.write(body)
+        if last:
+            self._left_by_us = True
+            self._offer = None
+            self._leave()
+
+    def _application_ended(self, exception: BaseException | None) -> None:
+        """Closes what the application left open: 1011 if it raised, and 500 in place of an answer."""
+        run, self.run = self.run, None
+        if self._offer is not None:
+            if self._denied:
+                self.transport.abort()
+            else:
+                if exception is None:
+                    logger.error("application returned without an answer to the handshake of %s", self.peer)
+                self._refuse(500, "application_error")
+        elif exception is None:
+            self.close(1000)
+        else:
+            self.close(1011, "internal error")
+        if run is not None:
+            self.connections.finished(run)
+
+    # -- an opening handshake that fails ----------------------------------------------------------------------------
+
+    def _refuse(self, status: int, reason: str) -> None:
+        if self._denied:
+            self.transport.abort()
+            return
+        metrics.http_refused.labels(reason).inc()
+        logger.info("refused a WebSocket of %s with %d: %s", self.peer, status, reason)
+        self._offer = None
+        self.write(plain_response(status, server=self.site.encoder))
+        self._note_response(status)
+        self._leave()
+
+    def _leave(self) -> None:
+        self.deadline = NEVER
+        self._early = b""
+        self.flush()
+        self.transport.close()
+
+    def _note_response(self, status: int) -> None:
+        responses = self.connections.responses
+        responses[status] = responses.get(status, 0) + 1

@@ -1,0 +1,171 @@
+"""An open WebSocket: frames in and out, pings, and the closing handshake. Who uses it is a subclass's matter.
+
+    open -> closing (one close frame sent, the peer's awaited) -> closed
+         -> closing (the peer's received and answered)         -> closed
+
+`on_end` is called once, when the first close frame goes either way or the connection breaks: nothing is received
+after that.
+"""
+
+import logging
+from typing import Final
+
+from protocols import metrics
+from protocols.aiohttp_parsers import BINARY, CLOSE, PING, TEXT, FrameReader
+from protocols.connections import NEVER, Connection
+from protocols.http_options import Site
+from protocols.websocket_frames import PONG_OPCODE, close_frame, frame, may_close_with
+
+logger = logging.getLogger("gateway.websocket")
+
+CLOSE_TIMEOUT_S: Final = 5.0
+SHUTDOWN_TIMEOUT_S: Final = 1.0
+
+_PING: Final = b"\x89\x00"
+
+
+class WebSocketConnection(Connection):
+    """The wire of one WebSocket; begins when the opening handshake is through."""
+
+    __slots__ = ("_ended", "_heard", "_late_pong", "_pinged", "_reader", "is_open", "site")
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site.connections, write_timeout_s=site.options.write_timeout_s)
+        self.site = site
+        self.is_open = False
+        self._reader: FrameReader | None = None
+        self._heard = False
+        self._pinged = False
+        self._ended = False
+        self._late_pong: bytes | None = None
+
+    # -- what a subclass does ---------------------------------------------------------------------------------------
+
+    def on_text(self, text: str) -> None:
+        """A text message has come."""
+        raise NotImplementedError
+
+    def on_binary(self, data: bytes) -> None:
+        """A binary message has come."""
+        raise NotImplementedError
+
+    def on_end(self, code: int, reason: str) -> None:
+        """The last thing that happens: the peer closed, we did, or the connection broke (1006)."""
+        raise NotImplementedError
+
+    # -- asyncio ----------------------------------------------------------------------------------------------------
+
+    def opened(self) -> None:
+        """The 101 response is on its way: frames follow."""
+        self.is_open = True
+        self._reader = FrameReader(self.site.collector, max_message_bytes=self.site.options.websocket_max_message_bytes)
+        self.deadline = self.connections.now + (self.site.options.websocket_ping_interval_s or NEVER)
+        metrics.websocket_connections.inc()
+
+    def data_received(self, data: bytes) -> None:
+        """Reads frames; once either side has closed, only the peer's close frame still counts."""
+        reader = self._reader
+        if reader is None:
+            return
+        self._heard = True
+        messages = reader.feed(data)
+        count = 0
+        for kind, payload, extra in messages:
+            if not self.is_open and kind is not CLOSE:
+                continue
+            if kind is TEXT:
+                count += 1
+                self.on_text(payload)
+            elif kind is BINARY:
+                count += 1
+                self.on_binary(payload)
+            elif kind is PING:
+                self._pong(bytes(payload))
+            elif kind is CLOSE:
+                self._close_received(payload, extra)
+                break
+        self.connections.received_messages += count
+        failed = reader.failed
+        if failed is not None and self._reader is not None:
+            self.fail(failed.code, failed.reason)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Ends what has not ended by a close frame."""
+        super().connection_lost(exc)
+        was_reading, self._reader = self._reader is not None or self._ended, None
+        self.is_open = False
+        metrics.http_connections.dec()
+        if was_reading:
+            metrics.websocket_connections.dec()
+        self.site.connection_count -= 1
+        self._end(1006, "")
+
+    def resume_writing(self) -> None:
+        """Answers the last ping that came while the peer took nothing (RFC 6455 §5.5.3: the last is enough)."""
+        super().resume_writing()
+        pong, self._late_pong = self._late_pong, None
+        if pong is not None and self.is_open:
+            self.write(frame(PONG_OPCODE, pong))
+
+    # -- keeping alive ----------------------------------------------------------------------------------------------
+
+    def deadline_passed(self) -> None:
+        """Open: a ping is due, or its answer overdue. Closing: the peer has had its time."""
+        if not self.is_open:
+            self.transport.abort()
+        elif self._heard:
+            self._heard = self._pinged = False
+            self.deadline = self.connections.now + self.site.options.websocket_ping_interval_s
+        elif not self._pinged:
+            self._pinged = True
+            self.write(_PING)
+            self.deadline = self.connections.now + self.site.options.websocket_ping_timeout_s
+        else:
+            self.fail(1011, "no answer to a ping")
+
+    def _pong(self, payload: bytes) -> None:
+        if self._drained is None:
+            self.write(frame(PONG_OPCODE, payload))
+        else:
+            self._late_pong = payload
+
+    # -- closing ----------------------------------------------------------------------------------------------------
+
+    def close(self, code: int = 1000, reason: str = "", *, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Begins the closing handshake (RFC 6455 §7.1.2); does nothing if it has begun."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        self.write(close_frame(code, reason))
+        self.flush()
+        self.deadline = self.connections.now + timeout_s
+        self.transport.resume_reading()
+        self._end(code, reason)
+
+    def fail(self, code: int, reason: str) -> None:
+        """Closes for a fault of the peer: what it sends now is not read any more (RFC 6455 §7.1.7)."""
+        logger.info("closed the WebSocket of %s with %d: %s", self.peer, code, reason)
+        self.close(code, reason)
+        self._reader = None
+
+    def shut_down(self) -> None:
+        """The server restarts: 1012 tells clients to come back."""
+        self.close(1012, "service restart", timeout_s=SHUTDOWN_TIMEOUT_S)
+
+    def _close_received(self, code: int, reason: str) -> None:
+        if code and not may_close_with(code):
+            self.fail(1002, "invalid close code")
+            return
+        if self.is_open:
+            self.is_open = False
+            self.write(close_frame(code or None))
+            self._end(code or 1005, reason)
+        self._reader = None
+        self.flush()
+        self.transport.close()
+
+    def _end(self, code: int, reason: str) -> None:
+        if not self._ended:
+            self._ended = True
+            metrics.websocket_closed.labels(code if code < 3000 else "application").inc()
+            self.on_end(code, reason)
