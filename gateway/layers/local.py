@@ -138,6 +138,7 @@ class LocalChannels:
     def put(self, name: str, message: Message) -> bool:
         """Gives `message` to the channel or its queue; False when that is full."""
         with self._lock:
+            self._sweep_when_due()
             channel = self._get_or_make(name)
             if channel.deliver is None:
                 accepted = self._enqueue(name, channel, message)
@@ -250,6 +251,7 @@ class LocalChannels:
     def _enqueue_all(self, receivers: list[tuple[str, LocalChannel]], message: Message) -> int:
         full = 0
         with self._lock:
+            self._sweep_when_due()
             for name, channel in receivers:
                 if self.channels.get(name) is channel and not self._enqueue(name, channel, message.copy()):
                     full += 1
@@ -257,8 +259,6 @@ class LocalChannels:
 
     def _enqueue(self, name: str, channel: LocalChannel, message: Message) -> bool:
         now = self._clock()
-        if now >= self._next_sweep:
-            self._sweep(now)
         if channel.messages is None:
             channel.messages = deque()
         elif not channel.waiters:
@@ -307,8 +307,11 @@ class LocalChannels:
             for group in channel.groups:
                 self._leave(group, name, channel)
 
-    def _sweep(self, now: float) -> None:
+    def _sweep_when_due(self) -> None:
         """Once per expiry, ends the queues that nobody reads and the memberships that are too old."""
+        now = self._clock()
+        if now < self._next_sweep:
+            return
         self._next_sweep = now + self.expiry
         for name in list(self._queued):
             channel = self.channels[name]

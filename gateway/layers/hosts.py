@@ -1,0 +1,99 @@
+"""The `hosts` option of the Redis layers: its forms, the connections made from them, and the shard of a name."""
+
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import redis
+import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
+
+AsyncPool: TypeAlias = "redis.asyncio.ConnectionPool[Any]"  # generic to the type checker only
+Host: TypeAlias = dict[str, Any]
+Hosts: TypeAlias = Sequence["str | Sequence[Any] | Mapping[str, Any]"]
+
+DEFAULT_HOST = "redis://localhost:6379"
+RING_SIZE = 4096
+
+
+def decode_hosts(hosts: Hosts | None) -> list[Host]:
+    """Each entry of `hosts` as a dict of one of three kinds: with "address", with "sentinels", or with "host".
+
+    Raises ValueError when `hosts` is a string.
+    """
+    if not hosts:
+        return [{"address": DEFAULT_HOST}]
+    if isinstance(hosts, str | bytes):
+        raise ValueError("You must pass a list of Redis hosts, even if there is only one.")  # noqa: TRY004
+    return [_decode_host(entry) for entry in hosts]
+
+
+def _decode_host(entry: "str | Sequence[Any] | Mapping[str, Any]") -> Host:
+    if isinstance(entry, Mapping):
+        host = dict(entry)
+        if "sentinels" in host and not host.get("master_name"):
+            raise ValueError("A Redis host with sentinels needs a master_name.")
+        return host
+    if isinstance(entry, str):
+        return {"address": entry}
+    return {"host": entry[0], "port": entry[1]}
+
+
+def describe_host(host: Host) -> str:
+    """Where `host` is, for a log line: no user name, password or query."""
+    if "sentinels" in host:
+        sentinels = ", ".join(f"{name}:{port}" for name, port in host["sentinels"])
+        return f"{host['master_name']} of sentinels {sentinels}"
+    if "address" in host:
+        scheme, _, rest = str(host["address"]).partition("://")
+        return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+    return str(host.get("path") or f"{host.get('host', 'localhost')}:{host.get('port', 6379)}")
+
+
+def async_pool(host: Host, **defaults: Any) -> AsyncPool:
+    """A pool for `host`; `defaults` are options of its connections that `host` may override."""
+    options = {**defaults, **host}
+    if "address" in options:
+        pool: AsyncPool = redis.asyncio.ConnectionPool.from_url(options.pop("address"), **options)
+        return pool
+    if "sentinels" in options:
+        master, sentinel = _sentinel(redis.asyncio.sentinel.Sentinel, options)
+        return redis.asyncio.sentinel.SentinelConnectionPool(master, sentinel, **options)
+    if options.pop("ssl", False):
+        options["connection_class"] = redis.asyncio.SSLConnection
+    elif "path" in options:
+        options["connection_class"] = redis.asyncio.UnixDomainSocketConnection
+    return redis.asyncio.ConnectionPool(**options)
+
+
+def sync_pool(host: Host, **defaults: Any) -> redis.ConnectionPool:
+    """As `async_pool`, for synchronous clients."""
+    options = {**defaults, **host}
+    if "address" in options:
+        pool: redis.ConnectionPool = redis.ConnectionPool.from_url(options.pop("address"), **options)
+        return pool
+    if "sentinels" in options:
+        master, sentinel = _sentinel(redis.sentinel.Sentinel, options)
+        return redis.sentinel.SentinelConnectionPool(master, sentinel, **options)
+    if options.pop("ssl", False):
+        options["connection_class"] = redis.SSLConnection
+    elif "path" in options:
+        options["connection_class"] = redis.UnixDomainSocketConnection
+    return redis.ConnectionPool(**options)
+
+
+def _sentinel(sentinel_class: Any, options: Host) -> tuple[str, Any]:
+    master = options.pop("master_name")
+    sentinels = options.pop("sentinels")
+    # A sentinel that hangs must not keep us from asking the next one.
+    timeouts = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
+    sentinel_kwargs = {**timeouts, **(options.pop("sentinel_kwargs", None) or {})}
+    return master, sentinel_class(sentinels, sentinel_kwargs=sentinel_kwargs)
+
+
+def shard_of(name: bytes, shards: int) -> int:
+    """Which of `shards` hosts keeps `name`: the same in each process with the same list of hosts."""
+    if shards == 1:
+        return 0
+    return (binascii.crc32(name) % RING_SIZE) * shards // RING_SIZE

@@ -1,0 +1,379 @@
+"""Connections of one event loop to one Redis, kept: remade with jittered back-off when lost, pipelined while up.
+
+A `Link` owns one connection. Whoever uses it never touches the socket: a command is appended to a buffer, and all that
+one pass of the loop appended leaves in one write; replies are read by one task that lives as long as the link. So a
+caller that is cancelled, at any moment, disturbs nobody.
+
+The sockets have no read timeout of their own (redis-py 8 would give them 5 s, which a quiet subscription exceeds);
+instead a watchdog sends PING on a quiet link and ends one that leaves a request unanswered for `reply_timeout_s`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+from redis.exceptions import RedisError, ResponseError
+
+from gateway.layers.base import LayerUnavailableError
+from gateway.layers.hosts import Host, async_pool, describe_host
+from gateway.metrics import layer_reconnects
+
+logger = logging.getLogger("gateway.layer")
+
+Argument: TypeAlias = bytes | str | int | float
+
+REPLY_TIMEOUT_S = 2.0
+QUIET_S = 5.0
+WATCH_INTERVAL_S = 0.5
+MIN_BACKOFF_S = 0.05
+MAX_BACKOFF_S = 1.0
+MAX_UNWRITTEN_BYTES = 64 * 1024 * 1024
+NAMES_PER_COMMAND = 500
+
+
+class Link:
+    """The part that both kinds of link share. `start` is called when there is something to do on the connection."""
+
+    purpose = "commands"
+
+    def __init__(self, host: Host) -> None:
+        """`host` is one entry of `decode_hosts`; its socket_timeout, if any, is used as the reply timeout."""
+        self.where = describe_host(host)
+        # RESP 2: a connection that subscribes gets its messages as replies in every version of Redis and redis-py.
+        self._pool = async_pool({**host, "protocol": 2}, socket_timeout=None, socket_connect_timeout=REPLY_TIMEOUT_S)
+        options: Any = self._pool.connection_kwargs  # where a timeout given in the URL ends up, too
+        self.reply_timeout_s: float = options.get("socket_timeout") or REPLY_TIMEOUT_S
+        options["socket_timeout"] = None
+        self.up = False
+        self.ever_up = False
+        self.error: BaseException | None = None
+        self._loop = asyncio.get_running_loop()
+        self._connection: Any = None
+        self._task: asyncio.Task[None] | None = None
+        self._unwritten: list[bytes] = []
+        self._unwritten_bytes = 0
+        self._writable: asyncio.Future[None] | None = None
+        self._asked_at: float | None = None
+        self._heard_at = 0.0
+
+    @property
+    def down(self) -> bool:
+        """Whether the connection failed and is not back yet."""
+        return not self.up and self.error is not None
+
+    def start(self) -> None:
+        """Connects, unless that was begun."""
+        if self._task is None:
+            self._connection = self._pool.make_connection()
+            self._task = self._loop.create_task(self._run(), name=f"redis {self.purpose} {self.where}")
+
+    async def close(self) -> None:
+        """Ends the connection. `start` may be called again."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self.error = None
+
+    def unavailable(self) -> LayerUnavailableError:
+        """The exception for what cannot be done now."""
+        reason = self.error or ("it takes no more data" if self.up else "connection closed")
+        return LayerUnavailableError(f"Redis at {self.where} is not available: {reason}")
+
+    def _write(self, *arguments: Argument) -> None:
+        """Appends a command to what leaves at the end of this pass of the loop."""
+        chunks: list[bytes] = self._connection.pack_command(*arguments)
+        self._unwritten += chunks
+        self._unwritten_bytes += sum(map(len, chunks))
+        if self._asked_at is None:
+            self._asked_at = self._loop.time()
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    # What the kinds of link do at these moments
+
+    def _on_up(self) -> None:
+        """Connected; commands may be written."""
+
+    def _on_reply(self, reply: Any) -> bool:
+        """Takes a reply, which may be a ResponseError; returns whether replies to earlier commands are missing."""
+        raise NotImplementedError
+
+    def _on_lost(self, was_up: bool) -> None:
+        """No longer connected, or a first attempt failed."""
+
+    def _ping(self) -> None:
+        """Asks for a sign of life."""
+        raise NotImplementedError
+
+    # The life of the connection
+
+    async def _run(self) -> None:
+        failures = 0
+        lost_at = self._loop.time()
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(self.reply_timeout_s * 2):
+                        await self._connection.connect()
+                    if failures:
+                        logger.info(
+                            "Redis at %s is back (%s) after %.1f s",
+                            self.where,
+                            self.purpose,
+                            self._loop.time() - lost_at,
+                        )
+                    failures = 0
+                    await self._serve()
+                except* Exception as group:
+                    self.error = _first(group)
+                    if not isinstance(self.error, RedisError | OSError):
+                        logger.exception("a reply of Redis at %s could not be handled", self.where)
+                if not failures:
+                    lost_at = self._loop.time()
+                    logger.warning("no connection to Redis at %s (%s): %s", self.where, self.purpose, self.error)
+                failures += 1
+                await self._lose()
+                # Jittered, so that the processes that lost one server do not come back to it in step.
+                backoff_s = min(MIN_BACKOFF_S * 2 ** min(failures, 10), MAX_BACKOFF_S)
+                await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311
+        finally:
+            self.up = False  # ended by us: nobody is told of a loss
+            await self._lose()
+
+    async def _serve(self) -> None:
+        self._asked_at = None
+        self._heard_at = self._loop.time()
+        if self.ever_up:
+            layer_reconnects.inc()
+        self.up = self.ever_up = True
+        self.error = None
+        self._on_up()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._write_all())
+            tasks.create_task(self._read_all())
+            tasks.create_task(self._watch())
+
+    async def _lose(self) -> None:
+        was_up, self.up = self.up, False
+        self._unwritten.clear()
+        self._unwritten_bytes = 0
+        with contextlib.suppress(RedisError, OSError):
+            await self._connection.disconnect(nowait=True)
+        self._on_lost(was_up)
+
+    async def _write_all(self) -> None:
+        while True:
+            if not self._unwritten:
+                self._writable = self._loop.create_future()
+                await self._writable
+            chunks, self._unwritten, self._unwritten_bytes = self._unwritten, [], 0
+            await self._connection.send_packed_command(chunks, check_health=False)
+
+    async def _read_all(self) -> None:
+        read_response = self._connection.read_response
+        while True:
+            try:
+                reply = await read_response(disable_decoding=True)
+            except ResponseError as error:
+                reply = error
+            self._heard_at = self._loop.time()
+            self._asked_at = self._heard_at if self._on_reply(reply) else None
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            now = self._loop.time()
+            if self._asked_at is not None:
+                if now - self._asked_at > self.reply_timeout_s:
+                    raise TimeoutError(f"no answer for {self.reply_timeout_s:g} s")
+            elif now - self._heard_at > QUIET_S:
+                self._ping()
+
+
+class CommandLink(Link):
+    """Commands and their replies, pipelined: as many in flight as callers there are."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self._inflight: deque[asyncio.Future[Any]] = deque()
+        self._unsent: list[tuple[Argument, ...]] = []
+
+    def execute(self, *arguments: Argument) -> "asyncio.Future[Any]":
+        """Sends a command. The future has its reply; or LayerUnavailableError, or Redis's own ResponseError.
+
+        Raises LayerUnavailableError at once while the link is down or what is not yet written is too much.
+        """
+        self.start()
+        if self.down or self._unwritten_bytes > MAX_UNWRITTEN_BYTES:
+            raise self.unavailable()
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._inflight.append(future)
+        if self.up:
+            self._write(*arguments)
+        else:
+            self._unsent.append(arguments)
+        return future
+
+    def _on_up(self) -> None:
+        for arguments in self._unsent:
+            self._write(*arguments)
+        self._unsent.clear()
+
+    def _on_reply(self, reply: Any) -> bool:
+        future = self._inflight.popleft()
+        if not future.done():
+            if isinstance(reply, Exception):
+                future.set_exception(reply)
+            else:
+                future.set_result(reply)
+        return bool(self._inflight)
+
+    def _on_lost(self, was_up: bool) -> None:
+        self._unsent.clear()
+        for future in self._inflight:
+            if not future.done():
+                future.set_exception(self.unavailable())
+        self._inflight.clear()
+
+    def _ping(self) -> None:
+        self.execute("PING").add_done_callback(_ignore)
+
+
+class SubscriberLink(Link):
+    """Subscriptions: what is `wanted` is subscribed to, now and after each reconnection."""
+
+    purpose = "subscriptions"
+
+    def __init__(
+        self,
+        host: Host,
+        *,
+        on_message: Callable[[bytes, bytes], None],
+        on_disconnect: Callable[[], None],
+        on_reconnect: Callable[[], None],
+    ) -> None:
+        """`on_message(channel, payload)` per message; `on_reconnect` when all that is wanted is subscribed again."""
+        super().__init__(host)
+        self._on_message = on_message
+        self._on_disconnect = on_disconnect
+        self._on_reconnect = on_reconnect
+        self.wanted: set[bytes] = set()
+        self._requested: set[bytes] = set()
+        self._unconfirmed: Counter[bytes] = Counter()
+        self._changed: set[bytes] = set()
+        self._waiters: dict[bytes, list[asyncio.Future[bool]]] = {}
+        self._restoring: set[bytes] | None = None
+
+    async def subscribe(self, channel: bytes) -> bool:
+        """Subscribes; True when Redis has confirmed it, False when the link is down: it is done when that is back."""
+        self.wanted.add(channel)
+        self.start()
+        if self.up and channel in self._requested and not self._is_pending(channel):
+            return True
+        if self.down:
+            return False
+        waiter: asyncio.Future[bool] = self._loop.create_future()
+        self._waiters.setdefault(channel, []).append(waiter)
+        self._change(channel)
+        return await waiter
+
+    def unsubscribe(self, channel: bytes) -> None:
+        """Unsubscribes at the end of this pass of the loop, unless it is wanted again by then."""
+        if channel in self.wanted:
+            self.wanted.discard(channel)
+            self._change(channel)
+
+    def _is_pending(self, channel: bytes) -> bool:
+        return channel in self._unconfirmed or channel in self._changed
+
+    def _change(self, channel: bytes) -> None:
+        if not self.up:
+            return
+        if not self._changed:
+            self._loop.call_soon(self._request)
+        self._changed.add(channel)
+
+    def _request(self) -> None:
+        """Sends what has changed: one command for all the channels that came and one for those that went."""
+        if not self.up:
+            return
+        changed, self._changed = self._changed, set()
+        came = [channel for channel in changed if channel in self.wanted and channel not in self._requested]
+        went = [channel for channel in changed if channel not in self.wanted and channel in self._requested]
+        self._requested.update(came)
+        self._requested.difference_update(went)
+        self._unconfirmed.update(came)
+        for command, channels in (("SUBSCRIBE", came), ("UNSUBSCRIBE", went)):
+            for start in range(0, len(channels), NAMES_PER_COMMAND):
+                self._write(command, *channels[start : start + NAMES_PER_COMMAND])
+        for channel in changed:
+            if channel in self._requested and channel not in self._unconfirmed:
+                self._resolve(channel, confirmed=True)  # went and came again within one pass
+
+    def _resolve(self, channel: bytes, *, confirmed: bool) -> None:
+        for waiter in self._waiters.pop(channel, ()):
+            if not waiter.done():
+                waiter.set_result(confirmed)
+
+    def _on_up(self) -> None:
+        self._restoring = set(self.wanted) if self._restoring is not None else None
+        self._changed = set(self.wanted)
+        self._request()
+        self._end_restoring()
+
+    def _end_restoring(self) -> None:
+        if self._restoring is not None and not self._restoring & self.wanted:
+            self._restoring = None
+            self._on_reconnect()
+
+    def _on_reply(self, reply: Any) -> bool:
+        if isinstance(reply, Exception):
+            raise reply  # such as NOPERM: nothing on this link works
+        kind = reply[0]
+        if kind == b"message":
+            self._on_message(reply[1], reply[2])
+        elif kind == b"subscribe":
+            self._confirm(reply[1])
+        return bool(self._unconfirmed)
+
+    def _confirm(self, channel: bytes) -> None:
+        self._unconfirmed[channel] -= 1
+        if not self._unconfirmed[channel]:
+            del self._unconfirmed[channel]
+            if channel not in self._changed:
+                self._resolve(channel, confirmed=True)
+                if self._restoring is not None:
+                    self._restoring.discard(channel)
+                    self._end_restoring()
+
+    def _on_lost(self, was_up: bool) -> None:
+        self._requested.clear()
+        self._unconfirmed.clear()
+        self._changed.clear()
+        for channel in list(self._waiters):
+            self._resolve(channel, confirmed=False)
+        if was_up:
+            if self._restoring is None:
+                self._on_disconnect()
+            self._restoring = set()
+
+    def _ping(self) -> None:
+        self._write("PING")
+
+
+def _ignore(future: "asyncio.Future[Any]") -> None:
+    if not future.cancelled():
+        future.exception()
+
+
+def _first(group: "BaseExceptionGroup[Any]") -> BaseException:
+    exceptions: Iterable[Any] = group.exceptions
+    for exception in exceptions:
+        return _first(exception) if isinstance(exception, BaseExceptionGroup) else exception
+    return group
