@@ -82,7 +82,7 @@ class Decoder:
     __slots__ = ("_error", "_needed", "_rest", "max_packet_bytes", "version")
 
     def __init__(self, *, max_packet_bytes: int, version: int | None = None) -> None:
-        """`max_packet_bytes` counts the whole packet, fixed header included [MQTT5-3.1.2-25]."""
+        """`max_packet_bytes` counts the whole packet, fixed header included [MQTT5-3.1.2.11.4]."""
         self.max_packet_bytes = max_packet_bytes
         self.version = version
         self._rest = bytearray()

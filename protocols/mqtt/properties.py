@@ -142,7 +142,7 @@ _BY_NAME: Final = {row.name: row for row in PROPERTIES}
 def read_properties(reader: Reader, carrier: int) -> Properties:
     """Reads the property length and the properties of a packet of type `carrier` (or WILL).
 
-    A property that may be repeated there is a list, in the order of the wire [MQTT5-3.1.3-10].
+    A property that may be repeated there is a list, in the order of the wire [MQTT5-3.1.3-10] [MQTT5-3.3.2-18].
     """
     size = reader.variable()
     if size == 0:

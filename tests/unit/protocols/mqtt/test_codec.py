@@ -148,7 +148,7 @@ class TestStream:
         assert list(stream.decode(data[-1:] + b"\xc0\x00")) == [packet, PingReq()]
 
     def test_the_size_limit_counts_the_whole_packet(self) -> None:
-        """[MQTT5-3.1.2-25]"""
+        """[MQTT5-3.1.2.11.4]"""
         data = b"\x30\x06\x00\x01axxx"
 
         assert len(list(decoder(4, max_packet_bytes=8).decode(data))) == 1

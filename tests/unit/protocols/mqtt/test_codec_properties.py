@@ -220,7 +220,10 @@ def test_random_bytes_raise_nothing_but_an_mqtt_error(data: bytes, version: int 
     decode_until_error(data, version)
 
 
-@given(st.sampled_from([(vector.version, vector.data) for vector in (*VALID, *INVALID)]), st.data())
+DAMAGEABLE = [*((vector.version, vector.data) for vector in VALID), *((each.version, each.data) for each in INVALID)]
+
+
+@given(st.sampled_from(DAMAGEABLE), st.data())
 def test_a_damaged_packet_raises_nothing_but_an_mqtt_error(
     vector: tuple[int | None, bytes], data: st.DataObject
 ) -> None:
