@@ -1,4 +1,4 @@
-"""The exceptions of the framework; names, bases and meaning are those of Channels."""
+"""The exceptions of the framework; names, bases and meaning are those of Channels. `Reject` is for MQTT."""
 
 
 class RequestAborted(Exception):  # noqa: N818
@@ -31,3 +31,27 @@ class MessageTooLarge(Exception):  # noqa: N818
 
 class StopConsumer(Exception):  # noqa: N818
     """Raised by a consumer that wants to end its application instance."""
+
+
+class Reject(Exception):  # noqa: N818
+    """Raised by an MQTT handler, or set on the future it returned, to refuse a connection, a filter or a publish.
+
+    `reason_code` is that of MQTT 5 (0x80 or more) and `reason_string` is sent to MQTT 5 clients. Clients of earlier
+    versions cannot be told that a publish was refused: it is acknowledged and dropped, unless `disconnect` is true,
+    which closes their connection so that they send it again.
+    """
+
+    def __init__(self, reason_code: int, reason_string: str | None = None, *, disconnect: bool = False) -> None:
+        if reason_code < 0x80:
+            raise ValueError(f"a refusal has a reason code of 0x80 or more, not {reason_code:#04x}")
+        super().__init__(reason_code, reason_string)
+        self.reason_code = int(reason_code)
+        self.reason_string = reason_string
+        self.disconnect = disconnect
+
+    def __str__(self) -> str:
+        return f"{self.reason_code:#04x}" + (f" {self.reason_string}" if self.reason_string else "")
+
+
+class GatewayError(Exception):
+    """Raised when the gateway cannot start or go on, with a text that tells an operator what to do about it."""

@@ -51,7 +51,7 @@ def _allowed_hosts(config: Config) -> list[str]:
     """The names by which a browser may ask: what is listened at, the public address, and what is configured."""
     hosts = {"localhost", "127.0.0.1", "[::1]", *config.server.allowed_hosts}
     for listener in config.listeners:
-        if listener.protocol == "http" and listener.host and listener.host not in ("0.0.0.0", "::"):  # noqa: S104
+        if listener.protocol == "http" and listener.host and not listener.is_everywhere:
             hosts.add(f"[{listener.host}]" if ":" in listener.host else listener.host)
     if config.server.public_url:
         hosts.add(urlsplit(config.server.public_url).hostname or "")

@@ -65,9 +65,6 @@ DEFAULT_FILE: Final = Path("config/gateway.toml")
 
 SECTION_GROUP: Final = "gateway.sections"
 
-SECRET_KEYS: Final = frozenset({"database.url", "layer.url", "server.secret_key"})
-"""Keys that are or contain a secret: never printed whole, and readable from a file named by GATEWAY_..._FILE."""
-
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -94,7 +91,7 @@ def load(
     builder = Builder()
     if "listeners" not in root.items:
         root.items["listeners"] = _default_listeners()
-    builder.problems += merge_environment(root, environ, file_keys=SECRET_KEYS)
+    builder.problems += merge_environment(root, environ)
     for flag in flags:
         key, equals, value = flag.partition("=")
         if not equals:

@@ -1,6 +1,5 @@
 """What can be configured: one frozen dataclass for each table of the file, with its defaults."""
 
-import re
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,15 +9,14 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, Field
 
-_BIND = re.compile(r"unix:/.+|(\[[0-9A-Fa-f:.]+\]|[^\[\]:/\s]+):(?P<port>\d{1,5})")
+from protocols.sockets import parse_bind
+
 DATABASE_SCHEMES: Final = ("sqlite", "postgresql")
 LAYER_SCHEMES: Final = ("memory", "redis", "rediss")
 
 
 def _check_bind(bind: str) -> str:
-    match = _BIND.fullmatch(bind)
-    if match is None or int(match["port"] or 0) > 65535:
-        raise ValueError(f'expected "host:port", "[v6]:port" or "unix:/path", got "{bind}"')
+    parse_bind(bind)
     return bind
 
 
@@ -77,8 +75,14 @@ class ListenerConfig:
 
     @property
     def host(self) -> str | None:
-        """The host part of `bind`; None for a Unix socket."""
-        return None if self.bind.startswith("unix:") else self.bind.rpartition(":")[0].strip("[]")
+        """The host part of `bind`, without brackets; None for a Unix socket."""
+        address = parse_bind(self.bind)
+        return None if isinstance(address, str) else address[0]
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether every network of the machine can reach it."""
+        return self.host in ("", "0.0.0.0", "::")  # noqa: S104  the question, not the answer
 
 
 DEFAULT_LISTENERS: Final[Sequence[Mapping[str, str]]] = (

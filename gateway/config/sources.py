@@ -8,13 +8,16 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from gateway.config.toml_lines import KeyPath, key_lines
 
 ENVIRONMENT_PREFIX = "GATEWAY_"
 FILE_VARIABLE = "GATEWAY_CONFIG"
 """The environment variable that names the configuration file; it is not a key itself."""
+
+SECRET_KEYS: Final = frozenset({"database.url", "layer.url", "server.secret_key"})
+"""Keys that are or contain a secret: never printed whole, and readable from a file named by GATEWAY_..._FILE."""
 
 _ORCHESTRATOR_NAMES = re.compile(r"GATEWAY_(SERVICE_(HOST|PORT)|PORT(_\d+_|$)|NAME$|ENV_)")
 """Variables that Kubernetes and Docker links set by themselves where a service is called "gateway"."""
@@ -99,10 +102,10 @@ def _node(value: Any, path: KeyPath, origin_of: Any) -> Node:
     return Leaf(value, origin_of(path))
 
 
-def merge_environment(root: Table, environ: Mapping[str, str], *, file_keys: frozenset[str]) -> list[Problem]:
+def merge_environment(root: Table, environ: Mapping[str, str]) -> list[Problem]:
     """Writes `GATEWAY_DATABASE__URL=...` over `database.url`, and so on.
 
-    `NAME_FILE` reads the value of a key in `file_keys` (the secrets) from a file, as container secrets come.
+    `NAME_FILE` reads the value of a secret from a file, as container secrets come.
     """
     problems = []
     for name in sorted(environ):
@@ -111,7 +114,7 @@ def merge_environment(root: Table, environ: Mapping[str, str], *, file_keys: fro
         keys = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         value = environ[name]
         origin = f"environment {name}"
-        if ".".join(keys).removesuffix("_file") in file_keys and name.endswith("_FILE"):
+        if ".".join(keys).removesuffix("_file") in SECRET_KEYS and name.endswith("_FILE"):
             keys[-1] = keys[-1].removesuffix("_file")
             try:
                 value = Path(value).read_text(encoding="utf-8").strip()

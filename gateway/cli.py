@@ -1,0 +1,229 @@
+"""The command line, `gateway`.
+
+Results go to standard output and all else to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+A distribution adds a command by an entry point in the group "gateway.commands" whose value is a click command; a
+command that needs the database calls `setup_django` first.
+"""
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from gateway import config as configuration
+from gateway import logs
+from gateway.config import FILE_VARIABLE, ConfigError, Loaded
+from gateway.exceptions import GatewayError
+
+COMMAND_GROUP = "gateway.commands"
+DEFAULT_SETTINGS = "project.settings"
+
+
+@dataclass(slots=True)
+class Choice:
+    """What the command line says about the configuration."""
+
+    file: Path | None = None
+    flags: tuple[str, ...] = ()
+
+    def load(self) -> Loaded:
+        """Reads the configuration and makes it that of the process, and of the processes it starts."""
+        loaded = configuration.load(self.file, flags=self.flags)
+        configuration.use(loaded)
+        if loaded.file is not None:
+            os.environ[FILE_VARIABLE] = str(loaded.file)
+        return loaded
+
+
+class Commands(click.Group):
+    """The commands of this module and those of installed distributions, loaded when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *entry_points(group=COMMAND_GROUP).names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        for entry in entry_points(group=COMMAND_GROUP, name=cmd_name):
+            try:
+                command: click.Command = entry.load()
+            except ImportError as error:
+                return _unusable(cmd_name, error)
+            return command
+        return None
+
+
+def _unusable(name: str, error: ImportError) -> click.Command:
+    """Stands for a command whose distribution is broken, so that the others can still be listed and used."""
+
+    def fail() -> NoReturn:
+        raise GatewayError(f"the command {name} cannot be loaded: {error}") from error
+
+    return click.Command(name, callback=fail, short_help=f"(cannot be loaded: {error})")
+
+
+def _set_configuration(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """`--config` and `--set` mean the same before the command and after it."""
+    choice: Choice = ctx.ensure_object(Choice)
+    if parameter.name == "file" and value is not None:
+        choice.file = value
+    elif parameter.name == "flags":
+        choice.flags += value
+    return value
+
+
+def configured(command: Any) -> Any:
+    """Adds `--config` and `--set`."""
+    file = click.option(
+        "--config",
+        "file",
+        type=click.Path(path_type=Path),
+        callback=_set_configuration,
+        expose_value=False,
+        help="Configuration file. Default: $GATEWAY_CONFIG, else config/gateway.toml if there is one.",
+    )
+    flags = click.option(
+        "--set",
+        "flags",
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=_set_configuration,
+        expose_value=False,
+        help="Set one value, such as log.level=debug or listeners.0.bind=127.0.0.1:8080.",
+    )
+    return file(flags(command))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="fieldgate", prog_name="gateway")
+@configured
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """A multi-protocol IoT gateway: MQTT, HTTP and WebSocket devices, live dashboards."""
+    if ctx.ensure_object(Choice).file or ctx.obj.flags:
+        ctx.obj.load()
+
+
+def setup_django() -> Loaded:
+    """Makes Django usable in a command: configuration, logging, apps. Raises GatewayError before the first start."""
+    loaded = _load()
+    _start_django()
+    database = loaded.config.sqlite_file()
+    if database is not None and not database.exists():
+        raise GatewayError(f"there is no database at {database}; `gateway serve` creates it on its first start")
+    return loaded
+
+
+def _load() -> Loaded:
+    context = click.get_current_context(silent=True)
+    choice = context.ensure_object(Choice) if context else Choice()
+    loaded = choice.load()
+    logs.configure(loaded.config.log)
+    return loaded
+
+
+def _start_django() -> None:
+    import django
+
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", DEFAULT_SETTINGS)
+    django.setup()
+
+
+@cli.command()
+@configured
+def serve() -> None:
+    """Run the gateway until it is told to stop (SIGTERM, Ctrl-C)."""
+    loaded = _load()
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", DEFAULT_SETTINGS)
+    from gateway import supervisor
+
+    supervisor.serve(loaded.config, program=_program(loaded))
+
+
+def _program(loaded: Loaded) -> str:
+    """How the user calls this command line with this configuration."""
+    words = [sys.argv[0]]
+    if loaded.file is not None and loaded.file != configuration.DEFAULT_FILE:
+        words += ["--config", str(loaded.file)]
+    for flag in click.get_current_context().ensure_object(Choice).flags:
+        words += ["--set", flag]
+    return shlex.join(words)
+
+
+@cli.command()
+@configured
+@click.pass_context
+def check(ctx: click.Context) -> None:
+    """Say whether the configuration is valid, and what in it is risky. Changes nothing."""
+    from gateway.config.review import review
+
+    loaded = ctx.ensure_object(Choice).load()
+    findings = review(loaded)
+    for finding in findings:
+        click.echo(str(finding))
+    errors = sum(finding.level == "error" for finding in findings)
+    warnings = len(findings) - errors
+    click.echo(f"{loaded.file or 'defaults'}: {errors} error(s), {warnings} warning(s)")
+    ctx.exit(1 if errors else 0)
+
+
+@cli.group(name="config")
+def config_group() -> None:
+    """See the configuration."""
+
+
+@config_group.command(name="print")
+@click.option("--effective", is_flag=True, help="Also what was not written: every default.")
+@configured
+@click.pass_context
+def print_config(ctx: click.Context, effective: bool) -> None:
+    """Print the configuration as TOML, with the origin of each value and without secrets."""
+    from gateway.config.show import render
+
+    loaded = ctx.ensure_object(Choice).load()
+    click.echo(render(loaded.config, loaded.origins, effective=effective), nl=False)
+
+
+@cli.command()
+@click.argument("channels", nargs=-1, required=True)
+@click.option("--layer", "layer_alias", default="default", show_default=True, help="Alias in CHANNEL_LAYERS.")
+@configured
+def worker(channels: tuple[str, ...], layer_alias: str) -> None:
+    """Run the consumers of channel CHANNELS, without listening to anything."""
+    setup_django()
+    from django.core.management import call_command
+
+    call_command("runworker", *channels, layer=layer_alias)
+
+
+@cli.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def manage(arguments: tuple[str, ...]) -> None:
+    """Run one of Django's management commands: migrate, changepassword, shell, ..."""
+    _load()
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", DEFAULT_SETTINGS)
+    from django.core.management import execute_from_command_line
+
+    execute_from_command_line([f"{Path(sys.argv[0]).name} manage", *arguments])
+
+
+def main() -> NoReturn:
+    """The console script."""
+    try:
+        cli(prog_name="gateway")
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+    except GatewayError as error:
+        click.echo(f"gateway: {error}", err=True)
+        sys.exit(1)
+    sys.exit(0)

@@ -1,0 +1,191 @@
+"""What an operator should know about a configuration that is valid but may not be meant, or may not work.
+
+Faults are values, collected: each names the key, says what is wrong and what to do. Nothing here has a side effect.
+"""
+
+import importlib.util
+import ipaddress
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+from urllib.parse import parse_qs, urlsplit
+
+from gateway.config import Loaded
+from gateway.config.model import Config, ListenerConfig
+from gateway.config.sources import SECRET_KEYS
+
+SECRET_KEY_CHARACTERS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing to know. An "error" keeps the gateway from starting."""
+
+    level: Literal["error", "warning"]
+    subject: Literal["security", "operation"]
+    key: str
+    message: str
+    hint: str
+
+    def __str__(self) -> str:
+        return f"{self.level} ({self.subject}): {self.key}: {self.message}; {self.hint}"
+
+
+_risk = partial(Finding, "warning", "security")
+_trap = partial(Finding, "warning", "operation")
+_fault = partial(Finding, "error", "operation")
+
+
+def review(loaded: Loaded) -> list[Finding]:
+    """Every finding, errors first."""
+    config = loaded.config
+    findings = [
+        *_listeners(config),
+        *_server(config),
+        *_files(loaded),
+        *_database(config),
+        *_layer(config),
+    ]
+    return sorted(findings, key=lambda finding: finding.level != "error")
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether only this machine can connect to `host`; a Unix socket (None) counts."""
+    if host is None or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listeners(config: Config) -> Iterator[Finding]:
+    for index, listener in enumerate(config.listeners):
+        key = f"listeners.{index}"
+        yield from _tls(listener, key)
+        if getattr(listener.options, "allow_anonymous", False) and not is_loopback(listener.host):
+            yield _risk(
+                f"{key}.allow_anonymous",
+                f"anybody who reaches {listener.bind} may connect",
+                "leave it false unless the network is closed",
+            )
+        if listener.protocol == "http" and listener.is_everywhere and not _has_outside_name(config):
+            yield _trap(
+                f"{key}.bind",
+                "browsers are answered only at localhost, as no other host name is configured",
+                "set server.public_url or server.allowed_hosts",
+            )
+
+
+def _tls(listener: ListenerConfig, key: str) -> Iterator[Finding]:
+    if listener.tls is None:
+        if not is_loopback(listener.host):
+            yield _risk(
+                f"{key}.bind",
+                f"{listener.protocol} at {listener.bind} is not encrypted: tokens and passwords can be read on the way",
+                "give the listener a tls table, or bind 127.0.0.1 behind a proxy that encrypts",
+            )
+        return
+    try:
+        listener.tls.context()
+    except OSError as error:
+        yield _fault(f"{key}.tls", f"the certificate cannot be used: {error}", "see the files")
+
+
+def _has_outside_name(config: Config) -> bool:
+    return bool(config.server.public_url or config.server.allowed_hosts)
+
+
+def _server(config: Config) -> Iterator[Finding]:
+    key = config.server.secret_key
+    if key is not None and len(key) < SECRET_KEY_CHARACTERS:
+        yield _risk(
+            "server.secret_key",
+            f"{len(key)} characters can be guessed",
+            f"use {SECRET_KEY_CHARACTERS} random ones or more, or leave it out: one is generated",
+        )
+    if key is None and config.layer.url != "memory://":
+        yield _trap(
+            "server.secret_key",
+            "each process generates its own, so a login at one is none at the others",
+            "set GATEWAY_SERVER__SECRET_KEY or GATEWAY_SERVER__SECRET_KEY_FILE for all of them",
+        )
+    if "*" in config.server.allowed_hosts:
+        yield _risk(
+            "server.allowed_hosts",
+            '"*" lets other sites\' names point here',
+            "list the names that are meant",
+        )
+
+
+def _files(loaded: Loaded) -> Iterator[Finding]:
+    directory = loaded.config.data_dir
+    if directory.is_dir():
+        if _is_open_to_others(directory):
+            yield _risk("data_dir", f"{directory} can be read by other users", f"chmod 700 {directory}")
+        if not os.access(directory, os.W_OK | os.X_OK):
+            yield _fault("data_dir", f"{directory} cannot be written to", "see its owner and permissions")
+    elif directory.exists():
+        yield _fault("data_dir", f"{directory} is not a directory", "name another")
+    if loaded.file is not None and _is_open_to_others(loaded.file):
+        for key in sorted(_secrets_in_file(loaded)):
+            yield _risk(
+                key,
+                f"a secret in {loaded.file}, which other users can read",
+                f"chmod 600 {loaded.file}, or use GATEWAY_{key.upper().replace('.', '__')}_FILE",
+            )
+
+
+def _is_open_to_others(path: Path) -> bool:
+    return bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+
+
+def _secrets_in_file(loaded: Loaded) -> Iterator[str]:
+    """The keys of the secrets that are in the file in plain."""
+    written = {key for key in SECRET_KEYS if loaded.origins.get(key, "").startswith(f"{loaded.file}:")}
+    if loaded.config.server.secret_key is not None and "server.secret_key" in written:
+        yield "server.secret_key"
+    for key, url in (("database.url", loaded.config.database_url), ("layer.url", loaded.config.layer.url)):
+        if key in written and urlsplit(url).password:
+            yield key
+
+
+def _database(config: Config) -> Iterator[Finding]:
+    parts = urlsplit(config.database_url)
+    if parts.scheme != "postgresql":
+        return
+    if importlib.util.find_spec("psycopg") is None:
+        yield _fault(
+            "database.url",
+            "the driver for PostgreSQL is not installed",
+            'pip install "fieldgate[postgres]"',
+        )
+    mode = parse_qs(parts.query).get("sslmode", ["prefer"])[0]
+    if parts.hostname and not is_loopback(parts.hostname) and mode in ("disable", "allow", "prefer"):
+        yield _risk(
+            "database.url",
+            f"the connection to {parts.hostname} may be unencrypted",
+            "add ?sslmode=verify-full unless the network is closed",
+        )
+
+
+def _layer(config: Config) -> Iterator[Finding]:
+    parts = urlsplit(config.layer.url)
+    if parts.scheme == "memory" or is_loopback(parts.hostname):
+        return
+    if parts.scheme == "redis":
+        yield _risk(
+            "layer.url",
+            f"the connection to {parts.hostname} is not encrypted",
+            "use rediss:// unless the network is closed",
+        )
+    if not parts.password:
+        yield _risk(
+            "layer.url",
+            f"{parts.hostname} is used without a password",
+            "give Redis one: whoever can write to it can write to every dashboard",
+        )

@@ -1,0 +1,70 @@
+"""How the process logs: records of the standard library's `logging`, formatted by structlog, on standard error.
+
+The console form is for people, one line an event; the JSON form has one object a line for a collector. A token in the
+path of the device API never reaches either.
+"""
+
+import logging
+import logging.config
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+from gateway.config import LogOptions
+
+_TOKEN_IN_PATH = re.compile(r"(/api/v1/)[^/\s?\"']+")
+_SHARED: "list[structlog.types.Processor]" = [
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]
+
+
+def configure(options: LogOptions) -> None:
+    """Sends every logger's records of `options.level` and above to standard error, in `options.format`."""
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {
+                "gateway": {
+                    "()": structlog.stdlib.ProcessorFormatter,
+                    "foreign_pre_chain": _SHARED,
+                    "processors": _processors(options),
+                }
+            },
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "gateway"}},
+            "root": {"handlers": ["stderr"], "level": options.level.upper()},
+            "loggers": {
+                "asyncio": {"level": "WARNING"},  # its debug records are one per loop
+                "django.request": {"level": "ERROR"},  # a 404 is the browser's business
+            },
+        }
+    )
+    logging.captureWarnings(True)
+
+
+def _processors(options: LogOptions) -> "list[structlog.types.Processor]":
+    last: list[structlog.types.Processor]
+    if options.format == "json":
+        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+    else:
+        last = [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                pad_event_to=0,
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
+    return [structlog.stdlib.ProcessorFormatter.remove_processors_meta, hide_tokens, *last]
+
+
+def hide_tokens(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Masks the access token of a device API path in the text of a record, whoever wrote it."""
+    text = event.get("event")
+    if isinstance(text, str) and "/api/v1/" in text:
+        event["event"] = _TOKEN_IN_PATH.sub(r"\1***", text)
+    return event

@@ -1,0 +1,228 @@
+"""The life of `gateway serve`, from start to stop; the only place where servers are constructed.
+
+Order, each step undone in reverse: data directory held, database prepared, application loaded, its lifespan started,
+servers listening, ready. A stop signal ends the listening, then the connections, then the application, which commits
+what it still has. Whatever is acknowledged by then is stored.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any
+
+import django
+from django.conf import settings
+from django.core.management import call_command, get_commands
+from django.db import DatabaseError, connections
+from django.utils.module_loading import import_string
+
+from gateway import data_dir
+from gateway.config import Config, ListenerConfig
+from gateway.exceptions import GatewayError
+from gateway.layers import get_channel_layer
+from gateway.lifespan import Lifespan, LifespanError
+from gateway.mqtt import bridged
+from gateway.observability import Lifecycle
+from protocols.asgi import Application
+from protocols.server import Listener, ProtocolServer, Tunnel, load_protocol
+
+logger = logging.getLogger("gateway.supervisor")
+
+
+def serve(config: Config, *, program: str = "gateway") -> None:
+    """Runs the gateway until it is told to stop. Raises GatewayError.
+
+    `program` is how the person who started it would call the command line again, for what is printed on first start.
+    """
+    with data_dir.held(config):
+        django.setup()
+        prepare()
+        application = import_string(settings.ASGI_APPLICATION)
+        with asyncio.Runner(loop_factory=event_loop_factory()) as runner:
+            runner.run(Supervisor(config, application, program=program).run())
+
+
+def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def prepare() -> None:
+    """Runs the project's `prepare` command, if it has one: what must be true of the database before anything starts."""
+    if "prepare" not in get_commands():
+        return
+    try:
+        call_command("prepare", verbosity=0)
+    except DatabaseError as error:
+        raise GatewayError(f"cannot prepare the database: {str(error).strip()}") from error
+    finally:
+        connections.close_all()
+
+
+class Supervisor:
+    """Starts an application and its servers, waits for the signal to stop, and stops them."""
+
+    def __init__(self, config: Config, application: Application, *, program: str) -> None:
+        self.config = config
+        self.application = application
+        self.program = program
+        self.lifecycle = Lifecycle()
+        self._stopping = asyncio.Event()
+        self._failures: list[str] = []
+
+    async def run(self) -> None:
+        """The whole life, in order. Raises GatewayError if a step fails, or if the application's lifespan ends."""
+        self._watch_signals()
+        async with AsyncExitStack() as started:
+            state = await started.enter_async_context(self._application_started())
+            servers = self._make_servers(state)
+            started.push_async_callback(self._close, servers)
+            await self._start(servers)
+            await self._bridge_layer(started, servers)
+            await self._announce(servers)
+            self.lifecycle.is_ready = True
+
+            await self._stopping.wait()
+
+            self.lifecycle.is_ready = False
+            for server in servers:
+                server.stop_accepting()
+        logger.info("stopped")
+        if self._failures:
+            raise GatewayError("; ".join(self._failures))
+
+    def stop(self) -> None:
+        """Begins the stop; called again, ends the process at once: whoever asks twice does not want to wait."""
+        if self._stopping.is_set():
+            logger.warning("told to stop twice: ending without saying goodbye")
+            os._exit(1)
+        logger.info("stopping; connections have %g s to end", self.config.server.shutdown_timeout_s)
+        self._stopping.set()
+
+    def _fail(self) -> None:
+        self._failures.append("the application's background work ended; see the log above")
+        self._stopping.set()
+
+    def _watch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+
+    @asynccontextmanager
+    async def _application_started(self) -> AsyncIterator[dict[str, Any]]:
+        """Gives the lifespan state that every scope gets a copy of."""
+        lifespan = Lifespan(self.application, on_failure=self._fail)
+        lifespan.state["lifecycle"] = self.lifecycle
+        try:
+            await lifespan.startup()
+        except LifespanError as error:
+            raise GatewayError(f"the application could not start: {error}") from error
+        try:
+            yield lifespan.state
+        finally:
+            await self._end_application(lifespan)
+
+    async def _end_application(self, lifespan: Lifespan) -> None:
+        try:
+            async with asyncio.timeout(self.config.server.shutdown_timeout_s):
+                await lifespan.shutdown()
+        except TimeoutError:
+            self._failures.append("the application did not end in time; what it had not acknowledged is not stored")
+        except LifespanError as error:
+            self._failures.append(f"the application could not end properly: {error}")
+
+    def _make_servers(self, state: dict[str, Any]) -> list[ProtocolServer]:
+        """One server for each protocol, in the order of the configuration; HTTP carries what the others offer."""
+        listeners: dict[str, list[Listener]] = {}
+        for listener in self.config.listeners:
+            listeners.setdefault(listener.protocol, []).append(make_listener(listener))
+        servers: dict[str, ProtocolServer] = {}
+        tunnels: dict[str, Tunnel] = {}
+        for protocol in sorted(listeners, key=lambda name: name == "http"):
+            server_class = load_protocol(protocol)
+            server = server_class(self.application, listeners[protocol], state=state, tunnels=tunnels)
+            tunnels.update(server.offered_tunnels())
+            servers[protocol] = server
+        return [servers[protocol] for protocol in listeners]
+
+    async def _start(self, servers: Sequence[ProtocolServer]) -> None:
+        for server in servers:
+            try:
+                await server.start()
+            except OSError as error:
+                raise GatewayError(_listening_failed(error)) from error
+
+    async def _close(self, servers: Sequence[ProtocolServer]) -> None:
+        try:
+            async with asyncio.timeout(self.config.server.shutdown_timeout_s):
+                results = await asyncio.gather(*(server.close() for server in servers), return_exceptions=True)
+        except TimeoutError:
+            logger.warning("connections did not end in time and were cut")
+            return
+        for server, result in zip(servers, results, strict=True):
+            if isinstance(result, Exception):
+                logger.error("the %s server could not end properly", server.protocol, exc_info=result)
+
+    async def _bridge_layer(self, started: AsyncExitStack, servers: Sequence[ProtocolServer]) -> None:
+        """Lets gateway.mqtt.publish, called in whatever process, reach the subscribers of this one."""
+        layer = get_channel_layer()
+        for server in servers:
+            broker_publish = getattr(server, "publish", None)
+            if layer is not None and broker_publish is not None:
+                await started.enter_async_context(bridged(layer, broker_publish))
+
+    async def _announce(self, servers: Sequence[ProtocolServer]) -> None:
+        addresses = bound_urls(self.config, servers)
+        if "first_run" in get_commands():
+            command = partial(call_command, "first_run", addresses=addresses, program=self.program)
+            await asyncio.to_thread(_with_own_connections, command)
+        logger.info("ready: %s", " ".join(addresses))
+
+
+def make_listener(config: ListenerConfig) -> Listener:
+    """What a server needs to know of a listener. Raises GatewayError if its certificate cannot be used."""
+    try:
+        context = config.tls.context() if config.tls else None
+    except OSError as error:
+        raise GatewayError(f"cannot use the certificate of the listener at {config.bind}: {error}") from error
+    return Listener(bind=config.bind, options=config.options, ssl_context=context)
+
+
+def bound_urls(config: Config, servers: Sequence[ProtocolServer]) -> list[str]:
+    """The addresses that the servers listen at, as URLs: "http://127.0.0.1:8000", "mqtts://[::1]:8883"."""
+    urls = []
+    for server in servers:
+        listeners = [listener for listener in config.listeners if listener.protocol == server.protocol]
+        for listener, address in zip(listeners, server.addresses, strict=True):
+            scheme = server.protocol + ("s" if listener.tls else "")
+            urls.append(address if address.startswith("unix:") else f"{scheme}://{address}")
+    return urls
+
+
+def _with_own_connections(command: Callable[[], Any]) -> None:
+    """Runs a command in a thread of its own; nobody else would close the connections it opens."""
+    try:
+        command()
+    finally:
+        connections.close_all()
+
+
+def _listening_failed(error: OSError) -> str:
+    text = error.strerror or str(error)
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"{text} (another gateway? see bind in [[listeners]])"
+        case errno.EACCES:
+            return f"{text} (ports below 1024 are root's; see bind in [[listeners]])"
+        case _:
+            return text
