@@ -8,6 +8,9 @@ import redis
 import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
+from redis.exceptions import RedisError
+
+from gateway.exceptions import InvalidChannelLayerError
 
 AsyncPool: TypeAlias = "redis.asyncio.ConnectionPool[Any]"  # generic to the type checker only
 Host: TypeAlias = dict[str, Any]
@@ -20,13 +23,20 @@ RING_SIZE = 4096
 def decode_hosts(hosts: Hosts | None) -> list[Host]:
     """Each entry of `hosts` as a dict of one of three kinds: with "address", with "sentinels", or with "host".
 
-    Raises ValueError when `hosts` is a string.
+    Raises ValueError when `hosts` is a string, InvalidChannelLayerError when an entry cannot be connected to by any
+    server: a wrong scheme, an unknown option. Nothing is connected.
     """
     if not hosts:
         return [{"address": DEFAULT_HOST}]
     if isinstance(hosts, str | bytes):
         raise ValueError("You must pass a list of Redis hosts, even if there is only one.")  # noqa: TRY004
-    return [_decode_host(entry) for entry in hosts]
+    decoded = [_decode_host(entry) for entry in hosts]
+    for host in decoded:
+        try:
+            async_pool(host).make_connection()
+        except (TypeError, ValueError, RedisError) as error:
+            raise InvalidChannelLayerError(f"wrong Redis host {describe_host(host)}: {error}") from error
+    return decoded
 
 
 def _decode_host(entry: "str | Sequence[Any] | Mapping[str, Any]") -> Host:

@@ -119,8 +119,7 @@ class Link:
         try:
             while True:
                 try:
-                    async with asyncio.timeout(self.reply_timeout_s * 2):
-                        await self._connection.connect()
+                    await self._connect()
                     if failures:
                         logger.info(
                             "Redis at %s is back (%s) after %.1f s",
@@ -145,6 +144,14 @@ class Link:
         finally:
             self.up = False  # ended by us: nobody is told of a loss
             await self._lose()
+
+    async def _connect(self) -> None:
+        timeout_s = self.reply_timeout_s * 2  # an attempt may ask a Sentinel first
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._connection.connect()
+        except TimeoutError:
+            raise TimeoutError(f"no connection within {timeout_s:g} s") from None
 
     async def _serve(self) -> None:
         self._asked_at = None

@@ -1,0 +1,116 @@
+"""One URL instead of CHANNEL_LAYERS: what the gateway's configuration calls `[layer] url`.
+
+- `memory://`: in-memory, one process;
+- `redis://[user:password@]host[:port][/db]`, `rediss://` (TLS), `unix:///path/to/socket`: Redis publish/subscribe;
+- `redis+pubsub://`, `rediss+pubsub://`: the same, said aloud;
+- `redis+core://`, `rediss+core://`: Redis lists, for workers that share the messages of a channel;
+- `redis+sentinel://[user:password@]host[:port],host[:port].../master[/db]`, `rediss+sentinel://`: publish/subscribe on
+  the master that the Sentinels name.
+
+Options of the layer (prefix, expiry, group_expiry, capacity, serializer_format) and of the connection, which are those
+of redis-py (socket_timeout, ssl_ca_certs, ...), are given in the query.
+"""
+
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+
+from gateway.exceptions import InvalidChannelLayerError
+from gateway.layers.manager import DEFAULT_CHANNEL_LAYER
+
+MEMORY = "gateway.layers.InMemoryChannelLayer"
+PUBSUB = "gateway.layers.pubsub.RedisPubSubChannelLayer"
+CORE = "gateway.layers.redis.RedisChannelLayer"
+
+DEFAULT_SENTINEL_PORT = 26379
+
+LAYER_OPTIONS: dict[str, type] = {
+    "prefix": str,
+    "expiry": float,
+    "group_expiry": float,
+    "capacity": int,
+    "serializer_format": str,
+}
+
+
+def channel_layers_from_url(url: str) -> dict[str, dict[str, Any]]:
+    """CHANNEL_LAYERS with the layer that `url` describes as its default.
+
+    Raises InvalidChannelLayerError when the URL is none of the forms above; its text has no password.
+    """
+    parts = urlsplit(url)
+    config, connection = _options(parts.query)
+    transport, _, kind = parts.scheme.partition("+")
+    match transport, kind:
+        case "memory", "":
+            return _layers(MEMORY, config, unused=connection)
+        case (("redis" | "rediss"), "sentinel"):
+            config["hosts"] = [_sentinels(url, connection)]
+            return _layers(PUBSUB, config)
+        case (("redis" | "rediss" | "unix"), ("" | "pubsub" | "core")):
+            address = parts._replace(scheme=transport, query=urlencode(connection)).geturl()
+            # urlunsplit writes "unix:/path" for an empty host, which redis-py does not take.
+            config["hosts"] = [address.replace("unix:/", "unix:///", 1) if "://" not in address else address]
+            return _layers(CORE if kind == "core" else PUBSUB, config)
+    raise InvalidChannelLayerError(
+        f"a channel layer URL begins with memory://, redis://, rediss://, unix://, redis+pubsub://, redis+core:// "
+        f"or redis+sentinel://, not with {parts.scheme!r}"
+    )
+
+
+def _layers(backend: str, config: dict[str, Any], unused: dict[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    if unused:
+        raise InvalidChannelLayerError(f"unknown option of a channel layer URL: {', '.join(sorted(unused))}")
+    return {DEFAULT_CHANNEL_LAYER: {"BACKEND": backend, "CONFIG": config}}
+
+
+def _options(query: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The options of the query that are the layer's, and the others."""
+    config: dict[str, Any] = {}
+    connection: dict[str, str] = {}
+    for name, value in parse_qsl(query):
+        if name not in LAYER_OPTIONS:
+            connection[name] = value
+            continue
+        try:
+            config[name] = LAYER_OPTIONS[name](value)
+        except ValueError:
+            raise InvalidChannelLayerError(f"the option {name} of a channel layer URL is a number") from None
+    return config, connection
+
+
+def _sentinels(url: str, connection: dict[str, str]) -> dict[str, Any]:
+    parts = urlsplit(url)
+    login, _, addresses = parts.netloc.rpartition("@")
+    master, _, database = parts.path.strip("/").partition("/")
+    if not master:
+        raise InvalidChannelLayerError("a redis+sentinel:// URL names its master: redis+sentinel://host:26379/mymaster")
+    host: dict[str, Any] = {key: _scalar(value) for key, value in connection.items()}
+    host["sentinels"] = [_address(address) for address in addresses.split(",")]
+    host["master_name"] = unquote(master)
+    if database:
+        host["db"] = int(database)
+    username, _, password = login.partition(":")
+    if username:
+        host["username"] = unquote(username)
+    if password:
+        host["password"] = unquote(password)
+    if parts.scheme.startswith("rediss"):
+        host["ssl"] = True
+    return host
+
+
+def _address(address: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{address}")
+    if not parts.hostname:
+        raise InvalidChannelLayerError("a redis+sentinel:// URL has hosts: redis+sentinel://host:26379/mymaster")
+    return parts.hostname, parts.port or DEFAULT_SENTINEL_PORT
+
+
+def _scalar(text: str) -> str | float | bool:
+    """An option of redis-py, as its own URLs would give it."""
+    if text.lower() in ("true", "yes", "false", "no"):
+        return text.lower() in ("true", "yes")
+    try:
+        return float(text)
+    except ValueError:
+        return text

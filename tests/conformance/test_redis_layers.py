@@ -1,0 +1,373 @@
+"""What the layers over Redis do beyond the common contract: losing the server, encryption, loops, threads, hosts."""
+
+import asyncio
+import gc
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from prometheus_client import REGISTRY
+
+from gateway.layers import GroupSendResult, LayerEvent, LayerUnavailableError
+from gateway.layers.pubsub import RedisPubSubChannelLayer
+from tests.support.redis import RedisServer, free_port
+
+MakeLayer = Callable[..., RedisPubSubChannelLayer]
+
+
+@pytest.fixture
+async def make_layer() -> AsyncIterator[MakeLayer]:
+    """Makes layers with a prefix of this test's own."""
+    prefix = f"test-{uuid.uuid4().hex}"
+    made: list[RedisPubSubChannelLayer] = []
+
+    def make(server: RedisServer | None, **options: Any) -> RedisPubSubChannelLayer:
+        options.setdefault("prefix", prefix)
+        if server is not None:
+            options.setdefault("hosts", [server.url])
+        layer = RedisPubSubChannelLayer(**options)
+        made.append(layer)
+        return layer
+
+    yield make
+    for layer in made:
+        await layer.close()
+
+
+class Receiver:
+    """An attached channel that keeps what it gets."""
+
+    def __init__(self, layer: RedisPubSubChannelLayer) -> None:
+        self.layer = layer
+        self.messages: list[dict[str, Any]] = []
+
+    async def join(self, *groups: str) -> "Receiver":
+        self.channel = await self.layer.new_channel()
+        self.layer.attach(self.channel, self.messages.append)
+        for group in groups:
+            await self.layer.group_add(group, self.channel)
+        return self
+
+    def events(self) -> list[str]:
+        return [message["type"] for message in self.messages if isinstance(message, LayerEvent)]
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Returns when `condition` holds: for what another process, here Redis, has to do first."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def dropped(reason: str) -> float:
+    return REGISTRY.get_sample_value("gateway_layer_dropped_total", {"reason": reason}) or 0.0
+
+
+class TestLosingRedis:
+    async def test_members_are_told_once_and_are_in_their_groups_again(
+        self, own_redis_server: RedisServer, make_layer: MakeLayer
+    ) -> None:
+        here, elsewhere = make_layer(own_redis_server), make_layer(own_redis_server)
+        members = [await Receiver(here).join("group", "other") for _ in range(3)]
+        assert here.connected
+
+        own_redis_server.stop()
+        await until(lambda: not here.connected)
+        own_redis_server.start()
+        await until(lambda: len(members[0].events()) == 2)
+        await until(lambda: elsewhere.connected)
+        await send_until_it_works(elsewhere, "group", {"type": "after"})
+        await until(lambda: {"type": "after"} in members[0].messages)
+
+        for member in members:
+            assert member.messages == [
+                {"type": "layer.disconnected", "generation": 0},
+                {"type": "layer.reconnected", "generation": 1},
+                {"type": "after"},
+            ]
+
+    async def test_members_in_the_same_process_go_on_receiving(
+        self, own_redis_server: RedisServer, make_layer: MakeLayer
+    ) -> None:
+        layer = make_layer(own_redis_server)
+        member = await Receiver(layer).join("group")
+
+        own_redis_server.stop()
+        await until(lambda: not layer.connected)
+        with pytest.raises(LayerUnavailableError) as raised:
+            await layer.group_send("group", {"type": "local"})
+
+        assert raised.value.result == GroupSendResult(delivered=1, dropped=0)
+        assert member.messages[-1] == {"type": "local"}
+
+    async def test_sending_while_redis_is_away_does_not_wait(
+        self, own_redis_server: RedisServer, make_layer: MakeLayer
+    ) -> None:
+        layer = make_layer(own_redis_server)
+        await layer.group_send("group", {"type": "m"})
+        own_redis_server.stop()
+        with pytest.raises(LayerUnavailableError):
+            await layer.group_send("group", {"type": "first"})
+        before = dropped("unavailable")
+
+        started = time.perf_counter()
+        for _ in range(100):
+            with pytest.raises(LayerUnavailableError):
+                await layer.group_send("group", {"type": "m"})
+
+        assert time.perf_counter() - started < 0.5
+        assert dropped("unavailable") - before == 100
+
+    async def test_a_server_that_hangs_is_given_up_in_time(
+        self, own_redis_server: RedisServer, make_layer: MakeLayer
+    ) -> None:
+        layer = make_layer(None, hosts=[f"{own_redis_server.url}?socket_timeout=0.5"])
+        member = await Receiver(layer).join("group")
+        await layer.check()
+
+        own_redis_server.pause()
+        started = time.perf_counter()
+        with pytest.raises(LayerUnavailableError, match=r"no answer for 0\.5 s"):
+            await layer.group_send("group", {"type": "m"})
+        waited_s = time.perf_counter() - started
+        own_redis_server.resume()
+
+        assert waited_s < 2
+        await send_until_it_works(make_layer(own_redis_server), "group", {"type": "after"})
+        await until(lambda: {"type": "after"} in member.messages)
+
+    async def test_who_joins_while_redis_is_away_is_a_member_when_it_is_back(
+        self, own_redis_server: RedisServer, make_layer: MakeLayer
+    ) -> None:
+        here, elsewhere = make_layer(own_redis_server), make_layer(own_redis_server)
+        await Receiver(here).join("group")
+        own_redis_server.stop()
+        await until(lambda: not here.connected)
+
+        late = await Receiver(here).join("late")
+        own_redis_server.start()
+        await until(lambda: late.events() == ["layer.reconnected"])
+        await elsewhere.group_send("late", {"type": "after"})
+
+        await until(lambda: {"type": "after"} in late.messages)
+
+    async def test_a_server_that_was_never_there_is_an_error_at_once(self, make_layer: MakeLayer) -> None:
+        layer = make_layer(None, hosts=[f"redis://user:secret@127.0.0.1:{free_port()}"])
+
+        with pytest.raises(LayerUnavailableError, match="not available") as raised:
+            await layer.check()
+        with pytest.raises(LayerUnavailableError):
+            await layer.new_channel()
+
+        assert "secret" not in str(raised.value)
+
+    async def test_configured_events_and_functions_are_called(
+        self, own_redis_server: RedisServer, make_layer: MakeLayer
+    ) -> None:
+        calls: list[str] = []
+
+        async def reconnected() -> None:
+            calls.append("reconnected")
+
+        with_types = make_layer(own_redis_server, on_disconnect="redis.disconnect", on_reconnect="redis.reconnect")
+        with_functions = make_layer(
+            own_redis_server, on_disconnect=lambda: calls.append("disconnected"), on_reconnect=reconnected
+        )
+        member, silent = await Receiver(with_types).join("group"), await Receiver(with_functions).join("group")
+
+        own_redis_server.stop()
+        await until(lambda: bool(calls) and bool(member.messages))
+        own_redis_server.start()
+        await until(lambda: len(calls) == 2 and len(member.messages) == 2)
+
+        assert member.events() == ["redis.disconnect", "redis.reconnect"]
+        assert calls == ["disconnected", "reconnected"]
+        assert silent.messages == []
+
+
+async def send_until_it_works(layer: RedisPubSubChannelLayer, group: str, message: dict[str, Any]) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await layer.group_send(group, message)
+            except LayerUnavailableError:
+                await asyncio.sleep(0.02)
+            else:
+                return
+
+
+class TestWhatRedisCarries:
+    async def test_one_publish_whatever_the_number_of_members(
+        self, redis_server: RedisServer, make_layer: MakeLayer
+    ) -> None:
+        here, elsewhere = make_layer(redis_server), make_layer(redis_server)
+        members = [await Receiver(here).join("group") for _ in range(200)]
+        await elsewhere.check()
+        with redis_server.client() as client:
+            before = client.info("stats")["total_net_output_bytes"]
+
+            await elsewhere.group_send("group", {"type": "m", "text": "x" * 1000})
+            await until(lambda: all(member.messages for member in members))
+
+            assert client.info("stats")["total_net_output_bytes"] - before < 8000 + 1200
+
+    async def test_a_group_is_subscribed_to_while_it_has_members(
+        self, redis_server: RedisServer, make_layer: MakeLayer
+    ) -> None:
+        layer = make_layer(redis_server)
+        one, two = await Receiver(layer).join("group"), await Receiver(layer).join("group")
+        with redis_server.client() as client:
+
+            def subscribers() -> int:
+                return int(client.pubsub_numsub(layer.group_key("group"))[0][1])
+
+            assert subscribers() == 1
+            await layer.group_discard("group", one.channel)
+            assert subscribers() == 1
+            layer.detach(two.channel)
+            await until(lambda: subscribers() == 0)
+
+    async def test_bytes_that_are_no_message_are_counted_and_skipped(
+        self, redis_server: RedisServer, make_layer: MakeLayer
+    ) -> None:
+        layer = make_layer(redis_server)
+        member = await Receiver(layer).join("group")
+        before = dropped("undecodable")
+        with redis_server.client() as client:
+            for payload in (b"", b"short", b"x" * 100, b"\0" * 8 + b"\x93\1\2\3", b"\0" * 8 + b'{"type"'):
+                client.publish(layer.group_key("group"), payload)
+                client.publish(layer.channel_key(member.channel), payload)
+
+        await make_layer(redis_server).group_send("group", {"type": "good"})
+
+        await until(lambda: member.messages == [{"type": "good"}])
+        assert dropped("undecodable") - before == 10
+
+
+class TestEncryption:
+    async def test_only_who_has_the_key_reads(self, redis_server: RedisServer, make_layer: MakeLayer) -> None:
+        old = make_layer(redis_server, symmetric_encryption_keys=["old"])
+        rotating = make_layer(redis_server, symmetric_encryption_keys=["new", "old"])
+        stranger = make_layer(redis_server, symmetric_encryption_keys=["wrong"])
+        reads_both, reads_wrong = await Receiver(rotating).join("group"), await Receiver(stranger).join("group")
+        with redis_server.client() as client, client.pubsub() as spy:
+            spy.subscribe(old.group_key("group"))
+            spy.get_message(timeout=2)
+
+            await old.group_send("group", {"type": "secret.word"})
+
+            await until(lambda: reads_both.messages == [{"type": "secret.word"}])
+            seen = spy.get_message(timeout=2)
+            assert seen is not None
+            assert b"secret" not in seen["data"]
+        assert reads_wrong.messages == []
+
+    def test_a_string_of_keys_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="symmetric_encryption_keys must be a list of possible keys"):
+            RedisPubSubChannelLayer(symmetric_encryption_keys="abc")
+
+
+class TestThreadsAndLoops:
+    async def test_the_sync_api_sends_from_any_thread(self, redis_server: RedisServer, make_layer: MakeLayer) -> None:
+        layer = make_layer(redis_server)
+        member = await Receiver(layer).join("group")
+
+        def send() -> None:
+            layer.sync.group_send("group", {"type": "m"})
+            layer.sync.send(member.channel, {"type": "direct"})
+
+        await asyncio.gather(*(asyncio.to_thread(send) for _ in range(4)))
+
+        await until(lambda: len(member.messages) == 8)
+        assert layer.sync is layer.sync
+        layer.sync.close()
+
+    def test_short_lived_loops_leave_no_connection_and_no_complaint(
+        self, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        layer = RedisPubSubChannelLayer(hosts=[redis_server.url], prefix=f"test-{uuid.uuid4().hex}")
+        with redis_server.client() as client, warnings.catch_warnings():
+            warnings.simplefilter("error")
+            client.ping()
+            before = len(client.client_list())
+
+            def script() -> None:
+                async_to_sync(layer.group_send)("group", {"type": "m"})
+                async_to_sync(layer.new_channel)()
+
+            for _ in range(5):
+                script()
+                thread = threading.Thread(target=script)
+                thread.start()
+                thread.join()
+            gc.collect()
+
+            assert len(client.client_list()) == before
+            assert len(layer._loops) <= 1
+        assert [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")] == []
+
+    def test_sync_sending_without_redis_is_a_clear_error(self) -> None:
+        layer = RedisPubSubChannelLayer(hosts=[("127.0.0.1", free_port())])
+
+        with pytest.raises(LayerUnavailableError, match=r"Redis at 127\.0\.0\.1"):
+            layer.sync.group_send("group", {"type": "m"})
+
+
+class TestHosts:
+    async def test_every_form_of_host_connects(self, redis_server: RedisServer, make_layer: MakeLayer) -> None:
+        port = redis_server.port
+        forms: list[Any] = [
+            f"redis://127.0.0.1:{port}",
+            f"redis://127.0.0.1:{port}/0?health_check_interval=3",
+            f"unix://{redis_server.unix_socket}",
+            ("127.0.0.1", port),
+            {"host": "127.0.0.1", "port": port},
+            {"path": str(redis_server.unix_socket)},
+            {"address": f"redis://127.0.0.1:{port}", "socket_timeout": 1, "decode_responses": True},
+            {"host": "127.0.0.1", "port": port, "protocol": 3},
+        ]
+        layers = [make_layer(None, hosts=[form]) for form in forms]
+        members = [await Receiver(layer).join("group") for layer in layers]
+
+        for number, layer in enumerate(layers):
+            await layer.group_send("group", {"type": "n", "number": number})
+
+        await until(lambda: all(len(member.messages) == len(forms) for member in members))
+
+    async def test_names_are_spread_over_several_hosts(
+        self, redis_server: RedisServer, own_redis_server: RedisServer, make_layer: MakeLayer
+    ) -> None:
+        hosts = [redis_server.url, own_redis_server.url]
+        here, elsewhere = make_layer(None, hosts=hosts), make_layer(None, hosts=hosts)
+        groups = [f"group.{number}" for number in range(20)]
+        member = await Receiver(here).join(*groups)
+
+        for group in groups:
+            await elsewhere.group_send(group, {"type": "m", "group": group})
+
+        await until(lambda: len(member.messages) == 20)
+        assert {here.shard(here.group_key(group)) for group in groups} == {0, 1}
+
+    def test_a_string_of_hosts_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="You must pass a list of Redis hosts"):
+            RedisPubSubChannelLayer(hosts="redis://localhost")
+
+    @pytest.mark.parametrize(
+        "host", ["http://localhost", "redis://localhost?no_such_option=1", {"sentinels": [("a", 1)]}, {"hoost": "a"}]
+    )
+    def test_a_wrong_host_is_an_error_before_the_first_message(self, host: Any) -> None:
+        with pytest.raises(ValueError, match=r"wrong Redis host|needs a master_name"):
+            RedisPubSubChannelLayer(hosts=[host])
+
+    async def test_group_add_takes_channels_of_this_process_only(
+        self, redis_server: RedisServer, make_layer: MakeLayer
+    ) -> None:
+        layer = make_layer(redis_server)
+
+        with pytest.raises(RuntimeError, match="channels that exist in-process"):
+            await layer.group_add("group", "unknown")
