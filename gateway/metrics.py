@@ -7,3 +7,20 @@ layer_delivered = Counter(
 )
 layer_dropped = Counter("gateway_layer_dropped", "Layer messages that did not reach a receiver", ["reason"])
 layer_reconnects = Counter("gateway_layer_reconnects", "Connections to the layer's server regained after a loss")
+layer_refused = Counter(
+    "gateway_layer_refused", "Layer messages whose type names no handler of the consumer that they were sent to"
+)
+consumer_sends_after_close = Counter(
+    "gateway_consumer_sends_after_close", "Sends by a consumer whose peer had gone; they do nothing", ["protocol"]
+)
+consumer_handlers_interrupted = Counter(
+    "gateway_consumer_handlers_interrupted", "Handlers cancelled because they outlasted the grace after a disconnect"
+)
+consumer_events_skipped = Counter(
+    "gateway_consumer_events_skipped", "Events not yet handled when the grace after a disconnect was over"
+)
+mqtt_refusals = Counter(
+    "gateway_mqtt_refusals",
+    "Connects, publishes and filters that an MQTT consumer refused, by the reason code",
+    ["request", "reason_code"],
+)

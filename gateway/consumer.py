@@ -1,0 +1,328 @@
+"""Consumers: one instance per connection, one method per kind of event or message.
+
+    class ChatConsumer(AsyncConsumer):
+        async def websocket_connect(self, event): ...
+        async def chat_message(self, event): ...      # a message of type "chat.message" from a channel layer
+
+How one lives (`AsyncConsumer.__call__`):
+
+- its own channel is attached to the layer, and what comes there goes straight into its mailbox;
+- one task, the one that the server started, takes events and messages from one inbox and runs their handlers one after
+  the other. There is no task, queue or future per message;
+- however it ends (the client leaves, a handler raises, the server cancels it, a handler is too slow when the client
+  has left), the disconnect handler runs exactly once, and the channel leaves the layer and its groups.
+"""
+
+import asyncio
+import functools
+import logging
+import weakref
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, ClassVar, cast
+
+from asgiref.sync import async_to_sync
+
+from gateway.db import database_sync_to_async
+from gateway.events import disconnect_event
+from gateway.exceptions import StopConsumer
+from gateway.handlers import CONNECTION_HANDLERS, Handler, get_handler_name, handlers_by_type, user_handlers
+from gateway.layers import DEFAULT_CHANNEL_LAYER, BaseChannelLayer, LayerEvent, Message, get_channel_layer
+from gateway.log_limit import LogLimit
+from gateway.mailbox import MailboxPolicy, make_mailbox
+from gateway.metrics import consumer_events_skipped, consumer_handlers_interrupted, layer_refused
+from gateway.pump import Pump
+from gateway.threads import Lane
+from protocols.asgi import Application, Event, Receive, Scope, Send
+from protocols.runner import Inbox
+
+__all__ = ["AsyncConsumer", "SyncConsumer", "get_handler_name"]
+
+logger = logging.getLogger("gateway.consumer")
+layer_logger = logging.getLogger("gateway.layer")
+
+DISCONNECT_TIMEOUT_S = 5.0
+
+
+class AsyncConsumer:
+    """Runs the handlers of one connection in the event loop.
+
+    A handler is a public method that takes one event; the event {"type": "chat.message"} calls `chat_message`. Events
+    of the connection may call any handler, and one without a handler is an error that ends the consumer, as in
+    Channels. Messages of a channel layer may call only handlers that are neither a method of the framework nor one for
+    events of the connection; others are refused: logged, counted, and the consumer goes on (see gateway.handlers).
+
+    Attributes set while it runs: `scope`; `base_send`, the server's `send`; `channel_layer`, None if there is none
+    under `channel_layer_alias`; and, with a layer, `channel_name`.
+    """
+
+    channel_layer_alias: ClassVar[str] = DEFAULT_CHANNEL_LAYER
+
+    mailbox_capacity: ClassVar[int | None] = None
+    """How many layer messages may wait for this consumer; None: as many as the layer gives a channel (100)."""
+
+    mailbox_policy: ClassVar[MailboxPolicy] = "drop_newest"
+    """What happens to a message when as many wait already: see gateway.mailbox.MailboxPolicy."""
+
+    disconnect_grace_s: ClassVar[float | None] = 1.0
+    """How long a handler may go on, and events that came before may still be handled, when the connection has ended.
+    Then the handler is cancelled and the disconnect handler runs. None: for ever (until the server cancels)."""
+
+    scope: Scope
+    channel_layer: BaseChannelLayer | None
+    channel_name: str
+    base_send: Callable[[Event], Any]
+
+    _sync: ClassVar[bool] = False
+    _events: ClassVar[tuple[str, ...] | None] = ("mailbox.overflow",)
+    _handlers: ClassVar[dict[str, Handler]] = {}
+    _message_handlers: ClassVar[dict[str, Handler]] = {}
+    _own_dispatch: ClassVar[bool] = False
+
+    _inbox: Inbox
+    _began = False
+    _interrupted = False
+
+    def __init_subclass__(cls, *, events: Iterable[str] | None = None, **kwargs: Any) -> None:
+        """`events` is for base classes that, as those of gateway.generic, implement a protocol for others to extend.
+
+        It names the types that the class has handlers for. Its other methods are API for its subclasses: neither they
+        nor what overrides them is a handler.
+        """
+        super().__init_subclass__(**kwargs)
+        cls._events = None if events is None else tuple(events)
+        framework = [base for base in cls.__mro__ if vars(base).get("_events") is not None]
+        generic = [event.replace(".", "_") for base in framework for event in vars(base)["_events"]]
+        raw = [name for name in CONNECTION_HANDLERS if hasattr(cls, name)]
+        messages = user_handlers(cls, framework=framework, sync=cls._sync)
+        cls._message_handlers = handlers_by_type(cls, messages)
+        cls._handlers = handlers_by_type(cls, {*messages, *generic, *raw})
+        cls._own_dispatch = next(base for base in cls.__mro__ if "dispatch" in vars(base)) not in framework
+
+    @classmethod
+    def as_asgi(cls, **initkwargs: Any) -> Application:
+        """An ASGI application that makes one `cls(**initkwargs)` per scope."""
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            await cls(**initkwargs)(scope, receive, send)
+
+        functools.update_wrapper(application, cls, updated=())
+        # What Channels offers to those who inspect a routing.
+        application.consumer_class = cls  # type: ignore[attr-defined]
+        application.consumer_initkwargs = initkwargs  # type: ignore[attr-defined]
+        return application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lives through one connection. Raises what a handler raised, StopConsumer apart."""
+        self.scope = scope
+        self.base_send = async_to_sync(send) if self._sync else send
+        self.channel_layer = get_channel_layer(self.channel_layer_alias)
+        # `receive` of our own servers is a method of the inbox, which takes layer messages too: one task per
+        # connection. Any other `receive` is read by a task of its own.
+        owner = getattr(receive, "__self__", None)
+        pump = None if isinstance(owner, Inbox) else Pump(scope["type"], receive)
+        self._inbox = owner if isinstance(owner, Inbox) else cast(Pump, pump).inbox
+        lane = Lane()
+        lane.enter()
+        try:
+            await self._join_layer()
+            await self._live(lane)
+        except StopConsumer:
+            pass
+        finally:
+            self._leave_layer()
+            lane.exit()
+            if pump is not None:
+                await pump.close()
+
+    async def dispatch(self, message: Event) -> None:
+        """Runs the handler of `message`. Raises ValueError if there is none."""
+        await self._handler_of(message)(self, message)
+
+    async def send(self, message: Event) -> None:
+        """Gives an event to the server."""
+        await self.base_send(message)
+
+    async def mailbox_overflow(self, event: Event) -> None:
+        """The mailbox of policy "close" is full. Ends the consumer, and with it the connection; may be overridden."""
+        raise StopConsumer
+
+    def mailbox_key(self, message: Message) -> Hashable:
+        """What tells messages apart under the mailbox policy "keep_latest": their type, unless overridden."""
+        key: str = message["type"]
+        return key
+
+    # Life
+
+    async def _live(self, lane: Lane) -> None:
+        """Handles events up to the disconnect, and that one exactly once, whatever happens before."""
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        cancellations = task.cancelling()
+        interruption = None
+        loop = asyncio.get_running_loop()
+
+        def start_grace() -> None:
+            nonlocal interruption
+            if self.disconnect_grace_s is not None:
+                interruption = loop.call_later(self.disconnect_grace_s, self._interrupt, task)
+
+        self._inbox.on_disconnect = start_grace
+        if self._inbox.disconnected:
+            start_grace()
+        try:
+            try:
+                event = await self._handle_events(lane)
+            except asyncio.CancelledError:
+                # Ours, or somebody else's? Told apart as asyncio.timeout does it.
+                if not self._interrupted or task.uncancel() > cancellations:
+                    raise
+                event = await self._inbox.next()
+            else:
+                if self._interrupted:  # and the handler took no notice of being cancelled
+                    task.uncancel()
+        except BaseException as error:
+            if self._began:
+                await self._handle_disconnect(error)
+            raise
+        finally:
+            self._inbox.on_disconnect = _do_nothing
+            if interruption is not None:
+                interruption.cancel()
+        await self.dispatch(event)
+
+    async def _handle_events(self, lane: Lane) -> Event:
+        """The loop. Returns the disconnect event, unhandled."""
+        inbox = self._inbox
+        # Straight from the table to the handler, which saves a coroutine per event, unless `dispatch` is overridden.
+        handlers = self._handlers if type(self).dispatch is AsyncConsumer.dispatch else {}
+        event = await inbox.next()
+        self._began = True
+        while not inbox.finished:
+            handler = handlers.get(event.get("type", ""))
+            if handler is None:
+                await self.dispatch(event)
+            else:
+                await handler(self, event)
+            if lane.used:
+                lane.release()
+            event = await inbox.next()
+        return event
+
+    def _interrupt(self, task: "asyncio.Task[Any]") -> None:
+        """The grace is over: ends the handler that still runs, and drops what waits behind it."""
+        if not self._inbox.finished:
+            self._interrupted = True
+            consumer_handlers_interrupted.inc()
+            consumer_events_skipped.inc(self._inbox.skip_to_end())
+            task.cancel()
+
+    async def _handle_disconnect(self, cause: BaseException) -> None:
+        """Runs the disconnect handler of a consumer that ends by `cause`, which goes on afterwards, come what may."""
+        event = self._inbox.final or disconnect_event(self.scope["type"], cause)
+        if event["type"] not in self._handlers:
+            return
+        try:
+            async with asyncio.timeout(DISCONNECT_TIMEOUT_S):
+                await self.dispatch(event)
+        except StopConsumer:
+            pass
+        except Exception:
+            logger.exception("%s: the disconnect handler failed, after %r", type(self).__qualname__, cause)
+
+    def _handler_of(self, message: Event) -> Handler:
+        handler = self._handlers.get(message.get("type", "")) or self._handlers.get(get_handler_name(message))
+        if handler is None:
+            raise ValueError(f"No handler for message type {message['type']}")
+        return handler
+
+    # The layer
+
+    async def _join_layer(self) -> None:
+        layer = self.channel_layer
+        if layer is None:
+            return
+        self.channel_name = await layer.new_channel()
+        capacity = self.mailbox_capacity
+        mailbox = make_mailbox(
+            self._inbox,
+            self.mailbox_policy,
+            owner=type(self).__qualname__,
+            capacity=layer.get_capacity(self.channel_name) if capacity is None else capacity,
+            key=self.mailbox_key,
+            types=self._message_handlers,
+            accepts=self._accepts,
+        )
+        layer.attach(self.channel_name, mailbox.deliver)
+
+    def _leave_layer(self) -> None:
+        if self.channel_layer is not None and hasattr(self, "channel_name"):
+            self.channel_layer.detach(self.channel_name)
+
+    @classmethod
+    def _accepts(cls, message: Message) -> bool:
+        """Whether a layer message whose type is not in the table may be handled all the same."""
+        try:
+            name = get_handler_name(message)
+        except ValueError as error:
+            return cls._refuse(message, str(error))
+        if name in cls._message_handlers:
+            return True
+        if isinstance(message, LayerEvent):
+            return False
+        if name in cls._handlers:
+            return cls._refuse(message, "only the connection sends events of this type")
+        if hasattr(cls, name):
+            return cls._refuse(message, f"{name} is not a handler: it is the framework's, or does not take one event")
+        if cls._own_dispatch:  # which may know more types than there are methods
+            return True
+        return cls._refuse(message, f"there is no method {name}")
+
+    @classmethod
+    def _refuse(cls, message: Message, why: str) -> bool:
+        layer_refused.inc()
+        suppressed = _refusal_logs.setdefault(cls, LogLimit()).take()
+        if suppressed is not None:
+            layer_logger.error(
+                "%s refused a layer message of type %.100r: %s (%d more like it before)",
+                cls.__qualname__,
+                message.get("type"),
+                why,
+                suppressed,
+            )
+        return False
+
+
+# One line per consumer class and interval: who sends one such message may send a million.
+_refusal_logs: weakref.WeakKeyDictionary[type[AsyncConsumer], LogLimit] = weakref.WeakKeyDictionary()
+
+
+def _do_nothing() -> None:
+    pass
+
+
+class SyncConsumer(AsyncConsumer, events=()):
+    """Runs the handlers of one connection in a thread, one after the other; connections run side by side.
+
+    Handlers and `send` are plain functions, and old database connections are closed around each. There is a bounded
+    number of threads (gateway.threads). A handler in a thread cannot be interrupted: the disconnect handler waits for
+    it.
+    """
+
+    _sync = True
+    disconnect_grace_s = None
+
+    async def dispatch(self, message: Event) -> None:
+        """Runs the handler of `message` in a thread. Raises ValueError if there is none."""
+        await _call_in_thread(self._handler_of(message), self, message)
+
+    def send(self, message: Event) -> None:  # type: ignore[override]  # synchronous, as all of its methods
+        """Gives an event to the server, and waits until it has taken it."""
+        self.base_send(message)
+
+    def mailbox_overflow(self, event: Event) -> None:  # type: ignore[override]
+        """The mailbox of policy "close" is full. Ends the consumer, and with it the connection; may be overridden."""
+        raise StopConsumer
+
+
+@database_sync_to_async
+def _call_in_thread(handler: Handler, consumer: SyncConsumer, message: Event) -> None:
+    handler(consumer, message)

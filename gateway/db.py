@@ -1,0 +1,42 @@
+"""Database work from asynchronous code, with connections given back at each boundary."""
+
+from typing import Any, ParamSpec, TypeVar
+
+from asgiref.sync import SyncToAsync, sync_to_async
+from django.db import connections
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def close_old_connections() -> None:
+    """Closes this thread's connections that have outlived CONN_MAX_AGE or failed.
+
+    One that is inside an atomic block is left alone, so that code under test runs in the transaction of its TestCase.
+    """
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
+
+
+class DatabaseSyncToAsync(SyncToAsync[P, R]):
+    """SyncToAsync that closes old connections, in the thread, before and after the call."""
+
+    def thread_handler(self, loop: Any, *args: Any, **kwargs: Any) -> Any:
+        close_old_connections()
+        try:
+            return super().thread_handler(loop, *args, **kwargs)  # type: ignore[no-untyped-call]
+        finally:
+            close_old_connections()
+
+
+database_sync_to_async = DatabaseSyncToAsync
+"""Decorates a synchronous function that uses the ORM, to be awaited from a consumer."""
+
+
+async def aclose_old_connections() -> None:
+    """Closes old connections in the thread that serves this task's synchronous code.
+
+    Consumers do so by themselves after each handler that used a thread; this is for other long-lived tasks.
+    """
+    await sync_to_async(close_old_connections)()

@@ -1,0 +1,1 @@
+"""Consumers that know one protocol: WebSocket, HTTP, server-sent events, MQTT."""

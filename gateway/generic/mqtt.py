@@ -1,0 +1,410 @@
+"""Consumers for MQTT connections, in the style of the WebSocket ones. The events are those of docs/events.md.
+
+    class DeviceConsumer(AsyncMqttConsumer):
+        async def connect(self, password):
+            self.device = await authenticate(self.scope["username"], password)   # raises Reject(0x86)
+            await self.accept()
+
+        @topic("v1/devices/me/telemetry")
+        async def telemetry(self, event):
+            return ingest.submit(self.device, decode(event["payload"]))          # acknowledged when that is done
+
+Nothing is allowed that the consumer does not allow: by default only anonymous clients are accepted, where the listener
+says so, and may then do all that a client of a plain broker may; publishes without a topic handler and subscriptions
+of other clients are refused until `receive_publish` and `subscribe` say otherwise.
+
+What a publish handler does decides its acknowledgement: returning None acknowledges now; returning an asyncio.Future,
+which many publishes may share, when that is done, and the next publish is handled meanwhile; raising `Reject`, or a
+future that ends in it, refuses with its code; any other exception is logged and refused with 0x83.
+"""
+
+import asyncio
+import functools
+from typing import Any, ClassVar
+
+from asgiref.sync import async_to_sync
+
+from gateway.consumer import AsyncConsumer, SyncConsumer
+from gateway.exceptions import AcceptConnection, DenyConnection, Reject, StopConsumer
+from gateway.generic.mqtt_peer import (
+    ADMINISTRATIVE_ACTION,
+    BAD_USER_NAME_OR_PASSWORD,
+    EVENTS,
+    FAILED,
+    NOT_AUTHORIZED,
+    QUOTA_EXCEEDED,
+    SUCCESS,
+    MqttPeer,
+    accept_event,
+    filters_ack,
+    publish_ack,
+    publish_event,
+    reason_event,
+    refuse,
+)
+from gateway.topics import topic
+from protocols.asgi import Event
+
+__all__ = ["AsyncMqttConsumer", "MqttConsumer", "Reject", "topic"]
+
+
+class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled")):
+    """Base of MQTT consumers whose methods are coroutines."""
+
+    disconnect_grace_s: ClassVar[float | None] = 5.0
+    """Longer than elsewhere: publishes that came before the end are still handled."""
+
+    # The last future that a handler returned, while it is not done, and the acknowledgements that wait for it. Mostly
+    # publishes in a row share one, so that it costs an append each, and one callback per connection.
+    _awaited: "asyncio.Future[Any] | None" = None
+    _waiting_acks: list[Event]
+
+    async def mqtt_connect(self, event: Event) -> None:
+        """Asks `connect`, then joins the groups."""
+        self.allow_anonymous = event["allow_anonymous"]
+        try:
+            await self.connect(event["password"])
+        except AcceptConnection:
+            await self.accept()
+        except DenyConnection:
+            await self.reject()
+        except Reject as refusal:
+            await self.reject(refusal.reason_code, refusal.reason_string)
+        for group in self._groups_to_join():
+            await self.channel_layer.group_add(group, self.channel_name)
+
+    async def connect(self, password: bytes | None) -> None:
+        """Called with each new connection, to `accept` or `reject` it, or to raise `Reject`.
+
+        Unless overridden, accepts those without username and password where the listener allows that, as clients of a
+        plain broker (`unrestricted`), and rejects all others.
+        """
+        if self._anonymous(password):
+            self.unrestricted = True
+            await self.accept()
+        else:
+            await self.reject(BAD_USER_NAME_OR_PASSWORD)
+
+    async def accept(
+        self,
+        *,
+        client_id: str | None = None,
+        properties: dict[str, Any] | None = None,
+        maximum_qos: int | None = None,
+    ) -> None:
+        """Accepts the connection; see `mqtt.accept` in docs/events.md."""
+        self.accepted = True
+        await self._send(accept_event(client_id, properties, maximum_qos))
+
+    async def reject(self, reason_code: int = NOT_AUTHORIZED, reason_string: str | None = None) -> None:
+        """Refuses the connection."""
+        self._note_refusal("connect", self.scope["client_id"], Reject(reason_code, reason_string))
+        await self._send(reason_event("mqtt.reject", reason_code, reason_string))
+        self._closed = True
+
+    # The hot path: one coroutine here, one for the handler and one for the server's `send`, and no other object than
+    # the acknowledgement.
+    async def mqtt_publish(self, event: Event) -> None:
+        """Gives a publish to the handler of its topic, else to `receive_publish`, and acknowledges by the outcome."""
+        topic_name = event["topic"]
+        topics = self._topics
+        handler = topics.literal.get(topic_name)
+        if handler is None and topics.patterns:
+            handler = topics.find(topic_name)
+        try:
+            if handler is not None:
+                outcome = await handler.call(self, event)
+                route = handler.route
+            else:
+                outcome = await self.receive_publish(
+                    topic_name,
+                    event["payload"],
+                    qos=event["qos"],
+                    retain=event["retain"],
+                    properties=event["properties"],
+                )
+                route = self.route_publishes
+        except Reject as refusal:
+            self._note_refusal("publish", topic_name, refusal)
+            await self.base_send(refuse(publish_ack(event["ack_id"], True), refusal))
+            return
+        except StopConsumer:
+            raise
+        except Exception as error:
+            self._note_failure("publish", topic_name, error)
+            await self.base_send(refuse(publish_ack(event["ack_id"], True), FAILED))
+            return
+        ack = publish_ack(event["ack_id"], route)
+        if outcome is None:
+            await self.base_send(ack)
+        elif outcome is self._awaited:
+            self._waiting_acks.append(ack)
+        else:
+            self._wait_for(outcome, ack)
+
+    async def receive_publish(
+        self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: dict[str, Any]
+    ) -> "asyncio.Future[Any] | None":
+        """Called with each publish that no topic handler takes; refuses it (0x87) unless the client is `unrestricted`.
+
+        See the top of the module for what to return or raise.
+        """
+        self._require_unrestricted()
+        return None
+
+    def _wait_for(self, outcome: "asyncio.Future[Any]", ack: Event) -> None:
+        if not asyncio.isfuture(outcome):
+            raise TypeError(f"a publish handler returns None or an asyncio.Future, not {outcome!r}")
+        self._awaited = outcome
+        self._waiting_acks = acks = [ack]
+        outcome.add_done_callback(functools.partial(self._settled, acks))
+
+    def _settled(self, acks: list[Event], outcome: "asyncio.Future[Any]") -> None:
+        if self._awaited is outcome:
+            self._awaited = None
+        self._inbox.interject({"type": "mqtt.settled", "outcome": outcome, "acks": acks})
+
+    async def mqtt_settled(self, event: Event) -> None:
+        """Sends the acknowledgements that waited for a future."""
+        outcome: asyncio.Future[Any] = event["outcome"]
+        acks: list[Event] = event["acks"]
+        error = asyncio.CancelledError() if outcome.cancelled() else outcome.exception()
+        if isinstance(error, Reject):
+            self._note_refusal("publish", f"{len(acks)} at once", error, len(acks))
+        elif error is not None:
+            self._note_failure("publish", "committed together", error, len(acks))
+        for ack in acks:
+            if error is not None:
+                refuse(ack, error if isinstance(error, Reject) else FAILED)
+            await self.base_send(ack)
+
+    async def mqtt_subscribe(self, event: Event) -> None:
+        """Asks `subscribe` for each filter."""
+        results = [await self._subscribe(subscription) for subscription in event["subscriptions"]]
+        await self.base_send(filters_ack(event["ack_id"], results))
+
+    async def _subscribe(self, subscription: dict[str, Any]) -> int | Reject:
+        topic_filter, qos = subscription["topic_filter"], subscription["qos"]
+        try:
+            granted = await self.subscribe(topic_filter, qos, share_name=subscription["share_name"])
+        except Reject as refusal:
+            self._note_refusal("subscribe", topic_filter, refusal)
+            return refusal
+        except StopConsumer:
+            raise
+        except Exception as error:
+            self._note_failure("subscribe", topic_filter, error)
+            return FAILED
+        return qos if granted is None else granted
+
+    async def subscribe(self, topic_filter: str, qos: int, *, share_name: str | None) -> int | None:
+        """Called with each filter the client subscribes to; refuses it (0x87) unless the client is `unrestricted`.
+
+        Returns the QoS granted, None for the one asked; raises `Reject` to refuse. `share_name` is that of a shared
+        subscription, without which the filter says all.
+        """
+        self._require_unrestricted()
+        return None
+
+    async def mqtt_unsubscribe(self, event: Event) -> None:
+        """Tells `unsubscribe` of each filter."""
+        for topic_filter in event["topic_filters"]:
+            await self.unsubscribe(topic_filter)
+        await self.base_send(filters_ack(event["ack_id"], [SUCCESS] * len(event["topic_filters"])))
+
+    async def unsubscribe(self, topic_filter: str) -> None:
+        """Called with each filter that the client gives up; to be overridden."""
+
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes | str,
+        *,
+        qos: int = 0,
+        retain: bool = False,
+        properties: dict[str, Any] | None = None,
+    ) -> None:
+        """Sends a message to this client, whether it has subscribed or not; text is sent as UTF-8."""
+        await self._send(publish_event(topic, payload, qos, retain, properties))
+
+    async def close(self, reason_code: int = ADMINISTRATIVE_ACTION, reason_string: str | None = None) -> None:
+        """Closes the connection; MQTT 5 clients are told why."""
+        await self._send(reason_event("mqtt.close", reason_code, reason_string))
+        self._closed = True
+
+    async def mqtt_disconnect(self, event: Event) -> None:
+        """Leaves the groups, then `disconnect`."""
+        try:
+            for group in self._groups_to_join():
+                await self.channel_layer.group_discard(group, self.channel_name)
+        finally:
+            await self.disconnect(event["reason_code"], event["reason"])
+        raise StopConsumer
+
+    async def disconnect(self, reason_code: int, reason: str) -> None:
+        """Called exactly once, when the connection has ended or the consumer failed; to be overridden.
+
+        `reason` is one of those of `mqtt.disconnect` in docs/events.md.
+        """
+
+    async def mailbox_overflow(self, event: Event) -> None:
+        """Closes with 0x97, quota exceeded."""
+        await self.close(QUOTA_EXCEEDED)
+
+    async def _send(self, event: Event) -> None:
+        if not self._peer_gone():
+            try:
+                await self.base_send(event)
+            except OSError:
+                self._closed = True
+
+
+class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
+    """Base of MQTT consumers whose methods run in a thread.
+
+    As AsyncMqttConsumer, but for this: a publish is acknowledged when its handler has returned, and only then the next
+    one is handled.
+    """
+
+    def mqtt_connect(self, event: Event) -> None:
+        """Asks `connect`, then joins the groups."""
+        self.allow_anonymous = event["allow_anonymous"]
+        try:
+            self.connect(event["password"])
+        except AcceptConnection:
+            self.accept()
+        except DenyConnection:
+            self.reject()
+        except Reject as refusal:
+            self.reject(refusal.reason_code, refusal.reason_string)
+        for group in self._groups_to_join():
+            async_to_sync(self.channel_layer.group_add)(group, self.channel_name)
+
+    def connect(self, password: bytes | None) -> None:
+        """As AsyncMqttConsumer.connect."""
+        if self._anonymous(password):
+            self.unrestricted = True
+            self.accept()
+        else:
+            self.reject(BAD_USER_NAME_OR_PASSWORD)
+
+    def accept(
+        self,
+        *,
+        client_id: str | None = None,
+        properties: dict[str, Any] | None = None,
+        maximum_qos: int | None = None,
+    ) -> None:
+        """Accepts the connection; see `mqtt.accept` in docs/events.md."""
+        self.accepted = True
+        self._send(accept_event(client_id, properties, maximum_qos))
+
+    def reject(self, reason_code: int = NOT_AUTHORIZED, reason_string: str | None = None) -> None:
+        """Refuses the connection."""
+        self._note_refusal("connect", self.scope["client_id"], Reject(reason_code, reason_string))
+        self._send(reason_event("mqtt.reject", reason_code, reason_string))
+        self._closed = True
+
+    def mqtt_publish(self, event: Event) -> None:
+        """Gives a publish to the handler of its topic, else to `receive_publish`, and acknowledges by the outcome."""
+        handler = self._topics.find(event["topic"])
+        ack = publish_ack(event["ack_id"], handler.route if handler is not None else self.route_publishes)
+        try:
+            if handler is not None:
+                handler.call(self, event)
+            else:
+                self.receive_publish(
+                    event["topic"],
+                    event["payload"],
+                    qos=event["qos"],
+                    retain=event["retain"],
+                    properties=event["properties"],
+                )
+        except Reject as refusal:
+            self._note_refusal("publish", event["topic"], refusal)
+            refuse(ack, refusal)
+        except StopConsumer:
+            raise
+        except Exception as error:
+            self._note_failure("publish", event["topic"], error)
+            refuse(ack, FAILED)
+        self._send(ack)
+
+    def receive_publish(
+        self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: dict[str, Any]
+    ) -> None:
+        """As AsyncMqttConsumer.receive_publish, but for the future."""
+        self._require_unrestricted()
+
+    def mqtt_subscribe(self, event: Event) -> None:
+        """Asks `subscribe` for each filter."""
+        results = [self._subscribe(subscription) for subscription in event["subscriptions"]]
+        self._send(filters_ack(event["ack_id"], results))
+
+    def _subscribe(self, subscription: dict[str, Any]) -> int | Reject:
+        topic_filter, qos = subscription["topic_filter"], subscription["qos"]
+        try:
+            granted = self.subscribe(topic_filter, qos, share_name=subscription["share_name"])
+        except Reject as refusal:
+            self._note_refusal("subscribe", topic_filter, refusal)
+            return refusal
+        except StopConsumer:
+            raise
+        except Exception as error:
+            self._note_failure("subscribe", topic_filter, error)
+            return FAILED
+        return qos if granted is None else granted
+
+    def subscribe(self, topic_filter: str, qos: int, *, share_name: str | None) -> int | None:
+        """As AsyncMqttConsumer.subscribe."""
+        self._require_unrestricted()
+        return None
+
+    def mqtt_unsubscribe(self, event: Event) -> None:
+        """Tells `unsubscribe` of each filter."""
+        for topic_filter in event["topic_filters"]:
+            self.unsubscribe(topic_filter)
+        self._send(filters_ack(event["ack_id"], [SUCCESS] * len(event["topic_filters"])))
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        """Called with each filter that the client gives up; to be overridden."""
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes | str,
+        *,
+        qos: int = 0,
+        retain: bool = False,
+        properties: dict[str, Any] | None = None,
+    ) -> None:
+        """Sends a message to this client, whether it has subscribed or not; text is sent as UTF-8."""
+        self._send(publish_event(topic, payload, qos, retain, properties))
+
+    def close(self, reason_code: int = ADMINISTRATIVE_ACTION, reason_string: str | None = None) -> None:
+        """Closes the connection; MQTT 5 clients are told why."""
+        self._send(reason_event("mqtt.close", reason_code, reason_string))
+        self._closed = True
+
+    def mqtt_disconnect(self, event: Event) -> None:
+        """Leaves the groups, then `disconnect`."""
+        try:
+            for group in self._groups_to_join():
+                async_to_sync(self.channel_layer.group_discard)(group, self.channel_name)
+        finally:
+            self.disconnect(event["reason_code"], event["reason"])
+        raise StopConsumer
+
+    def disconnect(self, reason_code: int, reason: str) -> None:
+        """As AsyncMqttConsumer.disconnect."""
+
+    def mailbox_overflow(self, event: Event) -> None:  # type: ignore[override]
+        """Closes with 0x97, quota exceeded."""
+        self.close(QUOTA_EXCEEDED)
+
+    def _send(self, event: Event) -> None:
+        if not self._peer_gone():
+            try:
+                self.base_send(event)
+            except OSError:
+                self._closed = True

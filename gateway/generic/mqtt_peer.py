@@ -1,0 +1,151 @@
+"""What the asynchronous and the synchronous MQTT consumer share: their state, their events, their log lines."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from gateway.exceptions import InvalidChannelLayerError, Reject
+from gateway.log_limit import LogLimit
+from gateway.metrics import consumer_sends_after_close, mqtt_refusals
+from gateway.topics import TopicTable, is_topic_handler
+from protocols.asgi import Event
+from protocols.runner import describe
+
+logger = logging.getLogger("gateway.mqtt")
+
+# Reason codes of MQTT 5 [MQTT5-2.4]
+SUCCESS = 0x00
+IMPLEMENTATION_SPECIFIC_ERROR = 0x83
+BAD_USER_NAME_OR_PASSWORD = 0x86
+NOT_AUTHORIZED = 0x87
+QUOTA_EXCEEDED = 0x97
+ADMINISTRATIVE_ACTION = 0x98
+
+EVENTS = ("mqtt.connect", "mqtt.publish", "mqtt.subscribe", "mqtt.unsubscribe", "mqtt.disconnect")
+
+# The connection of a client before MQTT 5 is closed on a failure of ours: it cannot be told of it, and would take a
+# positive acknowledgement for granted. It sends the publish again when it is back.
+FAILED = Reject(IMPLEMENTATION_SPECIFIC_ERROR, disconnect=True)
+
+
+class MqttPeer:
+    """What the asynchronous and the synchronous consumer share."""
+
+    groups: Sequence[str] | None = None
+
+    route_publishes: ClassVar[bool] = True
+    """Whether publishes that `receive_publish` accepts reach other subscribers; topic handlers say so one by one."""
+
+    unrestricted = False
+    """Whether this client may, unless a method says otherwise, publish to any topic and subscribe to any filter."""
+
+    allow_anonymous = False
+    """Whether the listener takes clients without credentials; known from `connect` on."""
+
+    accepted = False
+
+    # Marks these methods as the framework's: see AsyncConsumer.__init_subclass__.
+    _events: ClassVar[tuple[str, ...] | None] = ()
+    _sync: ClassVar[bool]
+    _handlers: ClassVar[dict[str, Any]]
+    _message_handlers: ClassVar[dict[str, Any]]
+    _topics: ClassVar[TopicTable]
+
+    scope: Any
+    channel_layer: Any
+    _inbox: Any
+    _closed = False
+    _refusal_log: LogLimit | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "_handlers"):  # not the mixin's direct use
+            cls._topics = TopicTable(cls, sync=cls._sync)
+            cls._handlers = {key: value for key, value in cls._handlers.items() if not is_topic_handler(value)}
+            cls._message_handlers = {k: v for k, v in cls._message_handlers.items() if not is_topic_handler(v)}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Takes and ignores anything; `groups` of the class are joined by each accepted connection."""
+        self.groups = self.groups if self.groups is not None else []
+
+    def _anonymous(self, password: bytes | None) -> bool:
+        return self.allow_anonymous and self.scope["username"] is None and password is None
+
+    def _groups_to_join(self) -> Sequence[str]:
+        if self.groups and not hasattr(self.channel_layer, "group_add"):
+            raise InvalidChannelLayerError("BACKEND is unconfigured or doesn't support groups")
+        return (self.groups or ()) if self.accepted else ()
+
+    def _peer_gone(self) -> bool:
+        """Whether nothing can be sent any more; counts the attempt."""
+        if self._closed or self._inbox.disconnected:
+            consumer_sends_after_close.labels("mqtt").inc()
+            return True
+        return False
+
+    def _require_unrestricted(self) -> None:
+        if not self.unrestricted:
+            raise Reject(NOT_AUTHORIZED)
+
+    def _note_refusal(self, request: str, about: object, refusal: Reject, count: int = 1) -> None:
+        """Counts a refusal, and logs it unless this client was in the log for one a moment ago."""
+        mqtt_refusals.labels(request, f"{refusal.reason_code:#04x}").inc(count)
+        if self._refusal_log is None:
+            self._refusal_log = LogLimit()
+        suppressed = self._refusal_log.take()
+        if suppressed is not None:
+            more = f"; {suppressed} refusals before it were not logged" if suppressed else ""
+            logger.warning("refused %s %r of %s: %s%s", request, about, describe(self.scope), refusal, more)
+
+    def _note_failure(self, request: str, about: object, error: BaseException, count: int = 1) -> None:
+        mqtt_refusals.labels(request, f"{IMPLEMENTATION_SPECIFIC_ERROR:#04x}").inc(count)
+        logger.error("%s %r of %s failed (%d)", request, about, describe(self.scope), count, exc_info=error)
+
+
+def accept_event(client_id: str | None, properties: dict[str, Any] | None, maximum_qos: int | None) -> Event:
+    options = {"client_id": client_id, "properties": properties, "maximum_qos": maximum_qos}
+    return {"type": "mqtt.accept"} | {key: value for key, value in options.items() if value is not None}
+
+
+def reason_event(event_type: str, reason_code: int, reason_string: str | None) -> Event:
+    event: dict[str, Any] = {"type": event_type, "reason_code": reason_code}
+    if reason_string:
+        event["reason_string"] = reason_string
+    return event
+
+
+def publish_event(
+    topic_name: str, payload: bytes | str, qos: int, retain: bool, properties: dict[str, Any] | None
+) -> Event:
+    data = payload.encode() if isinstance(payload, str) else payload
+    event = {"type": "mqtt.publish", "topic": topic_name, "payload": data, "qos": qos, "retain": retain}
+    if properties:
+        event["properties"] = properties
+    return event
+
+
+def publish_ack(ack_id: int, route: bool) -> Event:
+    ack: dict[str, Any] = {"type": "mqtt.ack", "ack_id": ack_id, "reason_code": SUCCESS}
+    if not route:
+        ack["route"] = False
+    return ack
+
+
+def refuse(ack: Event, refusal: Reject) -> Event:
+    """`ack` made negative."""
+    ack["reason_code"] = refusal.reason_code
+    if refusal.reason_string:
+        ack["reason_string"] = refusal.reason_string
+    if refusal.disconnect:
+        ack["disconnect"] = True
+    return ack
+
+
+def filters_ack(ack_id: int, results: "list[int | Reject]") -> Event:
+    """The answer to a subscribe or unsubscribe, with the reason of the first refusal."""
+    refusals = [result for result in results if isinstance(result, Reject)]
+    codes = [result.reason_code if isinstance(result, Reject) else result for result in results]
+    ack: dict[str, Any] = {"type": "mqtt.ack", "ack_id": ack_id, "reason_codes": codes}
+    if refusals and refusals[0].reason_string:
+        ack["reason_string"] = refusals[0].reason_string
+    return ack

@@ -1,0 +1,282 @@
+"""Consumers for WebSocket connections: names and behaviour are those of channels.generic.websocket.
+
+What is different: sending to a peer that has gone is a no-op that is counted
+(`gateway_consumer_sends_after_close_total`), not an error, and `deny` closes with a code that a browser can see.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from asgiref.sync import async_to_sync
+
+from gateway.consumer import AsyncConsumer, SyncConsumer
+from gateway.exceptions import AcceptConnection, DenyConnection, InvalidChannelLayerError, StopConsumer
+from gateway.metrics import consumer_sends_after_close
+from protocols.asgi import Event
+
+TRY_AGAIN_LATER = 1013
+"""The close code of a consumer that falls behind under the mailbox policy "close"."""
+
+EVENTS = ("websocket.connect", "websocket.receive", "websocket.disconnect")
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+def accept_event(subprotocol: str | None, headers: Headers | None) -> Event:
+    event: dict[str, Any] = {"type": "websocket.accept", "subprotocol": subprotocol}
+    if headers:
+        event["headers"] = list(headers)
+    return event
+
+
+def data_event(text_data: str | None, bytes_data: bytes | None) -> Event:
+    if text_data is not None:
+        return {"type": "websocket.send", "text": text_data}
+    if bytes_data is not None:
+        return {"type": "websocket.send", "bytes": bytes_data}
+    raise ValueError("You must pass one of bytes_data or text_data")
+
+
+def close_event(code: int | bool | None, reason: str | None) -> Event:
+    event: dict[str, Any] = {"type": "websocket.close"}
+    if code is not None and code is not True:
+        event["code"] = code
+    if reason:
+        event["reason"] = reason
+    return event
+
+
+class _Peer:
+    """What both kinds of consumer know of the other end."""
+
+    groups: Sequence[str] | None = None
+    _closed = False
+    _inbox: Any
+    channel_layer: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Takes and ignores anything; `groups` of the class are joined by each connection."""
+        self.groups = self.groups if self.groups is not None else []
+
+    def _peer_gone(self) -> bool:
+        """Whether nothing can be sent any more; counts the attempt."""
+        if self._closed or self._inbox.disconnected:
+            consumer_sends_after_close.labels("websocket").inc()
+            return True
+        return False
+
+    def _groups_to_join(self) -> Sequence[str]:
+        if self.groups and not hasattr(self.channel_layer, "group_add"):
+            raise InvalidChannelLayerError("BACKEND is unconfigured or doesn't support groups")
+        return self.groups or ()
+
+
+class WebsocketConsumer(_Peer, SyncConsumer, events=EVENTS):
+    """Base of WebSocket consumers whose methods run in a thread."""
+
+    def websocket_connect(self, message: Event) -> None:
+        """Joins the groups, then `connect`."""
+        for group in self._groups_to_join():
+            async_to_sync(self.channel_layer.group_add)(group, self.channel_name)
+        try:
+            self.connect()
+        except AcceptConnection:
+            self.accept()
+        except DenyConnection:
+            self.close()
+
+    def connect(self) -> None:
+        """Called when a client connects; accepts it, unless overridden."""
+        self.accept()
+
+    def accept(self, subprotocol: str | None = None, headers: Headers | None = None) -> None:
+        """Accepts the connection."""
+        self._send_event(accept_event(subprotocol, headers))
+
+    def deny(self, code: int, reason: str | None = None) -> None:
+        """Refuses the connection so that a browser sees why: by accepting and closing it with `code`.
+
+        A connection closed before it is accepted is an HTTP 403, of which a browser shows code 1006 only.
+        """
+        self.accept()
+        self.close(code, reason)
+
+    def websocket_receive(self, message: Event) -> None:
+        """Gives a frame to `receive`."""
+        if message.get("text") is not None:
+            self.receive(text_data=message["text"])
+        else:
+            self.receive(bytes_data=message["bytes"])
+
+    def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        """Called with each frame, text or binary; does nothing, unless overridden."""
+
+    def send(  # type: ignore[override]  # the WebSocket API of Channels
+        self, text_data: str | None = None, bytes_data: bytes | None = None, close: bool | int = False
+    ) -> None:
+        """Sends a frame; text wins. `close`: True, or a code, closes the connection after it."""
+        self._send_event(data_event(text_data, bytes_data))
+        if close:
+            self.close(close)
+
+    def close(self, code: int | bool | None = None, reason: str | None = None) -> None:
+        """Closes the connection, or refuses it if it is not yet accepted."""
+        self._send_event(close_event(code, reason))
+        self._closed = True
+
+    def _send_event(self, event: Event) -> None:
+        """Gives a websocket event to the server, unless the peer has gone."""
+        if not self._peer_gone():
+            try:
+                super().send(event)
+            except OSError:  # how a server says that it has (ASGI www 2.4)
+                self._closed = True
+
+    def websocket_disconnect(self, message: Event) -> None:
+        """Leaves the groups, then `disconnect`."""
+        try:
+            for group in self.groups or ():
+                async_to_sync(self.channel_layer.group_discard)(group, self.channel_name)
+        finally:
+            self.disconnect(message["code"])
+        raise StopConsumer
+
+    def disconnect(self, code: int) -> None:
+        """Called exactly once, when the connection has ended or the consumer failed; to be overridden."""
+
+    def mailbox_overflow(self, event: Event) -> None:  # type: ignore[override]
+        """Closes with 1013, try again later."""
+        self.close(TRY_AGAIN_LATER)
+
+
+class JsonWebsocketConsumer(WebsocketConsumer, events=()):
+    """A WebsocketConsumer whose text frames are JSON."""
+
+    def receive(self, text_data: str | None = None, bytes_data: bytes | None = None, **kwargs: Any) -> None:
+        """Decodes the frame for `receive_json`."""
+        if not text_data:
+            raise ValueError("No text section for incoming WebSocket frame!")
+        self.receive_json(self.decode_json(text_data), **kwargs)
+
+    def receive_json(self, content: Any, **kwargs: Any) -> None:
+        """Called with each decoded frame; does nothing, unless overridden."""
+
+    def send_json(self, content: Any, close: bool | int = False) -> None:
+        """Sends `content` encoded."""
+        self.send(text_data=self.encode_json(content), close=close)
+
+    @classmethod
+    def decode_json(cls, text_data: str) -> Any:
+        """The content of a frame."""
+        return json.loads(text_data)
+
+    @classmethod
+    def encode_json(cls, content: Any) -> str:
+        """The frame for `content`."""
+        return json.dumps(content)
+
+
+class AsyncWebsocketConsumer(_Peer, AsyncConsumer, events=EVENTS):
+    """Base of WebSocket consumers whose methods are coroutines."""
+
+    async def websocket_connect(self, message: Event) -> None:
+        """Joins the groups, then `connect`."""
+        for group in self._groups_to_join():
+            await self.channel_layer.group_add(group, self.channel_name)
+        try:
+            await self.connect()
+        except AcceptConnection:
+            await self.accept()
+        except DenyConnection:
+            await self.close()
+
+    async def connect(self) -> None:
+        """Called when a client connects; accepts it, unless overridden."""
+        await self.accept()
+
+    async def accept(self, subprotocol: str | None = None, headers: Headers | None = None) -> None:
+        """Accepts the connection."""
+        await self._send_event(accept_event(subprotocol, headers))
+
+    async def deny(self, code: int, reason: str | None = None) -> None:
+        """Refuses the connection so that a browser sees why: by accepting and closing it with `code`.
+
+        A connection closed before it is accepted is an HTTP 403, of which a browser shows code 1006 only.
+        """
+        await self.accept()
+        await self.close(code, reason)
+
+    async def websocket_receive(self, message: Event) -> None:
+        """Gives a frame to `receive`."""
+        if message.get("text") is not None:
+            await self.receive(text_data=message["text"])
+        else:
+            await self.receive(bytes_data=message["bytes"])
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        """Called with each frame, text or binary; does nothing, unless overridden."""
+
+    async def send(  # type: ignore[override]  # the WebSocket API of Channels
+        self, text_data: str | None = None, bytes_data: bytes | None = None, close: bool | int = False
+    ) -> None:
+        """Sends a frame; text wins. `close`: True, or a code, closes the connection after it."""
+        await self._send_event(data_event(text_data, bytes_data))
+        if close:
+            await self.close(close)
+
+    async def close(self, code: int | bool | None = None, reason: str | None = None) -> None:
+        """Closes the connection, or refuses it if it is not yet accepted."""
+        await self._send_event(close_event(code, reason))
+        self._closed = True
+
+    async def _send_event(self, event: Event) -> None:
+        """Gives a websocket event to the server, unless the peer has gone."""
+        if not self._peer_gone():
+            try:
+                await self.base_send(event)
+            except OSError:  # how a server says that it has (ASGI www 2.4)
+                self._closed = True
+
+    async def websocket_disconnect(self, message: Event) -> None:
+        """Leaves the groups, then `disconnect`."""
+        try:
+            for group in self.groups or ():
+                await self.channel_layer.group_discard(group, self.channel_name)
+        finally:
+            await self.disconnect(message["code"])
+        raise StopConsumer
+
+    async def disconnect(self, code: int) -> None:
+        """Called exactly once, when the connection has ended or the consumer failed; to be overridden."""
+
+    async def mailbox_overflow(self, event: Event) -> None:
+        """Closes with 1013, try again later."""
+        await self.close(TRY_AGAIN_LATER)
+
+
+class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer, events=()):
+    """An AsyncWebsocketConsumer whose text frames are JSON."""
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None, **kwargs: Any) -> None:
+        """Decodes the frame for `receive_json`."""
+        if not text_data:
+            raise ValueError("No text section for incoming WebSocket frame!")
+        await self.receive_json(await self.decode_json(text_data), **kwargs)
+
+    async def receive_json(self, content: Any, **kwargs: Any) -> None:
+        """Called with each decoded frame; does nothing, unless overridden."""
+
+    async def send_json(self, content: Any, close: bool | int = False) -> None:
+        """Sends `content` encoded."""
+        await self.send(text_data=await self.encode_json(content), close=close)
+
+    @classmethod
+    async def decode_json(cls, text_data: str) -> Any:
+        """The content of a frame."""
+        return json.loads(text_data)
+
+    @classmethod
+    async def encode_json(cls, content: Any) -> str:
+        """The frame for `content`."""
+        return json.dumps(content)

@@ -1,0 +1,83 @@
+"""Which methods of a consumer class are handlers, decided once, when the class is created.
+
+An event of the connection may call the handlers that the framework's classes name (`websocket_receive`) and those that
+the user defines. A message of a channel layer comes from anywhere, so it may call only what the user defines: public
+methods that take one event, and neither a method of the framework, overridden or not (`close`, `send`, `receive`), nor
+a handler of connection events.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+Handler: TypeAlias = Callable[[Any, Any], Any]
+
+CONNECTION_HANDLERS = frozenset(
+    {
+        "websocket_connect",
+        "websocket_receive",
+        "websocket_disconnect",
+        "http_request",
+        "http_disconnect",
+        "mqtt_connect",
+        "mqtt_publish",
+        "mqtt_subscribe",
+        "mqtt_unsubscribe",
+        "mqtt_disconnect",
+        "lifespan_startup",
+        "lifespan_shutdown",
+    }
+)
+"""Methods for events that only a connection may send, also where a user's class is the first to define them."""
+
+
+def get_handler_name(message: Mapping[str, Any]) -> str:
+    """The name of the method that handles `message`: its type with "." replaced by "_".
+
+    Raises ValueError when there is no type, or it would name a private method.
+    """
+    if "type" not in message:
+        raise ValueError("Incoming message has no 'type' attribute")
+    handler_name = str(message["type"]).replace(".", "_")
+    if handler_name.startswith("_"):
+        raise ValueError("Malformed type in message (leading underscore)")
+    return handler_name
+
+
+def handlers_by_type(consumer_class: type, names: Iterable[str]) -> dict[str, Handler]:
+    """Maps the types that name the methods `names` to the functions.
+
+    Both "chat_message" and "chat.message" are there; a type that mixes the two ("chat.new_message") is not, and is
+    found by its `get_handler_name`.
+    """
+    table: dict[str, Handler] = {}
+    for name in names:
+        table[name] = table[name.replace("_", ".")] = getattr(consumer_class, name)
+    return table
+
+
+def user_handlers(consumer_class: type, *, framework: Iterable[type], sync: bool) -> list[str]:
+    """The names of the methods that a layer message may call; `framework` are the classes whose methods are API."""
+    reserved = CONNECTION_HANDLERS.union(*(vars(base) for base in framework))
+    return [
+        name
+        for name in dir(consumer_class)
+        if not name.startswith("_")
+        and name not in reserved
+        and is_handler(inspect.getattr_static(consumer_class, name), sync=sync)
+    ]
+
+
+def is_handler(method: object, *, sync: bool) -> bool:
+    """Whether `method`, as it stands in a class body, can be called with one event.
+
+    It is to be a coroutine function in an asynchronous consumer and none in a synchronous one; a decorator that keeps
+    `__wrapped__` does not hide that.
+    """
+    if not inspect.isfunction(method) or inspect.iscoroutinefunction(inspect.unwrap(method)) is sync:
+        return False
+    try:
+        inspect.signature(method).bind(None, None)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,118 @@
+"""The bounded pool of threads in which consumers run synchronous code.
+
+asgiref runs thread-sensitive code either in one thread for the whole process, so that all consumers wait for each
+other, or in a new thread per context, so that threads are as many as connections. Here each consumer has a `Lane`,
+which asgiref takes for the thread of its context: the first call in a handler picks the least busy thread of the pool
+and all further calls of that handler use the same one, as thread-sensitive code must; the next handler may get another.
+Lanes of several consumers may share a thread, so a handler that waits holds no thread back from the others.
+
+Each thread may hold one database connection per alias: ASGI_THREADS is the upper bound.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextvars import Token
+from threading import Lock
+from typing import Any, ParamSpec, TypeVar
+
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext
+
+from gateway.db import close_old_connections
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+logger = logging.getLogger("gateway.consumer")
+
+
+def default_pool_size() -> int:
+    """ASGI_THREADS, as Daphne reads it, or what the standard library gives an executor."""
+    return int(os.environ.get("ASGI_THREADS") or min(32, (os.cpu_count() or 1) + 4))
+
+
+class _PoolThread:
+    """One thread of the pool, and how many calls it has before it."""
+
+    def __init__(self, number: int) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"consumers-{number}")
+        self._lock = Lock()
+        self.calls = 0
+
+    def submit(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        with self._lock:
+            self.calls += 1
+        future = self._executor.submit(call, *args, **kwargs)
+        future.add_done_callback(self._done)
+        return future
+
+    def _done(self, _future: Future[Any]) -> None:
+        with self._lock:
+            self.calls -= 1
+
+
+class ThreadPool:
+    """At most `size` threads, started when they are needed."""
+
+    def __init__(self, size: int | None = None) -> None:
+        self.size = size or default_pool_size()
+        self._threads: list[_PoolThread] = []
+
+    def least_busy(self) -> _PoolThread:
+        """An idle thread, a new one while there may be more, or the one with the fewest calls before it."""
+        best = min(self._threads, key=lambda thread: thread.calls, default=None)
+        if best is None or (best.calls and len(self._threads) < self.size):
+            best = _PoolThread(len(self._threads))
+            self._threads.append(best)
+        return best
+
+
+_pool = ThreadPool()
+
+
+class Lane(Executor):
+    """What asgiref takes for the thread of one consumer."""
+
+    __slots__ = ("_thread", "_token")
+
+    def __init__(self) -> None:
+        self._thread: _PoolThread | None = None
+        self._token: Token[ThreadSensitiveContext] | None = None
+
+    def enter(self) -> None:
+        """Makes this the lane of the current context, unless there is a thread-sensitive context around it."""
+        if SyncToAsync.thread_sensitive_context.get(None) is None:
+            context = ThreadSensitiveContext()
+            SyncToAsync.context_to_thread_executor[context] = self
+            self._token = SyncToAsync.thread_sensitive_context.set(context)
+
+    def exit(self) -> None:
+        self.release()
+        if self._token is not None:
+            SyncToAsync.thread_sensitive_context.reset(self._token)
+            self._token = None
+
+    @property
+    def used(self) -> bool:
+        """Whether a thread was taken and not yet released."""
+        return self._thread is not None
+
+    def submit(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        if self._thread is None:
+            self._thread = _pool.least_busy()
+            self._thread.submit(_close_old_connections)
+        return self._thread.submit(call, *args, **kwargs)
+
+    def release(self) -> None:
+        """Lets go of the thread, which closes old connections when it has done what is before that."""
+        if self._thread is not None:
+            self._thread.submit(_close_old_connections)
+            self._thread = None
+
+
+def _close_old_connections() -> None:
+    try:
+        close_old_connections()
+    except Exception:
+        logger.exception("a database connection could not be closed")
