@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from gateway.config import Config, current
+from gateway.layers.url import channel_layers_from_url
 
 config = current()
 
@@ -35,15 +36,6 @@ def _database(config: Config) -> dict[str, Any]:
         "PORT": parts.port or "",
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": config.database_parameters(),
-    }
-
-
-def _layer(config: Config) -> dict[str, Any]:
-    if config.layer.url.startswith("memory:"):
-        return {"BACKEND": "gateway.layers.InMemoryChannelLayer"}
-    return {
-        "BACKEND": "gateway.layers.pubsub.RedisPubSubChannelLayer",
-        "CONFIG": {"hosts": [config.layer.url]},
     }
 
 
@@ -116,7 +108,7 @@ ROOT_URLCONF = "project.urls"
 ASGI_APPLICATION = "project.asgi.application"
 DATABASES = {"default": _database(config)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-CHANNEL_LAYERS = {"default": _layer(config)}
+CHANNEL_LAYERS = channel_layers_from_url(config.layer.url)
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
