@@ -279,25 +279,27 @@ class SubscriberLink(Link):
 
     async def subscribe(self, channel: bytes) -> bool:
         """Subscribes; True when Redis has confirmed it, False when the link is down: it is done when that is back."""
-        self.wanted.add(channel)
-        self.start()
-        if self.up and channel in self._requested and not self._is_pending(channel):
+        self.want(channel)
+        if self.up and not (channel in self._unconfirmed or channel in self._changed):
             return True
         if self.down:
             return False
         waiter: asyncio.Future[bool] = self._loop.create_future()
         self._waiters.setdefault(channel, []).append(waiter)
-        self._change(channel)
         return await waiter
+
+    def want(self, channel: bytes) -> None:
+        """Subscribes, without waiting for it."""
+        self.start()
+        if channel not in self.wanted:
+            self.wanted.add(channel)
+            self._change(channel)
 
     def unsubscribe(self, channel: bytes) -> None:
         """Unsubscribes at the end of this pass of the loop, unless it is wanted again by then."""
         if channel in self.wanted:
             self.wanted.discard(channel)
             self._change(channel)
-
-    def _is_pending(self, channel: bytes) -> bool:
-        return channel in self._unconfirmed or channel in self._changed
 
     def _change(self, channel: bytes) -> None:
         if not self.up:

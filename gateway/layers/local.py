@@ -271,12 +271,12 @@ class LocalChannels:
         return True
 
     def _dequeue(self, name: str, channel: LocalChannel) -> Message | None:
-        if not channel.messages:
+        messages = channel.messages
+        if not messages:
             return None
         self._expire(name, channel, self._clock())
-        message = channel.messages.popleft()[1] if channel.messages else None
-        if not channel.messages:
-            channel.messages = None
+        message = messages.popleft()[1] if messages else None
+        if not messages:
             self._queued.discard(name)
         return message
 

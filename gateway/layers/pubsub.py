@@ -126,8 +126,9 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         return await self._loops.here.new_channel(prefix)
 
     def attach(self, channel: str, deliver: Deliver) -> None:
-        """Calls `deliver` with each message of `channel`, which `new_channel` named, in the running loop."""
-        self._loops.here.local.attach(channel, deliver)
+        """Calls `deliver` with each message of `channel` in the running loop."""
+        require_name("Channel", channel)
+        self._loops.here.attach(channel, deliver)
 
     def detach(self, channel: str) -> None:
         """Forgets `channel`, its messages and its memberships, and the subscriptions that nobody else here needs."""
@@ -249,9 +250,16 @@ class _LoopLayer:
         return channel
 
     async def receive(self, channel: str) -> Message:
-        await self._subscribe(self.layer.channel_key(channel))
-        self.local.open(channel)
+        if not self.local.knows(channel):
+            await self._subscribe(self.layer.channel_key(channel))
+            self.local.open(channel)
         return await self.local.get(channel)
+
+    def attach(self, channel: str, deliver: Deliver) -> None:
+        if not self.local.knows(channel):
+            key = self.layer.channel_key(channel)
+            self.subscribers[self.layer.shard(key)].want(key)
+        self.local.attach(channel, deliver)
 
     def detach(self, channel: str) -> None:
         for group in self.local.detach(channel):
