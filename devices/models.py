@@ -1,0 +1,163 @@
+"""What is stored: devices and their credentials, readings, and which gateway each device is connected to.
+
+Times are integer milliseconds UTC where devices are concerned (`_ms`, `ts`, `received`) and datetimes where people are.
+Readings and latest values are written by devices.ingest alone, past the ORM; everything else here is the ORM's.
+"""
+
+import time
+import uuid
+
+from django.db import models
+from django.db.models import Exists, OuterRef
+from django.db.models.functions import Now
+
+HEARTBEAT_INTERVAL_S = 5
+HEARTBEAT_TIMEOUT_MS = 15_000
+
+
+def now_ms() -> int:
+    """The time, as it is stored."""
+    return time.time_ns() // 1_000_000
+
+
+class DeviceType(models.Model):
+    """A kind of device: which payload profile reads what it sends."""
+
+    name = models.CharField(max_length=100, unique=True)
+    profile = models.CharField(
+        max_length=50, default="thingsboard", help_text="How its payloads are read: a payload profile's name."
+    )
+
+    class Meta:
+        ordering = ("name",)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class GatewayInstance(models.Model):
+    """A running gateway process. It lives as long as its heartbeat is younger than HEARTBEAT_TIMEOUT_MS."""
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    started_at = models.DateTimeField(db_default=Now())
+    heartbeat_ms = models.BigIntegerField()
+
+    def __str__(self) -> str:
+        return str(self.uuid)
+
+
+class DeviceQuerySet(models.QuerySet["Device"]):
+    """Queries that the pages and the admin share."""
+
+    def with_connected(self, at_ms: int) -> "DeviceQuerySet":
+        """Annotates `connected`: whether a gateway that lives at `at_ms` has a connection of the device."""
+        living = GatewayInstance.objects.filter(
+            pk=OuterRef("connected_instance"), heartbeat_ms__gte=at_ms - HEARTBEAT_TIMEOUT_MS
+        )
+        return self.annotate(connected=Exists(living))
+
+
+class Device(models.Model):
+    """A device. Whether it is connected (`objects.with_connected`) and when data last came are two facts."""
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    name = models.CharField(max_length=200, unique=True)
+    type = models.ForeignKey(DeviceType, on_delete=models.PROTECT, related_name="devices")
+    enabled = models.BooleanField(default=True, help_text="A disabled device is refused, and cut off if connected.")
+    created_at = models.DateTimeField(auto_now_add=True)
+    last_seen_ms = models.BigIntegerField(null=True, editable=False, db_index=True)
+    connected_instance = models.ForeignKey(
+        GatewayInstance, on_delete=models.SET_NULL, null=True, editable=False, related_name="devices"
+    )
+    connected_at_ms = models.BigIntegerField(null=True, editable=False)
+    disconnected_at_ms = models.BigIntegerField(null=True, editable=False)
+
+    objects = DeviceQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("name",)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Credential(models.Model):
+    """An access token of a device, of which only the SHA-256 is kept."""
+
+    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="credentials")
+    token_sha256 = models.CharField(max_length=64, unique=True, editable=False)
+    hint = models.CharField(max_length=4, editable=False, help_text="The last characters of the token.")
+    created_at = models.DateTimeField(auto_now_add=True)
+    revoked_at = models.DateTimeField(null=True, editable=False)
+    last_used_ms = models.BigIntegerField(null=True, editable=False)
+
+    class Meta:
+        ordering = ("-created_at",)
+
+    def __str__(self) -> str:
+        return f"…{self.hint}"
+
+
+class ConnectionCut(models.Model):
+    """An order to every gateway process to close a device's connections and forget its cached credentials."""
+
+    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="+")
+    reason = models.CharField(max_length=100)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"{self.device_id}: {self.reason}"
+
+
+class Key(models.Model):
+    """The name of a telemetry key; readings refer to it by number, which keeps them small."""
+
+    name = models.CharField(max_length=255, unique=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class StoredValue(models.Model):
+    """A value with its times. `number` is what charts draw (true is 1, false 0); `text` is the JSON of a value which
+    a double cannot hold exactly: a string, bool, object, array or big integer, and is null for other numbers."""
+
+    # There are no foreign key constraints: a device may be deleted while readings of it wait to be written, and such a
+    # row must not fail the commit of all others.
+    ts = models.BigIntegerField()
+    received = models.BigIntegerField()
+    number = models.FloatField(null=True)
+    text = models.TextField(null=True)  # noqa: DJ001  # null is "a plain number", which "" is not
+
+    class Meta:
+        abstract = True
+
+
+class Reading(StoredValue):
+    """One value of one key at one time. `seq` tells apart what came at the same `ts`: see devices.ingest."""
+
+    pk = models.CompositePrimaryKey("device_id", "key_id", "ts", "seq")
+    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False)
+    key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False)
+    seq = models.IntegerField()
+
+    class Meta:
+        ordering = ("-ts",)
+
+    def __str__(self) -> str:
+        return f"{self.device_id} {self.key_id} {self.ts}"
+
+
+class LatestValue(StoredValue):
+    """The value with the greatest `ts` of each key of a device."""
+
+    device = models.ForeignKey(
+        Device, on_delete=models.CASCADE, related_name="latest_values", db_index=False, db_constraint=False
+    )
+    key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["device", "key"], name="latest_value_of_device_and_key"),)
+
+    def __str__(self) -> str:
+        return f"{self.device_id} {self.key_id}"
