@@ -12,3 +12,13 @@ websocket_closed = Counter("gateway_websocket_closed", "WebSocket connections en
 websocket_sends_after_close = Counter(
     "gateway_websocket_sends_after_close", "Messages that an application sent after it had closed the connection itself"
 )
+
+mqtt_connections = Gauge("gateway_mqtt_connections", "Open MQTT connections")
+mqtt_sessions = Gauge("gateway_mqtt_sessions", "MQTT sessions, those of absent clients included")
+mqtt_retained = Gauge("gateway_mqtt_retained_messages", "Retained messages")
+mqtt_refused = Counter("gateway_mqtt_refused", "MQTT connections refused before their first packet", ["reason"])
+mqtt_closed = Counter("gateway_mqtt_closed", "MQTT connections ended, by mqtt.disconnect's reason", ["reason", "code"])
+mqtt_aborted = Counter("gateway_mqtt_aborted", "MQTT connections cut off", ["reason"])
+mqtt_publishes = Counter("gateway_mqtt_publishes", "PUBLISH packets", ["direction"])
+mqtt_dropped = Counter("gateway_mqtt_dropped", "Messages that were not delivered or not retained", ["reason"])
+mqtt_unknown_acks = Counter("gateway_mqtt_unknown_acks", "Acknowledgements by an application that answer nothing")

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from protocols.asgi import Application, Event, Scope, Send
@@ -109,6 +109,16 @@ class Inbox:
     def feed(self, event: Event, size_bytes: int) -> None:
         """Adds an event of the connection; `size_bytes` is what it counts against the high-water mark."""
         self._events.append(event)
+        self._buffered_bytes += size_bytes
+        if self._buffered_bytes > self.high_water_bytes and not self._paused:
+            self._paused = True
+            self.pause()
+        if self._waiter is not None:
+            self._wake()
+
+    def feed_many(self, events: Iterable[Event], size_bytes: int) -> None:
+        """Adds the events of one read of the socket; `size_bytes` is what they count together."""
+        self._events.extend(events)
         self._buffered_bytes += size_bytes
         if self._buffered_bytes > self.high_water_bytes and not self._paused:
             self._paused = True

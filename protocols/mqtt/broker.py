@@ -1,0 +1,286 @@
+"""The broker: who is subscribed to what, and what each message, will and retained message becomes.
+
+No sockets and no clock: `now` is an argument, in seconds, and `tick(now)` is to be called about once a second.
+Invariants:
+
+- at most one session per client identifier, at most one connection per session [MQTT5-3.1.4-3];
+- a session is in the subscription tree exactly with the filters in `session.subscriptions`;
+- a subscriber with several matching filters gets one copy, with the highest QoS granted and all its subscription
+  identifiers [MQTT5-3.3.4-2] [MQTT5-3.3.4-4] [MQTT5-3.3.4-5].
+"""
+
+import heapq
+from collections import Counter
+
+from protocols.mqtt.errors import MqttError
+from protocols.mqtt.message import Message
+from protocols.mqtt.options import BrokerLimits, MqttOptions
+from protocols.mqtt.packets import Properties, Publish, ReasonCode, Will
+from protocols.mqtt.session import Link, Session, Subscriber
+from protocols.mqtt.shared import SharedGroup
+from protocols.mqtt.store import RetainedStore, SessionStore
+from protocols.mqtt.topics import TopicTree, split_shared
+
+
+class SessionQuotaError(MqttError):
+    """Raised when the broker keeps as many sessions as it may."""
+
+    def __init__(self) -> None:
+        super().__init__(ReasonCode.QUOTA_EXCEEDED, "the broker keeps as many sessions as it may")
+
+
+class Broker:
+    """All sessions, subscriptions and retained messages of one server."""
+
+    def __init__(self, *, sessions: SessionStore, retained: RetainedStore, limits: BrokerLimits) -> None:
+        self.sessions = sessions
+        self.retained = retained
+        self.limits = limits
+        self.dropped: Counter[str] = Counter()
+        """Messages that did not reach a subscriber or were not retained, by reason."""
+        self._tree: TopicTree[Subscriber | SharedGroup] = TopicTree()
+        self._groups: dict[tuple[str, str], SharedGroup] = {}
+        self._due: list[tuple[float, int, Session]] = []
+        self._due_count = 0
+
+    # -- publishing -------------------------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        qos: int = 0,
+        retain: bool = False,
+        properties: Properties | None = None,
+        *,
+        now: float,
+    ) -> int:
+        """Publishes from outside, to every subscriber. Returns to how many. Raises ValueError for what MQTT cannot
+        say, such as a topic with wildcards, and TypeError for a payload that is not bytes."""
+        return self.route(Message.checked(topic, payload, qos, retain, properties, now=now), None, now)
+
+    def forward(self, packet: Publish, sender: Session, now: float) -> None:
+        """Routes what a client published. The message is made only if somebody or something awaits it."""
+        if packet.retain:
+            self.route(_message_of(packet, now), sender, now)
+        else:
+            found = self._tree.match(packet.topic)
+            if found:
+                self._fan_out(_message_of(packet, now), found, sender, now)
+
+    def route(self, message: Message, sender: Session | None, now: float) -> int:
+        """Retains the message if it asks for that, and gives it to its subscribers. Returns to how many.
+
+        `sender` is the session it came from: subscriptions with "no local" do not get it back [MQTT5-3.8.3-3].
+        """
+        if message.retain:
+            self._retain(message)
+        count = self._fan_out(message, self._tree.match(message.topic), sender, now)
+        if message.retain:
+            message.forget_encoded()
+        return count
+
+    def _fan_out(
+        self, message: Message, found: list[Subscriber | SharedGroup], sender: Session | None, now: float
+    ) -> int:
+        if len(found) > 1:
+            found = _one_per_session(found, sender)
+        count = 0
+        for subscriber in found:
+            if isinstance(subscriber, SharedGroup):
+                chosen = subscriber.choose()
+                if chosen is None:
+                    continue
+                subscriber = chosen
+            elif subscriber.no_local and subscriber.session is sender:
+                continue
+            qos = subscriber.qos if subscriber.qos < message.qos else message.qos  # [MQTT5-3.8.4-8]
+            # [MQTT5-3.3.1-12] [MQTT5-3.3.1-13] [MQTT3-3.3.1-9]
+            retain = message.retain and subscriber.retain_as_published
+            subscriber.session.deliver(message, qos, retain, subscriber.identifiers, now)
+            count += 1
+        return count
+
+    def _retain(self, message: Message) -> None:
+        if not message.payload:
+            self.retained.remove(message.topic)  # [MQTT5-3.3.1-6] [MQTT5-3.3.1-7] [MQTT3-3.3.1-10] [MQTT3-3.3.1-11]
+            return
+        if message.topic.count("/") >= self.limits.max_topic_levels:
+            self.dropped["retained_too_deep"] += 1
+            return
+        old = self.retained.get(message.topic)
+        full = old is None and len(self.retained) >= self.limits.max_retained_messages
+        size_bytes = self.retained.size_bytes + message.size_bytes - (0 if old is None else old.size_bytes)
+        if full or size_bytes > self.limits.max_retained_bytes:
+            self.dropped["retained_full"] += 1
+            return
+        self.retained.put(message)  # [MQTT5-3.3.1-5] [MQTT3-3.3.1-5]
+
+    # -- subscriptions ----------------------------------------------------------------------------------------------
+
+    def subscribe(self, topic_filter: str, subscriber: Subscriber) -> bool:
+        """Adds a subscription, or replaces that of the same filter [MQTT5-3.8.4-3]. Returns whether it is new."""
+        session = subscriber.session
+        share_name, inner = split_shared(topic_filter)
+        is_new = topic_filter not in session.subscriptions
+        session.subscriptions[topic_filter] = subscriber
+        if share_name is None:
+            self._tree.add(inner, session.client_id, subscriber)
+        else:
+            group = self._groups.get((share_name, inner))
+            if group is None:
+                group = self._groups[share_name, inner] = SharedGroup()
+                self._tree.add(inner, (share_name,), group)
+            group.add(subscriber)
+        return is_new
+
+    def unsubscribe(self, topic_filter: str, session: Session) -> bool:
+        """Takes a subscription out [MQTT5-3.10.4-2]. Returns whether there was one."""
+        if session.subscriptions.pop(topic_filter, None) is None:
+            return False
+        share_name, inner = split_shared(topic_filter)
+        if share_name is None:
+            self._tree.remove(inner, session.client_id)
+        else:
+            group = self._groups[share_name, inner]
+            group.remove(session)
+            if not group:
+                del self._groups[share_name, inner]
+                self._tree.remove(inner, (share_name,))
+        return True
+
+    def send_retained(self, topic_filter: str, subscriber: Subscriber, now: float) -> None:
+        """Sends the retained messages that match the filter [MQTT5-3.3.1-9] [MQTT3-3.3.1-6]; never for a shared
+        subscription [MQTT5-4.8.2]."""
+        share_name, inner = split_shared(topic_filter)
+        if share_name is not None:
+            return
+        session = subscriber.session
+        for message in self.retained.match(inner):
+            if message.expired(now):
+                self.retained.remove(message.topic)
+            elif session.queued > len(self.retained) + session.options.max_queued_messages:
+                self.dropped["queue_full"] += 1
+            else:
+                qos = min(message.qos, subscriber.qos)
+                # [MQTT5-3.3.1-8] [MQTT3-3.3.1-8]
+                session.deliver(message, qos, True, subscriber.identifiers, now, bounded=False)
+                message.forget_encoded()
+
+    # -- sessions ---------------------------------------------------------------------------------------------------
+
+    def attach(
+        self, link: Link, client_id: str, *, clean_start: bool, expiry_interval_s: int, options: MqttOptions, now: float
+    ) -> tuple[Session, bool]:
+        """Gives a connection the session of its client identifier: (session, whether it was there before).
+
+        Another connection of that identifier is ended first [MQTT5-3.1.4-3] [MQTT3-3.1.4-2]; that the newcomer may
+        do this is the application's decision, which accepted it under this identifier. Raises SessionQuotaError.
+        """
+        session = self.sessions.get(client_id)
+        if session is not None and session.link is not None:
+            session.link.take_over(now)
+            session = self.sessions.get(client_id)
+        if session is not None and clean_start:  # [MQTT5-3.1.2-4] [MQTT3-3.1.2-6]
+            self._end(session, now)
+            session = None
+        present = session is not None
+        if session is None:
+            if len(self.sessions) >= self.limits.max_sessions:
+                raise SessionQuotaError
+            session = Session(client_id, options=options, dropped=self.dropped)
+            self.sessions.put(session)
+        session.expiry_interval_s = expiry_interval_s
+        session.attach(link, options)
+        return session, present
+
+    def detach(self, session: Session, will: Will | None, now: float) -> None:
+        """The connection of a session is gone. `will` is None if there is none, or if a DISCONNECT took it back.
+
+        A will waits for its delay to pass or the session to end, whatever comes first [MQTT5-3.1.3.2.2].
+        """
+        session.detach()
+        if will is not None:
+            session.will = will
+            session.will_at = now + will.properties.get("will_delay_interval", 0)
+            if session.will_at <= now:
+                self._publish_will(session, now)
+        if not session.persistent:
+            self._end(session, now)
+            return
+        session.ends_at = None if session.never_ends else now + session.expiry_interval_s
+        self._schedule(session)
+
+    def _end(self, session: Session, now: float) -> None:
+        for topic_filter in list(session.subscriptions):
+            self.unsubscribe(topic_filter, session)
+        self.sessions.remove(session)
+        self._publish_will(session, now)
+
+    def _publish_will(self, session: Session, now: float) -> None:
+        will, session.will = session.will, None
+        if will is not None:  # [MQTT5-3.1.2-8] [MQTT3-3.1.2-8]
+            message = Message(will.topic, will.payload, will.qos, will.retain, will.properties, now=now)
+            self.route(message, session, now)
+
+    # -- time -------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Publishes the wills whose delay has passed and ends the sessions that have expired."""
+        while self._due and self._due[0][0] <= now:
+            _, _, session = heapq.heappop(self._due)
+            session.due_at = None
+            if session.link is not None or self.sessions.get(session.client_id) is not session:
+                continue
+            if session.will is not None and session.will_at <= now:
+                self._publish_will(session, now)
+            if session.ends_at is not None and session.ends_at <= now:
+                self._end(session, now)
+            else:
+                self._schedule(session)
+
+    def _schedule(self, session: Session) -> None:
+        """Has `tick` look at the session in time. A session that was to be looked at anyway is not entered again, so
+        that a client which comes and goes does not fill the heap."""
+        times = [time for time in (session.ends_at, session.will_at if session.will else None) if time is not None]
+        if not times:
+            return
+        due_at = min(times)
+        if session.due_at is None or due_at < session.due_at:
+            session.due_at = due_at
+            self._due_count += 1
+            heapq.heappush(self._due, (due_at, self._due_count, session))
+
+    def publish_pending_wills(self, now: float) -> None:
+        """Publishes every will that waits for its delay: the process ends, and the sessions with it."""
+        for session in list(self.sessions):
+            self._publish_will(session, now)
+
+
+def _message_of(packet: Publish, now: float) -> Message:
+    return Message(packet.topic, packet.payload, packet.qos, packet.retain, packet.properties, now=now)
+
+
+def _one_per_session(found: list[Subscriber | SharedGroup], sender: Session | None) -> list[Subscriber | SharedGroup]:
+    """Merges the matches of each session into one; a shared subscription stays apart [MQTT5-4.8.2]."""
+    merged: dict[Session | SharedGroup, Subscriber | SharedGroup] = {}
+    for match in found:
+        if isinstance(match, SharedGroup):
+            merged[match] = match
+            continue
+        session = match.session
+        if match.no_local and session is sender:
+            continue
+        other = merged.get(session)
+        merged[session] = match if other is None else _merge(other, match)
+    return list(merged.values())
+
+
+def _merge(one: Subscriber | SharedGroup, other: Subscriber) -> Subscriber:
+    assert isinstance(one, Subscriber)
+    return Subscriber(
+        one.session,
+        max(one.qos, other.qos),  # [MQTT5-3.3.4-2] [MQTT3-3.3.5-1]
+        retain_as_published=one.retain_as_published or other.retain_as_published,
+        identifiers=one.identifiers + other.identifiers,  # [MQTT5-3.3.4-4]
+    )

@@ -1,0 +1,298 @@
+"""One MQTT connection on a transport: between the sans-I/O `Connection` and the application instance that serves it.
+
+The way of a publish: `data_received` -> `Connection.receive` -> `Inbox.feed_many` -> the application -> `send` ->
+`Connection.ack` -> `settle`. There is no task and no callback per packet: the acknowledgements that an application
+gives in one pass of the loop leave in one write.
+"""
+
+import asyncio
+import logging
+from typing import Any, Final, cast
+
+from protocols import metrics
+from protocols.asgi import ASGI_VERSION, MQTT_SPEC_VERSION, Event, Scope
+from protocols.mqtt.connection import Connection, End, State
+from protocols.mqtt.hub import Hub, Site
+from protocols.mqtt.packets import Connect, Will
+from protocols.runner import ApplicationRun, Inbox
+from protocols.sockets import client_address, server_address, tls_extension
+
+logger = logging.getLogger("gateway.mqtt")
+
+SLOW_CLIENT_TIMEOUT_S: Final = 60.0
+"""How long a client may take nothing of what is sent to it."""
+CLOSE_TIMEOUT_S: Final = 5.0
+"""How long the last bytes of a closed connection may take to leave."""
+
+_NEVER: Final = float("inf")
+
+# Why a socket is not read, as bits of `Endpoint._unread`.
+_INBOX_FULL, _CONGESTED, _UNANSWERED, _NOT_WRITABLE = 1, 2, 4, 8
+
+_LOG_LEVELS: Final = {
+    "client": logging.DEBUG,
+    "lost": logging.DEBUG,
+    "shutdown": logging.DEBUG,
+    "protocol_error": logging.WARNING,
+}
+
+
+class Endpoint(asyncio.Protocol):
+    """Owns the transport, the `Connection` and the application instance of one client."""
+
+    __slots__ = (
+        "_counted",
+        "_drained",
+        "_ended",
+        "_hub",
+        "_lost",
+        "_name",
+        "_run",
+        "_site",
+        "_transport",
+        "_unread",
+        "abort_at",
+        "connection",
+    )
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._hub: Hub = site.hub
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.connection = Connection(site.hub.broker, site.options, self, now=site.hub.loop.time())
+        self.abort_at = _NEVER
+        """When the transport is cut, because nothing leaves it."""
+        self._run: ApplicationRun | None = None
+        self._name = ""
+        self._unread = 0
+        self._drained: asyncio.Future[None] | None = None
+        self._ended = False
+        self._lost = False
+        self._counted = (0, 0)
+
+    # -- the transport ----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio and uvloop have set TCP_NODELAY already: an acknowledgement never waits for another."""
+        self._transport = cast(asyncio.Transport, transport)
+        metrics.mqtt_connections.inc()
+        self._hub.open.add(self)
+        self._site.open += 1
+        if self._site.open > self._site.options.max_connections:
+            metrics.mqtt_refused.labels("max_connections").inc()
+            logger.warning("refused %s: there are %d connections", self._who(), self._site.options.max_connections)
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Everything that `data` completes goes to the application in one step."""
+        connection = self.connection
+        events = connection.receive(data, self._hub.loop.time())
+        if events:
+            run = self._run
+            if run is None:
+                run = self._run = self._start()
+            run.inbox.feed_many(events, len(data))
+            if connection.congested:
+                self._stop_reading(_CONGESTED)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The last call of the transport."""
+        self._lost = True
+        self._site.open -= 1
+        metrics.mqtt_connections.dec()
+        self.abort_at = _NEVER
+        self.connection.lost(self._hub.loop.time())
+        self.settle()
+        self._wake_senders()
+        self._leave()
+
+    def pause_writing(self) -> None:
+        """The client takes less than it is sent: messages for it wait in its session, and it is not read."""
+        self.connection.writable = False
+        self.abort_at = self._hub.loop.time() + SLOW_CLIENT_TIMEOUT_S
+        self._stop_reading(_NOT_WRITABLE)
+
+    def resume_writing(self) -> None:
+        """The client has taken enough."""
+        self.abort_at = _NEVER
+        self.connection.resume_writing(self._hub.loop.time())
+        self._read_on(_NOT_WRITABLE)
+        if self.connection.writable:
+            self._wake_senders()
+
+    # -- the connection ---------------------------------------------------------------------------------------------
+
+    def flush_soon(self) -> None:
+        """The connection has output, or has ended."""
+        self._hub.settle_soon(self)
+
+    def flush(self) -> None:
+        """Writes what the connection has for the client, as one piece."""
+        if self.connection.output and not self._transport.is_closing():
+            self._transport.write(self.connection.take_output())
+
+    def settle(self) -> None:
+        """Writes what there is and, if the connection has ended, ends the transport and tells the application."""
+        self.flush()
+        end = self.connection.end
+        if end is None or self._ended:
+            return
+        self._ended = True
+        self.connection.output.clear()
+        self._log(end)
+        metrics.mqtt_closed.labels(end.reason, f"{end.reason_code:#04x}").inc()
+        if self._run is not None:
+            self._run.disconnect(end.event())
+        if not self._lost:
+            self.abort_at = self._hub.loop.time() + CLOSE_TIMEOUT_S
+            self._transport.close()
+
+    def deadline_passed(self, now: float) -> None:
+        """That of the connection, or `abort_at`."""
+        if self.abort_at <= now:
+            self.abort_at = _NEVER
+            if not self._ended:
+                metrics.mqtt_aborted.labels("slow_client").inc()
+                logger.warning("cut off %s: it took nothing for %g s", self._who(), SLOW_CLIENT_TIMEOUT_S)
+            self.abort()
+        else:
+            self.connection.check(now, reading=not self._unread)
+
+    def abort(self) -> None:
+        """Cuts the connection."""
+        if not self._lost:
+            self._transport.abort()
+
+    # -- the application --------------------------------------------------------------------------------------------
+
+    async def send(self, event: Event) -> None:
+        """The ASGI `send` callable. Raises ValueError, RuntimeError or KeyError for an event that is wrong."""
+        connection = self.connection
+        if event["type"] == "mqtt.ack":
+            connection.ack(event, self._hub.loop.time())
+            if self._unread & _CONGESTED and not connection.congested:
+                self._read_on(_CONGESTED)
+            return
+        connection.send(event, self._hub.loop.time())
+        if self._unread & _UNANSWERED and connection.state is State.CONNECTED:
+            self._take_held()
+        while not connection.writable and not self._lost:
+            if self._drained is None:
+                self._drained = self._hub.loop.create_future()
+            await asyncio.shield(self._drained)
+
+    def cancel(self) -> None:
+        """Ends the application instance, which has had its time."""
+        if self._run is not None:
+            self._run.task.cancel()
+
+    def _start(self) -> ApplicationRun:
+        connect = self.connection.connect
+        assert connect is not None
+        self._name = connect.client_id
+        # What the client sends before it is accepted stays, but for one read, in its socket.
+        self._stop_reading(_UNANSWERED)
+        inbox = Inbox(pause=self._pause_for_inbox, resume=self._resume_for_inbox)
+        return ApplicationRun(
+            self._hub.application,
+            self._scope(connect),
+            self.send,
+            inbox=inbox,
+            on_finished=self._application_finished,
+        )
+
+    def _scope(self, connect: Connect) -> Scope:
+        tls = tls_extension(self._transport)
+        return {
+            "type": "mqtt",
+            "asgi": {"version": ASGI_VERSION, "spec_version": MQTT_SPEC_VERSION},
+            "mqtt_version": connect.version,
+            "client_id": connect.client_id,
+            "username": connect.username,
+            "clean_start": connect.clean_start,
+            "keep_alive_s": connect.keep_alive_s,
+            "will": _will(connect.will),
+            "properties": connect.properties,
+            "client": client_address(self._transport),
+            "server": server_address(self._transport),
+            "scheme": self._transport.get_extra_info("scheme") or self._site.scheme,
+            "extensions": {"tls": tls} if tls else {},
+            "state": dict(self._hub.state),
+        }
+
+    def _take_held(self) -> None:
+        """The client is accepted: what it has sent meanwhile counts now."""
+        session = self.connection.session
+        if session is not None:
+            self._name = session.client_id
+        self._read_on(_UNANSWERED)
+        self.data_received(b"")
+
+    def _application_finished(self, exception: BaseException | None) -> None:
+        self._run = None
+        self.connection.application_ended(self._hub.loop.time(), failed=exception is not None)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._lost and self._run is None:
+            self.count()
+            self._hub.gone(self)
+
+    # -- back-pressure ----------------------------------------------------------------------------------------------
+
+    def _pause_for_inbox(self) -> None:
+        self._stop_reading(_INBOX_FULL)
+
+    def _resume_for_inbox(self) -> None:
+        self._read_on(_INBOX_FULL)
+
+    def _stop_reading(self, why: int) -> None:
+        if not self._unread and not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._unread |= why
+
+    def _read_on(self, why: int) -> None:
+        if self._unread == why and not self._transport.is_closing():
+            self._transport.resume_reading()
+        self._unread &= ~why
+
+    def _wake_senders(self) -> None:
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    # -- what is known of it ----------------------------------------------------------------------------------------
+
+    def count(self) -> None:
+        """Adds what has happened since the last call to the counts of the hub."""
+        connection, hub = self.connection, self._hub
+        received, sent = self._counted
+        hub.received_publishes += connection.received_publishes - received
+        hub.sent_publishes += connection.sent_publishes - sent
+        hub.unknown_acks += connection.unknown_acks
+        connection.unknown_acks = 0
+        if (connection.received_publishes, connection.sent_publishes) != self._counted:
+            self._counted = (connection.received_publishes, connection.sent_publishes)
+
+    def _log(self, end: End) -> None:
+        level = _LOG_LEVELS.get(end.reason, logging.INFO)
+        if logger.isEnabledFor(level):
+            logger.log(level, "closed %s: %s, %#04x %s", self._who(), end.reason, end.reason_code, end.text)
+
+    def _who(self) -> str:
+        address = client_address(self._transport)
+        where = f"{address[0]}:{address[1]}" if address else "a local socket"
+        name = self._name if self._name.isprintable() else ascii(self._name)
+        return f"{name} from {where}" if name else where
+
+
+def _will(will: Will | None) -> dict[str, Any] | None:
+    if will is None:
+        return None
+    return {
+        "topic": will.topic,
+        "payload": will.payload,
+        "qos": will.qos,
+        "retain": will.retain,
+        "properties": will.properties,
+    }

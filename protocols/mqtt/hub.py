@@ -1,0 +1,119 @@
+"""What the connections of one MQTT server share: the broker, the clock, one flush per pass of the loop, the way out.
+
+No connection has a timer: deadlines are attributes that one tick compares. Connections that have output are written in
+one callback at the end of the loop pass, one write each, however many messages and acknowledgements it holds.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from protocols import metrics
+from protocols.asgi import Application
+from protocols.mqtt.broker import Broker
+from protocols.mqtt.options import MqttOptions
+
+if TYPE_CHECKING:
+    from protocols.mqtt.endpoint import Endpoint
+
+_LONGEST_TICK_S: Final = 1.0
+_SHORTEST_TICK_S: Final = 0.01
+
+
+class Site:
+    """A listener, or the tunnel: what its connections have in common."""
+
+    __slots__ = ("hub", "open", "options", "scheme")
+
+    def __init__(self, hub: "Hub", options: MqttOptions, scheme: str) -> None:
+        """`scheme` is that of the scope, unless the transport knows better (a tunnel's does)."""
+        self.hub = hub
+        self.options = options
+        self.scheme = scheme
+        self.open = 0
+        """How many connections there are, for `max_connections`."""
+
+
+class Hub:
+    """The connections of one server and the application instances at work for them."""
+
+    def __init__(self, application: Application, state: Mapping[str, Any], broker: Broker) -> None:
+        self.application = application
+        self.state = state
+        self.broker = broker
+        self.open: set[Endpoint] = set()
+        """Those whose transport is there, or whose application still is at work."""
+        self.received_publishes = 0
+        self.sent_publishes = 0
+        self.unknown_acks = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._unwritten: list[Endpoint] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._tick_s = _LONGEST_TICK_S
+        self._emptied: asyncio.Future[None] | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that `start` was called in."""
+        assert self._loop is not None
+        return self._loop
+
+    def start(self, *, shortest_timeout_s: float) -> None:
+        """Starts the clock; deadlines are kept as exactly as a quarter of the shortest timeout."""
+        self._loop = asyncio.get_running_loop()
+        self._tick_s = max(_SHORTEST_TICK_S, min(_LONGEST_TICK_S, shortest_timeout_s / 4))
+        self._timer = self._loop.call_later(self._tick_s, self._tick)
+
+    def stop(self) -> None:
+        """Stops the clock and writes the counts to the metrics. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._count()
+
+    def settle_soon(self, endpoint: "Endpoint") -> None:
+        """Has `endpoint.settle()` called when the present pass of the loop is through."""
+        if not self._unwritten:
+            self.loop.call_soon(self._settle)
+        self._unwritten.append(endpoint)
+
+    def gone(self, endpoint: "Endpoint") -> None:
+        """Neither the transport nor the application of this connection is left."""
+        self.open.discard(endpoint)
+        if self._emptied is not None and not self.open and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    async def wait_until_empty(self) -> None:
+        """Returns when no connection and no application instance is left."""
+        while self.open:
+            self._emptied = self.loop.create_future()
+            await self._emptied
+
+    def _settle(self) -> None:
+        endpoints = self._unwritten
+        self._unwritten = []
+        for endpoint in endpoints:
+            endpoint.settle()
+
+    def _tick(self) -> None:
+        self._timer = self.loop.call_later(self._tick_s, self._tick)
+        now = self.loop.time()
+        for endpoint in list(self.open):
+            if endpoint.connection.deadline <= now or endpoint.abort_at <= now:
+                endpoint.deadline_passed(now)
+        self.broker.tick(now)
+        self._count()
+
+    def _count(self) -> None:
+        """Adds up here what is counted in plain integers on the way: a metric's lock costs more than an ack."""
+        for endpoint in self.open:
+            endpoint.count()
+        metrics.mqtt_publishes.labels("received").inc(self.received_publishes)
+        metrics.mqtt_publishes.labels("sent").inc(self.sent_publishes)
+        metrics.mqtt_unknown_acks.inc(self.unknown_acks)
+        self.received_publishes = self.sent_publishes = self.unknown_acks = 0
+        for reason, count in self.broker.dropped.items():
+            metrics.mqtt_dropped.labels(reason).inc(count)
+        self.broker.dropped.clear()
+        metrics.mqtt_sessions.set(len(self.broker.sessions))
+        metrics.mqtt_retained.set(len(self.broker.retained))

@@ -1,0 +1,120 @@
+"""The MQTT server: a complete broker whose application is the authority.
+
+    endpoint      a connection on its transport, and its application instance
+    hub           what endpoints share: clock, flush, counts
+    connection    CONNECT to DISCONNECT: packets and events in, packets and events out   } no socket, no clock
+    session       what outlives a connection: subscriptions, messages under way, queue   }
+    broker        subscriptions, retained messages, wills, takeover                      }
+    codec ...     bytes <-> packets                                                      }
+
+The events between server and application are specified in docs/events.md.
+"""
+
+import asyncio
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from protocols.asgi import Application
+from protocols.mqtt.broker import Broker
+from protocols.mqtt.endpoint import Endpoint
+from protocols.mqtt.hub import Hub, Site
+from protocols.mqtt.options import BrokerLimits, MqttOptions
+from protocols.mqtt.packets import Properties
+from protocols.mqtt.store import MemoryRetainedStore, MemorySessionStore
+from protocols.server import Listener, ProtocolServer, Tunnel
+from protocols.sockets import bound_address, listen_at_all
+
+__all__ = ["MqttOptions", "MqttServer"]
+
+TUNNEL_PATH = "/mqtt"
+
+
+class MqttServer(ProtocolServer):
+    """Serves MQTT 3.1, 3.1.1 and 5.0 over TCP, TLS, Unix sockets and, by its tunnel, WebSocket; on asyncio's own loop
+    and on uvloop. All listeners share one broker."""
+
+    protocol: ClassVar[str] = "mqtt"
+    Options: ClassVar[type] = MqttOptions
+
+    def __init__(
+        self,
+        application: Application,
+        listeners: Sequence[Listener],
+        *,
+        state: Mapping[str, Any],
+        tunnels: Mapping[str, Tunnel] | None = None,
+    ) -> None:
+        super().__init__(application, listeners, state=state, tunnels=tunnels)
+        self._options: list[MqttOptions] = [listener.options for listener in listeners]
+        self.broker = Broker(
+            sessions=MemorySessionStore(),
+            retained=MemoryRetainedStore(),
+            limits=BrokerLimits.of(self._options),
+        )
+        self._hub = Hub(application, state, self.broker)
+        self._servers: Sequence[asyncio.Server] = ()
+        self._addresses: Sequence[str] = ()
+
+    async def start(self) -> None:
+        """See ProtocolServer."""
+        factories = [
+            functools.partial(Endpoint, Site(self._hub, listener.options, "mqtts" if listener.ssl_context else "mqtt"))
+            for listener in self.listeners
+        ]
+        self._hub.start(shortest_timeout_s=min((one.connect_timeout_s for one in self._options), default=5.0))
+        try:
+            self._servers = await listen_at_all(self.listeners, factories)
+        except BaseException:
+            self._hub.stop()
+            raise
+        self._addresses = [bound_address(server) for server in self._servers]
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """See ProtocolServer."""
+        return self._addresses
+
+    def offered_tunnels(self) -> Mapping[str, Tunnel]:
+        """MQTT over WebSocket at /mqtt [MQTT5-6.0.0-4], with the options of the first listener."""
+        options = self._options[0] if self._options else MqttOptions()
+        return {TUNNEL_PATH: Tunnel("mqtt", functools.partial(Endpoint, Site(self._hub, options, "ws")))}
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        qos: int = 0,
+        retain: bool = False,
+        properties: Properties | None = None,
+    ) -> int:
+        """Publishes to every subscriber of this server. Returns to how many. Raises ValueError or TypeError for what
+        MQTT cannot say. To be called in the server's loop; `gateway.mqtt.publish` is the way from elsewhere."""
+        return self.broker.publish(topic, payload, qos, retain, properties, now=self._hub.loop.time())
+
+    def stop_accepting(self) -> None:
+        """See ProtocolServer."""
+        for server in self._servers:
+            server.close()
+
+    async def close(self) -> None:
+        """See ProtocolServer. Wills are published first, while there are subscribers to get them."""
+        self.stop_accepting()
+        if not self._addresses:
+            return
+        now = self._hub.loop.time()
+        endpoints = list(self._hub.open)
+        for endpoint in endpoints:
+            endpoint.connection.publish_will(now)
+        self.broker.publish_pending_wills(now)
+        for endpoint in endpoints:
+            endpoint.connection.shut_down(now)
+        try:
+            await self._hub.wait_until_empty()
+        except asyncio.CancelledError:
+            for endpoint in list(self._hub.open):
+                endpoint.abort()
+                endpoint.cancel()
+            raise
+        finally:
+            self._hub.stop()

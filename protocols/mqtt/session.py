@@ -1,0 +1,352 @@
+"""What is kept for a client while it comes and goes: subscriptions, messages under way, messages that wait [MQTT5-4.1].
+
+A session has a `link`, the connection in use, or None while its client is away. Messages for the client take one way:
+`deliver` sends at once or queues; whatever makes room (an acknowledgement, a new connection, a socket that drains)
+calls `pump`. Invariants:
+
+- messages above QoS 0 leave in the order in which they came [MQTT5-4.6.0-5], and are sent again, once per connection
+  and only then, in the order in which they were first sent [MQTT5-4.6.0-1] [MQTT5-4.4.0-1];
+- never more of them are unacknowledged than the client allows [MQTT5-3.3.4-9], nor than `max_inflight`;
+- the queue is bounded in messages and bytes; what does not fit is dropped, the new one, and counted.
+"""
+
+from collections import Counter, deque
+from typing import Final, Protocol
+
+from protocols.mqtt.message import Message
+from protocols.mqtt.options import NEVER_EXPIRES, MqttOptions
+from protocols.mqtt.packets import ReasonCode, Will
+
+_MAX_PACKET_ID: Final = 65_535
+
+
+class Link(Protocol):
+    """A connection, as its session uses it."""
+
+    writable: bool
+    """Whether the peer takes what it is sent; False while its socket's buffer is over the high-water mark."""
+    send_maximum: int
+    """How many QoS 1 and 2 messages the client accepts unacknowledged."""
+
+    def write_publish(
+        self,
+        message: Message,
+        qos: int,
+        retain: bool,
+        identifiers: tuple[int, ...],
+        now: float,
+        packet_id: int = 0,
+        dup: bool = False,
+    ) -> bool:
+        """Sends a PUBLISH. Returns False, without sending, if the client does not take packets of that size."""
+
+    def write_pubrel(self, packet_id: int, reason_code: int = 0) -> None:
+        """Sends a PUBREL."""
+
+    def take_over(self, now: float) -> None:
+        """Ends the connection because another one uses the session."""
+
+
+class Delivery:
+    """One message for one client: queued, or under way."""
+
+    __slots__ = ("bounded", "identifiers", "message", "packet_id", "qos", "retain")
+
+    def __init__(
+        self, message: Message, qos: int, retain: bool, identifiers: tuple[int, ...], *, bounded: bool
+    ) -> None:
+        """`bounded` is False for a retained message, which is kept anyway and does not count in the queue's bounds."""
+        self.message = message
+        self.qos = qos
+        self.retain = retain
+        self.identifiers = identifiers
+        self.bounded = bounded
+        self.packet_id = 0
+
+
+class Subscriber:
+    """A session with what it was granted for one topic filter: what a matching message finds."""
+
+    __slots__ = ("identifiers", "no_local", "qos", "retain_as_published", "session")
+
+    def __init__(
+        self,
+        session: "Session",
+        qos: int,
+        *,
+        no_local: bool = False,
+        retain_as_published: bool = False,
+        identifiers: tuple[int, ...] = (),
+    ) -> None:
+        """`identifiers` is the subscription identifier of the SUBSCRIBE, if it had one [MQTT5-3.3.4-3]."""
+        self.session = session
+        self.qos = qos
+        self.no_local = no_local
+        self.retain_as_published = retain_as_published
+        self.identifiers = identifiers
+
+
+class Session:
+    """The session of one client identifier. The containers that few sessions need are made when they are."""
+
+    __slots__ = (
+        "_inflight",
+        "_last_packet_id",
+        "_queue",
+        "_queued_bytes",
+        "_queued_messages",
+        "_released",
+        "_resend",
+        "client_id",
+        "dropped",
+        "due_at",
+        "ends_at",
+        "expiry_interval_s",
+        "link",
+        "options",
+        "received",
+        "subscriptions",
+        "will",
+        "will_at",
+    )
+
+    def __init__(self, client_id: str, *, options: MqttOptions, dropped: Counter[str]) -> None:
+        """`dropped` counts, by reason, the messages that did not reach the client."""
+        self.client_id = client_id
+        self.options = options
+        self.dropped = dropped
+        self.link: Link | None = None
+        self.subscriptions: dict[str, Subscriber] = {}
+        self.received: set[int] | None = None
+        """Packet identifiers of QoS 2 messages that were taken over from the client and not yet released by it."""
+        self.expiry_interval_s = 0
+        self.ends_at: float | None = None
+        self.will: Will | None = None
+        """A will that waits for its delay to pass."""
+        self.will_at: float = 0.0
+        self.due_at: float | None = None
+        """When the broker is going to look at this absent session."""
+        self._last_packet_id = 0
+        self._inflight: dict[int, Delivery] = {}
+        self._released: dict[int, None] = {}
+        self._resend: deque[Delivery] | None = None
+        self._queue: deque[Delivery] | None = None
+        self._queued_messages = 0
+        self._queued_bytes = 0
+
+    @property
+    def persistent(self) -> bool:
+        """Whether the session outlives its connection [MQTT5-3.1.2-23]."""
+        return self.expiry_interval_s > 0
+
+    @property
+    def never_ends(self) -> bool:
+        """Whether it does so for ever."""
+        return self.expiry_interval_s >= NEVER_EXPIRES
+
+    @property
+    def queued(self) -> int:
+        """How many messages wait."""
+        return len(self._queue) if self._queue else 0
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many QoS 1 and 2 messages are under way on this connection."""
+        waiting = len(self._resend) if self._resend else 0
+        return len(self._inflight) + len(self._released) - waiting
+
+    @property
+    def ready(self) -> bool:
+        """Whether a message above QoS 0 would be sent at once."""
+        return self.link is not None and self.link.writable and not self._queue and self._has_quota(self.link)
+
+    # -- messages to the client -------------------------------------------------------------------------------------
+
+    def deliver(
+        self,
+        message: Message,
+        qos: int,
+        retain: bool,
+        identifiers: tuple[int, ...],
+        now: float,
+        *,
+        bounded: bool = True,
+    ) -> None:
+        """Sends a message now, or queues it; a message at QoS 0 for an absent client is dropped [MQTT5-4.3.1]."""
+        link = self.link
+        if link is None:
+            if qos:
+                self._enqueue(Delivery(message, qos, retain, identifiers, bounded=bounded), now)
+        elif qos == 0:
+            if link.writable and not self._queue:
+                link.write_publish(message, 0, retain, identifiers, now)
+            else:
+                self._enqueue(Delivery(message, 0, retain, identifiers, bounded=bounded), now)
+        else:
+            delivery = Delivery(message, qos, retain, identifiers, bounded=bounded)
+            if link.writable and not self._queue and self._has_quota(link):
+                self._send(link, delivery, now)
+            else:
+                self._enqueue(delivery, now)
+
+    def pump(self, now: float) -> None:
+        """Sends what waits, as far as the socket and the client's receive maximum have room."""
+        link = self.link
+        if link is None:
+            return
+        while self._resend and link.writable and self._has_quota(link):
+            delivery = self._resend.popleft()
+            sent = link.write_publish(
+                delivery.message,
+                delivery.qos,
+                delivery.retain,
+                delivery.identifiers,
+                now,
+                delivery.packet_id,
+                True,
+            )
+            if not sent:
+                del self._inflight[delivery.packet_id]
+        queue = self._queue
+        while queue and link.writable and (queue[0].qos == 0 or self._has_quota(link)):
+            delivery = self._dequeue(queue)
+            if delivery.message.expired(now):  # [MQTT5-3.3.2-5]
+                self.dropped["expired"] += 1
+            else:
+                self._send(link, delivery, now)
+        if not queue:
+            self._queue = None
+
+    def _has_quota(self, link: Link) -> bool:
+        return self.unacknowledged < link.send_maximum
+
+    def _send(self, link: Link, delivery: Delivery, now: float) -> None:
+        packet_id = 0
+        if delivery.qos:
+            packet_id = delivery.packet_id = self._next_packet_id()
+            self._inflight[packet_id] = delivery
+        message = delivery.message
+        sent = link.write_publish(message, delivery.qos, delivery.retain, delivery.identifiers, now, packet_id)
+        if not sent and packet_id:  # as if it had been delivered [MQTT5-3.1.2-25]
+            del self._inflight[packet_id]
+
+    def _next_packet_id(self) -> int:
+        """One that is not in use [MQTT5-2.2.1-4]; there always is one, since `max_inflight` is far below 65,535."""
+        packet_id = self._last_packet_id
+        while True:
+            packet_id = packet_id + 1 if packet_id < _MAX_PACKET_ID else 1
+            if packet_id not in self._inflight and packet_id not in self._released:
+                self._last_packet_id = packet_id
+                return packet_id
+
+    def _enqueue(self, delivery: Delivery, now: float) -> None:
+        queue = self._queue
+        if queue is None:
+            queue = self._queue = deque()
+        if delivery.bounded:
+            while queue and self._is_full(delivery) and queue[0].message.expired(now):
+                self._dequeue(queue)
+                self.dropped["expired"] += 1
+            if self._is_full(delivery):
+                self.dropped["queue_full"] += 1
+                return
+            self._queued_messages += 1
+            self._queued_bytes += delivery.message.size_bytes
+        queue.append(delivery)
+
+    def _is_full(self, delivery: Delivery) -> bool:
+        return (
+            self._queued_messages >= self.options.max_queued_messages
+            or self._queued_bytes + delivery.message.size_bytes > self.options.max_queued_bytes
+        )
+
+    def _dequeue(self, queue: deque[Delivery]) -> Delivery:
+        delivery = queue.popleft()
+        if delivery.bounded:
+            self._queued_messages -= 1
+            self._queued_bytes -= delivery.message.size_bytes
+        return delivery
+
+    # -- what the client answers ------------------------------------------------------------------------------------
+
+    def acknowledged(self, packet_id: int, now: float) -> None:
+        """A PUBACK has come: the message is delivered, or refused, which ends it too."""
+        delivery = self._inflight.get(packet_id)
+        if delivery is not None and delivery.qos == 1:
+            del self._inflight[packet_id]
+            self.pump(now)
+
+    def received_by_client(self, packet_id: int, reason_code: int, now: float) -> None:
+        """A PUBREC has come: the client owns the message, or refuses it [MQTT5-4.3.3-4]."""
+        delivery = self._inflight.get(packet_id)
+        refused = reason_code >= ReasonCode.UNSPECIFIED_ERROR
+        if delivery is not None and delivery.qos == 2:
+            del self._inflight[packet_id]
+            if not refused:
+                self._released[packet_id] = None
+        if refused:
+            self.pump(now)
+            return
+        if self.link is not None:
+            known = packet_id in self._released
+            self.link.write_pubrel(packet_id, ReasonCode.SUCCESS if known else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)
+
+    def completed(self, packet_id: int, now: float) -> None:
+        """A PUBCOMP has come: the delivery at QoS 2 is over."""
+        if packet_id in self._released:
+            del self._released[packet_id]
+            self.pump(now)
+
+    # -- messages from the client -----------------------------------------------------------------------------------
+
+    def remember_received(self, packet_id: int) -> None:
+        """The QoS 2 message with this identifier is taken over; until PUBREL it is known again [MQTT5-4.3.3-10]."""
+        if self.received is None:
+            self.received = set()
+        self.received.add(packet_id)
+
+    def release(self, packet_id: int) -> bool:
+        """A PUBREL has come: the identifier is free [MQTT5-4.3.3-12]. Returns whether it was in use."""
+        if self.received is None or packet_id not in self.received:
+            return False
+        self.received.discard(packet_id)
+        return True
+
+    # -- connections ------------------------------------------------------------------------------------------------
+
+    def attach(self, link: Link, options: MqttOptions) -> None:
+        """The client is back. Nothing is sent before `resume`, which is called when the CONNACK is on its way."""
+        self.link = link
+        self.options = options
+        self.will = None  # [MQTT5-3.1.3-9]
+        self.ends_at = None
+        self._resend = deque(self._inflight.values()) if self._inflight else None
+
+    def resume(self, now: float) -> None:
+        """Sends again what was not acknowledged [MQTT5-4.4.0-1], PUBREL first, then sends what waits."""
+        if self.link is None:
+            return
+        for packet_id in self._released:
+            self.link.write_pubrel(packet_id)
+        self.pump(now)
+
+    def detach(self) -> None:
+        """The connection is gone; messages at QoS 0 that waited for its socket go with it."""
+        self.link = None
+        self._resend = None
+        if self._queue:
+            queue, self._queue = self._queue, None
+            self._queued_messages = self._queued_bytes = 0
+            for delivery in queue:
+                if delivery.qos:
+                    self._requeue(delivery)
+                else:
+                    self.dropped["disconnected"] += 1
+
+    def _requeue(self, delivery: Delivery) -> None:
+        if self._queue is None:
+            self._queue = deque()
+        if delivery.bounded:
+            self._queued_messages += 1
+            self._queued_bytes += delivery.message.size_bytes
+        self._queue.append(delivery)

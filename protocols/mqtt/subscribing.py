@@ -1,0 +1,145 @@
+"""SUBSCRIBE and UNSUBSCRIBE: what the application is asked, and what its answer becomes."""
+
+from protocols.asgi import Event
+from protocols.mqtt.broker import Broker
+from protocols.mqtt.errors import InvalidTopicError
+from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.packets import (
+    PacketType,
+    Properties,
+    ReasonCode,
+    SubAck,
+    Subscribe,
+    Subscription,
+    UnsubAck,
+    Unsubscribe,
+)
+from protocols.mqtt.reason_codes import REASON_CODES
+from protocols.mqtt.session import Session, Subscriber
+from protocols.mqtt.topics import split_shared, validate_topic_filter
+
+_FAILURE = 0x80
+
+
+class PendingAnswer:
+    """A SUBSCRIBE or UNSUBSCRIBE that the application has not answered.
+
+    `refused` has, for a SUBSCRIBE, one entry per filter: the reason code of one that the application is not asked
+    about, None for the others.
+    """
+
+    __slots__ = ("packet", "refused")
+
+    def __init__(self, packet: Subscribe | Unsubscribe, refused: list[int | None] | None = None) -> None:
+        self.packet = packet
+        self.refused = refused or []
+
+    def suback(self) -> SubAck:
+        """The answer to a SUBSCRIBE of which every filter is refused."""
+        return SubAck(packet_id=self.packet.packet_id, reason_codes=tuple(code or 0 for code in self.refused))
+
+
+def pending_subscribe(packet: Subscribe, options: MqttOptions) -> tuple[PendingAnswer, Event | None]:
+    """What is to be remembered of a SUBSCRIBE, and the `mqtt.subscribe` event without its ack_id; no event if every
+    filter is refused already."""
+    refused = [_refusal(subscription, index, options) for index, subscription in enumerate(packet.subscriptions)]
+    asked = [
+        _as_event(subscription)
+        for subscription, code in zip(packet.subscriptions, refused, strict=True)
+        if code is None
+    ]
+    pending = PendingAnswer(packet, refused)
+    if not asked:
+        return pending, None
+    return pending, {"type": "mqtt.subscribe", "subscriptions": asked, "properties": packet.properties}
+
+
+def _refusal(subscription: Subscription, index: int, options: MqttOptions) -> int | None:
+    try:
+        validate_topic_filter(subscription.topic_filter)
+    except InvalidTopicError as error:
+        return error.reason_code
+    too_deep = subscription.topic_filter.count("/") >= options.max_topic_levels
+    return ReasonCode.QUOTA_EXCEEDED if too_deep or index >= options.max_subscriptions else None
+
+
+def _as_event(subscription: Subscription) -> Event:
+    share_name, topic_filter = split_shared(subscription.topic_filter)
+    return {
+        "topic_filter": topic_filter,
+        "qos": subscription.qos,
+        "no_local": subscription.no_local,
+        "retain_as_published": subscription.retain_as_published,
+        "retain_handling": subscription.retain_handling,
+        "share_name": share_name,
+    }
+
+
+def answer_subscribe(
+    pending: PendingAnswer,
+    event: Event,
+    properties: Properties,
+    maximum_qos: int,
+    broker: Broker,
+    session: Session,
+) -> tuple[SubAck, list[tuple[str, Subscriber]]]:
+    """Enters what the application granted: the SUBACK, and (filter, subscriber) for those that are to get the retained
+    messages. Raises ValueError unless the answer has a code for each filter that was asked about."""
+    packet = pending.packet
+    assert isinstance(packet, Subscribe)
+    answers = iter(_codes(event, pending.refused.count(None)))
+    identifier = packet.properties.get("subscription_identifier")
+    identifiers = () if identifier is None else (identifier,)
+    codes: list[int] = []
+    replay: list[tuple[str, Subscriber]] = []
+    for subscription, refused in zip(packet.subscriptions, pending.refused, strict=True):
+        code = next(answers) if refused is None else refused
+        topic_filter = subscription.topic_filter
+        is_known = topic_filter in session.subscriptions
+        if code < _FAILURE and not is_known and len(session.subscriptions) >= session.options.max_subscriptions:
+            code = ReasonCode.QUOTA_EXCEEDED
+        if code >= _FAILURE:
+            allowed = code in REASON_CODES[PacketType.SUBACK]
+            codes.append(code if allowed else ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR)
+            continue
+        subscriber = Subscriber(
+            session,
+            min(code, subscription.qos, maximum_qos),  # [MQTT5-3.8.4-7] [MQTT3-3.8.4-6]
+            no_local=subscription.no_local,
+            retain_as_published=subscription.retain_as_published,
+            identifiers=identifiers,
+        )
+        is_new = broker.subscribe(topic_filter, subscriber)
+        codes.append(subscriber.qos)
+        # [MQTT5-3.3.1-9] [MQTT5-3.3.1-10] [MQTT5-3.3.1-11]
+        if subscription.retain_handling == 0 or (subscription.retain_handling == 1 and is_new):
+            replay.append((topic_filter, subscriber))
+    return SubAck(packet_id=packet.packet_id, reason_codes=tuple(codes), properties=properties), replay
+
+
+def answer_unsubscribe(
+    pending: PendingAnswer, event: Event, properties: Properties, broker: Broker, session: Session
+) -> UnsubAck:
+    """Takes out what the application allows; without reason_codes, everything. Raises ValueError as above."""
+    packet = pending.packet
+    assert isinstance(packet, Unsubscribe)
+    asked = event.get("reason_codes")
+    answers = [0] * len(packet.topic_filters) if asked is None else _codes(event, len(packet.topic_filters))
+    codes: list[int] = []
+    for topic_filter, code in zip(packet.topic_filters, answers, strict=True):
+        if code >= _FAILURE:
+            allowed = code in REASON_CODES[PacketType.UNSUBACK]
+            codes.append(code if allowed else ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR)
+        elif broker.unsubscribe(topic_filter, session):
+            codes.append(ReasonCode.SUCCESS)
+        else:
+            codes.append(ReasonCode.NO_SUBSCRIPTION_EXISTED)
+    return UnsubAck(packet_id=packet.packet_id, reason_codes=tuple(codes), properties=properties)
+
+
+def _codes(event: Event, expected: int) -> list[int]:
+    codes = event.get("reason_codes")
+    if codes is None or len(codes) != expected:
+        got = "none" if codes is None else len(codes)
+        raise ValueError(f"mqtt.ack: expected {expected} reason_codes, one per filter asked about; got {got}")
+    return list(codes)
