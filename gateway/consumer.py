@@ -162,8 +162,9 @@ class AsyncConsumer:
 
         def start_grace() -> None:
             nonlocal interruption
-            if self.disconnect_grace_s is not None:
-                interruption = loop.call_later(self.disconnect_grace_s, self._interrupt, task)
+            grace_s = self._grace_s()
+            if grace_s is not None:
+                interruption = loop.call_later(grace_s, self._interrupt, task)
 
         self._inbox.on_disconnect = start_grace
         if self._inbox.disconnected:
@@ -206,6 +207,9 @@ class AsyncConsumer:
                 lane.release()
             event = await inbox.next()
         return event
+
+    def _grace_s(self) -> float | None:
+        return self.disconnect_grace_s
 
     def _interrupt(self, task: "asyncio.Task[Any]") -> None:
         """The grace is over: ends the handler that still runs, and drops what waits behind it."""

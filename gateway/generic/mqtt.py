@@ -252,11 +252,13 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
         await self.close(QUOTA_EXCEEDED)
 
     async def _send(self, event: Event) -> None:
-        if not self._peer_gone():
-            try:
-                await self.base_send(event)
-            except OSError:
-                self._closed = True
+        if self._peer_gone():
+            await asyncio.sleep(0)  # lets the end of the grace reach a handler that only sends
+            return
+        try:
+            await self.base_send(event)
+        except OSError:
+            self._closed = True
 
 
 class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):

@@ -4,6 +4,7 @@ What is different: sending to a peer that has gone is a no-op that is counted
 (`gateway_consumer_sends_after_close_total`), not an error, and `deny` closes with a code that a browser can see.
 """
 
+import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -232,11 +233,13 @@ class AsyncWebsocketConsumer(_Peer, AsyncConsumer, events=EVENTS):
 
     async def _send_event(self, event: Event) -> None:
         """Gives a websocket event to the server, unless the peer has gone."""
-        if not self._peer_gone():
-            try:
-                await self.base_send(event)
-            except OSError:  # how a server says that it has (ASGI www 2.4)
-                self._closed = True
+        if self._peer_gone():
+            await asyncio.sleep(0)  # lets the end of the grace reach a handler that only sends
+            return
+        try:
+            await self.base_send(event)
+        except OSError:  # how a server says that it has (ASGI www 2.4)
+            self._closed = True
 
     async def websocket_disconnect(self, message: Event) -> None:
         """Leaves the groups, then `disconnect`."""

@@ -1,0 +1,95 @@
+"""A consumer for HTTP requests: names and behaviour are those of channels.generic.http, and long polling works."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, TypeAlias
+
+from gateway.consumer import AsyncConsumer
+from gateway.exceptions import StopConsumer
+from gateway.metrics import consumer_sends_after_close
+from protocols.asgi import Event
+
+Headers: TypeAlias = "Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]"
+
+
+class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect")):
+    """Answers one request.
+
+    It lives until its response is complete, however many handlers that takes, or the client has left. So `handle` may
+    send the headers and a first part with `more_body=True` and return, and messages from a channel layer send the rest:
+    long polling. It also ends when `handle` returns and no response was begun. While `handle` runs, no message is
+    handled; and it is cancelled `disconnect_grace_s` after the client has left, unless its response is complete.
+    """
+
+    max_body_bytes: ClassVar[int | None] = 16 * 1024 * 1024
+    """The largest request body that is read into memory for `handle`; a larger one is answered with 413."""
+
+    _response_begun = False
+    _response_complete = False
+    _handled = False
+    _body_bytes = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Takes and ignores anything."""
+        self.body: list[bytes] = []
+
+    async def send_headers(self, *, status: int = 200, headers: Headers | None = None) -> None:
+        """Begins the response. Headers are pairs of bytes, or a mapping."""
+        pairs = list(headers.items() if isinstance(headers, Mapping) else headers or ())
+        self._response_begun = True
+        await self._send({"type": "http.response.start", "status": status, "headers": pairs})
+
+    async def send_body(self, body: bytes, *, more_body: bool = False) -> None:
+        """Sends a part of the body: the last one, unless `more_body`."""
+        assert isinstance(body, bytes), "Body is not bytes"
+        await self._send({"type": "http.response.body", "body": body, "more_body": more_body})
+        self._response_complete = not more_body
+
+    async def send_response(self, status: int, body: bytes, **kwargs: Any) -> None:
+        """Sends a whole response; `headers` as in `send_headers`."""
+        await self.send_headers(status=status, **kwargs)
+        await self.send_body(body)
+
+    async def handle(self, body: bytes) -> None:
+        """Called with the whole body of the request; to be overridden."""
+        raise NotImplementedError("Subclasses of AsyncHttpConsumer must provide a handle() method.")
+
+    async def disconnect(self) -> None:
+        """Called exactly once, when the response is complete, the client has left or the consumer failed."""
+
+    async def http_request(self, message: Event) -> None:
+        """Collects the body and gives it to `handle`."""
+        body = message.get("body", b"")
+        self._body_bytes += len(body)
+        if self.max_body_bytes is not None and self._body_bytes > self.max_body_bytes:
+            self.body.clear()
+            await self.send_response(413, b"", headers=[(b"connection", b"close")])
+            raise StopConsumer
+        self.body.append(body)
+        if not message.get("more_body"):
+            await self.handle(b"".join(self.body))
+            self._handled = True
+
+    async def http_disconnect(self, message: Event) -> None:
+        """Calls `disconnect`."""
+        await self.disconnect()
+        raise StopConsumer
+
+    async def dispatch(self, message: Event) -> None:
+        """Runs the handler of `message`, then ends the consumer if it has nothing left to send."""
+        await super().dispatch(message)
+        if self._handled and (self._response_complete or not self._response_begun):
+            raise StopConsumer
+
+    def _grace_s(self) -> float | None:
+        return None if self._response_complete else self.disconnect_grace_s
+
+    async def _send(self, event: Event) -> None:
+        if self._inbox.disconnected:
+            consumer_sends_after_close.labels("http").inc()
+            await asyncio.sleep(0)  # lets the end of the grace reach a handler that only sends
+            return
+        try:
+            await self.base_send(event)
+        except OSError:  # how a server says that the client has left (ASGI www 2.4)
+            consumer_sends_after_close.labels("http").inc()

@@ -1,0 +1,112 @@
+"""The communicator for any kind of scope."""
+
+import asyncio
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+from gateway.events import is_disconnect, size_bytes
+from protocols.asgi import Application, Event, Scope
+from protocols.runner import Inbox
+
+
+class ApplicationCommunicator:
+    """Runs one application instance, sends it events and receives what it sends.
+
+    The application is fed as our servers feed it, through an `Inbox`. It starts with the first event, or with
+    `async with`, at the end of which it is stopped and what it raised is raised. A time-out of a method raises
+    TimeoutError and leaves the application running, so a test may go on.
+    """
+
+    def __init__(self, application: Application, scope: Scope) -> None:
+        self.application = application
+        self.scope = scope
+        self.inbox = Inbox()
+        self.output_queue: asyncio.Queue[Event] = asyncio.Queue()
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._raised = False
+
+    async def __aenter__(self) -> Self:
+        self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop(exceptions=error is None)
+
+    async def send_input(self, message: Event) -> None:
+        """Gives the application an event."""
+        self._start()
+        if is_disconnect(message):
+            self.inbox.disconnect(message)
+        else:
+            self.inbox.feed(message, size_bytes(message))
+
+    async def receive_output(self, timeout: float = 1) -> Event:
+        """The next event that the application sends. Raises what it raised if it has ended, or TimeoutError."""
+        if not await self._has_output(timeout):
+            if self._start().done():
+                self._raise()
+                raise RuntimeError("the application has ended and sent nothing more")
+            raise TimeoutError(f"the application sent nothing within {timeout:g} s")
+        return self.output_queue.get_nowait()
+
+    async def receive_nothing(self, timeout: float = 0.1, interval: float = 0.01) -> bool:
+        """Whether the application sends nothing for `timeout` seconds. `interval` is not used: nothing is polled."""
+        return not await self._has_output(timeout)
+
+    async def wait(self, timeout: float = 1) -> None:
+        """Waits until the application has ended. Raises what it raised, or TimeoutError."""
+        done, _ = await asyncio.wait([self._start()], timeout=timeout)
+        if not done:
+            raise TimeoutError(f"the application did not end within {timeout:g} s")
+        self._raise()
+
+    async def stop(self, exceptions: bool = True) -> None:
+        """Cancels the application if it runs and waits for it. Raises what it raised, unless told not to.
+
+        An exception that another method has raised is not raised again.
+        """
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            if exceptions and not self._raised:
+                self._raise()
+
+    def _start(self) -> "asyncio.Task[None]":
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task.add_done_callback(lambda _task: self._news.set())
+        return self._task
+
+    async def _run(self) -> None:
+        await self.application(self.scope, self.inbox.receive, self._send)
+
+    async def _send(self, event: Event) -> None:
+        self.output_queue.put_nowait(event)
+        self._news.set()
+
+    async def _has_output(self, timeout: float) -> bool:
+        """Whether there is an event to take, waiting for one while the application runs."""
+        task = self._start()
+        try:
+            async with asyncio.timeout(timeout):
+                while self.output_queue.empty() and not task.done():
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            pass
+        return not self.output_queue.empty()
+
+    def _raise(self) -> None:
+        self._raised = True
+        if self._task is not None and not self._task.cancelled():
+            self._task.result()
+
+
+def split_path(path: str) -> dict[str, Any]:
+    """The keys of an http or websocket scope for a path that may have a query string."""
+    parts = urlsplit(path)
+    return {"path": unquote(parts.path), "raw_path": parts.path.encode(), "query_string": parts.query.encode()}
