@@ -1,8 +1,8 @@
 """The command line, `gateway`.
 
-Results go to standard output and all else to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
-A distribution adds a command by an entry point in the group "gateway.commands" whose value is a click command; a
-command that needs the database calls `setup_django` first.
+Results go to standard output and all else to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage or wrong
+configuration. A distribution adds a command by an entry point in the group "gateway.commands" whose value is a click
+command; a command that needs the database calls `setup_django` first.
 """
 
 import os

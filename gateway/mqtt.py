@@ -47,7 +47,11 @@ async def bridged(layer: BaseChannelLayer, broker_publish: Callable[..., Any]) -
             return True
         if message.get("type") != MESSAGE_TYPE:
             return False
-        broker_publish(message["topic"], message["payload"], qos=message["qos"], retain=message["retain"])
+        try:
+            broker_publish(message["topic"], message["payload"], qos=message["qos"], retain=message["retain"])
+        except (KeyError, TypeError, ValueError) as error:  # sent by something else than `publish`
+            logger.warning("a message of the group %s cannot be published: %r", GROUP, error)
+            return False
         return True
 
     channel = await layer.new_channel()

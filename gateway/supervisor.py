@@ -16,10 +16,8 @@ from functools import partial
 from typing import Any
 
 import django
-from django.conf import settings
 from django.core.management import call_command, get_commands
 from django.db import DatabaseError, connections
-from django.utils.module_loading import import_string
 
 from gateway import data_dir
 from gateway.config import Config, ListenerConfig
@@ -28,6 +26,7 @@ from gateway.layers import get_channel_layer
 from gateway.lifespan import Lifespan, LifespanError
 from gateway.mqtt import bridged
 from gateway.observability import Lifecycle
+from gateway.routing import get_default_application
 from protocols.asgi import Application
 from protocols.server import Listener, ProtocolServer, Tunnel, load_protocol
 
@@ -42,7 +41,7 @@ def serve(config: Config, *, program: str = "gateway") -> None:
     with data_dir.held(config):
         django.setup()
         prepare()
-        application = import_string(settings.ASGI_APPLICATION)
+        application = get_default_application()
         with asyncio.Runner(loop_factory=event_loop_factory()) as runner:
             runner.run(Supervisor(config, application, program=program).run())
 

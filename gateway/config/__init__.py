@@ -176,7 +176,7 @@ def _build_listener(table: Table, path: str, builder: Builder) -> ListenerConfig
             except UnknownProtocolError as error:
                 builder.fault(origin, f"{path}.protocol: {error}")
             except ImportError as error:
-                warnings_TEMPORARY = (origin, f"{path}.protocol: {protocol} cannot be loaded: {error}")
+                builder.fault(origin, f"{path}.protocol: {protocol} cannot be loaded: {error}")
     listener: ListenerConfig | None = builder.build(ListenerConfig, common, path, given={"options": options})
     return listener
 

@@ -90,8 +90,10 @@ class Builder:
     def _leaf(self, wanted: Any, leaf: Leaf, path: str) -> Any:
         adapter: TypeAdapter[Any] = TypeAdapter(wanted)
         try:
+            if leaf.is_text and _is_list(wanted):
+                return adapter.validate_python([item.strip() for item in leaf.value.split(",") if item.strip()])
             if leaf.is_text:
-                return adapter.validate_strings(_split(wanted, leaf.value))
+                return adapter.validate_strings(leaf.value)
             return adapter.validate_json(json.dumps(leaf.value), strict=True)
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
@@ -131,18 +133,15 @@ def _dataclass_in(wanted: Any) -> type[Any] | None:
     return plain if isinstance(plain, type) and dataclasses.is_dataclass(plain) else None
 
 
-def _split(wanted: Any, text: str) -> str | list[str]:
-    """Text for a list is its items, separated by commas."""
-    if get_origin(_plain(wanted)) in (tuple, list, frozenset):
-        return [item.strip() for item in text.split(",") if item.strip()]
-    return text
+def _is_list(wanted: Any) -> bool:
+    return get_origin(_plain(wanted)) in (tuple, list, frozenset)
 
 
 def _expected(wanted: Any) -> str:
     plain = _plain(wanted)
     if get_origin(plain) is Literal:
         return "one of " + ", ".join(json.dumps(choice) for choice in get_args(plain))
-    if get_origin(plain) in (tuple, list, frozenset):
+    if _is_list(plain):
         return f"a list, each {_expected(get_args(plain)[0])}"
     return _WORDS.get(plain, str(getattr(plain, "__name__", plain)))
 

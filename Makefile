@@ -1,0 +1,78 @@
+# `make serve` and `make test` need git, make and python3 (3.11 or newer); the rest they fetch.
+
+PYTHON ?= python3
+CONFIG ?= config/gateway.toml
+MATRIX ?= python3.12 python3.13
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+UV_COMPILE := -m uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock" pyproject.toml requirements/build.in --extra postgres
+
+.PHONY: help serve test check format lock matrix clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make serve    run a gateway (CONFIG=$(CONFIG))"
+	@echo "make test     install what the tests need, then make check"
+	@echo "make check    format, lint, types, import contracts, tests"
+	@echo "make format   let ruff format and mend"
+	@echo "make lock     pin the newest dependencies in requirements/*.lock"
+	@echo "make matrix   the tests on further Pythons with the next Django (MATRIX=\"$(MATRIX)\")"
+	@echo "make clean    remove environments and caches, not data"
+
+serve: $(VENV)/.runtime
+	@exec $(BIN)/gateway serve --config $(CONFIG)
+
+test: $(VENV)/.dev
+	@tests/install_services.sh
+	@$(MAKE) --no-print-directory check
+
+check: $(VENV)/.dev
+	@$(BIN)/ruff format --quiet --check
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest
+
+format: $(VENV)/.dev
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is $$($(PYTHON) -V 2>&1); 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "this python3 cannot make environments; install its venv: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: $(VENV)/bin/python requirements/runtime.lock pyproject.toml
+	@echo "installing into $(VENV) ..." >&2
+	@$(BIN)/python $(PIP_INSTALL) --require-hashes -r requirements/runtime.lock
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python requirements/dev.lock pyproject.toml
+	@echo "installing into $(VENV), with what the tests need ..." >&2
+	@$(BIN)/python $(PIP_INSTALL) --require-hashes -r requirements/dev.lock
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/.runtime
+
+lock: $(VENV)/.dev
+	@$(BIN)/python $(PIP_INSTALL) uv
+	@$(BIN)/python $(UV_COMPILE) --upgrade --python-version 3.11 -c requirements/lts.in -o requirements/runtime.lock
+	@$(BIN)/python $(UV_COMPILE) --upgrade --python-version 3.11 -c requirements/runtime.lock --group dev -o requirements/dev.lock
+	@$(BIN)/python $(UV_COMPILE) --upgrade --python-version 3.12 -c requirements/next.in --group dev -o requirements/next.lock
+
+matrix:
+	@for python in $(MATRIX); do \
+		environment=.venv-matrix/$$python; \
+		echo "$$python with requirements/next.lock"; \
+		$$python -m venv $$environment && \
+		$$environment/bin/python $(PIP_INSTALL) --require-hashes -r requirements/next.lock && \
+		$$environment/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation -e . && \
+		$$environment/bin/python -m pytest || exit 1; \
+	done
+
+clean:
+	@rm -rf $(VENV) .venv-matrix .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
