@@ -99,4 +99,4 @@ def _abort(connections: Connections) -> None:
     for connection in list(connections.open):
         connection.transport.abort()
     for run in list(connections.runs):
-        run.task.cancel()
+        run.cancel()

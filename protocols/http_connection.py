@@ -156,15 +156,14 @@ class HttpConnection(Connection):
         self.deadline = NEVER
         refusal = refusal_of(head)
         target = split_target(head.path)
-        if refusal is None and target is None:
-            refusal = Refusal(400, "bad_target")
         if refusal is not None or target is None:
             self._refuse(refusal or Refusal(400, "bad_target"))
             return
         site = self.site
         headers = lowered(head.raw_headers)
-        if target.host is not None:
-            headers = [(b"host", target.host), *(header for header in headers if header[0] != b"host")]
+        host = target[3]
+        if host is not None:
+            headers = [(b"host", host), *(header for header in headers if header[0] != b"host")]
         client, scheme = self._client, site.scheme
         if site.forwarding:
             client, scheme = site.forwarding.apply(headers, client, scheme)
@@ -185,12 +184,15 @@ class HttpConnection(Connection):
 
     def _run(self, head: RequestHead, scope: Scope) -> None:
         has_body = self._parser.has_body
-        refusal = self._refusal_of_body(head) if has_body else None
-        if refusal is not None:
-            self._refuse(refusal)
-            return
-        expecting = has_body and "Expect" in head.headers and head.version == (1, 1)
-        inbox = (ExpectingInbox if expecting else Inbox)(pause=self._pause_body, resume=self._resume_body)
+        if has_body:
+            refusal = self._refusal_of_body(head)
+            if refusal is not None:
+                self._refuse(refusal)
+                return
+            expecting = "Expect" in head.headers and head.version == (1, 1)
+            inbox = (ExpectingInbox if expecting else Inbox)(pause=self._pause_body, resume=self._resume_body)
+        else:
+            inbox = Inbox()
         exchange = self._exchange = Exchange(
             self,
             inbox,

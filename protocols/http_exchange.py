@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from protocols.asgi import Event
-from protocols.http_response import Head
+from protocols.http_response import is_event_stream
 from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox
 
 if TYPE_CHECKING:
@@ -112,23 +112,21 @@ class Exchange:
             raise RuntimeError("'http.response.body' sent before 'http.response.start'")
         connection = self.connection
         assert connection is not None
-        head: Head = connection.site.encoder.encode(
+        data, self._left, self._chunked, self.keep_alive = connection.site.encoder.encode(
             self.status,
             self._headers,
             body_length=len(body) if last else None,
             http_10=self.http_10,
             keep_alive=self.keep_alive and connection.may_keep_alive(),
         )
-        self._headers = ()
         self.started = True
-        self.keep_alive = head.keep_alive
-        self.event_stream = head.event_stream
-        self._chunked = head.chunked
-        self._left = head.content_length
-        if self.head_only or self.status in {204, 304}:
+        if not last:
+            self.event_stream = is_event_stream(self._headers)
+        self._headers = ()
+        if self.head_only or self.status == 204 or self.status == 304:
             self.head_only = True
-            return head.data
-        return head.data + self._frame(body, last=last)
+            return data
+        return data + self._frame(body, last=last)
 
     def _frame(self, body: bytes, *, last: bool) -> bytes:
         if self.head_only:

@@ -4,7 +4,7 @@ import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import unquote
 
 from protocols.aiohttp_parsers import RequestHead
@@ -18,11 +18,28 @@ _FORBIDDEN: Final = bytes({*range(0x20), 0x7F, 0x85} - {0x09})
 """Control bytes: line breaks to somebody down the line [RFC 9110 §5.5]. 0x85 is one to `str.splitlines`, and the only
 one that the parser lets through."""
 
-_COMMON_NAMES: Final = ["Accept", "Accept-Encoding", "Accept-Language", "Authorization", "Cache-Control", "Connection", "Content-Length", "Content-Type", "Cookie", "DNT", "Expect", "Host", "If-None-Match", "If-Modified-Since", "Last-Event-ID", "Origin", "Pragma", "Referer", "Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site", "Sec-WebSocket-Extensions", "Sec-WebSocket-Key", "Sec-WebSocket-Protocol", "Sec-WebSocket-Version", "Transfer-Encoding", "Upgrade", "Upgrade-Insecure-Requests", "User-Agent", "X-CSRFToken", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"]
+_COMMON_NAMES: Final = """
+    Accept Accept-Encoding Accept-Language Authorization Cache-Control Connection Content-Length Content-Type Cookie
+    DNT Expect Host If-None-Match If-Modified-Since Last-Event-ID Origin Pragma Referer Sec-Fetch-Dest Sec-Fetch-Mode
+    Sec-Fetch-Site Sec-WebSocket-Extensions Sec-WebSocket-Key Sec-WebSocket-Protocol Sec-WebSocket-Version
+    Transfer-Encoding Upgrade Upgrade-Insecure-Requests User-Agent X-CSRFToken X-Forwarded-For X-Forwarded-Host
+    X-Forwarded-Proto
+"""
 
-_LOWERED: Final = {name.encode(): name.lower().encode() for name in _COMMON_NAMES}
-"""One object per name, instead of one per header and connection."""
-_LOWERED.update({name: name for name in tuple(_LOWERED.values())})
+
+class _LoweredNames(dict[bytes, bytes]):
+    """Header names in lower case: one object per name, instead of one per header and connection."""
+
+    LARGEST: Final = 1024
+
+    def __missing__(self, name: bytes) -> bytes:
+        lower = name.lower()
+        if len(self) < self.LARGEST and len(name) <= 64:
+            self[name] = self.setdefault(lower, lower)
+        return lower
+
+
+_lowered_names = _LoweredNames({name.lower().encode(): name.lower().encode() for name in _COMMON_NAMES.split()})
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Headers = list[tuple[bytes, bytes]]
@@ -39,8 +56,8 @@ class Refusal(NamedTuple):
 
 def refusal_of(head: RequestHead) -> Refusal | None:
     """What is wrong with a head that the parser let pass; None if nothing is."""
-    version = head.version
-    if version not in {(1, 1), (1, 0)}:
+    major, minor = head.version
+    if major != 1 or minor > 1:
         return Refusal(505, "http_version")
     if head.method == "CONNECT":
         return Refusal(405, "connect")
@@ -49,7 +66,7 @@ def refusal_of(head: RequestHead) -> Refusal | None:
         return Refusal(400, "bad_target")
     host = head.headers.get("Host")
     if host is None:
-        if version == (1, 1):
+        if minor:
             return Refusal(400, "bad_host")
     elif not _is_host(host):
         return Refusal(400, "bad_host")
@@ -66,18 +83,13 @@ def _is_host(value: str) -> bool:
 
 def lowered(raw_headers: Sequence[tuple[bytes, bytes]]) -> Headers:
     """The headers as a scope has them: names in lower case, values as they came."""
-    common = _LOWERED.get
-    return [(common(name) or name.lower(), value) for name, value in raw_headers]
+    names = _lowered_names
+    return [(names[name], value) for name, value in raw_headers]
 
 
-class Target(NamedTuple):
-    """A request target (RFC 9112 §3.2) in the parts that a scope has."""
-
-    path: str
-    raw_path: bytes
-    query_string: bytes
-    host: bytes | None
-    """The authority of an absolute-form target, which wins over the Host header (RFC 9112 §3.2.2)."""
+Target: TypeAlias = tuple[str, bytes, bytes, bytes | None]
+"""A request target (RFC 9112 §3.2) as a scope has it: path, raw_path, query_string; and the authority of an
+absolute-form target, which wins over the Host header (RFC 9112 §3.2.2). A plain tuple: made for each request."""
 
 
 def split_target(target: str) -> Target | None:
@@ -85,7 +97,7 @@ def split_target(target: str) -> Target | None:
     host: bytes | None = None
     if not target.startswith("/"):
         if target == "*":
-            return Target("*", b"*", b"", None)
+            return "*", b"*", b"", None
         absolute = _ABSOLUTE_FORM.fullmatch(target)
         if absolute is None or not _is_host(absolute["authority"]):
             return None
@@ -94,7 +106,7 @@ def split_target(target: str) -> Target | None:
         target = rest if rest.startswith("/") else "/" + rest
     raw_path, _, query = target.partition("?")
     path = unquote(raw_path) if "%" in raw_path else raw_path
-    return Target(path, raw_path.encode("ascii"), query.encode("ascii"), host)
+    return path, raw_path.encode("ascii"), query.encode("ascii"), host
 
 
 def http_scope(
@@ -115,9 +127,9 @@ def http_scope(
         "http_version": "1.1" if head.version == (1, 1) else "1.0",
         "method": head.method,
         "scheme": scheme,
-        "path": target.path,
-        "raw_path": target.raw_path,
-        "query_string": target.query_string,
+        "path": target[0],
+        "raw_path": target[1],
+        "query_string": target[2],
         "root_path": "",
         "headers": headers,
         "client": client,

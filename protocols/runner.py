@@ -200,7 +200,7 @@ class Inbox:
 class ApplicationRun:
     """One application instance at work on one scope."""
 
-    __slots__ = ("_close_timeout_s", "_on_finished", "_scope", "_timeout", "inbox", "task")
+    __slots__ = ("_begun", "_close_timeout_s", "_on_finished", "_scope", "_timeout", "inbox", "task")
 
     def __init__(
         self,
@@ -222,9 +222,8 @@ class ApplicationRun:
         self._on_finished = on_finished
         self._close_timeout_s = close_timeout_s
         self._timeout: asyncio.TimerHandle | None = None
-        loop = asyncio.get_running_loop()
-        self.task = loop.create_task(_call(application, scope, inbox, send))
-        self.task.add_done_callback(self._finished)
+        self._begun = False
+        self.task = asyncio.get_running_loop().create_task(self._live(application, scope, send))
 
     def disconnect(self, event: Event) -> None:
         """Delivers the disconnect event, once, and gives the application `close_timeout_s` to return."""
@@ -233,28 +232,44 @@ class ApplicationRun:
         self.inbox.disconnect(event)
         if not self.task.done():
             loop = asyncio.get_running_loop()
-            self._timeout = loop.call_later(self._close_timeout_s, self._cancel)
+            self._timeout = loop.call_later(self._close_timeout_s, self._time_out)
 
-    def _cancel(self) -> None:
+    def cancel(self) -> None:
+        """Ends the application now."""
+        if not self._begun:
+            # then nothing of `_live` will run, either
+            self.task.add_done_callback(lambda task: self._finished(asyncio.CancelledError()))
+        self.task.cancel()
+
+    def _time_out(self) -> None:
         logger.warning(
             "application did not return within %g s of the disconnect and was cancelled: %s",
             self._close_timeout_s,
             describe(self._scope),
         )
-        self.task.cancel()
+        self.cancel()
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
+    async def _live(self, application: Application, scope: Scope, send: Send) -> None:
+        """The body of the task. It tells of its end itself: a callback of the task costs another pass of the loop."""
+        self._begun = True
+        try:
+            await application(scope, self.inbox.receive, send)
+        except asyncio.CancelledError as cancellation:
+            self._finished(cancellation)
+            raise
+        except ClientDisconnectedError as error:
+            self._finished(error)
+        except Exception as error:  # here, and only here, an application is run
+            logger.error("application raised while serving %s", describe(scope), exc_info=error)  # noqa: TRY400
+            self._finished(error)
+        else:
+            self._finished(None)
+
+    def _finished(self, exception: BaseException | None) -> None:
         if self._timeout is not None:
             self._timeout.cancel()
             self._timeout = None
-        exception = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if exception is not None and not isinstance(exception, (asyncio.CancelledError, ClientDisconnectedError)):
-            logger.error("application raised while serving %s", describe(self._scope), exc_info=exception)
         self._on_finished(exception)
-
-
-async def _call(application: Application, scope: Scope, inbox: Inbox, send: Send) -> None:
-    await application(scope, inbox.receive, send)
 
 
 def describe(scope: Scope) -> str:

@@ -195,7 +195,7 @@ class WebSocket(WebSocketConnection):
         last = not event.get("more_body", False)
         if not self._denied:
             self._denied = True
-            head = self.site.encoder.encode(
+            head, *_ = self.site.encoder.encode(
                 start["status"],
                 start.get("headers", ()),
                 body_length=len(body) if last else None,
@@ -203,7 +203,7 @@ class WebSocket(WebSocketConnection):
                 keep_alive=False,
             )
             self._note_response(start["status"])
-            self.write(head.data)
+            self.write(head)
         self.write(body)
         if last:
             self._left_by_us = True
