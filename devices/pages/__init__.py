@@ -1,0 +1,1 @@
+"""What people see: the dashboard, the page of a device, logging in."""

@@ -1,0 +1,35 @@
+"""The command lines that a person copies to send a device's first reading."""
+
+import shlex
+from urllib.parse import urlsplit
+
+from django.http import HttpRequest
+
+from gateway.config import Config
+
+TOPIC = "v1/devices/me/telemetry"
+
+
+def publish_lines(request: HttpRequest, config: Config, token: str = "TOKEN") -> list[tuple[str, str]]:  # noqa: S107
+    """Pairs of a label and a line, for each protocol that is listened for; `token` stands where the token goes.
+
+    The address is the public one, if it is configured, else the one by which this page was asked for.
+    """
+    site = config.server.public_url or f"{request.scheme}://{request.get_host()}"
+    lines = [("HTTP", f"curl -d '{{\"temperature\": 22}}' {site}/api/v1/{token}/telemetry")]
+    mqtt = _mqtt_options(config, urlsplit(site).hostname or "localhost")
+    if mqtt is not None:
+        lines.insert(0, ("MQTT", f"mosquitto_pub {mqtt} -u {token} -t {TOPIC} -q 1 -m '{{\"temperature\": 21.5}}'"))
+    return lines
+
+
+def _mqtt_options(config: Config, host: str) -> str | None:
+    """Options of mosquitto_pub for the first MQTT listener on TCP; None if there is none with a known port."""
+    for listener in config.listeners:
+        port = listener.bind.rpartition(":")[2]
+        if listener.protocol != "mqtt" or not port.isdigit() or port == "0":
+            continue
+        encrypted = " --tls-use-os-certs" if listener.tls else ""
+        default = "8883" if listener.tls else "1883"
+        return f"-h {shlex.quote(host)}" + ("" if port == default and not encrypted else f" -p {port}") + encrypted
+    return None
