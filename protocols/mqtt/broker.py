@@ -177,6 +177,7 @@ class Broker:
         Another connection of that identifier is ended first [MQTT5-3.1.4-3] [MQTT3-3.1.4-2]; that the newcomer may
         do this is the application's decision, which accepted it under this identifier. Raises SessionQuotaError.
         """
+        self.tick(now)  # what was due before now has happened before the newcomer, exactly
         session = self.sessions.get(client_id)
         if session is not None and session.link is not None:
             session.link.take_over(now)

@@ -111,6 +111,7 @@ class Connection:
         "_aliases_in",
         "_aliases_out",
         "_answers",
+        "_assigned",
         "_broker",
         "_decoder",
         "_early",
@@ -164,6 +165,7 @@ class Connection:
         self._output_bytes = 0
         self._grace_s = NEVER
         self._held = b""
+        self._assigned = False
         self._will: Will | None = None
         self._maximum_qos = 2
         self._max_packet_bytes = UNLIMITED
@@ -215,7 +217,8 @@ class Connection:
             return events
         if self.state is State.CLOSED:
             return events
-        self.deadline = now + self._grace_s if self._grace_s else NEVER
+        if self.state is State.CONNECTED:  # a CONNECT that dribbles in has no more time than one that comes at once
+            self.deadline = now + self._grace_s if self._grace_s else NEVER
         if self._held:
             data, self._held = self._held + data, b""
         handlers = self._HANDLERS[self.state]
@@ -403,7 +406,8 @@ class Connection:
         self._max_packet_bytes = packet.properties.get("maximum_packet_size", UNLIMITED)
         check_connect(packet)
         self.deadline = now + ANSWER_TIMEOUT_S
-        self.connect = packet if packet.client_id else _with_client_id(packet)
+        self._assigned = not packet.client_id
+        self.connect = _with_client_id(packet) if self._assigned else packet
         events.append(
             {
                 "type": "mqtt.connect",
@@ -564,7 +568,7 @@ class Connection:
         connect = self.connect
         assert connect is not None
         try:
-            terms = agree(connect, connect.client_id, event, self._options)
+            terms = agree(connect, event, self._options, assigned=self._assigned)
             session, present = self._broker.attach(
                 self,
                 terms.client_id,

@@ -49,8 +49,12 @@ def assign_client_id() -> str:
     return f"auto-{secrets.token_hex(12)}"
 
 
-def agree(connect: Connect, client_id: str, accept: Event, options: MqttOptions) -> Terms:
-    """The terms of a connection that the application accepts. Raises ProtocolError if the will asks too much."""
+def agree(connect: Connect, accept: Event, options: MqttOptions, *, assigned: bool) -> Terms:
+    """The terms of a connection that the application accepts. Raises ProtocolError if the will asks too much.
+
+    `assigned` says that the client sent no identifier, and the one in `connect` is ours.
+    """
+    client_id = connect.client_id
     if accept.get("client_id") is not None:
         client_id = accept["client_id"]
     maximum_qos = int(accept.get("maximum_qos", 2))
@@ -68,7 +72,7 @@ def agree(connect: Connect, client_id: str, accept: Event, options: MqttOptions)
         }
         if maximum_qos < 2:  # [MQTT5-3.2.2-9]
             connack["maximum_qos"] = maximum_qos
-        if client_id != connect.client_id:  # [MQTT5-3.2.2-16]
+        if assigned or client_id != connect.client_id:  # [MQTT5-3.2.2-16]
             connack["assigned_client_identifier"] = client_id
         if keep_alive_s != connect.keep_alive_s:  # [MQTT5-3.2.2-21]
             connack["server_keep_alive"] = keep_alive_s
