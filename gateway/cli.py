@@ -147,12 +147,13 @@ def serve() -> None:
 
 
 def _program(loaded: Loaded) -> str:
-    """How the user calls this command line with this configuration."""
+    """How the user calls the command line so that it works on the same data."""
     words = [sys.argv[0]]
     if loaded.file is not None and loaded.file != configuration.DEFAULT_FILE:
         words += ["--config", str(loaded.file)]
     for flag in click.get_current_context().ensure_object(Choice).flags:
-        words += ["--set", flag]
+        if flag.startswith(("data_dir=", "database.")):
+            words += ["--set", flag]
     return shlex.join(words)
 
 

@@ -16,11 +16,10 @@ import structlog
 from gateway.config import LogOptions
 
 _TOKEN_IN_PATH = re.compile(r"(/api/v1/)[^/\s?\"']+")
-_SHARED: "list[structlog.types.Processor]" = [
-    structlog.stdlib.add_log_level,
-    structlog.stdlib.add_logger_name,
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
-]
+_TIME = {
+    "json": structlog.processors.TimeStamper(fmt="iso", utc=True),
+    "console": structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
+}
 
 
 def configure(options: LogOptions) -> None:
@@ -32,7 +31,11 @@ def configure(options: LogOptions) -> None:
             "formatters": {
                 "gateway": {
                     "()": structlog.stdlib.ProcessorFormatter,
-                    "foreign_pre_chain": _SHARED,
+                    "foreign_pre_chain": [
+                        structlog.stdlib.add_log_level,
+                        structlog.stdlib.add_logger_name,
+                        _TIME[options.format],
+                    ],
                     "processors": _processors(options),
                 }
             },

@@ -9,10 +9,10 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, Field
 
+from gateway.layers.url import channel_layers_from_url
 from protocols.sockets import parse_bind
 
 DATABASE_SCHEMES: Final = ("sqlite", "postgresql")
-LAYER_SCHEMES: Final = ("memory", "redis", "rediss")
 
 
 def _check_bind(bind: str) -> str:
@@ -32,11 +32,7 @@ def _check_database(url: str) -> str:
 
 
 def _check_layer(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in LAYER_SCHEMES:
-        raise ValueError('expected "memory://", "redis://host:port/db" or "rediss://host:port/db"')
-    if parts.scheme != "memory" and not parts.hostname:
-        raise ValueError("the host of the Redis server is missing")
+    channel_layers_from_url(url)
     return url
 
 
@@ -118,7 +114,7 @@ class LayerOptions:
     """`[layer]`: what carries messages between consumers."""
 
     url: Annotated[str, AfterValidator(_check_layer)] = "memory://"
-    """memory:// for one process; redis://host:port/db or rediss:// (Redis pub/sub) for several."""
+    """memory:// for one process; redis://host:port/db and its kin, see gateway/layers/url.py, for several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

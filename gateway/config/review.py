@@ -177,7 +177,7 @@ def _layer(config: Config) -> Iterator[Finding]:
     parts = urlsplit(config.layer.url)
     if parts.scheme == "memory" or is_loopback(parts.hostname):
         return
-    if parts.scheme == "redis":
+    if not parts.scheme.startswith("rediss"):
         yield _risk(
             "layer.url",
             f"the connection to {parts.hostname} is not encrypted",

@@ -199,8 +199,8 @@ class TestFaults:
                 "gateway.toml:2: database.url: the name of the database is missing after the host",
             ),
             (
-                "[layer]\nurl = 'amqp://x'",
-                'gateway.toml:2: layer.url: expected "memory://", "redis://host:port/db" or "rediss://host:port/db"',
+                "[layer]\nurl = 'redis://localhost?capacity=many'",
+                "gateway.toml:2: layer.url: the option capacity of a channel layer URL is a number",
             ),
             (
                 "[server]\npublic_url = 'gateway.example.org'",
