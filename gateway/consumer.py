@@ -28,7 +28,7 @@ from gateway.exceptions import StopConsumer
 from gateway.handlers import CONNECTION_HANDLERS, Handler, get_handler_name, handlers_by_type, user_handlers
 from gateway.layers import DEFAULT_CHANNEL_LAYER, BaseChannelLayer, LayerEvent, Message, get_channel_layer
 from gateway.log_limit import LogLimit
-from gateway.mailbox import MailboxPolicy, make_mailbox
+from gateway.mailbox import POLICIES, MailboxPolicy, make_mailbox
 from gateway.metrics import consumer_events_skipped, consumer_handlers_interrupted, layer_refused
 from gateway.pump import Pump
 from gateway.threads import Lane
@@ -89,6 +89,10 @@ class AsyncConsumer:
         nor what overrides them is a handler.
         """
         super().__init_subclass__(**kwargs)
+        if cls.mailbox_policy not in POLICIES:
+            raise TypeError(
+                f"mailbox_policy of {cls.__qualname__} is one of {', '.join(POLICIES)}: {cls.mailbox_policy!r}"
+            )
         cls._events = None if events is None else tuple(events)
         framework = [base for base in cls.__mro__ if vars(base).get("_events") is not None]
         generic = [event.replace(".", "_") for base in framework for event in vars(base)["_events"]]

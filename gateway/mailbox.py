@@ -134,6 +134,8 @@ _MAILBOXES: dict[MailboxPolicy, type[Mailbox]] = {
     "close": Closing,
 }
 
+POLICIES = tuple(sorted(_MAILBOXES))
+
 
 def make_mailbox(
     inbox: Inbox,
