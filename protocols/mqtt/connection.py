@@ -11,19 +11,19 @@ when asked to by the wire, and calls `check` about once a second. Invariants:
   let the broker route them.
 """
 
-from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any, ClassVar, Final, NamedTuple, Protocol
+from typing import Any, ClassVar, Final, NamedTuple
 
 from protocols.asgi import Event
-from protocols.mqtt.aliases import InboundAliases, OutboundAliases
+from protocols.mqtt.aliases import OutboundAliases
 from protocols.mqtt.broker import Broker
-from protocols.mqtt.codec import Decoder, encode, encode_success, prepare_publish
+from protocols.mqtt.codec import Decoder, encode
 from protocols.mqtt.errors import MqttError, ProtocolError, UnsupportedProtocolVersionError
 from protocols.mqtt.message import Message
 from protocols.mqtt.negotiation import UNLIMITED, agree, assign_client_id, check_connect
 from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.output import Wire
 from protocols.mqtt.packets import (
     MQTT_5_0,
     ConnAck,
@@ -43,17 +43,13 @@ from protocols.mqtt.packets import (
     Unsubscribe,
     Will,
 )
-from protocols.mqtt.reason_codes import REASON_CODES
-from protocols.mqtt.session import Session
+from protocols.mqtt.publishing import PublishReceiver
+from protocols.mqtt.reason_codes import sendable
 from protocols.mqtt.subscribing import PendingAnswer, answer_subscribe, answer_unsubscribe, pending_subscribe
 
 NEVER: Final = float("inf")
-FLUSH_BYTES: Final = 64 * 1024
-"""More output than this is written at once, so that a fan-out in one loop pass meets the socket's back-pressure."""
 MAX_HELD_BYTES: Final = 256 * 1024
 """What a client may send before it is accepted."""
-MAX_PENDING_BYTES: Final = 1024 * 1024
-"""Payloads that wait for the application's acknowledgement; above it the socket is not read."""
 MAX_PENDING_ANSWERS: Final = 64
 """SUBSCRIBE and UNSUBSCRIBE packets that wait for it."""
 ANSWER_TIMEOUT_S: Final = 30.0
@@ -94,120 +90,47 @@ class End(NamedTuple):
         }
 
 
-class Wire(Protocol):
-    """Who carries the output away."""
-
-    def flush_soon(self) -> None:
-        """There is output, or an end: to be looked at when the present pass of the loop is through."""
-
-    def flush(self) -> None:
-        """There is much output: to be written now."""
-
-
-class Connection:
+class Connection(PublishReceiver):
     """The server's side of one connection; it is the `Link` of its session."""
 
     __slots__ = (
-        "_aliases_in",
-        "_aliases_out",
         "_answers",
         "_assigned",
-        "_broker",
         "_decoder",
-        "_early",
         "_grace_s",
-        "_head",
         "_held",
         "_last_answer_id",
-        "_max_packet_bytes",
-        "_maximum_qos",
-        "_next",
-        "_options",
-        "_output_bytes",
-        "_pending",
-        "_pending_bytes",
-        "_problem_information",
-        "_receiving",
-        "_unacknowledged",
         "_will",
-        "_wire",
         "connect",
         "deadline",
         "end",
-        "output",
-        "send_maximum",
-        "sent_publishes",
-        "session",
         "state",
-        "unknown_acks",
-        "version",
-        "writable",
     )
 
     def __init__(self, broker: Broker, options: MqttOptions, wire: Wire, *, now: float) -> None:
-        self._broker = broker
-        self._options = options
-        self._wire = wire
+        super().__init__(broker, options, wire)
         self._decoder = Decoder(max_packet_bytes=options.max_packet_bytes)
         self.state = State.CONNECTING
-        self.version = 0
         self.connect: Connect | None = None
         """The CONNECT, until the application has answered it."""
-        self.session: Session | None = None
         self.end: End | None = None
         self.deadline = now + options.connect_timeout_s
         """When `check` is to be called."""
-        self.output: list[bytes] = []
-        self.writable = True
-        self.send_maximum = 0
-        self.sent_publishes = 0
-        self.unknown_acks = 0
-        self._output_bytes = 0
-        self._grace_s = NEVER
+        self._grace_s = 0.0
+        """1.5 x keep alive, once the client is accepted; 0 for none: a CONNECT that dribbles in gets no more time."""
         self._held = b""
         self._assigned = False
         self._will: Will | None = None
-        self._maximum_qos = 2
-        self._max_packet_bytes = UNLIMITED
-        self._problem_information = True
-        self._aliases_in: InboundAliases | None = None
-        self._aliases_out: OutboundAliases | None = None
-        # Publishes that wait for their acknowledgement. Those in `_pending` have the ack_ids from `_head` to
-        # `_next - 1`, without a gap, so that the common ack, of the oldest, is a comparison and a popleft.
-        self._pending: deque[Publish] | None = None
-        self._pending_bytes = 0
-        self._head = 1
-        self._next = 1
-        self._early: dict[int, Event] | None = None
-        self._receiving: set[int] | None = None
-        self._unacknowledged = 0
-        # SUBSCRIBE and UNSUBSCRIBE packets that wait for theirs, by ack_id: negative ones, counted downwards.
+        # SUBSCRIBE and UNSUBSCRIBE packets that wait for their acknowledgement, by ack_id: negative ones, downwards.
         self._answers: dict[int, PendingAnswer] | None = None
         self._last_answer_id = 0
 
     # -- what the server asks ---------------------------------------------------------------------------------------
 
     @property
-    def received_publishes(self) -> int:
-        """How many publishes have been given to the application."""
-        return self._next - 1
-
-    @property
     def congested(self) -> bool:
         """Whether so much waits for the application that the socket should not be read."""
-        pending = self._pending
-        return (
-            pending is not None
-            and (len(pending) >= self._options.receive_maximum or self._pending_bytes > MAX_PENDING_BYTES)
-        ) or (self._answers is not None and len(self._answers) >= MAX_PENDING_ANSWERS)
-
-    def take_output(self) -> bytes:
-        """The bytes to write, as one piece."""
-        output = self.output
-        data = output[0] if len(output) == 1 else b"".join(output)
-        output.clear()
-        self._output_bytes = 0
-        return data
+        return super().congested or (self._answers is not None and len(self._answers) >= MAX_PENDING_ANSWERS)
 
     def receive(self, data: bytes, now: float) -> list[Event]:
         """Takes what the socket gave; returns events for the application, `mqtt.connect` the first of all."""
@@ -217,8 +140,8 @@ class Connection:
             return events
         if self.state is State.CLOSED:
             return events
-        if self.state is State.CONNECTED:  # a CONNECT that dribbles in has no more time than one that comes at once
-            self.deadline = now + self._grace_s if self._grace_s else NEVER
+        if self._grace_s:
+            self.deadline = now + self._grace_s
         if self._held:
             data, self._held = self._held + data, b""
         handlers = self._HANDLERS[self.state]
@@ -291,12 +214,15 @@ class Connection:
         if text:
             said.setdefault("reason_string", text)
         if self.state is State.AUTHORIZING:
-            code = _allowed(reason_code, PacketType.CONNACK)
+            code = sendable(reason_code, PacketType.CONNACK)
             self._write_short(ConnAck(reason_code=code, properties=said))  # [MQTT5-3.1.4-6]
         elif self.state is State.CONNECTED and self.version == MQTT_5_0:
-            code = _allowed(reason_code, PacketType.DISCONNECT)
+            code = sendable(reason_code, PacketType.DISCONNECT)
             self._write_short(Disconnect(reason_code=code, properties=said))  # [MQTT5-3.14.0-1]
         self._finish(End(reason_code, reason, text), now)
+
+    def _refuse(self, reason_code: int, text: str, now: float) -> None:
+        self.close(reason_code, "application", now, text=text)
 
     def _fail(self, error: MqttError, now: float) -> None:
         """The one place where an error becomes a reason code [MQTT5-4.13.1-1] [MQTT3-4.8.0-1]."""
@@ -306,7 +232,7 @@ class Connection:
                     self._write(error.answer)
             elif self._decoder.version == MQTT_5_0:  # [MQTT5-3.1.4-2]
                 self.version = MQTT_5_0
-                self._write_short(ConnAck(reason_code=_allowed(error.reason_code, PacketType.CONNACK)))
+                self._write_short(ConnAck(reason_code=sendable(error.reason_code, PacketType.CONNACK)))
             self._finish(End(error.reason_code, "protocol_error", error.text), now)
         else:
             self.close(error.reason_code, "protocol_error", now, text=error.text)
@@ -316,6 +242,7 @@ class Connection:
             return
         self.end = end
         self.state = State.CLOSED
+        self._closed = True
         self.deadline = NEVER
         self.connect = None
         self._held = b""
@@ -324,73 +251,6 @@ class Connection:
         if self.session is not None:
             self._broker.detach(self.session, self._will if with_will else None, now)
         self._will = None
-
-    # -- writing ----------------------------------------------------------------------------------------------------
-
-    def _write(self, data: bytes) -> None:
-        output = self.output
-        if not output:
-            self._wire.flush_soon()
-        output.append(data)
-        self._output_bytes += len(data)
-        if self._output_bytes > FLUSH_BYTES:
-            self._wire.flush()
-
-    def _write_short(self, packet: ConnAck | Disconnect | PubAck | PubRec) -> None:
-        """Writes a packet, without its properties if the client would not take it with them [MQTT5-3.1.2-24]."""
-        data = encode(packet, self.version)
-        if len(data) > self._max_packet_bytes:
-            packet = (
-                type(packet)(packet_id=packet.packet_id, reason_code=packet.reason_code)
-                if isinstance(packet, (PubAck, PubRec))
-                else type(packet)(reason_code=packet.reason_code)
-            )
-            data = encode(packet, self.version)
-        self._write(data)
-
-    def write_publish(
-        self,
-        message: Message,
-        qos: int,
-        retain: bool,
-        identifiers: tuple[int, ...],
-        now: float,
-        packet_id: int = 0,
-        dup: bool = False,
-    ) -> bool:
-        """Sends a message to the client. Returns False if the client does not take packets of its size."""
-        alias, known = 0, False
-        if not identifiers and self._aliases_out is None:
-            encoded = message.encoded(self.version, qos, retain, now)
-        else:
-            topic = message.topic
-            properties = message.properties_at(now)
-            if self._aliases_out is not None:
-                alias, known = self._aliases_out.get(topic)
-            if alias:
-                properties = {**properties, "topic_alias": alias}
-            if identifiers:  # [MQTT5-3.3.4-3]
-                properties = {**properties, "subscription_identifier": list(identifiers)}
-            encoded = prepare_publish(
-                "" if known else topic,
-                message.payload,
-                version=self.version,
-                qos=qos,
-                retain=retain,
-                properties=properties,
-            )
-        if encoded.size > self._max_packet_bytes:  # [MQTT5-3.1.2-24] [MQTT5-3.1.2-25]
-            self._broker.dropped["too_large"] += 1
-            return False
-        if alias and not known and self._aliases_out is not None:
-            self._aliases_out.sent(message.topic, alias)
-        self.sent_publishes += 1
-        self._write(encoded.with_packet_id(packet_id, dup=dup) if qos else encoded.head)
-        return True
-
-    def write_pubrel(self, packet_id: int, reason_code: int = 0) -> None:
-        """Sends a PUBREL."""
-        self._write(encode(PubRel(packet_id, reason_code), self.version))
 
     # -- packets ----------------------------------------------------------------------------------------------------
 
@@ -416,79 +276,6 @@ class Connection:
             }
         )
 
-    def _received_publish(self, packet: Publish, events: list[Event], now: float) -> None:
-        if packet.properties:
-            packet = self._without_alias(packet)
-        qos = packet.qos
-        if qos:
-            if qos > self._maximum_qos:  # [MQTT5-3.2.2-11]
-                raise ProtocolError(ReasonCode.QOS_NOT_SUPPORTED, f"QoS {qos}; at most {self._maximum_qos}")
-            if qos == 2 and self._is_repeated(packet):
-                return
-            self._unacknowledged += 1
-            if self._unacknowledged > self._options.receive_maximum and self.version == MQTT_5_0:
-                raise ProtocolError(  # [MQTT5-3.3.4-7] [MQTT5-3.3.4-8]
-                    ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, f"more than {self._options.receive_maximum} unacknowledged"
-                )
-        if self._pending is None:
-            self._pending = deque()
-        self._pending.append(packet)
-        self._pending_bytes += len(packet.payload)
-        ack_id = self._next
-        self._next = ack_id + 1
-        events.append(
-            {
-                "type": "mqtt.publish",
-                "ack_id": ack_id,
-                "topic": packet.topic,
-                "payload": packet.payload,
-                "qos": qos,
-                "retain": packet.retain,
-                "dup": packet.dup,
-                "properties": packet.properties,
-            }
-        )
-
-    def _without_alias(self, packet: Publish) -> Publish:
-        properties = packet.properties
-        if "subscription_identifier" in properties:  # [MQTT5-3.3.4-6]
-            raise ProtocolError(ReasonCode.PROTOCOL_ERROR, "a client's PUBLISH has a subscription identifier")
-        if "topic_alias" not in properties:
-            return packet
-        if self._aliases_in is None:
-            self._aliases_in = InboundAliases(self._options.max_topic_aliases)
-        topic = self._aliases_in.resolve(packet.topic, properties["topic_alias"])
-        return Publish(
-            topic=topic,
-            payload=packet.payload,
-            qos=packet.qos,
-            retain=packet.retain,
-            dup=packet.dup,
-            packet_id=packet.packet_id,
-            properties={name: value for name, value in properties.items() if name != "topic_alias"},
-        )
-
-    def _is_repeated(self, packet: Publish) -> bool:
-        """Whether a QoS 2 PUBLISH has come before [MQTT5-4.3.3-10]: if it was answered it is answered again, in its
-        turn; if the application still has it, the answer is on its way."""
-        assert self.session is not None
-        if self._receiving is None:
-            self._receiving = set()
-        packet_id = packet.packet_id
-        if packet_id in self._receiving:
-            return True
-        if self.session.received is not None and packet_id in self.session.received:
-            if self._pending:
-                self._pending.append(packet)
-                self._pending_bytes += len(packet.payload)
-                self._set_early(self._next, {"route": False})
-                self._next += 1
-            else:
-                self._write(encode_success(PacketType.PUBREC, packet_id))
-            return True
-        self._receiving.add(packet_id)
-        return False
-
     def _received_puback(self, packet: PubAck, events: list[Event], now: float) -> None:
         assert self.session is not None
         self.session.acknowledged(packet.packet_id, now)
@@ -496,14 +283,6 @@ class Connection:
     def _received_pubrec(self, packet: PubRec, events: list[Event], now: float) -> None:
         assert self.session is not None
         self.session.received_by_client(packet.packet_id, packet.reason_code, now)
-
-    def _received_pubrel(self, packet: PubRel, events: list[Event], now: float) -> None:
-        assert self.session is not None
-        code = ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
-        if self.session.release(packet.packet_id):
-            code = ReasonCode.SUCCESS
-            self._unacknowledged = max(0, self._unacknowledged - 1)
-        self._write(encode(PubComp(packet.packet_id, code), self.version))  # [MQTT5-4.3.3-11]
 
     def _received_pubcomp(self, packet: PubComp, events: list[Event], now: float) -> None:
         assert self.session is not None
@@ -617,89 +396,8 @@ class Connection:
         code = event.get("reason_code", ReasonCode.ADMINISTRATIVE_ACTION)
         self.close(code, "application", now, text=event.get("reason_string", ""), properties=event.get("properties"))
 
-    def ack(self, event: Event, now: float) -> None:
-        """Takes an `mqtt.ack`."""
-        ack_id = event["ack_id"]
-        pending = self._pending
-        if ack_id == self._head and pending:
-            self._head = ack_id + 1
-            self._release(pending.popleft(), event, now)
-            if self._early:
-                self._release_early(now)
-        elif ack_id < 0:
-            self._answer(ack_id, event, now)
-        elif self._head < ack_id < self._next and not (self._early and ack_id in self._early):
-            self._set_early(ack_id, event)
-        else:
-            self.unknown_acks += 1
-
-    def _set_early(self, ack_id: int, event: Event) -> None:
-        if self._early is None:
-            self._early = {}
-        self._early[ack_id] = event
-
-    def _release_early(self, now: float) -> None:
-        early, pending = self._early, self._pending
-        assert early is not None
-        assert pending is not None
-        while early and (event := early.pop(self._head, None)) is not None:
-            self._head += 1
-            self._release(pending.popleft(), event, now)
-
-    def _release(self, packet: Publish, event: Event, now: float) -> None:
-        """Answers the oldest unanswered PUBLISH and routes its message."""
-        self._pending_bytes -= len(packet.payload)
-        code = event.get("reason_code", 0)
-        if packet.qos == 1:
-            self._unacknowledged -= 1
-            if self.end is None:
-                if (code and self.version == MQTT_5_0) or "reason_string" in event or "properties" in event:
-                    self._write_puback(PubAck, PacketType.PUBACK, packet, event)
-                else:
-                    # encode_success(PUBACK, packet_id) and _write, written out: half of what an ack costs.
-                    output = self.output
-                    if not output:
-                        self._wire.flush_soon()
-                    output.append(b"@\x02" + packet.packet_id.to_bytes(2, "big"))
-                    self._output_bytes += 4
-        elif packet.qos == 2 and not self._answer_qos_2(packet, event, code):
-            return
-        if code < _FAILURE:
-            if event.get("route", True) and self.session is not None:
-                self._broker.forward(packet, self.session, now)
-        elif event.get("disconnect") and (packet.qos == 0 or self.version != MQTT_5_0):
-            self.close(code, "application", now, text=event.get("reason_string", ""))
-
-    def _answer_qos_2(self, packet: Publish, event: Event, code: int) -> bool:
-        """Sends the PUBREC. Returns whether the message is this connection's to route: after the end, it is not if
-        another connection has the session, because the client has sent it again there."""
-        session = self.session
-        assert session is not None
-        if self._receiving is not None:
-            self._receiving.discard(packet.packet_id)
-        if self.end is not None and session.link is not None:
-            return False
-        if code >= _FAILURE and self.version == MQTT_5_0:
-            self._unacknowledged -= 1  # the identifier is free again [MQTT5-4.3.3-9]
-        else:
-            session.remember_received(packet.packet_id)
-        if self.end is None:
-            self._write_puback(PubRec, PacketType.PUBREC, packet, event)
-        return True
-
-    def _write_puback(
-        self, kind: type[PubAck] | type[PubRec], packet_type: PacketType, packet: Publish, event: Event
-    ) -> None:
-        properties: Properties = {}
-        if self._problem_information:  # [MQTT5-3.1.2-29]
-            properties = dict(event.get("properties") or {})
-            if event.get("reason_string"):
-                properties["reason_string"] = event["reason_string"]
-        code = _allowed(event.get("reason_code", 0), packet_type)
-        self._write_short(kind(packet.packet_id, code, properties))
-
-    def _answer(self, ack_id: int, event: Event, now: float) -> None:
-        pending = self._answers.pop(ack_id, None) if self._answers is not None else None
+    def _answer(self, event: Event, now: float) -> None:
+        pending = self._answers.pop(event["ack_id"], None) if self._answers is not None else None
         if pending is None or self.session is None:
             self.unknown_acks += 1
             return
@@ -721,10 +419,10 @@ class Connection:
     _HANDLERS: ClassVar[dict[State, dict[type, Callable[["Connection", Any, list[Event], float], None]]]] = {
         State.CONNECTING: {Connect: _received_connect},
         State.CONNECTED: {
-            Publish: _received_publish,
+            Publish: PublishReceiver.received_publish,
             PubAck: _received_puback,
             PubRec: _received_pubrec,
-            PubRel: _received_pubrel,
+            PubRel: PublishReceiver.received_pubrel,
             PubComp: _received_pubcomp,
             Subscribe: _received_subscribe,
             Unsubscribe: _received_unsubscribe,
@@ -740,11 +438,6 @@ class Connection:
         "mqtt.publish": _send_publish,
         "mqtt.close": _send_close,
     }
-
-
-def _allowed(reason_code: int, packet_type: PacketType) -> int:
-    """The code if the packet can carry it, else "implementation specific error"."""
-    return reason_code if reason_code in REASON_CODES[packet_type] else ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR
 
 
 def _with_client_id(connect: Connect) -> Connect:

@@ -184,7 +184,7 @@ class Endpoint(asyncio.Protocol):
     def cancel(self) -> None:
         """Ends the application instance, which has had its time."""
         if self._run is not None:
-            self._run.task.cancel()
+            self._run.cancel()
 
     def _start(self) -> ApplicationRun:
         connect = self.connection.connect

@@ -50,6 +50,11 @@ def connect_return_code(reason_code: int) -> int:
     return CONNECT_RETURN_CODES.get(reason_code, CONNECT_RETURN_CODES[_R.SERVER_UNAVAILABLE])
 
 
+def sendable(reason_code: int, packet_type: PacketType) -> int:
+    """The code if a packet of this type can carry it, else "implementation specific error", which all can."""
+    return reason_code if reason_code in REASON_CODES[packet_type] else _R.IMPLEMENTATION_SPECIFIC_ERROR
+
+
 SUBACK_FAILURE: Final = 0x80
 
 

@@ -14,7 +14,7 @@ from protocols.mqtt.packets import (
     UnsubAck,
     Unsubscribe,
 )
-from protocols.mqtt.reason_codes import REASON_CODES
+from protocols.mqtt.reason_codes import sendable
 from protocols.mqtt.session import Session, Subscriber
 from protocols.mqtt.topics import split_shared, validate_topic_filter
 
@@ -99,8 +99,7 @@ def answer_subscribe(
         if code < _FAILURE and not is_known and len(session.subscriptions) >= session.options.max_subscriptions:
             code = ReasonCode.QUOTA_EXCEEDED
         if code >= _FAILURE:
-            allowed = code in REASON_CODES[PacketType.SUBACK]
-            codes.append(code if allowed else ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR)
+            codes.append(sendable(code, PacketType.SUBACK))
             continue
         subscriber = Subscriber(
             session,
@@ -128,8 +127,7 @@ def answer_unsubscribe(
     codes: list[int] = []
     for topic_filter, code in zip(packet.topic_filters, answers, strict=True):
         if code >= _FAILURE:
-            allowed = code in REASON_CODES[PacketType.UNSUBACK]
-            codes.append(code if allowed else ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR)
+            codes.append(sendable(code, PacketType.UNSUBACK))
         elif broker.unsubscribe(topic_filter, session):
             codes.append(ReasonCode.SUCCESS)
         else:

@@ -1,0 +1,265 @@
+"""The publishes of a client: from PUBLISH to the application's acknowledgement to PUBACK, PUBREC and PUBCOMP.
+
+The application may acknowledge in any order and at any time, also when the connection has ended; answers leave, and
+messages are routed, in the order of the PUBLISH packets [MQTT5-4.6.0-2] [MQTT5-4.6.0-3].
+"""
+
+from collections import deque
+from typing import Final
+
+from protocols.asgi import Event
+from protocols.mqtt.aliases import InboundAliases
+from protocols.mqtt.broker import Broker
+from protocols.mqtt.codec import encode, encode_success
+from protocols.mqtt.errors import ProtocolError
+from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.output import Output, Wire
+from protocols.mqtt.packets import (
+    MQTT_5_0,
+    PacketType,
+    Properties,
+    PubAck,
+    PubComp,
+    Publish,
+    PubRec,
+    PubRel,
+    ReasonCode,
+)
+from protocols.mqtt.reason_codes import sendable
+from protocols.mqtt.session import Session
+
+MAX_PENDING_BYTES: Final = 1024 * 1024
+"""Payloads that wait for the application's acknowledgement; above it the socket is not read."""
+
+_FAILURE: Final = 0x80
+_DUPLICATE: Final[Event] = {"route": False}
+"""Stands for the application's acknowledgement of a QoS 2 PUBLISH that had been acknowledged before."""
+
+
+class PublishReceiver(Output):
+    """The publishes that wait for their acknowledgement, in order.
+
+    Those in `_pending` have the ack_ids from `_head` to `_next - 1`, without a gap, so that the common ack, of the
+    oldest, is a comparison and a popleft. Acks that come before their turn wait in `_early`.
+    """
+
+    __slots__ = (
+        "_aliases_in",
+        "_broker",
+        "_closed",
+        "_early",
+        "_head",
+        "_maximum_qos",
+        "_next",
+        "_options",
+        "_pending",
+        "_pending_bytes",
+        "_problem_information",
+        "_receiving",
+        "_unacknowledged",
+        "session",
+        "unknown_acks",
+    )
+
+    def __init__(self, broker: Broker, options: MqttOptions, wire: Wire) -> None:
+        super().__init__(wire, broker.dropped)
+        self._broker = broker
+        self._options = options
+        self.session: Session | None = None
+        self._closed = False
+        self._maximum_qos = 2
+        self._problem_information = True
+        self._pending: deque[Publish] | None = None
+        self._pending_bytes = 0
+        self._head = 1
+        self._next = 1
+        self._early: dict[int, Event] | None = None
+        self._receiving: set[int] | None = None
+        self._unacknowledged = 0
+        self._aliases_in: InboundAliases | None = None
+        self.unknown_acks = 0
+
+    @property
+    def received_publishes(self) -> int:
+        """How many publishes have been given to the application."""
+        return self._next - 1
+
+    @property
+    def congested(self) -> bool:
+        """Whether so many publishes wait for the application that the socket should not be read."""
+        pending = self._pending
+        return pending is not None and (
+            len(pending) >= self._options.receive_maximum or self._pending_bytes > MAX_PENDING_BYTES
+        )
+
+    def _refuse(self, reason_code: int, text: str, now: float) -> None:
+        """Ends the connection: the application refuses a publish and wants that."""
+        raise NotImplementedError
+
+    def _answer(self, event: Event, now: float) -> None:
+        """Takes the acknowledgement of a packet that is not a PUBLISH: its ack_id is negative."""
+        raise NotImplementedError
+
+    def received_publish(self, packet: Publish, events: list[Event], now: float) -> None:
+        """Takes a PUBLISH; adds the event to `events`. Raises ProtocolError."""
+        if packet.properties:
+            packet = self._without_alias(packet)
+        qos = packet.qos
+        if qos:
+            if qos > self._maximum_qos:  # [MQTT5-3.2.2-11]
+                raise ProtocolError(ReasonCode.QOS_NOT_SUPPORTED, f"QoS {qos}; at most {self._maximum_qos}")
+            if qos == 2 and self._is_repeated(packet):
+                return
+            self._unacknowledged += 1
+            if self._unacknowledged > self._options.receive_maximum and self.version == MQTT_5_0:
+                raise ProtocolError(  # [MQTT5-3.3.4-7] [MQTT5-3.3.4-8]
+                    ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, f"more than {self._options.receive_maximum} unacknowledged"
+                )
+        if self._pending is None:
+            self._pending = deque()
+        self._pending.append(packet)
+        self._pending_bytes += len(packet.payload)
+        ack_id = self._next
+        self._next = ack_id + 1
+        events.append(
+            {
+                "type": "mqtt.publish",
+                "ack_id": ack_id,
+                "topic": packet.topic,
+                "payload": packet.payload,
+                "qos": qos,
+                "retain": packet.retain,
+                "dup": packet.dup,
+                "properties": packet.properties,
+            }
+        )
+
+    def _without_alias(self, packet: Publish) -> Publish:
+        properties = packet.properties
+        if "subscription_identifier" in properties:  # [MQTT5-3.3.4-6]
+            raise ProtocolError(ReasonCode.PROTOCOL_ERROR, "a client's PUBLISH has a subscription identifier")
+        if "topic_alias" not in properties:
+            return packet
+        if self._aliases_in is None:
+            self._aliases_in = InboundAliases(self._options.max_topic_aliases)
+        topic = self._aliases_in.resolve(packet.topic, properties["topic_alias"])
+        return Publish(
+            topic=topic,
+            payload=packet.payload,
+            qos=packet.qos,
+            retain=packet.retain,
+            dup=packet.dup,
+            packet_id=packet.packet_id,
+            properties={name: value for name, value in properties.items() if name != "topic_alias"},
+        )
+
+    def _is_repeated(self, packet: Publish) -> bool:
+        """Whether a QoS 2 PUBLISH has come before [MQTT5-4.3.3-10]: if it was answered it is answered again, in its
+        turn; if the application still has it, the answer is on its way."""
+        assert self.session is not None
+        if self._receiving is None:
+            self._receiving = set()
+        packet_id = packet.packet_id
+        if packet_id in self._receiving:
+            return True
+        if self.session.received is not None and packet_id in self.session.received:
+            if self._pending:
+                self._pending.append(packet)
+                self._pending_bytes += len(packet.payload)
+                self._set_early(self._next, _DUPLICATE)
+                self._next += 1
+            else:
+                self._write(encode_success(PacketType.PUBREC, packet_id))
+            return True
+        self._receiving.add(packet_id)
+        return False
+
+    def received_pubrel(self, packet: PubRel, events: list[Event], now: float) -> None:
+        """Takes a PUBREL: the client has the PUBREC, and the identifier is free."""
+        assert self.session is not None
+        code = ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
+        if self.session.release(packet.packet_id):
+            code = ReasonCode.SUCCESS
+            self._unacknowledged = max(0, self._unacknowledged - 1)
+        self._write(encode(PubComp(packet.packet_id, code), self.version))  # [MQTT5-4.3.3-11]
+
+    def ack(self, event: Event, now: float) -> None:
+        """Takes an `mqtt.ack`. Raises KeyError if it has no ack_id."""
+        ack_id = event["ack_id"]
+        pending = self._pending
+        if ack_id == self._head and pending:
+            self._head = ack_id + 1
+            self._release(pending.popleft(), event, now)
+            if self._early:
+                self._release_early(now)
+        elif ack_id < 0:
+            self._answer(event, now)
+        elif self._head < ack_id < self._next and not (self._early and ack_id in self._early):
+            self._set_early(ack_id, event)
+        else:
+            self.unknown_acks += 1
+
+    def _set_early(self, ack_id: int, event: Event) -> None:
+        if self._early is None:
+            self._early = {}
+        self._early[ack_id] = event
+
+    def _release_early(self, now: float) -> None:
+        early, pending = self._early, self._pending
+        assert early is not None
+        assert pending is not None
+        while early and (event := early.pop(self._head, None)) is not None:
+            self._head += 1
+            self._release(pending.popleft(), event, now)
+
+    def _release(self, packet: Publish, event: Event, now: float) -> None:
+        """Answers the oldest unanswered PUBLISH and routes its message."""
+        self._pending_bytes -= len(packet.payload)
+        code = event.get("reason_code", 0)
+        if packet.qos == 1:
+            self._unacknowledged -= 1
+            if not self._closed:
+                if (code and self.version == MQTT_5_0) or "reason_string" in event or "properties" in event:
+                    self._write_puback(PubAck, PacketType.PUBACK, packet, event)
+                else:
+                    # encode_success(PUBACK, packet_id) and _write, written out: half of what an ack costs.
+                    output = self.output
+                    if not output:
+                        self._wire.flush_soon()
+                    output.append(b"@\x02" + packet.packet_id.to_bytes(2, "big"))
+                    self._output_bytes += 4
+        elif packet.qos == 2 and not self._answer_qos_2(packet, event, code):
+            return
+        if code < _FAILURE:
+            if event.get("route", True) and self.session is not None:
+                self._broker.forward(packet, self.session, now)
+        elif event.get("disconnect") and (packet.qos == 0 or self.version != MQTT_5_0):
+            self._refuse(code, event.get("reason_string", ""), now)
+
+    def _answer_qos_2(self, packet: Publish, event: Event, code: int) -> bool:
+        """Sends the PUBREC. Returns whether the message is this connection's to route: after the end, it is not if
+        another connection has the session, because the client has sent it again there."""
+        session = self.session
+        assert session is not None
+        if self._receiving is not None:
+            self._receiving.discard(packet.packet_id)
+        if self._closed and session.link is not None:
+            return False
+        if code >= _FAILURE and self.version == MQTT_5_0:
+            self._unacknowledged -= 1  # the identifier is free again [MQTT5-4.3.3-9]
+        elif event is not _DUPLICATE:
+            session.remember_received(packet.packet_id)
+        if not self._closed:
+            self._write_puback(PubRec, PacketType.PUBREC, packet, event)
+        return True
+
+    def _write_puback(
+        self, kind: type[PubAck] | type[PubRec], packet_type: PacketType, packet: Publish, event: Event
+    ) -> None:
+        properties: Properties = {}
+        if self._problem_information:  # [MQTT5-3.1.2-29]
+            properties = dict(event.get("properties") or {})
+            if event.get("reason_string"):
+                properties["reason_string"] = event["reason_string"]
+        code = sendable(event.get("reason_code", 0), packet_type)
+        self._write_short(kind(packet.packet_id, code, properties))
