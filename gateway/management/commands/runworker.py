@@ -1,0 +1,34 @@
+"""`manage.py runworker CHANNEL...`: handles what is sent to named channels, in this process."""
+
+import logging
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from gateway.layers import DEFAULT_CHANNEL_LAYER, get_channel_layer
+from gateway.routing import get_default_application
+from gateway.worker import Worker
+
+logger = logging.getLogger("gateway.worker")
+
+
+class Command(BaseCommand):
+    """Runs a worker until it is told to stop."""
+
+    help = "Runs a worker process that handles the messages of the given channels."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """The channels, and the layer that they are in."""
+        parser.add_argument(
+            "--layer", default=DEFAULT_CHANNEL_LAYER, help="Channel layer alias to use, if not the default."
+        )
+        parser.add_argument("channels", nargs="+", help="Channels to listen on.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Returns when the worker was stopped. CommandError when there is no such layer."""
+        layer = get_channel_layer(options["layer"])
+        if layer is None:
+            raise CommandError("You do not have any CHANNEL_LAYERS configured.")
+        logger.info("Running worker for channels %s", options["channels"])
+        Worker(application=get_default_application(), channels=options["channels"], channel_layer=layer).run()
