@@ -9,7 +9,7 @@ from gateway.exceptions import StopConsumer
 from gateway.metrics import consumer_sends_after_close
 from protocols.asgi import Event
 
-Headers: TypeAlias = "Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]"
+Headers: TypeAlias = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
 
 
 class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect")):

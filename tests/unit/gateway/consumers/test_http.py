@@ -1,0 +1,196 @@
+"""AsyncHttpConsumer: whole responses, streams and long polling."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.generic.http import AsyncHttpConsumer
+from gateway.layers import InMemoryChannelLayer
+from gateway.testing import HttpCommunicator
+
+
+class Consumer(AsyncHttpConsumer):
+    """Counts its disconnects."""
+
+    disconnect_grace_s = 0
+    disconnects = 0
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.disconnects = 0
+
+    async def disconnect(self) -> None:
+        type(self).disconnects += 1
+
+
+async def test_handle_gets_the_whole_body_and_answers(served: Any) -> None:
+    class Echo(Consumer):
+        async def handle(self, body: bytes) -> None:
+            await self.send_response(201, b"got " + body, headers={b"content-type": b"text/plain"})
+
+    request = HttpCommunicator(served(Echo.as_asgi()), "post", "/path?x=1")
+    await request.send_input({"type": "http.request", "body": b"one ", "more_body": True})
+    await request.send_input({"type": "http.request", "body": b"two", "more_body": False})
+
+    assert await request.receive_output() == {
+        "type": "http.response.start",
+        "status": 201,
+        "headers": [(b"content-type", b"text/plain")],
+    }
+    assert await request.receive_body() == (b"got one two", False)
+    await request.wait()
+    assert Echo.disconnects == 1
+
+
+async def test_headers_may_be_pairs(served: Any) -> None:
+    class Cookies(Consumer):
+        async def handle(self, body: bytes) -> None:
+            await self.send_response(200, b"", headers=[(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")])
+
+    response = await HttpCommunicator(served(Cookies.as_asgi()), "GET", "/").get_response()
+
+    assert response == {"status": 200, "headers": [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")], "body": b""}
+
+
+async def test_a_body_of_str_is_an_error(served: Any) -> None:
+    class Wrong(Consumer):
+        async def handle(self, body: bytes) -> None:
+            await self.send_response(200, "text")  # type: ignore[arg-type]
+
+    request = HttpCommunicator(served(Wrong.as_asgi()), "GET", "/")
+    with pytest.raises(AssertionError, match="Body is not bytes"):
+        await request.get_response()
+    assert Wrong.disconnects == 1
+
+
+async def test_handle_is_to_be_overridden(served: Any) -> None:
+    with pytest.raises(NotImplementedError, match="must provide a handle"):
+        await HttpCommunicator(served(Consumer.as_asgi()), "GET", "/").get_response()
+
+
+async def test_an_exception_in_handle_reaches_the_server_after_disconnect(served: Any) -> None:
+    class Failing(Consumer):
+        async def handle(self, body: bytes) -> None:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await HttpCommunicator(served(Failing.as_asgi()), "GET", "/").get_response()
+    assert Failing.disconnects == 1
+
+
+async def test_a_consumer_that_answers_nothing_ends(served: Any) -> None:
+    class Silent(Consumer):
+        async def handle(self, body: bytes) -> None:
+            pass
+
+    request = HttpCommunicator(served(Silent.as_asgi()), "GET", "/")
+    await request.send_request()
+    await request.wait()
+
+    assert Silent.disconnects == 1
+
+
+async def test_a_response_may_be_streamed(served: Any) -> None:
+    class Streaming(Consumer):
+        async def handle(self, body: bytes) -> None:
+            await self.send_headers(status=200)
+            for n in range(3):
+                await self.send_body(b"%d" % n, more_body=True)
+            await self.send_body(b"")
+
+    assert (await HttpCommunicator(served(Streaming.as_asgi()), "GET", "/").get_response())["body"] == b"012"
+
+
+class LongPoll(Consumer):
+    async def handle(self, body: bytes) -> None:
+        assert self.channel_layer is not None
+        await self.channel_layer.group_add("room", self.channel_name)
+        await self.send_headers(status=200)
+        await self.send_body(b"", more_body=True)
+
+    async def chat_message(self, event: Any) -> None:
+        await self.send_body(event["body"])
+
+
+async def test_long_polling_a_later_message_completes_the_response(served: Any, layer: InMemoryChannelLayer) -> None:
+    LongPoll.disconnects = 0
+    request = HttpCommunicator(served(LongPoll.as_asgi()), "GET", "/")
+    await request.send_request()
+    assert (await request.receive_output())["status"] == 200
+    assert await request.receive_body() == (b"", True)
+    assert LongPoll.disconnects == 0
+
+    await layer.group_send("room", {"type": "chat.message", "body": b"news"})
+
+    assert await request.receive_body() == (b"news", False)
+    await request.wait()
+    assert LongPoll.disconnects == 1
+    assert layer.local.channels == {}
+
+
+async def test_long_polling_the_client_may_leave_before_the_response(served: Any, layer: InMemoryChannelLayer) -> None:
+    LongPoll.disconnects = 0
+    request = HttpCommunicator(served(LongPoll.as_asgi()), "GET", "/")
+    await request.send_request()
+    await request.receive_output()
+    await request.disconnect()
+
+    assert LongPoll.disconnects == 1
+    assert layer.local.channels == {}
+
+
+async def test_an_endless_handle_is_cancelled_when_the_client_leaves(served: Any) -> None:
+    class Endless(Consumer):
+        async def handle(self, body: bytes) -> None:
+            await self.send_headers()
+            while True:
+                await self.send_body(b"data", more_body=True)
+                if not self._inbox.disconnected:
+                    await asyncio.sleep(0)
+
+    request = HttpCommunicator(served(Endless.as_asgi()), "GET", "/")
+    await request.send_request()
+    assert (await request.receive_output())["status"] == 200
+    await request.disconnect()
+
+    assert Endless.disconnects == 1
+
+
+async def test_work_after_a_complete_response_is_not_interrupted(served: Any) -> None:
+    left, done = asyncio.Event(), []
+
+    class Afterwards(Consumer):
+        async def handle(self, body: bytes) -> None:
+            await self.send_response(200, b"ok")
+            await left.wait()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            done.append(True)
+
+    request = HttpCommunicator(served(Afterwards.as_asgi()), "GET", "/")
+    assert (await request.get_response())["body"] == b"ok"
+    await request.send_input({"type": "http.disconnect"})
+    left.set()
+    await request.wait()
+
+    assert done == [True]
+    assert Afterwards.disconnects == 1
+
+
+async def test_a_body_over_the_limit_is_refused_with_413(served: Any) -> None:
+    class Small(Consumer):
+        max_body_bytes = 10
+
+        async def handle(self, body: bytes) -> None:
+            await self.send_response(200, body)
+
+    request = HttpCommunicator(served(Small.as_asgi()), "POST", "/")
+    await request.send_input({"type": "http.request", "body": b"12345678", "more_body": True})
+    await request.send_input({"type": "http.request", "body": b"90a", "more_body": True})
+
+    assert (await request.receive_output())["status"] == 413
+    assert await request.receive_body() == (b"", False)
+    await request.wait()
+    assert Small.disconnects == 1
+    assert (await HttpCommunicator(Small.as_asgi(), "POST", "/", body=b"1234567890").get_response())["status"] == 200
