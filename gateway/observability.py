@@ -20,8 +20,6 @@ from protocols.asgi import Receive, Scope, Send
 Check: TypeAlias = Callable[[], Awaitable[None]]
 """Returns if what it looks at can work, raises if not."""
 
-CHECK_TIMEOUT_S = 3.0
-
 
 @dataclass(slots=True)
 class Lifecycle:
@@ -50,11 +48,12 @@ class Health:
 class Readiness:
     """Answers whether the process can do its work, with the reason for each check that fails."""
 
-    def __init__(self, checks: Mapping[str, Check]) -> None:
+    def __init__(self, checks: Mapping[str, Check], *, timeout_s: float = 3.0) -> None:
         self.checks = checks
+        self.timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        results = await asyncio.gather(*(_outcome(check) for check in self.checks.values()))
+        results = await asyncio.gather(*(_outcome(check, self.timeout_s) for check in self.checks.values()))
         report = dict(zip(self.checks, results, strict=True))
         lifecycle: Lifecycle | None = scope.get("state", {}).get("lifecycle")
         if lifecycle is not None:
@@ -63,12 +62,12 @@ class Readiness:
         await respond(scope, send, 200 if is_ready else 503, json.dumps(report).encode() + b"\n", "application/json")
 
 
-async def _outcome(check: Check) -> str:
+async def _outcome(check: Check, timeout_s: float) -> str:
     try:
-        async with asyncio.timeout(CHECK_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             await check()
     except TimeoutError:
-        return f"no answer within {CHECK_TIMEOUT_S:g} s"
+        return f"no answer within {timeout_s:g} s"
     except Exception as error:  # whatever a driver raises, the answer is 503
         return type(error).__name__  # its text may name hosts and users
     return "ok"

@@ -1,0 +1,94 @@
+"""/metrics, /healthz and /readyz."""
+
+import asyncio
+import json
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter
+
+from gateway.observability import Health, Lifecycle, Metrics, Readiness
+from protocols.asgi import Application, Event
+
+
+async def ask(application: Application, method: str = "GET", **state: Any) -> tuple[int, dict[str, str], bytes]:
+    sent: list[Event] = []
+
+    async def send(event: Event) -> None:
+        sent.append(event)
+
+    async def receive() -> Event:
+        raise AssertionError("nothing to receive")
+
+    await application({"type": "http", "method": method, "path": "/", "headers": [], "state": state}, receive, send)
+    start, body = sent
+    return start["status"], {name.decode(): value.decode() for name, value in start["headers"]}, body["body"]
+
+
+async def works() -> None:
+    pass
+
+
+async def refuses() -> None:
+    raise ConnectionRefusedError("host=db.internal user=gateway")
+
+
+async def hangs() -> None:
+    await asyncio.Event().wait()
+
+
+async def test_metrics_are_those_of_the_registry_in_the_text_format() -> None:
+    registry = CollectorRegistry()
+    Counter("gateway_test", "A test.", registry=registry).inc(3)
+
+    status, headers, body = await ask(Metrics(registry))
+
+    assert status == 200
+    assert headers["content-type"].startswith("text/plain; version=")
+    assert b"gateway_test_total 3.0" in body
+
+
+async def test_a_living_process_is_healthy() -> None:
+    assert (await ask(Health()))[::2] == (200, b"ok\n")
+
+
+async def test_a_gateway_is_ready_when_it_serves_and_every_check_passes() -> None:
+    status, _, body = await ask(Readiness({"database": works}), lifecycle=Lifecycle(is_ready=True))
+
+    assert status == 200
+    assert json.loads(body) == {"database": "ok", "server": "ok"}
+
+
+async def test_it_is_not_while_it_starts_or_stops() -> None:
+    status, _, body = await ask(Readiness({}), lifecycle=Lifecycle())
+
+    assert status == 503
+    assert json.loads(body) == {"server": "starting or stopping"}
+
+
+async def test_a_failed_check_is_named_without_its_details() -> None:
+    status, _, body = await ask(Readiness({"database": refuses, "disk": works}))
+
+    assert status == 503
+    assert json.loads(body) == {"database": "ConnectionRefusedError", "disk": "ok"}
+
+
+async def test_a_check_that_hangs_has_failed() -> None:
+    status, _, body = await ask(Readiness({"database": hangs}, timeout_s=0.01))
+
+    assert (status, json.loads(body)) == (503, {"database": "no answer within 0.01 s"})
+
+
+async def test_head_has_no_body_but_its_length() -> None:
+    _, headers, body = await ask(Health(), "HEAD")
+
+    assert (body, headers["content-length"]) == (b"", "3")
+
+
+async def test_other_methods_are_not_allowed() -> None:
+    status, headers, _ = await ask(Health(), "POST")
+
+    assert (status, headers["allow"]) == (405, "GET, HEAD")
+
+
+async def test_nobody_may_cache_an_answer() -> None:
+    assert (await ask(Health()))[1]["cache-control"] == "no-store"
