@@ -1,0 +1,530 @@
+"""The MQTT consumers: who may connect, publish and subscribe, and when a publish is acknowledged."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar
+
+import pytest
+from prometheus_client import REGISTRY
+
+from gateway.exceptions import AcceptConnection, DenyConnection, Reject
+from gateway.generic.mqtt import AsyncMqttConsumer, MqttConsumer, topic
+from gateway.layers import InMemoryChannelLayer
+from gateway.testing import MqttCommunicator
+
+BOTH = pytest.mark.parametrize("base", [AsyncMqttConsumer, MqttConsumer], ids=["async", "sync"])
+
+
+class TestByDefault:
+    """Safe defaults: nothing is allowed that the listener or the consumer does not allow."""
+
+    @BOTH
+    async def test_an_anonymous_client_is_refused(self, served: Any, base: Any) -> None:
+        async with MqttCommunicator(served(base.as_asgi())) as client:
+            assert await client.connect() == (False, 0x86)
+
+    @BOTH
+    async def test_a_client_with_credentials_is_refused(self, served: Any, base: Any) -> None:
+        application = served(base.as_asgi())
+        async with MqttCommunicator(application, username="a", password=b"b", allow_anonymous=True) as client:
+            assert await client.connect() == (False, 0x86)
+
+    @BOTH
+    async def test_an_anonymous_client_is_that_of_a_plain_broker_where_the_listener_says_so(
+        self, served: Any, base: Any
+    ) -> None:
+        async with MqttCommunicator(served(base.as_asgi()), allow_anonymous=True) as client:
+            assert await client.connect() == (True, 0)
+            ack_id = await client.send_publish("any/topic", b"x")
+            assert await client.receive_ack() == {"type": "mqtt.ack", "ack_id": ack_id, "reason_code": 0}
+            assert await client.subscribe("#", "$share/g/a/b", qos=2) == [2, 2]
+            assert await client.unsubscribe("#") == [0]
+
+    @BOTH
+    async def test_a_client_that_a_subclass_accepts_may_neither_publish_nor_subscribe(
+        self, served: Any, base: Any
+    ) -> None:
+        if base is AsyncMqttConsumer:
+
+            class AsyncSubject(AsyncMqttConsumer):
+                async def connect(self, password: bytes | None) -> None:
+                    await self.accept()
+
+            subject: Any = AsyncSubject
+        else:
+
+            class SyncSubject(MqttConsumer):
+                def connect(self, password: bytes | None) -> None:
+                    self.accept()
+
+            subject = SyncSubject
+        async with MqttCommunicator(served(subject.as_asgi())) as client:
+            await client.connect()
+            assert await client.publish("any/topic", b"x") == 0x87
+            assert await client.subscribe("a", "b") == [0x87, 0x87]
+
+
+class Accepting(AsyncMqttConsumer):
+    async def connect(self, password: bytes | None) -> None:
+        await self.accept()
+
+
+class TestConnect:
+    async def test_gets_the_password_and_may_accept_under_another_client_id(self, served: Any) -> None:
+        class Subject(AsyncMqttConsumer):
+            async def connect(self, password: bytes | None) -> None:
+                assert (self.scope["username"], password) == ("user", b"secret")
+                await self.accept(client_id="device-1", maximum_qos=1, properties={"receive_maximum": 10})
+
+        client = MqttCommunicator(served(Subject.as_asgi()), username="user", password=b"secret")
+        await client.send_input(client._connect)
+        assert await client.receive_output() == {
+            "type": "mqtt.accept",
+            "client_id": "device-1",
+            "maximum_qos": 1,
+            "properties": {"receive_maximum": 10},
+        }
+        await client.stop()
+
+    @pytest.mark.parametrize(
+        ("exception", "answer"),
+        [
+            (AcceptConnection(), {"type": "mqtt.accept"}),
+            (DenyConnection(), {"type": "mqtt.reject", "reason_code": 0x87}),
+            (Reject(0x8A, "banned"), {"type": "mqtt.reject", "reason_code": 0x8A, "reason_string": "banned"}),
+        ],
+    )
+    async def test_may_answer_by_raising(self, served: Any, exception: Exception, answer: dict[str, Any]) -> None:
+        class Subject(AsyncMqttConsumer):
+            async def connect(self, password: bytes | None) -> None:
+                raise exception
+
+        client = MqttCommunicator(served(Subject.as_asgi()))
+        await client.send_input(client._connect)
+
+        assert await client.receive_output() == answer
+        await client.stop()
+
+    async def test_a_refusal_is_counted_and_logged_without_the_password(
+        self, served: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        labels = {"request": "connect", "reason_code": "0x86"}
+        before = REGISTRY.get_sample_value("gateway_mqtt_refusals_total", labels) or 0
+        application = served(AsyncMqttConsumer.as_asgi())
+        async with MqttCommunicator(application, "thermo", username="token", password=b"secret") as client:
+            await client.connect()
+
+        assert REGISTRY.get_sample_value("gateway_mqtt_refusals_total", labels) == before + 1
+        assert "refused connect 'thermo' of mqtt thermo from 127.0.0.1:50000: 0x86" in caplog.text
+        assert "secret" not in caplog.text
+        assert "token" not in caplog.text
+
+    async def test_groups_are_joined_by_accepted_clients_only_and_left_at_the_end(
+        self, served: Any, layer: InMemoryChannelLayer
+    ) -> None:
+        class Grouped(AsyncMqttConsumer):
+            groups = ["devices"]
+
+            async def command(self, event: Any) -> None:
+                await self.publish("commands", event["payload"], qos=1)
+
+        application = served(Grouped.as_asgi())
+        async with MqttCommunicator(application) as client:
+            assert await client.connect() == (False, 0x86)
+            assert layer.groups == {}
+        async with MqttCommunicator(application, allow_anonymous=True) as client:
+            await client.connect()
+            await layer.group_send("devices", {"type": "command", "payload": "on"})
+            publish = await client.receive_publish()
+            assert (publish["topic"], publish["payload"], publish["qos"]) == ("commands", b"on", 1)
+        assert layer.groups == {}
+        assert layer.local.channels == {}
+
+
+class TestReceivePublish:
+    async def test_gets_the_topic_the_payload_and_how_it_was_sent(self, served: Any) -> None:
+        seen = []
+
+        class Subject(Accepting):
+            async def receive_publish(
+                self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: dict[str, Any]
+            ) -> None:
+                seen.append((topic, payload, qos, retain, properties))
+
+        async with MqttCommunicator(served(Subject.as_asgi())) as client:
+            await client.connect()
+            ack_id = await client.send_publish("a/b", b"x", qos=2, retain=True, properties={"content_type": "text"})
+
+            assert await client.receive_ack() == {"type": "mqtt.ack", "ack_id": ack_id, "reason_code": 0}
+        assert seen == [("a/b", b"x", 2, True, {"content_type": "text"})]
+
+    async def test_what_is_accepted_may_be_kept_from_other_subscribers(self, served: Any) -> None:
+        class Subject(Accepting):
+            route_publishes = False
+
+            async def receive_publish(self, topic: str, payload: bytes, **how: Any) -> None:
+                pass
+
+        async with MqttCommunicator(served(Subject.as_asgi())) as client:
+            await client.connect()
+            await client.send_publish("a", b"x")
+
+            assert (await client.receive_ack())["route"] is False
+
+    async def test_reject_refuses_with_its_code_and_the_connection_goes_on(self, served: Any) -> None:
+        class Subject(Accepting):
+            async def receive_publish(self, topic: str, payload: bytes, **how: Any) -> None:
+                if payload == b"bad":
+                    raise Reject(0x99, "not JSON")
+
+        async with MqttCommunicator(served(Subject.as_asgi())) as client:
+            await client.connect()
+            ack_id = await client.send_publish("a", b"bad")
+            assert await client.receive_ack() == {
+                "type": "mqtt.ack",
+                "ack_id": ack_id,
+                "reason_code": 0x99,
+                "reason_string": "not JSON",
+            }
+            assert await client.publish("a", b"good") == 0
+
+    async def test_any_other_exception_refuses_with_0x83_and_is_logged(
+        self, served: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Subject(Accepting):
+            async def receive_publish(self, topic: str, payload: bytes, **how: Any) -> None:
+                if payload == b"bad":
+                    raise ZeroDivisionError
+
+        async with MqttCommunicator(served(Subject.as_asgi())) as client:
+            await client.connect()
+            ack_id = await client.send_publish("a", b"bad")
+
+            # Clients before MQTT 5 cannot be refused: they are disconnected, and send it again.
+            assert await client.receive_ack() == {
+                "type": "mqtt.ack",
+                "ack_id": ack_id,
+                "reason_code": 0x83,
+                "disconnect": True,
+            }
+            assert await client.publish("a", b"good") == 0
+        assert "publish 'a' of mqtt test from 127.0.0.1:50000 failed" in caplog.text
+        assert "ZeroDivisionError" in caplog.text
+
+    async def test_refusals_of_a_client_are_counted_each_but_logged_once_in_a_while(
+        self, served: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        labels = {"request": "publish", "reason_code": "0x87"}
+        before = REGISTRY.get_sample_value("gateway_mqtt_refusals_total", labels) or 0
+        async with MqttCommunicator(served(Accepting.as_asgi())) as client:
+            await client.connect()
+            for _ in range(10):
+                await client.publish("a", b"x")
+
+        assert REGISTRY.get_sample_value("gateway_mqtt_refusals_total", labels) == before + 10
+        assert caplog.text.count("refused publish") == 1
+
+
+class Storing(Accepting):
+    """Acknowledges when `commit`, which many publishes share, is done."""
+
+    commit: ClassVar["asyncio.Future[None]"]
+    ended: ClassVar[list[int]]
+
+    async def receive_publish(self, topic: str, payload: bytes, **how: Any) -> "asyncio.Future[None] | None":
+        return None if payload == b"at once" else self.commit
+
+    async def disconnect(self, reason_code: int, reason: str) -> None:
+        self.ended.append(reason_code)
+
+
+class TestAFutureFromAHandler:
+    @pytest.fixture
+    async def client(self, served: Any) -> AsyncIterator[MqttCommunicator]:
+        Storing.ended = []
+        Storing.commit = asyncio.get_running_loop().create_future()
+        async with MqttCommunicator(served(Storing.as_asgi())) as client:
+            await client.connect()
+            yield client
+
+    async def test_acknowledges_all_publishes_that_share_it_when_it_is_done(self, client: MqttCommunicator) -> None:
+        ack_ids = [await client.send_publish("a", b"x") for _ in range(3)]
+        assert await client.receive_nothing(timeout=0.01)
+
+        Storing.commit.set_result(None)
+
+        assert [(await client.receive_ack(ack_id))["reason_code"] for ack_id in ack_ids] == [0, 0, 0]
+
+    async def test_lets_the_next_publishes_be_handled_meanwhile(self, client: MqttCommunicator) -> None:
+        waiting = await client.send_publish("a", b"x")
+        assert await client.publish("a", b"at once") == 0
+
+        Storing.commit.set_result(None)
+        assert (await client.receive_ack(waiting))["reason_code"] == 0
+
+    async def test_may_follow_another_one(self, client: MqttCommunicator) -> None:
+        first, first_id = Storing.commit, await client.send_publish("a", b"x")
+        assert await client.receive_nothing(timeout=0)
+        Storing.commit = asyncio.get_running_loop().create_future()
+        second_id = await client.send_publish("a", b"x")
+        assert await client.receive_nothing(timeout=0.01)
+
+        Storing.commit.set_result(None)
+        await client.receive_ack(second_id)
+        first.set_result(None)
+        await client.receive_ack(first_id)
+
+    async def test_may_be_done_already(self, client: MqttCommunicator) -> None:
+        Storing.commit.set_result(None)
+        for _ in range(3):
+            assert await client.publish("a", b"x") == 0
+
+    async def test_that_ends_in_reject_refuses_all(self, client: MqttCommunicator) -> None:
+        ack_ids = [await client.send_publish("a", b"x") for _ in range(3)]
+        assert await client.receive_nothing(timeout=0.01)
+
+        Storing.commit.set_exception(Reject(0x97, "quota"))
+
+        for ack_id in ack_ids:
+            ack = await client.receive_ack(ack_id)
+            assert (ack["reason_code"], ack["reason_string"]) == (0x97, "quota")
+
+    async def test_that_fails_refuses_all_with_0x83_and_is_logged_once(
+        self, client: MqttCommunicator, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        ack_ids = [await client.send_publish("a", b"x") for _ in range(3)]
+        assert await client.receive_nothing(timeout=0.01)
+
+        Storing.commit.set_exception(OSError("disk full"))
+
+        for ack_id in ack_ids:
+            ack = await client.receive_ack(ack_id)
+            assert (ack["reason_code"], ack["disconnect"]) == (0x83, True)
+        assert [record.levelno for record in caplog.records] == [logging.ERROR]
+        assert "failed (3)" in caplog.text
+
+    async def test_that_is_cancelled_refuses_all(self, client: MqttCommunicator) -> None:
+        ack_id = await client.send_publish("a", b"x")
+        assert await client.receive_nothing(timeout=0.01)
+        Storing.commit.cancel()
+
+        assert (await client.receive_ack(ack_id))["reason_code"] == 0x83
+
+    async def test_that_is_done_after_the_client_has_left_harms_nobody(self, client: MqttCommunicator) -> None:
+        await client.send_publish("a", b"x")
+        assert await client.receive_nothing(timeout=0.01)
+        await client.disconnect()
+        Storing.commit.set_result(None)
+
+        assert await client.receive_nothing(timeout=0.01)
+        assert Storing.ended == [0]
+
+    async def test_anything_else_is_a_fault_of_the_handler(self, served: Any) -> None:
+        class Wrong(Accepting):
+            async def receive_publish(self, topic: str, payload: bytes, **how: Any) -> Any:
+                return True
+
+        client = MqttCommunicator(served(Wrong.as_asgi()))
+        await client.connect()
+        await client.send_publish("a", b"x")
+        with pytest.raises(TypeError, match=r"returns None or an asyncio\.Future, not True"):
+            await client.wait()
+
+
+class TestSubscribe:
+    async def test_is_asked_for_each_filter(self, served: Any) -> None:
+        class Subject(Accepting):
+            async def subscribe(self, topic_filter: str, qos: int, *, share_name: str | None) -> int | None:
+                if topic_filter == "forbidden":
+                    raise Reject(0x87, "not yours")
+                if topic_filter == "fails":
+                    raise ZeroDivisionError
+                return 1 if share_name == "group" else None
+
+        async with MqttCommunicator(served(Subject.as_asgi())) as client:
+            await client.connect()
+
+            assert await client.subscribe("a", "forbidden", "fails", "$share/group/b/c", qos=2) == [2, 0x87, 0x83, 1]
+
+    async def test_the_first_refusal_gives_the_reason(self, served: Any) -> None:
+        class Subject(Accepting):
+            async def subscribe(self, topic_filter: str, qos: int, *, share_name: str | None) -> int | None:
+                raise Reject(0x87, f"{topic_filter} is not yours")
+
+        async with MqttCommunicator(served(Subject.as_asgi())) as client:
+            await client.connect()
+            subscription = {"topic_filter": "a", "qos": 0, "share_name": None}
+            await client.send_input({"type": "mqtt.subscribe", "ack_id": 7, "subscriptions": [subscription]})
+
+            assert await client.receive_ack(7) == {
+                "type": "mqtt.ack",
+                "ack_id": 7,
+                "reason_codes": [0x87],
+                "reason_string": "a is not yours",
+            }
+
+
+class TestToTheClient:
+    async def test_publish_sends_text_as_utf_8(self, served: Any, layer: InMemoryChannelLayer) -> None:
+        class Subject(Accepting):
+            groups = ["all"]
+
+            async def tell(self, event: Any) -> None:
+                await self.publish("t", "grün", qos=1, retain=True, properties={"content_type": "text"})
+
+        async with MqttCommunicator(served(Subject.as_asgi())) as client:
+            await client.connect()
+            await layer.group_send("all", {"type": "tell"})
+
+            assert await client.receive_publish() == {
+                "type": "mqtt.publish",
+                "topic": "t",
+                "payload": "grün".encode(),
+                "qos": 1,
+                "retain": True,
+                "properties": {"content_type": "text"},
+            }
+
+    async def test_close_says_why_and_what_follows_is_not_sent(self, served: Any, layer: InMemoryChannelLayer) -> None:
+        class Subject(Accepting):
+            groups = ["all"]
+
+            async def revoke(self, event: Any) -> None:
+                await self.close(reason_string="revoked")
+                await self.publish("t", b"too late")
+
+        async with MqttCommunicator(served(Subject.as_asgi())) as client:
+            await client.connect()
+            await layer.group_send("all", {"type": "revoke"})
+
+            assert await client.receive_output() == {
+                "type": "mqtt.close",
+                "reason_code": 0x98,
+                "reason_string": "revoked",
+            }
+            assert await client.receive_nothing(timeout=0.01)
+
+    async def test_a_message_that_names_a_topic_handler_is_refused(
+        self, served: Any, layer: InMemoryChannelLayer
+    ) -> None:
+        class Subject(Accepting):
+            groups = ["all"]
+
+            @topic("telemetry")
+            async def telemetry(self, event: Any) -> None:
+                raise AssertionError("called from the layer")
+
+        async with MqttCommunicator(served(Subject.as_asgi())) as client:
+            await client.connect()
+            assert (await layer.group_send("all", {"type": "telemetry"})).dropped == 1
+
+
+class TestDisconnect:
+    @pytest.mark.parametrize(("reason_code", "reason"), [(0, "client"), (0x8E, "taken_over")])
+    async def test_gets_the_reason_once(self, served: Any, reason_code: int, reason: str) -> None:
+        ends = []
+
+        class Subject(Accepting):
+            async def disconnect(self, reason_code: int, reason: str) -> None:
+                ends.append((reason_code, reason))
+
+        async with MqttCommunicator(served(Subject.as_asgi())) as client:
+            await client.connect()
+            await client.disconnect(reason_code, reason)
+
+        assert ends == [(reason_code, reason)]
+
+    async def test_says_shutdown_when_the_server_cancels(self, served: Any) -> None:
+        ends = []
+
+        class Subject(Accepting):
+            async def disconnect(self, reason_code: int, reason: str) -> None:
+                ends.append((reason_code, reason))
+
+        client = MqttCommunicator(served(Subject.as_asgi()))
+        await client.connect()
+        await client.stop()
+
+        assert ends == [(0x8B, "shutdown")]
+
+    async def test_publishes_that_came_before_are_handled_first(self, served: Any) -> None:
+        seen = []
+
+        class Subject(Accepting):
+            async def receive_publish(self, topic: str, payload: bytes, **how: Any) -> None:
+                await asyncio.sleep(0)
+                seen.append(payload)
+
+        async with MqttCommunicator(served(Subject.as_asgi())) as client:
+            await client.connect()
+            for n in range(100):
+                await client.send_publish("a", b"%d" % n, qos=0)
+            await client.disconnect()
+
+        assert len(seen) == 100
+
+
+class SyncDevice(MqttConsumer):
+    groups = ["devices"]
+
+    def connect(self, password: bytes | None) -> None:
+        if password == b"wrong":
+            raise Reject(0x86)
+        self.accept()
+
+    @topic("telemetry/<int:number>")
+    def telemetry(self, event: Any, number: int) -> None:
+        self.publish("echo", event["payload"] * number)
+
+    def receive_publish(self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: Any) -> None:
+        if payload == b"bad":
+            raise Reject(0x99)
+        if payload == b"worse":
+            raise ZeroDivisionError
+
+    def subscribe(self, topic_filter: str, qos: int, *, share_name: str | None) -> int | None:
+        if topic_filter == "fails":
+            raise ZeroDivisionError
+        if topic_filter == "forbidden":
+            raise Reject(0x87)
+        return None
+
+    def revoke(self, event: Any) -> None:
+        self.close(0x98, "revoked")
+
+
+async def test_the_synchronous_consumer_does_the_same_in_a_thread(served: Any, layer: InMemoryChannelLayer) -> None:
+    async with MqttCommunicator(served(SyncDevice.as_asgi()), password=b"wrong") as client:
+        assert await client.connect() == (False, 0x86)
+    async with MqttCommunicator(served(SyncDevice.as_asgi())) as client:
+        assert await client.connect() == (True, 0)
+        ack_id = await client.send_publish("telemetry/2", b"x")
+        assert (await client.receive_publish())["payload"] == b"xx"
+        assert (await client.receive_ack(ack_id))["reason_code"] == 0
+        assert [await client.publish("a", payload) for payload in (b"good", b"bad", b"worse")] == [0, 0x99, 0x83]
+        assert await client.subscribe("a", "forbidden", "fails", qos=1) == [1, 0x87, 0x83]
+        assert await client.unsubscribe("a") == [0]
+        await layer.group_send("devices", {"type": "revoke"})
+        assert (await client.receive_output())["type"] == "mqtt.close"
+    assert layer.groups == {}
+
+
+async def test_a_client_that_falls_behind_may_be_closed(served: Any, layer: InMemoryChannelLayer) -> None:
+    go_on = asyncio.Event()
+
+    class Slow(Accepting):
+        groups = ["all"]
+        mailbox_capacity = 2
+        mailbox_policy = "close"
+
+        async def tell(self, event: Any) -> None:
+            await go_on.wait()
+
+    async with MqttCommunicator(served(Slow.as_asgi())) as client:
+        await client.connect()
+        for _ in range(3):
+            await layer.group_send("all", {"type": "tell"})
+        go_on.set()
+
+        assert await client.receive_output() == {"type": "mqtt.close", "reason_code": 0x97}
