@@ -84,6 +84,7 @@ class RawClient:
                 assert await self.reader.read() == b""
             except ConnectionResetError:
                 pass
+        self.writer.close()
 
     def abort(self) -> None:
         """Cuts the connection without a DISCONNECT."""
@@ -93,4 +94,3 @@ class RawClient:
         """Sends a DISCONNECT and waits until the server has closed."""
         self.send(b"\xe0\x00")
         await self.expect_end()
-        self.writer.close()

@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 
+from protocols.asgi import Event, Receive, Scope, Send
 from protocols.mqtt.packets import Disconnect, Publish, ReasonCode, Will
-from tests.integration.mqtt.fixture_types import ConnectPaho, OpenRaw
+from tests.integration.mqtt.application import AcceptEverything
+from tests.integration.mqtt.fixture_types import ConnectPaho, OpenRaw, Serve
 from tests.integration.mqtt.raw_client import RawClient
 from tests.integration.mqtt.waiting import time_passes
 
@@ -66,6 +68,19 @@ class TestIsPublished:
 
         assert await watcher.receive() == GONE
 
+    async def test_when_the_application_closes_the_connection(self, serve: Serve, raw: OpenRaw) -> None:
+        class Closing(AcceptEverything):
+            async def publish(self, event: Event, send: Send) -> None:
+                await send({"type": "mqtt.close"})
+
+        address = await serve(Closing())
+        watcher, client = await raw("watcher", 4, to=address), await raw("client", 4, to=address, will=WILL)
+        await watcher.subscribe("gone")
+
+        client.send(Publish(topic="a"))
+
+        assert await watcher.receive() == GONE
+
     async def test_with_its_qos_and_properties(self, watcher: RawClient, raw: OpenRaw) -> None:
         """[MQTT5-3.1.3.2]: the will delay stays with the server."""
         properties = {"content_type": "text/plain", "user_property": [("a", "1"), ("a", "2")]}
@@ -118,6 +133,26 @@ class TestIsNotPublished:
         client.abort()
         client = await raw("client", 5, clean_start=False)
         await client.disconnect()
+
+        await watcher.expect_nothing_more()
+
+    async def test_when_the_application_has_refused_the_connection(self, serve: Serve, open_raw: OpenRaw) -> None:
+        class Choosing(AcceptEverything):
+            async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+                if scope["client_id"] == "watcher":
+                    await super().__call__(scope, receive, send)
+                    return
+                await receive()
+                await send({"type": "mqtt.reject", "reason_code": ReasonCode.NOT_AUTHORIZED})
+                await receive()
+
+        address = await serve(Choosing())
+        watcher, client = await open_raw(5, to=address), await open_raw(5, to=address)
+        await watcher.connect("watcher")
+        await watcher.subscribe("gone")
+
+        assert (await client.connect("client", will=WILL)).reason_code == ReasonCode.NOT_AUTHORIZED
+        await client.expect_end()
 
         await watcher.expect_nothing_more()
 
