@@ -89,7 +89,6 @@ class Credential(models.Model):
     hint = models.CharField(max_length=4, editable=False, help_text="The last characters of the token.")
     created_at = models.DateTimeField(auto_now_add=True)
     revoked_at = models.DateTimeField(null=True, editable=False)
-    last_used_ms = models.BigIntegerField(null=True, editable=False)
 
     class Meta:
         ordering = ("-created_at",)
@@ -131,6 +130,11 @@ class StoredValue(models.Model):
 
     class Meta:
         abstract = True
+
+    @property
+    def shown(self) -> str:
+        """The value as JSON."""
+        return self.text if self.text is not None else f"{self.number:.17g}"
 
 
 class Reading(StoredValue):

@@ -22,5 +22,5 @@ class CreateClusteredModel(migrations.CreateModel):
         ):
             super().database_forwards(app_label, schema_editor, from_state, to_state)
             return
-        sql, parameters = schema_editor.table_sql(model)  # type: ignore[attr-defined]
+        sql, parameters = schema_editor.table_sql(model)
         schema_editor.execute(f"{sql} WITHOUT ROWID", parameters or None)

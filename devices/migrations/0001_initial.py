@@ -78,7 +78,6 @@ class Migration(migrations.Migration):
                 ("hint", models.CharField(editable=False, help_text="The last characters of the token.", max_length=4)),
                 ("created_at", models.DateTimeField(auto_now_add=True)),
                 ("revoked_at", models.DateTimeField(editable=False, null=True)),
-                ("last_used_ms", models.BigIntegerField(editable=False, null=True)),
                 (
                     "device",
                     models.ForeignKey(

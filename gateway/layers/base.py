@@ -119,6 +119,10 @@ class BaseChannelLayer:
         """Sends `message` to every member of `group`; members at capacity do not get it."""
         raise NotImplementedError("group_send() not implemented (groups extension)")
 
+    def group_is_empty(self, group: str) -> bool:
+        """Whether it is certain, without asking anybody, that a message to `group` would reach no one."""
+        return False
+
     async def check(self) -> None:
         """Raises LayerUnavailableError when the layer cannot work now: for start-up and readiness checks."""
 

@@ -84,6 +84,10 @@ class InMemoryChannelLayer(BaseChannelLayer):
         """Gives `message` to every member of `group`; members that are full are counted as dropped."""
         return self._group_send(group, message)
 
+    def group_is_empty(self, group: str) -> bool:
+        """Whether `group` has no member."""
+        return group not in self.local.groups
+
     async def flush(self) -> None:
         """Drops every message and membership."""
         self.local.clear()

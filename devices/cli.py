@@ -1,0 +1,130 @@
+"""`gateway device ...`: devices and their tokens, from the command line."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gateway.cli import setup_django
+from gateway.exceptions import GatewayError
+
+if TYPE_CHECKING:
+    from devices.models import Device
+
+# Django's models can be imported only once Django is set up, which is why each command imports what it uses.
+
+
+@click.group()
+def device() -> None:
+    """Add, list, disable devices; issue and revoke their tokens."""
+
+
+@device.command()
+@click.argument("name")
+@click.option("--type", "type_name", default="default", show_default=True, help="Device type; made if there is none.")
+def add(name: str, type_name: str) -> None:
+    """Add a device and print its token, which is not shown again."""
+    setup_django()
+    from django.core.exceptions import ValidationError
+    from django.db import IntegrityError, transaction
+
+    from devices.credentials import issue
+    from devices.models import Device, DeviceType
+
+    try:
+        with transaction.atomic():
+            device_type, _ = DeviceType.objects.get_or_create(name=type_name)
+            new = Device(name=name, type=device_type)
+            new.full_clean()
+            new.save()
+            token = issue(new)
+    except ValidationError as error:
+        raise GatewayError(f"cannot add {name!r}: {' '.join(error.messages)}") from None
+    except IntegrityError:
+        raise GatewayError(f"cannot add {name!r}: there is a device of that name") from None
+    click.echo(token)
+    click.echo(f"Device {name} added. This is its token; it is not shown again.", err=True)
+
+
+@device.command("list")
+def list_devices() -> None:
+    """List devices: name, type, state, last data."""
+    setup_django()
+    from devices.models import Device, now_ms
+
+    for found in Device.objects.with_connected(now_ms()).select_related("type").iterator():
+        click.echo("\t".join((found.name, found.type.name, _state(found), _time(found.last_seen_ms))))
+
+
+@device.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Show a device, its credentials and its latest values."""
+    setup_django()
+    found = _find(name)
+    click.echo(f"name       {found.name}")
+    click.echo(f"type       {found.type.name}")
+    click.echo(f"state      {_state(found)}")
+    click.echo(f"last data  {_time(found.last_seen_ms)}")
+    for credential in found.credentials.all():
+        state = f"revoked {credential.revoked_at:%Y-%m-%d %H:%M}" if credential.revoked_at else "valid"
+        click.echo(f"token      …{credential.hint}, issued {credential.created_at:%Y-%m-%d %H:%M}, {state}")
+    for value in found.latest_values.select_related("key").order_by("key__name"):
+        click.echo(f"value      {value.key.name} = {value.shown} at {_time(value.ts)}")
+
+
+@device.command()
+@click.argument("name")
+def disable(name: str) -> None:
+    """Cut a device off and keep it out."""
+    setup_django()
+    from devices.credentials import set_enabled
+
+    set_enabled(_find(name), False)
+    click.echo(f"Device {name} is disabled; its connections end within two seconds.", err=True)
+
+
+@device.command()
+@click.argument("name")
+def enable(name: str) -> None:
+    """Let a disabled device in again."""
+    setup_django()
+    from devices.credentials import set_enabled
+
+    set_enabled(_find(name), True)
+    click.echo(f"Device {name} is enabled.", err=True)
+
+
+@device.command()
+@click.argument("name")
+def rotate(name: str) -> None:
+    """Revoke a device's tokens and print a new one."""
+    setup_django()
+    from devices.credentials import rotate as rotate_credentials
+
+    click.echo(rotate_credentials(_find(name)))
+    click.echo(f"The earlier tokens of {name} are revoked; its connections end within two seconds.", err=True)
+
+
+def _find(name: str) -> "Device":
+    from devices.models import Device, now_ms
+
+    found = Device.objects.with_connected(now_ms()).select_related("type").filter(name=name).first()
+    if found is None:
+        raise GatewayError(f"there is no device {name!r}; `{sys.argv[0]} device list` lists them")
+    return found
+
+
+def _state(found: Any) -> str:
+    """The state of a device of `objects.with_connected`."""
+    if not found.enabled:
+        return "disabled"
+    return "connected" if found.connected else "not connected"
+
+
+def _time(at_ms: int | None) -> str:
+    from datetime import UTC, datetime
+
+    if at_ms is None:
+        return "never"
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,177 @@
+"""Which devices are connected to this process, so that they can be cut off, and so that people can see it.
+
+Each process has a row of `GatewayInstance` with a heartbeat; a device's row names the process that has its connection.
+When a process is killed its heartbeat ends, and with it what it said.
+
+Orders to cut a device off (`ConnectionCut`) come through the database, since they are given in any process: a command,
+the admin of another gateway. Each process looks for new ones every POLL_INTERVAL_S.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
+
+from django.db import DatabaseError, transaction
+from django.utils import timezone
+
+from devices import metrics
+from devices.credentials import Directory, Identity
+from devices.models import HEARTBEAT_INTERVAL_S, HEARTBEAT_TIMEOUT_MS, ConnectionCut, Device, GatewayInstance, now_ms
+from gateway.db import database_sync_to_async
+from gateway.log_limit import LogLimit
+
+logger = logging.getLogger("gateway.devices")
+
+POLL_INTERVAL_S: Final = 1.0
+KEEP_CUTS: Final = timedelta(hours=1)
+
+Close = Callable[[str], None]
+"""Closes a connection; the argument says why."""
+
+
+class Connections:
+    """The devices' open connections in this process."""
+
+    def __init__(self, directory: Directory, *, announce: Callable[[int, bool], None]) -> None:
+        """`announce(device_id, connected)` is called on the first connection of a device and after its last."""
+        self._directory = directory
+        self._announce = announce
+        self._closers: dict[int, list[Close]] = {}
+        self._changed: dict[int, int] = {}
+        metrics.device_connections.set_function(lambda: sum(map(len, self._closers.values())))
+
+    def add(self, device: Identity, close: Close) -> bool:
+        """Notes an open connection; False, and nothing noted, if the device has been cut off since it was looked up."""
+        if not self._directory.is_current(device):
+            return False
+        closers = self._closers.setdefault(device.device_id, [])
+        closers.append(close)
+        if len(closers) == 1:
+            self._change(device.device_id, True)
+        return True
+
+    def remove(self, device: Identity, close: Close) -> None:
+        """Notes that a connection has ended."""
+        closers = self._closers[device.device_id]
+        closers.remove(close)
+        if not closers:
+            del self._closers[device.device_id]
+            self._change(device.device_id, False)
+
+    def cut(self, reasons: dict[int, str]) -> None:
+        """Closes the connections of devices, given with the reasons."""
+        self._directory.forget(set(reasons))
+        for device_id, reason in reasons.items():
+            for close in list(self._closers.get(device_id, ())):
+                metrics.connections_cut.labels(reason).inc()
+                close(reason)
+
+    def take_changes(self) -> dict[int, tuple[bool, int]]:
+        """What has changed since the last call: device -> whether it is connected, and since when (ms)."""
+        changes = {device_id: (device_id in self._closers, at_ms) for device_id, at_ms in self._changed.items()}
+        self._changed.clear()
+        return changes
+
+    def put_back(self, changes: dict[int, tuple[bool, int]]) -> None:
+        """Takes back changes that could not be recorded."""
+        for device_id, (_, at_ms) in changes.items():
+            self._changed.setdefault(device_id, at_ms)
+
+    def all(self) -> list[int]:
+        """The devices that are connected."""
+        return list(self._closers)
+
+    def _change(self, device_id: int, connected: bool) -> None:
+        self._changed[device_id] = now_ms()
+        self._announce(device_id, connected)
+
+
+class Watchman:
+    """Records in the database who is connected here, and carries out orders found there; one task, once a second."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._instance: GatewayInstance | None = None
+        self._last_cut = 0
+        self._task: asyncio.Task[None] | None = None
+        self._log_limit = LogLimit()
+
+    async def start(self) -> None:
+        """Registers this process. Raises DatabaseError."""
+        await database_sync_to_async(self._register)()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="watchman")
+
+    async def close(self) -> None:
+        """Says that nobody is connected here any more."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        try:
+            await database_sync_to_async(self._sign_off)()
+        except DatabaseError as error:
+            logger.warning("cannot record that this gateway stops, its heartbeat will say so: %s", error)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_INTERVAL_S)
+            changes = self._connections.take_changes()
+            try:
+                reasons = await database_sync_to_async(self._round)(changes)
+            except DatabaseError as error:
+                self._connections.put_back(changes)
+                if self._log_limit.take() is not None:
+                    logger.error("cannot record who is connected nor look for revoked devices: %s", error)  # noqa: TRY400
+            else:
+                if reasons:
+                    self._connections.cut(reasons)
+
+    # In a thread
+
+    def _register(self) -> None:
+        now = now_ms()
+        GatewayInstance.objects.filter(heartbeat_ms__lt=now - 10 * HEARTBEAT_TIMEOUT_MS).delete()
+        ConnectionCut.objects.filter(created_at__lt=timezone.now() - KEEP_CUTS).delete()
+        self._instance = GatewayInstance.objects.create(heartbeat_ms=now)
+        newest = ConnectionCut.objects.order_by("-pk").first()
+        self._last_cut = newest.pk if newest else 0
+
+    def _round(self, changes: dict[int, tuple[bool, int]]) -> dict[int, str]:
+        assert self._instance is not None
+        cuts = list(ConnectionCut.objects.filter(pk__gt=self._last_cut).order_by("pk"))
+        now = now_ms()
+        if changes or now - self._instance.heartbeat_ms >= HEARTBEAT_INTERVAL_S * 1000:
+            with transaction.atomic():
+                self._beat(now)
+                self._record(changes)
+        if cuts:
+            self._last_cut = cuts[-1].pk
+        return {order.device_id: order.reason for order in cuts}
+
+    def _beat(self, now: int) -> None:
+        assert self._instance is not None
+        if not GatewayInstance.objects.filter(pk=self._instance.pk).update(heartbeat_ms=now):
+            # Another gateway has taken this one for dead, as after a suspended laptop wakes up.
+            self._instance = GatewayInstance.objects.create(heartbeat_ms=now)
+            self._record(dict.fromkeys(self._connections.all(), (True, now)))
+        self._instance.heartbeat_ms = now
+
+    def _record(self, changes: dict[int, tuple[bool, int]]) -> None:
+        for device_id, (connected, at_ms) in changes.items():
+            devices = Device.objects.filter(pk=device_id)
+            if connected:
+                devices.update(connected_instance=self._instance, connected_at_ms=at_ms)
+            else:  # unless it has already connected to another gateway
+                devices.filter(connected_instance=self._instance).update(
+                    connected_instance=None, disconnected_at_ms=at_ms
+                )
+
+    def _sign_off(self) -> None:
+        assert self._instance is not None
+        with transaction.atomic():
+            Device.objects.filter(connected_instance=self._instance).update(
+                connected_instance=None, disconnected_at_ms=now_ms()
+            )
+            self._instance.delete()

@@ -1,0 +1,92 @@
+"""How a device logs in, whatever it speaks, and how its connection is kept revocable."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any, Final
+
+from django.db import DatabaseError
+
+from devices import metrics
+from devices.credentials import Identity
+from devices.services import DeviceServices
+from gateway.log_limit import LogLimit
+from protocols.asgi import Event, Scope
+from protocols.runner import Inbox, describe
+
+logger = logging.getLogger("gateway.devices")
+
+UNKNOWN: Final = "unknown token"
+MISSING: Final = "no token"
+UNAVAILABLE: Final = "database away"
+CUT: Final = "cut off while logging in"
+
+_log_limit = LogLimit(interval_s=1.0)
+
+
+class LoginError(Exception):
+    """Raised when a device is not let in. `reason` is UNKNOWN, MISSING, UNAVAILABLE or CUT."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+async def log_in(services: DeviceServices, token: str | None, scope: Scope) -> Identity:
+    """The device whose token this is. Raises LoginError, counted and logged."""
+    if not token:
+        raise refused(MISSING, scope)
+    try:
+        device = await services.directory.authenticate(token)
+    except DatabaseError as error:
+        raise refused(UNAVAILABLE, scope) from error
+    if device is None:
+        raise refused(UNKNOWN, scope)
+    return device
+
+
+def refused(reason: str, scope: Scope) -> LoginError:
+    """The error for a login that is refused, once it is counted and logged."""
+    metrics.logins_refused.labels(scope["type"], reason).inc()
+    if scope["type"] == "mqtt":  # whose consumers log what they refuse
+        return LoginError(reason)
+    suppressed = _log_limit.take()
+    if suppressed is not None:
+        more = f" ({suppressed} others were not logged)" if suppressed else ""
+        logger.warning("refused a device's login: %s, %s%s", describe(scope), reason, more)
+    return LoginError(reason)
+
+
+def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The token in `Authorization: Bearer TOKEN` (RFC 6750 §2.1) or `X-Device-Token: TOKEN`."""
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, token = value.decode("latin-1").partition(" ")
+            if scheme.lower() == "bearer":
+                return token.strip()
+        elif name == b"x-device-token":
+            return value.decode("latin-1").strip()
+    return None
+
+
+class Revocable:
+    """Mixed into a consumer: its connection is among the open ones, and ends by the event "device.cut"."""
+
+    _inbox: Inbox
+    _registered: tuple[DeviceServices, Identity] | None = None
+
+    def register(self, services: DeviceServices, device: Identity, scope: Any) -> None:
+        """Makes the connection revocable. Raises LoginError if the device was cut off since it was looked up."""
+        if not services.connections.add(device, self._cut_off):
+            raise refused(CUT, scope)
+        self._registered = (services, device)
+
+    def unregister(self) -> None:
+        """Ends that; does nothing if `register` was not called, or raised."""
+        if self._registered is not None:
+            services, device = self._registered
+            self._registered = None
+            services.connections.remove(device, self._cut_off)
+
+    def _cut_off(self, reason: str) -> None:
+        event: Event = {"type": "device.cut", "reason": reason}
+        self._inbox.interject(event)

@@ -1,0 +1,112 @@
+"""Devices that speak MQTT, by ThingsBoard's device API v1: the token is the user name."""
+
+import asyncio
+import logging
+from typing import Any, Final
+
+from devices import metrics
+from devices.consumers.login import UNAVAILABLE, LoginError, Revocable, log_in
+from devices.credentials import Identity
+from devices.ingest import Ingest
+from devices.models import now_ms
+from devices.profiles import PayloadError
+from devices.services import services_of
+from gateway.generic.mqtt import AsyncMqttConsumer, Reject, topic
+from protocols.asgi import Event
+
+logger = logging.getLogger("gateway.devices")
+
+SERVER_UNAVAILABLE: Final = 0x88
+BAD_USER_NAME_OR_PASSWORD: Final = 0x86
+NOT_AUTHORIZED: Final = 0x87
+TOPIC_FILTER_INVALID: Final = 0x8F
+TOPIC_NAME_INVALID: Final = 0x90
+PAYLOAD_FORMAT_INVALID: Final = 0x99
+
+DEVICE_TOPICS: Final = ("v1/devices/", "v1/gateway/", "v2/")
+"""Topics of the device API. They belong to the device that is logged in; anonymous clients may not use them."""
+
+OWN_FILTERS: Final = frozenset(
+    {
+        "v1/devices/me/attributes",
+        "v1/devices/me/attributes/response/+",
+        "v1/devices/me/rpc/request/+",
+        "v1/devices/me/rpc/response/+",
+    }
+)
+"""What a device may subscribe to: that by which the gateway speaks to it."""
+
+
+class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
+    """A device, or an anonymous client of the broker where the listener allows that."""
+
+    device: Identity | None = None
+    _ingest: Ingest
+
+    async def connect(self, password: bytes | None) -> None:
+        """Logs the device in by its token. 0x86 (5 before MQTT 5) for an unknown one, 0x88 if the database is away."""
+        token = self.scope["username"]
+        if token is None and self.allow_anonymous:
+            await super().connect(password)
+            return
+        services = services_of(self.scope)
+        try:
+            device = await log_in(services, token, self.scope)
+            self.register(services, device, self.scope)
+        except LoginError as error:
+            raise Reject(self._refusal_code(error), error.reason) from None
+        self.device = device
+        self._ingest = services.ingest
+        # Two devices may well have the same client ID, that of their SDK: it shall not make one cut the other off.
+        await self.accept(client_id=f"{device.device_id}/{self.scope['client_id']}")
+
+    @topic("v1/devices/me/telemetry", route=False)
+    @topic("v2/t", route=False)
+    @topic("v2/t/j", route=False)
+    async def telemetry(self, event: Event) -> "asyncio.Future[None]":
+        """Stores readings; they are acknowledged when they are committed. 0x99 for a payload that is none."""
+        device = self.device
+        if device is None:
+            raise Reject(NOT_AUTHORIZED, "only a device that is logged in sends telemetry")
+        try:
+            points = device.profile.decode_telemetry(event["payload"])
+        except PayloadError as error:
+            metrics.payloads_refused.labels("mqtt", "payload").inc()
+            raise Reject(PAYLOAD_FORMAT_INVALID, str(error), disconnect=True) from None
+        ingest = self._ingest
+        if not ingest.has_room:
+            await ingest.ready()
+        return ingest.submit(device, points, now_ms())
+
+    async def receive_publish(
+        self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: dict[str, Any]
+    ) -> None:
+        """Any other topic: a device has none (0x90), an anonymous client all but those of devices (0x87)."""
+        if self.device is not None:
+            raise Reject(TOPIC_NAME_INVALID, "no topic of the device API")
+        if topic.startswith(DEVICE_TOPICS):
+            raise Reject(NOT_AUTHORIZED, "a topic of the device API")
+        await super().receive_publish(topic, payload, qos=qos, retain=retain, properties=properties)
+
+    async def subscribe(self, topic_filter: str, qos: int, *, share_name: str | None) -> int | None:
+        """A device gets the filters of the device API, at QoS 1 at most; an anonymous client any."""
+        if self.device is None:
+            return await super().subscribe(topic_filter, qos, share_name=share_name)
+        if topic_filter not in OWN_FILTERS or share_name is not None:
+            raise Reject(TOPIC_FILTER_INVALID, "no topic of the device API")
+        return min(qos, 1)
+
+    async def device_cut(self, event: Event) -> None:
+        """The device's access was revoked or changed."""
+        logger.info("closing %s (%s): %s", self.scope["client_id"], self.device and self.device.name, event["reason"])
+        await self.close(NOT_AUTHORIZED, event["reason"])
+
+    async def disconnect(self, reason_code: int, reason: str) -> None:
+        """The connection has ended."""
+        self.unregister()
+
+    def _refusal_code(self, error: LoginError) -> int:
+        if error.reason == UNAVAILABLE:
+            return SERVER_UNAVAILABLE
+        # ThingsBoard's answer before MQTT 5 is 5, not authorized; 0x86 would become 4.
+        return BAD_USER_NAME_OR_PASSWORD if self.scope["mqtt_version"] == 5 else NOT_AUTHORIZED

@@ -1,0 +1,142 @@
+"""Devices that speak WebSocket, at /ws/device/.
+
+The token comes in `Authorization: Bearer TOKEN`, or, where a client cannot set headers, as a subprotocol: alone
+(`Sec-WebSocket-Protocol: TOKEN`) or beside "fieldgate.v1", which is then the one that is selected.
+
+A message is telemetry in any form of the device's profile, or {"id": any, "telemetry": ...}. Each is answered when it
+is committed, in the order of the messages: {"ack": id}, id being the one given or the number of the message on this
+connection, from 1; or {"error": why, "id": id}, and the connection goes on.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from typing import Any, Final
+
+import msgspec
+
+from devices import metrics
+from devices.consumers.login import UNAVAILABLE, LoginError, Revocable, bearer_token, log_in
+from devices.credentials import Identity
+from devices.models import now_ms
+from devices.profiles import PayloadError
+from devices.services import DeviceServices, services_of
+from gateway.exceptions import Reject
+from gateway.generic.websocket import AsyncWebsocketConsumer
+from protocols.asgi import Event
+
+logger = logging.getLogger("gateway.devices")
+
+SUBPROTOCOL: Final = "fieldgate.v1"
+CUT_OFF: Final = 4401
+MAX_UNANSWERED: Final = 1_000
+
+
+class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
+    """A device on a WebSocket."""
+
+    _services: DeviceServices
+    _device: Identity
+    _count = 0
+    _awaited: "asyncio.Future[None] | None" = None
+    _unanswered: deque[tuple[Any, "asyncio.Future[None] | str"]]
+    """Messages in their order: the id, and the commit that is waited for, or the error to answer."""
+
+    async def connect(self) -> None:
+        """Logs the device in; a refusal is an HTTP 401 (or 503) to the handshake."""
+        self._services = services_of(self.scope)
+        self._unanswered = deque()
+        offered = [name for name in self.scope["subprotocols"] if name != SUBPROTOCOL]
+        token = bearer_token(self.scope["headers"]) or (offered[0] if len(offered) == 1 else None)
+        try:
+            self._device = await log_in(self._services, token, self.scope)
+            self.register(self._services, self._device, self.scope)
+        except LoginError as error:
+            await self._turn_away(error)
+            return
+        selected = SUBPROTOCOL if SUBPROTOCOL in self.scope["subprotocols"] else None
+        await self.accept(selected or (offered[0] if token in offered else None))
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        """Takes one message."""
+        payload = text_data.encode() if text_data is not None else bytes_data or b""
+        self._count += 1
+        answer_id, telemetry = _envelope(payload, self._count)
+        ingest = self._services.ingest
+        try:
+            points = self._device.profile.decode_telemetry(telemetry)
+        except PayloadError as error:
+            metrics.payloads_refused.labels("websocket", "payload").inc()
+            self._unanswered.append((answer_id, str(error)))
+            await self._answer()
+            return
+        if len(self._unanswered) >= MAX_UNANSWERED:
+            oldest = self._unanswered[0][1]
+            assert isinstance(oldest, asyncio.Future)
+            await asyncio.wait([oldest])
+            await self._answer()
+        await ingest.ready()
+        committed = ingest.submit(self._device, points, now_ms())
+        self._unanswered.append((answer_id, committed))
+        if committed is not self._awaited:  # one callback for all that share the future
+            self._awaited = committed
+            committed.add_done_callback(self._committed)
+
+    async def device_committed(self, event: Event) -> None:
+        """A commit is done: answers what it had."""
+        await self._answer()
+
+    async def device_cut(self, event: Event) -> None:
+        """The device's access was revoked or changed."""
+        logger.info("closing the WebSocket of %s: %s", self._device.name, event["reason"])
+        await self.close(CUT_OFF, event["reason"])
+
+    async def disconnect(self, code: int) -> None:
+        """The connection has ended."""
+        self.unregister()
+
+    def _committed(self, committed: "asyncio.Future[None]") -> None:
+        self._inbox.interject({"type": "device.committed"})
+
+    async def _answer(self) -> None:
+        """Answers messages up to the first whose commit is not done."""
+        while self._unanswered:
+            answer_id, outcome = self._unanswered[0]
+            if isinstance(outcome, asyncio.Future):
+                if not outcome.done():
+                    return
+                error = outcome.exception()
+                outcome = "" if error is None else str(error.reason_string if isinstance(error, Reject) else error)
+            self._unanswered.popleft()
+            answer = {"error": outcome, "id": answer_id} if outcome else {"ack": answer_id}
+            await self.send(text_data=msgspec.json.encode(answer).decode())
+
+    async def _turn_away(self, error: LoginError) -> None:
+        if "websocket.http.response" not in self.scope.get("extensions", {}):
+            await self.close()
+            return
+        status = 503 if error.reason == UNAVAILABLE else 401
+        body = msgspec.json.encode({"error": error.reason}) + b"\n"
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await self.base_send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+        await self.base_send({"type": "websocket.http.response.body", "body": body})
+        self._closed = True
+
+
+class _Envelope(msgspec.Struct):
+    """{"id": any, "telemetry": ...}; the telemetry is left as it is, for the profile to read."""
+
+    id: Any
+    telemetry: msgspec.Raw
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
+def _envelope(payload: bytes, count: int) -> tuple[Any, bytes]:
+    """The id to answer with and the telemetry in a message."""
+    try:
+        envelope = _decode_envelope(payload)
+    except (msgspec.MsgspecError, RecursionError):
+        return count, payload
+    return envelope.id, bytes(envelope.telemetry)

@@ -1,0 +1,144 @@
+"""Access tokens: made, looked up and revoked.
+
+A token has 190 random bits, so its plain SHA-256 is all that is kept: nobody guesses such a token from its hash, and
+looking a hash up in a unique index takes no secret-dependent time that would help to guess another one.
+"""
+
+import hashlib
+import secrets
+import string
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from django.db import transaction
+from django.utils import timezone
+
+from devices.models import ConnectionCut, Credential, Device
+from devices.profiles import PROFILES, Profile
+from gateway.db import database_sync_to_async
+
+TOKEN_LENGTH: Final = 32
+_ALPHABET: Final = string.ascii_letters + string.digits
+
+CACHE_SIZE: Final = 20_000
+CACHE_S: Final = 300.0
+NEGATIVE_CACHE_S: Final = 5.0
+MAX_TOKEN_LENGTH: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A device as its connections know it. `as_of` is the directory's generation when it was looked up."""
+
+    device_id: int
+    name: str
+    profile: Profile
+    as_of: int
+
+
+def hash_of(token: str) -> str:
+    """What is stored of a token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def issue(device: Device) -> str:
+    """A new token for `device`, which from now on is known to its holder only."""
+    token = "".join(secrets.choice(_ALPHABET) for _ in range(TOKEN_LENGTH))
+    Credential.objects.create(device=device, token_sha256=hash_of(token), hint=token[-4:])
+    return token
+
+
+@transaction.atomic
+def revoke(credential: Credential, *, reason: str = "credential revoked") -> None:
+    """Makes a credential useless, and cuts the connections of its device: every gateway sees that within a second."""
+    if credential.revoked_at is None:
+        credential.revoked_at = timezone.now()
+        credential.save(update_fields=["revoked_at"])
+    cut(credential.device, reason)
+
+
+@transaction.atomic
+def rotate(device: Device) -> str:
+    """Revokes every credential of `device` and issues a new one."""
+    device.credentials.filter(revoked_at=None).update(revoked_at=timezone.now())
+    cut(device, "credentials rotated")
+    return issue(device)
+
+
+@transaction.atomic
+def set_enabled(device: Device, enabled: bool) -> None:
+    """Lets `device` in, or cuts it off and keeps it out."""
+    device.enabled = enabled
+    device.save(update_fields=["enabled"])
+    cut(device, "enabled" if enabled else "disabled")
+
+
+def cut(device: Device, reason: str) -> None:
+    """Orders every gateway to close the connections of `device` and to look its credentials up anew."""
+    ConnectionCut.objects.create(device=device, reason=reason)
+
+
+class Directory:
+    """Looks tokens up, and remembers what it found: known tokens for minutes, unknown ones for seconds.
+
+    `generation` rises with each batch of cuts. What was looked up before one may be out of date: it is not remembered,
+    and `is_current` tells.
+    """
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self._cache: OrderedDict[str, tuple[float, Identity | None]] = OrderedDict()
+        self._cut_at: OrderedDict[int, int] = OrderedDict()
+
+    async def authenticate(self, token: str) -> Identity | None:
+        """The device whose valid token this is, if there is one. Raises what the database driver raises."""
+        if not token or len(token) > MAX_TOKEN_LENGTH:
+            return None
+        token_sha256 = hash_of(token)
+        known = self._cache.get(token_sha256)
+        if known is not None and known[0] > time.monotonic():
+            return known[1]
+        generation = self.generation
+        identity = await database_sync_to_async(_look_up)(token_sha256, generation)
+        if generation == self.generation:
+            self._remember(token_sha256, identity)
+        return identity
+
+    def is_current(self, identity: Identity) -> bool:
+        """Whether the device's connections have not been cut since `identity` was looked up."""
+        return self._cut_at.get(identity.device_id, 0) <= identity.as_of
+
+    def forget(self, device_ids: set[int]) -> None:
+        """Forgets devices whose connections are being cut, and all unknown tokens."""
+        self.generation += 1
+        for device_id in device_ids:
+            self._cut_at[device_id] = self.generation
+            self._cut_at.move_to_end(device_id)
+        while len(self._cut_at) > CACHE_SIZE:  # of lookups that began so many cuts ago none is under way
+            self._cut_at.popitem(last=False)
+        self._cache = OrderedDict(
+            (token_sha256, (expires, identity))
+            for token_sha256, (expires, identity) in self._cache.items()
+            if identity is not None and identity.device_id not in device_ids
+        )
+
+    def _remember(self, token_sha256: str, identity: Identity | None) -> None:
+        expires = time.monotonic() + (NEGATIVE_CACHE_S if identity is None else CACHE_S)
+        self._cache[token_sha256] = (expires, identity)
+        self._cache.move_to_end(token_sha256)
+        if len(self._cache) > CACHE_SIZE:
+            self._cache.popitem(last=False)
+
+
+def _look_up(token_sha256: str, generation: int) -> Identity | None:
+    credential = (
+        Credential.objects.select_related("device__type")
+        .filter(token_sha256=token_sha256, revoked_at=None, device__enabled=True)
+        .first()
+    )
+    if credential is None:
+        return None
+    device = credential.device
+    return Identity(device.pk, device.name, PROFILES[device.type.profile], generation)

@@ -1,0 +1,117 @@
+"""Tells dashboards what was committed: one message per commit and group, encoded once.
+
+    {"type": "readings", "now": ms, "devices": {"<id>": {"name": ..., "readings": [[key, ts, value], ...]}}}
+    {"type": "connection", "id": ..., "connected": bool, "now": ms}
+
+The group of a device gets its newest readings, up to devices.ingest.NEWEST_PER_DEVICE a commit; the group of the fleet
+the newest of each key. This is never the durable path: a channel layer that is slow or away delays nobody but
+dashboards. Commits that come while it is busy wait merged into one; of more than MAX_WAITING commits the oldest is
+dropped and counted, and dashboards make up for it with their next snapshot.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from typing import Any, Final
+
+import msgspec
+
+from devices import metrics
+from devices.ingest import Group, Ingest
+from devices.models import now_ms
+from devices.writers import Row
+from gateway.layers import BaseChannelLayer
+from gateway.log_limit import LogLimit
+
+logger = logging.getLogger("gateway.fanout")
+
+FLEET_GROUP: Final = "devices"
+MAX_WAITING: Final = 100
+
+
+def device_group(device_id: int) -> str:
+    """The group of those who watch one device."""
+    return f"device.{device_id}"
+
+
+class Fanout:
+    """Sends what was committed to the groups of the dashboards, from one task."""
+
+    def __init__(self, layer: BaseChannelLayer, ingest: Ingest) -> None:
+        self._layer = layer
+        self._ingest = ingest
+        self._waiting: deque[Group | dict[str, Any]] = deque()
+        self._work = asyncio.Event()
+        self._log_limit = LogLimit()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="fanout")
+
+    def committed(self, group: Group) -> None:
+        """Announces what was committed. Never waits."""
+        self._put(group)
+
+    def connection(self, device_id: int, connected: bool) -> None:
+        """Announces that a device has connected, or has no connection left."""
+        self._put({"type": "connection", "id": device_id, "connected": connected, "now": now_ms()})
+
+    async def close(self) -> None:
+        """Ends at once."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def _put(self, item: "Group | dict[str, Any]") -> None:
+        if len(self._waiting) >= MAX_WAITING:
+            self._waiting.popleft()
+            self._note_failure("the channel layer is slow: dropped the oldest message")
+        self._waiting.append(item)
+        self._work.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._waiting:
+                item = self._waiting.popleft()
+                if isinstance(item, Group):
+                    await self._announce_group(item)
+                else:
+                    await self._send(FLEET_GROUP, item)
+                    await self._send(device_group(item["id"]), item)
+
+    async def _announce_group(self, group: Group) -> None:
+        if not self._layer.group_is_empty(FLEET_GROUP):
+            latest: dict[int, list[Row]] = {}
+            for row in group.latest:
+                latest.setdefault(row[0], []).append(row)
+            await self._send(FLEET_GROUP, self._readings(group, latest))
+        for device_id, rows in group.newest.items():
+            if rows and not self._layer.group_is_empty(device_group(device_id)):
+                await self._send(device_group(device_id), self._readings(group, {device_id: rows}))
+
+    def _readings(self, group: Group, rows: "dict[int, Any]") -> dict[str, Any]:
+        devices = {
+            str(device_id): {
+                "name": group.names[device_id],
+                "readings": [(self._ingest.key_name(row[1]), row[2], json_value(row[5], row[6])) for row in of_device],
+            }
+            for device_id, of_device in rows.items()
+        }
+        return {"type": "readings", "now": now_ms(), "devices": devices}
+
+    async def _send(self, group: str, message: dict[str, Any]) -> None:
+        if self._layer.group_is_empty(group):
+            return
+        text = msgspec.json.encode(message).decode()
+        try:
+            await self._layer.group_send(group, {"type": "readings.committed", "text": text})
+        except Exception as error:  # whatever a layer raises, here it costs dashboards a moment, not devices
+            self._note_failure(f"the channel layer does not take messages: {error}")
+
+    def _note_failure(self, why: str) -> None:
+        metrics.fanout_failures.inc()
+        if self._log_limit.take() is not None:
+            logger.warning("dashboards fall behind: %s", why)
+
+
+def json_value(number: float | None, text: str | None) -> Any:
+    """A stored value as it goes into JSON."""
+    return number if text is None else msgspec.Raw(text.encode())

@@ -1,0 +1,19 @@
+"""What the product counts."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+readings_committed = Counter("gateway_readings_committed", "Readings committed to the database")
+readings_waiting = Gauge("gateway_readings_waiting", "Readings that wait for their commit")
+commits = Counter("gateway_commits", "Commits of readings")
+commit_seconds = Histogram(
+    "gateway_commit_seconds",
+    "Time of one commit of readings",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+)
+commit_failures = Counter("gateway_commit_failures", "Commits of readings that failed and are tried again", ["error"])
+readings_unstorable = Counter("gateway_readings_unstorable", "Readings that the database refuses as data")
+payloads_refused = Counter("gateway_payloads_refused", "Payloads of devices that were refused", ["protocol", "reason"])
+logins_refused = Counter("gateway_device_logins_refused", "Devices that were not let in", ["protocol", "reason"])
+fanout_failures = Counter("gateway_fanout_failures", "Messages to dashboards that the channel layer did not take")
+connections_cut = Counter("gateway_device_connections_cut", "Device connections closed by an order", ["reason"])
+device_connections = Gauge("gateway_device_connections", "Open connections of devices (MQTT and WebSocket)")

@@ -1,0 +1,14 @@
+"""Payload profiles: how the payloads of a type of device are read. A profile is a set of pure functions.
+
+`PROFILES` maps the name in `DeviceType.profile` to the profile.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from devices.profiles.base import PayloadError, Point, Profile
+from devices.profiles.thingsboard import ThingsBoard
+
+__all__ = ["PROFILES", "PayloadError", "Point", "Profile"]
+
+PROFILES: Final[Mapping[str, Profile]] = {"thingsboard": ThingsBoard()}

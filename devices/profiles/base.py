@@ -1,0 +1,18 @@
+"""What a payload profile is, and what it makes of a payload."""
+
+from typing import Protocol, TypeAlias
+
+Point: TypeAlias = tuple[str, int | None, float | None, str | None]
+"""A reading as it came: key; device time in ms UTC, None if the server is to stamp it; then number and text, as
+devices.models.StoredValue keeps them. A tuple, because a busy gateway makes hundreds of thousands a second."""
+
+
+class PayloadError(ValueError):
+    """Raised when a payload is not what its topic or path wants; its text tells the author of the firmware why."""
+
+
+class Profile(Protocol):
+    """How one type of device speaks."""
+
+    def decode_telemetry(self, payload: bytes) -> list[Point]:
+        """The readings in `payload`. Raises PayloadError; then none of it is to be stored."""

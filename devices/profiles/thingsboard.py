@@ -1,0 +1,147 @@
+"""Telemetry as ThingsBoard's device API v1 has it: four forms of JSON, and its rules for values.
+
+    {"k": v}    [{"k": v}, ...]    {"ts": ms, "values": {"k": v}}    [{"ts": ms, "values": {"k": v}}, ...]
+
+Values are strings, booleans, numbers, objects and arrays; null is skipped. A string that is a number becomes one; an
+integer beyond 64 bits and a decimal of more than 16 places become strings. `ts` is in milliseconds UTC.
+"""
+
+import json
+import re
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from devices.profiles.base import PayloadError, Point
+
+MAX_KEY_LENGTH: Final = 255
+MAX_POINTS: Final = 10_000
+MAX_TS: Final = 253_402_300_799_999
+"""9999-12-31T23:59:59.999Z: the last time that every database and browser can show."""
+
+_MIN_INT64, _MAX_INT64 = -(2**63), 2**63 - 1
+_EXACT = 2**53
+_MAX_DECIMAL_PLACES = 16
+
+# Numbers that a double may not hold as ThingsBoard wants it: only then is the slower decoder asked, which sees digits.
+_ODD_NUMBER = re.compile(rb"\d{16}|\d[eE]")
+_NUMERIC_STRING = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)", re.ASCII)
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.encode
+
+
+class ThingsBoard:
+    """The profile of devices and SDKs made for ThingsBoard."""
+
+    def decode_telemetry(self, payload: bytes) -> list[Point]:
+        """The readings in `payload`. Raises PayloadError; then none of it is to be stored."""
+        content = parse_json(payload)
+        points: list[Point] = []
+        if type(content) is dict:
+            _add(points, content)
+        elif type(content) is list:
+            for item in content:
+                if type(item) is not dict:
+                    raise PayloadError(f"expected an array of JSON objects, got {_kind(item)} in it")
+                _add(points, item)
+        else:
+            raise PayloadError(f"expected a JSON object or array, got {_kind(content)}")
+        if len(points) > MAX_POINTS:
+            raise PayloadError(f"{len(points)} values in one message; at most {MAX_POINTS} are taken")
+        return points
+
+
+def parse_json(payload: bytes) -> Any:
+    """The JSON value in `payload`. Raises PayloadError."""
+    try:
+        if _ODD_NUMBER.search(payload) is None:
+            return _decode(payload)
+        return json.loads(payload, parse_int=_parse_int, parse_float=_parse_float, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise PayloadError("JSON is nested too deeply") from None
+    except (msgspec.MsgspecError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+        raise PayloadError(f"not JSON: {error}" if payload else "empty, where JSON is expected") from None
+
+
+def _add(points: list[Point], item: dict[str, Any]) -> None:
+    """Adds the readings of one object, in either form."""
+    ts: int | None = None
+    values = item
+    if "values" in item and "ts" in item:
+        ts, values = _checked_ts(item["ts"]), item["values"]
+        if type(values) is not dict:
+            raise PayloadError(f'"values" is to be a JSON object, got {_kind(values)}')
+    for key, value in values.items():
+        if not key or len(key) > MAX_KEY_LENGTH or "\0" in key:
+            raise PayloadError(f"a key has 1 to {MAX_KEY_LENGTH} characters, none of them NUL; got {key[:50]!r}")
+        kind = type(value)
+        # The kinds in the order of how often they come.
+        if kind is float:
+            points.append((key, ts, value, None))
+        elif kind is int:
+            points.append(_integer(key, ts, value))
+        elif kind is str:
+            points.append(_string(key, ts, value))
+        elif kind is bool:
+            points.append((key, ts, float(value), "true" if value else "false"))
+        elif value is not None:
+            points.append((key, ts, None, _text(value)))
+
+
+def _checked_ts(ts: object) -> int:
+    if type(ts) is float and ts.is_integer():
+        ts = int(ts)
+    if type(ts) is not int or not 0 <= ts <= MAX_TS:
+        raise PayloadError(f'"ts" is to be milliseconds since 1970 as a whole number, got {str(ts)[:50]!r}')
+    return ts
+
+
+def _integer(key: str, ts: int | None, value: int) -> Point:
+    if -_EXACT <= value <= _EXACT:
+        return (key, ts, float(value), None)
+    if _MIN_INT64 <= value <= _MAX_INT64:
+        return (key, ts, float(value), str(value))
+    return (key, ts, None, f'"{value}"')
+
+
+def _string(key: str, ts: int | None, value: str) -> Point:
+    if _NUMERIC_STRING.fullmatch(value):
+        whole, _, places = value.partition(".")
+        if not places:
+            return _integer(key, ts, int(whole)) if len(whole) <= 20 else (key, ts, None, _text(value))
+        number = float(value)
+        if len(places) <= _MAX_DECIMAL_PLACES and abs(number) != float("inf"):
+            return (key, ts, number, None)
+    return (key, ts, None, _text(value))
+
+
+def _text(value: Any) -> str:
+    try:
+        return _encode(value).decode()
+    except (msgspec.MsgspecError, ValueError) as error:  # a lone surrogate, which is no text
+        raise PayloadError(f"not JSON: {error}") from None
+
+
+def _parse_int(digits: str) -> int | str:
+    if len(digits) > 20:
+        return digits
+    number = int(digits)
+    return number if _MIN_INT64 <= number <= _MAX_INT64 else digits
+
+
+def _parse_float(digits: str) -> float | str:
+    number = float(digits)
+    exponent = Decimal(digits).as_tuple().exponent
+    places = -exponent if isinstance(exponent, int) else 0
+    return digits if places > _MAX_DECIMAL_PLACES or abs(number) == float("inf") else number
+
+
+def _refuse_constant(name: str) -> None:
+    raise PayloadError(f"not JSON: {name} is no number there")
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,20 @@
+"""The product's ASGI routes: devices on every wire, and browsers on their live streams."""
+
+from django.urls import path, re_path
+
+from devices.consumers.http import TelemetryConsumer, UnknownPathConsumer
+from devices.consumers.mqtt import DeviceMqttConsumer
+from devices.consumers.websocket import DeviceWebsocketConsumer
+from devices.live import live_http_routes, live_websocket_routes
+
+http_routes = [
+    path("api/v1/telemetry", TelemetryConsumer.as_asgi()),
+    path("api/v1/<str:token>/telemetry", TelemetryConsumer.as_asgi()),
+    re_path(r"^api/v1/", UnknownPathConsumer.as_asgi()),
+    *live_http_routes,
+]
+websocket_routes = [
+    path("ws/device/", DeviceWebsocketConsumer.as_asgi()),
+    *live_websocket_routes,
+]
+mqtt_application = DeviceMqttConsumer.as_asgi()

@@ -1,0 +1,57 @@
+"""What the consumers of devices work with: made when the application starts, found in `scope["state"]["devices"]`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+from devices.connections import Connections, Watchman
+from devices.credentials import Directory
+from devices.fanout import Fanout
+from devices.ingest import Group, Ingest
+from devices.writers import make_writer
+from gateway.layers import get_channel_layer
+from protocols.asgi import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceServices:
+    """The collaborators of every consumer of devices."""
+
+    ingest: Ingest
+    directory: Directory
+    connections: Connections
+
+
+def services_of(scope: Scope) -> DeviceServices:
+    """The services of the application that serves `scope`."""
+    services: DeviceServices = scope["state"]["devices"]
+    return services
+
+
+@asynccontextmanager
+async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
+    """Runs the services while the server runs; what was submitted is committed before this ends."""
+    layer = get_channel_layer()
+    if layer is None:
+        raise ImproperlyConfigured("devices need a channel layer: CHANNEL_LAYERS['default']")
+
+    def committed(group: Group) -> None:
+        fanout.committed(group)
+
+    directory = Directory()
+    ingest = Ingest(make_writer(), on_commit=committed)
+    fanout = Fanout(layer, ingest)
+    connections = Connections(directory, announce=fanout.connection)
+    watchman = Watchman(connections)
+    await watchman.start()
+    ingest.start()
+    state["devices"] = DeviceServices(ingest, directory, connections)
+    try:
+        yield
+    finally:
+        await ingest.close()
+        await watchman.close()
+        await fanout.close()

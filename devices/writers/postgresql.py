@@ -1,0 +1,98 @@
+"""Readings into PostgreSQL: COPY into a temporary table, then one INSERT ... SELECT; one transaction per batch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import psycopg
+
+from devices.writers.base import DEVICES, KEYS, LATEST, LATEST_COLUMNS, READINGS, ROW_COLUMNS, Batch
+
+STATEMENT_TIMEOUT_S: Final = 30
+
+_STAGING = """
+    CREATE TEMPORARY TABLE IF NOT EXISTS incoming (
+        device_id bigint, key_id bigint, ts bigint, seq integer, received bigint, number double precision, text text
+    ) ON COMMIT DELETE ROWS
+"""
+_COPY = f"COPY incoming ({ROW_COLUMNS}) FROM STDIN"
+_INSERT = f"INSERT INTO {READINGS} ({ROW_COLUMNS}) SELECT {ROW_COLUMNS} FROM incoming ON CONFLICT DO NOTHING"  # noqa: S608
+# In the order of device and key: two gateways that write the same devices lock the same rows in the same order.
+_UPSERT = f"""
+    INSERT INTO {LATEST} ({LATEST_COLUMNS})
+    SELECT DISTINCT ON (device_id, key_id) {LATEST_COLUMNS} FROM incoming ORDER BY device_id, key_id, ts DESC, seq DESC
+    ON CONFLICT (device_id, key_id) DO UPDATE SET
+        ts = excluded.ts, received = excluded.received, number = excluded.number, text = excluded.text
+    WHERE excluded.ts >= {LATEST}.ts
+"""  # noqa: S608
+_SEEN = f"""
+    UPDATE {DEVICES} SET last_seen_ms = seen.at FROM unnest(%s::bigint[], %s::bigint[]) AS seen (at, device_id)
+    WHERE id = seen.device_id AND (last_seen_ms IS NULL OR last_seen_ms < seen.at)
+"""  # noqa: S608
+
+
+class PostgresqlWriter:
+    """Writes through a psycopg connection of its own."""
+
+    transient_errors: tuple[type[Exception], ...] = (psycopg.OperationalError, psycopg.InterfaceError)
+
+    def __init__(self, parameters: Mapping[str, Any]) -> None:
+        """`parameters` are those Django connects with."""
+        wanted = (
+            "dbname",
+            "host",
+            "port",
+            "user",
+            "password",
+            "sslmode",
+            "sslrootcert",
+            "sslcert",
+            "sslkey",
+            "service",
+        )
+        self._parameters = {name: parameters[name] for name in wanted if name in parameters}
+        self._connection: psycopg.Connection | None = None
+
+    def key_ids(self, names: Sequence[str]) -> dict[str, int]:
+        """See Writer."""
+        with self._open().transaction(), self._open().cursor() as cursor:
+            cursor.execute(
+                f"INSERT INTO {KEYS} (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING",
+                [sorted(names)],
+            )
+            cursor.execute(f"SELECT name, id FROM {KEYS} WHERE name = ANY(%s)", [list(names)])  # noqa: S608
+            return dict(cursor.fetchall())
+
+    def write(self, batch: Batch) -> None:
+        """See Writer."""
+        connection = self._open()
+        with connection.transaction(), connection.cursor() as cursor:
+            with cursor.copy(_COPY) as copy:
+                for row in batch.rows:
+                    copy.write_row(row)
+            cursor.execute(_INSERT)
+            cursor.execute(_UPSERT)
+            if batch.seen:
+                seen = sorted(batch.seen, key=lambda entry: entry[1])
+                cursor.execute(_SEEN, [[at for at, _ in seen], [device_id for _, device_id in seen]])
+
+    def close(self) -> None:
+        """See Writer."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> psycopg.Connection:
+        if self._connection is None or self._connection.closed:
+            connection = psycopg.connect(
+                **self._parameters,
+                autocommit=True,
+                application_name="fieldgate ingest",
+                connect_timeout=10,
+                options=f"-c statement_timeout={STATEMENT_TIMEOUT_S}s",
+                keepalives_idle=10,
+                keepalives_interval=5,
+                keepalives_count=3,
+            )
+            connection.execute(_STAGING)
+            self._connection = connection
+        return self._connection

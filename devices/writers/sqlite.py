@@ -1,0 +1,66 @@
+"""Readings into SQLite: one transaction per batch, durable when it returns (WAL, synchronous=FULL)."""
+
+import sqlite3
+from collections.abc import Sequence
+from os import PathLike
+from typing import Final
+
+from devices.writers.base import DEVICES, KEYS, LATEST, LATEST_COLUMNS, READINGS, ROW_COLUMNS, Batch
+
+BUSY_TIMEOUT_S: Final = 5.0
+
+_INSERT = f"INSERT OR IGNORE INTO {READINGS} ({ROW_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  constants
+_UPSERT = f"""
+    INSERT INTO {LATEST} ({LATEST_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (device_id, key_id) DO UPDATE SET
+        ts = excluded.ts, received = excluded.received, number = excluded.number, text = excluded.text
+    WHERE excluded.ts >= ts
+"""  # noqa: S608
+_SEEN = f"UPDATE {DEVICES} SET last_seen_ms = ? WHERE id = ?"  # noqa: S608
+
+
+class SqliteWriter:
+    """Writes through the sqlite3 module, which lets go of the GIL in each step."""
+
+    transient_errors: tuple[type[Exception], ...] = (sqlite3.OperationalError,)
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+
+    def key_ids(self, names: Sequence[str]) -> dict[str, int]:
+        """See Writer."""
+        connection = self._open()
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(
+                f"INSERT OR IGNORE INTO {KEYS} (name) VALUES (?)",  # noqa: S608
+                [(name,) for name in names],
+            )
+            query = f"SELECT id FROM {KEYS} WHERE name = ?"  # noqa: S608
+            return {name: connection.execute(query, (name,)).fetchone()[0] for name in names}
+
+    def write(self, batch: Batch) -> None:
+        """See Writer."""
+        connection = self._open()
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(_INSERT, batch.rows)
+            connection.executemany(_UPSERT, [row[:3] + row[4:] for row in batch.latest])
+            connection.executemany(_SEEN, batch.seen)
+
+    def close(self) -> None:
+        """See Writer."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            connection = sqlite3.connect(
+                self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")  # an acknowledged reading survives a power cut
+            self._connection = connection
+        return self._connection
