@@ -15,13 +15,9 @@ Delivery is at most once. When the connection was lost and is back, each attache
 what other processes sent in between did not arrive.
 """
 
-import asyncio
-import inspect
-import logging
 import secrets
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
 
 import redis
 from redis.exceptions import RedisError
@@ -29,37 +25,30 @@ from redis.exceptions import RedisError
 from gateway.exceptions import ChannelFull
 from gateway.layers.base import (
     NOBODY,
-    BaseChannelLayer,
     Capacities,
     Deliver,
     GroupSendResult,
-    LayerEvent,
     LayerUnavailableError,
     Message,
+    SyncChannelLayer,
     require_message,
 )
-from gateway.layers.drops import GONE, UNAVAILABLE, UNDECODABLE, DropLog
-from gateway.layers.hosts import Host, Hosts, decode_hosts, describe_host, shard_of, sync_pool
+from gateway.layers.drops import GONE, UNAVAILABLE, UNDECODABLE
+from gateway.layers.hosts import Host, Hosts, describe_host, sync_pool
 from gateway.layers.links import REPLY_TIMEOUT_S, CommandLink, SubscriberLink
 from gateway.layers.local import LocalChannels
-from gateway.layers.loops import PerLoop
 from gateway.layers.names import escape_name, require_name
-from gateway.layers.serializers import registry
-
-logger = logging.getLogger("gateway.layer")
+from gateway.layers.remote import ConnectionHook, ConnectionNews, RemoteChannelLayer
 
 ORIGIN_BYTES = 8
 
-ConnectionHook: TypeAlias = "str | Callable[[], Awaitable[None] | None]"
 
-
-class RedisPubSubChannelLayer(BaseChannelLayer):
+class RedisPubSubChannelLayer(RemoteChannelLayer["_LoopLayer"]):
     """Channels and groups over Redis publish and subscribe.
 
     A channel is read by processes, not by workers: two processes that `receive` from one name both get each message.
+    Only channels of the own process may be added to a group. `group_send` counts the members in this event loop.
     """
-
-    extensions = ["groups", "flush"]
 
     def __init__(
         self,
@@ -71,6 +60,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         channel_capacity: Capacities | None = None,
         symmetric_encryption_keys: Sequence[str | bytes] | None = None,
         serializer_format: str = "msgpack",
+        random_prefix_length: int = 0,
         on_disconnect: ConnectionHook = "layer.disconnected",
         on_reconnect: ConnectionHook = "layer.reconnected",
     ) -> None:
@@ -79,113 +69,23 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         `on_disconnect`, `on_reconnect`: the type of the event that attached channels get when the connection is lost
         and when it is back, with all subscriptions; or a function, plain or async, called instead.
         """
-        super().__init__(expiry=expiry, capacity=capacity, channel_capacity=channel_capacity)
-        self.hosts = decode_hosts(hosts)
-        self.prefix = prefix
-        self.group_expiry = group_expiry
-        self.on_disconnect = on_disconnect
-        self.on_reconnect = on_reconnect
-        self.drops = DropLog()
-        self._serializer = registry.get_serializer(
-            serializer_format, symmetric_encryption_keys=symmetric_encryption_keys
+        super().__init__(
+            lambda: _LoopLayer(self),
+            hosts=hosts,
+            prefix=prefix,
+            expiry=expiry,
+            group_expiry=group_expiry,
+            capacity=capacity,
+            channel_capacity=channel_capacity,
+            symmetric_encryption_keys=symmetric_encryption_keys,
+            serializer_format=serializer_format,
+            random_prefix_length=random_prefix_length,
+            on_disconnect=on_disconnect,
+            on_reconnect=on_reconnect,
         )
-        self._loops = PerLoop(lambda: _LoopLayer(self))
-        self._sync: _Sync | None = None
 
     @property
-    def channels(self) -> dict[str, Any]:
-        """The channels that live in the running event loop."""
-        return dict(self._loops.here.local.channels)
-
-    @property
-    def groups(self) -> dict[str, dict[str, float]]:
-        """group -> {channel: when it joined}, for the members in the running event loop."""
-        return self._loops.here.local.groups
-
-    def serialize(self, message: Message) -> bytes:
-        """`message` as it is sent."""
-        return self._serializer.serialize(message)
-
-    def deserialize(self, message: bytes) -> Message:
-        """The message of `serialize`."""
-        return self._serializer.deserialize(message)
-
-    async def send(self, channel: str, message: Message) -> None:
-        """Sends `message` to `channel`. ChannelFull when it is one of this event loop and full."""
-        require_name("Channel", channel)
-        require_message(message)
-        await self._loops.here.send(channel, message)
-
-    async def receive(self, channel: str) -> Message:
-        """The next message of `channel`; the first call subscribes to it."""
-        require_name("Channel", channel)
-        return await self._loops.here.receive(channel)
-
-    async def new_channel(self, prefix: str = "specific.") -> str:
-        """A new name for a channel that only this event loop reads."""
-        return await self._loops.here.new_channel(prefix)
-
-    def attach(self, channel: str, deliver: Deliver) -> None:
-        """Calls `deliver` with each message of `channel` in the running loop."""
-        require_name("Channel", channel)
-        self._loops.here.attach(channel, deliver)
-
-    def detach(self, channel: str) -> None:
-        """Forgets `channel`, its messages and its memberships, and the subscriptions that nobody else here needs."""
-        layer = self._loops.existing
-        if layer is not None:
-            layer.detach(channel)
-
-    async def group_add(self, group: str, channel: str) -> None:
-        """Makes `channel`, one of this event loop, a member; returns when Redis has confirmed the subscription.
-
-        While the connection is lost it returns at once, and the membership is complete when the connection is back.
-        """
-        require_name("Group", group)
-        require_name("Channel", channel)
-        await self._loops.here.group_add(group, channel)
-
-    async def group_discard(self, group: str, channel: str) -> None:
-        """Ends the membership, if there is one."""
-        require_name("Group", group)
-        require_name("Channel", channel)
-        self._loops.here.group_discard(group, channel)
-
-    async def group_send(self, group: str, message: Message) -> GroupSendResult:
-        """Gives `message` to the members here and publishes it to the other processes.
-
-        The result counts the members here. Raises LayerUnavailableError, after the delivery here, when Redis is away:
-        at once when that is known, else within the reply timeout.
-        """
-        require_name("Group", group)
-        require_message(message)
-        return await self._loops.here.group_send(group, message)
-
-    async def flush(self) -> None:
-        """Drops messages and memberships of this event loop and closes its connections, which open again when used."""
-        layer = self._loops.existing
-        if layer is not None:
-            await layer.close()
-            layer.local.clear()
-
-    async def close(self) -> None:
-        """Closes the connections of this event loop, whose channels are forgotten."""
-        layer = self._loops.pop()
-        if layer is not None:
-            await layer.close()
-
-    async def check(self) -> None:
-        """Raises LayerUnavailableError unless every host answers."""
-        await self._loops.here.check()
-
-    @property
-    def connected(self) -> bool:
-        """False while the running event loop has lost its subscriptions."""
-        layer = self._loops.existing
-        return layer is None or not any(link.down for link in layer.subscribers)
-
-    @property
-    def sync(self) -> "_Sync":
+    def sync(self) -> SyncChannelLayer:
         """`send` and `group_send` over a plain synchronous client, shared by the threads of this process."""
         if self._sync is None:
             self._sync = _Sync(self)
@@ -199,10 +99,6 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         """Where messages to `channel` are published: one place for the channels of one process."""
         return f"{self.prefix}__channel__{escape_name(self.non_local_name(channel))}".encode()
 
-    def shard(self, key: bytes) -> int:
-        """The host for `key`."""
-        return shard_of(key, len(self.hosts))
-
 
 class _LoopLayer:
     """The part of the layer that belongs to one event loop: its channels and its connections."""
@@ -211,23 +107,30 @@ class _LoopLayer:
         self.layer = layer
         self.origin = secrets.token_bytes(ORIGIN_BYTES)
         self.process = uuid.uuid4().hex
-        self.generation = 0
         self.drops = layer.drops
         self.local = LocalChannels(
             capacity=layer.get_capacity, expiry=layer.expiry, group_expiry=layer.group_expiry, drops=self.drops
         )
+        self.news = ConnectionNews(layer, self.local)
         self.commands = [CommandLink(host) for host in layer.hosts]
         self.subscribers = [self._subscriber(shard, host) for shard, host in enumerate(layer.hosts)]
         self._groups: dict[bytes, str] = {}
-        self._hooks: set[asyncio.Task[None]] = set()
 
     def _subscriber(self, shard: int, host: Host) -> SubscriberLink:
         return SubscriberLink(
             host,
             on_message=self._receive,
-            on_disconnect=lambda: self._lost(shard),
-            on_reconnect=lambda: self._back(shard),
+            on_disconnect=lambda: self.news.lost(self._affected(shard)),
+            on_reconnect=lambda: self.news.back(self._affected(shard)),
         )
+
+    @property
+    def connected(self) -> bool:
+        return not any(link.down for link in self.subscribers)
+
+    async def flush(self) -> None:
+        await self.close()
+        self.local.clear()
 
     async def close(self) -> None:
         for subscriber in self.subscribers:
@@ -292,10 +195,13 @@ class _LoopLayer:
         try:
             await self._subscribe(key)
         except LayerUnavailableError:
-            self.group_discard(group, channel)
+            self._leave(group, channel)
             raise
 
-    def group_discard(self, group: str, channel: str) -> None:
+    async def group_discard(self, group: str, channel: str) -> None:
+        self._leave(group, channel)
+
+    def _leave(self, group: str, channel: str) -> None:
         if self.local.leave(group, channel):
             self._unsubscribe_group(group)
 
@@ -339,7 +245,7 @@ class _LoopLayer:
             return
         group = self._groups.get(key)
         try:
-            message = dict(self.layer.deserialize(payload[ORIGIN_BYTES:]))
+            message = self.layer.deserialize(payload[ORIGIN_BYTES:])
             channel = group or message.pop("__asgi_channel__")
         except Exception as error:  # whatever a serializer raises on bytes that are not its own
             self.drops.add(UNDECODABLE, f"{key.decode()} ({type(error).__name__})")
@@ -358,23 +264,6 @@ class _LoopLayer:
         self.drops.add(GONE, channel)
         if "!" not in channel:
             self._unsubscribe(self.layer.channel_key(channel))
-
-    # Losing and regaining the connection
-
-    def _lost(self, shard: int) -> None:
-        self._tell(self.layer.on_disconnect, shard)
-
-    def _back(self, shard: int) -> None:
-        self.generation += 1
-        self._tell(self.layer.on_reconnect, shard)
-
-    def _tell(self, hook: ConnectionHook, shard: int) -> None:
-        if isinstance(hook, str):
-            self.local.announce(self._affected(shard), LayerEvent(type=hook, generation=self.generation))
-            return
-        task = asyncio.get_running_loop().create_task(_call(hook))
-        self._hooks.add(task)
-        task.add_done_callback(self._hooks.discard)
 
     def _affected(self, shard: int) -> list[str]:
         """The channels whose own messages, or those of a group they are in, come over that host."""
@@ -421,12 +310,3 @@ class _Sync:
         except (RedisError, OSError) as error:
             where = describe_host(self._layer.hosts[shard])
             raise LayerUnavailableError(f"Redis at {where} is not available: {error}") from error
-
-
-async def _call(hook: Callable[[], Awaitable[None] | None]) -> None:
-    try:
-        outcome = hook()
-        if inspect.isawaitable(outcome):
-            await outcome
-    except Exception:
-        logger.exception("on_disconnect or on_reconnect of the channel layer failed")
