@@ -17,6 +17,7 @@ from devices.services import device_services  # noqa: E402
 from gateway.lifespan import LifespanApplication  # noqa: E402
 from gateway.observability import Health, Metrics, Readiness, database_answers  # noqa: E402
 from gateway.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+from project.missing import refuse_websocket  # noqa: E402
 from project.static import StaticFiles  # noqa: E402
 
 application = ProtocolTypeRouter(
@@ -32,7 +33,7 @@ application = ProtocolTypeRouter(
                 re_path(r"", django_application),
             ]
         ),
-        "websocket": URLRouter(websocket_routes),
+        "websocket": URLRouter([*websocket_routes, re_path(r"", refuse_websocket)]),
         "mqtt": mqtt_application,
     }
 )

@@ -13,7 +13,8 @@ from gateway.layers.url import channel_layers_from_url
 config = current()
 
 
-def _database(config: Config) -> dict[str, Any]:
+def database(config: Config) -> dict[str, Any]:
+    """The entry of DATABASES."""
     sqlite_file = config.sqlite_file()
     if sqlite_file is not None:
         return {
@@ -39,7 +40,7 @@ def _database(config: Config) -> dict[str, Any]:
     }
 
 
-def _allowed_hosts(config: Config) -> list[str]:
+def allowed_hosts(config: Config) -> list[str]:
     """The names by which a browser may ask: what is listened at, the public address, and what is configured."""
     hosts = {"localhost", "127.0.0.1", "[::1]", *config.server.allowed_hosts}
     for listener in config.listeners:
@@ -50,7 +51,7 @@ def _allowed_hosts(config: Config) -> list[str]:
     return sorted(hosts)
 
 
-def _is_encrypted(config: Config) -> bool:
+def is_encrypted(config: Config) -> bool:
     """Whether browsers come by HTTPS and nothing else."""
     if config.server.public_url:
         return config.server.public_url.startswith("https:")
@@ -61,10 +62,11 @@ def _is_encrypted(config: Config) -> bool:
 # Before the first `gateway serve` there is no key: one for this process alone lets every other command run.
 SECRET_KEY = config.secret_key() or secrets.token_urlsafe(50)
 DEBUG = False
-ALLOWED_HOSTS = _allowed_hosts(config)
+ALLOWED_HOSTS = allowed_hosts(config)
 CSRF_TRUSTED_ORIGINS = [config.server.public_url] if config.server.public_url else []
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _is_encrypted(config)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = is_encrypted(config)
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+SECURE_HSTS_SECONDS = 30 * 24 * 3600 if is_encrypted(config) else 0
 X_FRAME_OPTIONS = "DENY"
 
 INSTALLED_APPS = [
@@ -82,6 +84,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "devices.pages.csp.content_security_policy",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -106,7 +109,7 @@ TEMPLATES = [
 
 ROOT_URLCONF = "project.urls"
 ASGI_APPLICATION = "project.asgi.application"
-DATABASES = {"default": _database(config)}
+DATABASES = {"default": database(config)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 CHANNEL_LAYERS = channel_layers_from_url(config.layer.url)
 

@@ -17,7 +17,7 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as connect_websocket
 
 from tests.support.serving import Serving, clean_environment
@@ -90,6 +90,16 @@ class TestServing:
 
         assert status == 200
         assert "body" in body
+
+    def test_a_websocket_at_an_address_that_there_is_not_is_refused_and_no_news(self, serve: Serve) -> None:
+        serving = serve().ready()
+
+        with pytest.raises(InvalidStatus) as refused, connect_websocket(f"{serving.url.replace('http', 'ws')}/nowhere"):
+            pass
+
+        assert refused.value.response.status_code == 404
+        assert serving.stop() == 0
+        assert "Traceback" not in "".join(serving.log)
 
     def test_logs_json_if_asked_to(self, serve: Serve) -> None:
         serving = serve("--set", "log.format=json").ready()

@@ -1,0 +1,14 @@
+"""What a WebSocket at an address that there is not is told; pages there have Django's 404."""
+
+from protocols.asgi import Receive, Scope, Send
+
+
+async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers the handshake with 404, or as the server has it (403) if that cannot carry a response."""
+    await receive()
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close"})
+        return
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"10")]
+    await send({"type": "websocket.http.response.start", "status": 404, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": b"not found\n"})

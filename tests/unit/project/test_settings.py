@@ -1,0 +1,80 @@
+"""Django's settings follow from the gateway's configuration."""
+
+from pathlib import Path
+
+import pytest
+
+from gateway.config import Config, load
+from project import settings
+
+ENCRYPTED = "[[listeners]]\nprotocol='http'\nbind='h:1'\n[listeners.tls]\ncertfile='x'\n"
+
+
+@pytest.fixture(autouse=True)
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def configured(text: str = "", **environ: str) -> Config:
+    Path("gateway.toml").write_text(text)
+    return load(Path("gateway.toml"), environ=environ).config
+
+
+class TestDatabase:
+    def test_sqlite_keeps_what_is_acknowledged_through_a_power_cut(self) -> None:
+        database = settings.database(configured())
+
+        assert database["NAME"] == Path("var/gateway.sqlite3")
+        assert "journal_mode=WAL" in database["OPTIONS"]["init_command"]
+        assert "synchronous=FULL" in database["OPTIONS"]["init_command"]
+
+    def test_an_absolute_path_has_four_slashes(self) -> None:
+        assert settings.database(configured("[database]\nurl = 'sqlite:////srv/x'"))["NAME"] == Path("/srv/x")
+
+    def test_postgresql_gets_every_part_of_its_url(self) -> None:
+        url = "postgresql://gate%40way:p%2Fss@db.example.org:6432/readings?sslmode=require&application_name=gw"
+
+        database = settings.database(configured("", GATEWAY_DATABASE__URL=url))
+
+        assert database["ENGINE"] == "django.db.backends.postgresql"
+        assert (database["USER"], database["PASSWORD"]) == ("gate@way", "p/ss")
+        assert (database["HOST"], database["PORT"], database["NAME"]) == ("db.example.org", 6432, "readings")
+        assert database["OPTIONS"] == {"sslmode": "require", "application_name": "gw"}
+
+    def test_postgresql_without_a_host_is_the_local_socket(self) -> None:
+        database = settings.database(configured("[database]\nurl = 'postgresql:///readings?host=/run/postgresql'"))
+
+        assert (database["HOST"], database["NAME"]) == ("", "readings")
+        assert database["OPTIONS"] == {"host": "/run/postgresql"}
+
+
+class TestAllowedHosts:
+    def test_by_default_only_this_machine(self) -> None:
+        assert settings.allowed_hosts(configured()) == ["127.0.0.1", "[::1]", "localhost"]
+
+    def test_what_is_listened_at_may_be_asked_for_but_every_interface_is_no_name(self) -> None:
+        text = "[[listeners]]\nprotocol='http'\nbind='%s:80'\n"
+
+        assert "192.0.2.1" in settings.allowed_hosts(configured(text % "192.0.2.1"))
+        assert "[2001:db8::1]" in settings.allowed_hosts(configured(text % "[2001:db8::1]"))
+        assert "0.0.0.0" not in settings.allowed_hosts(configured(text % "0.0.0.0"))
+
+    def test_the_public_address_and_further_names_may_too(self) -> None:
+        text = "[server]\npublic_url = 'https://gw.example.org:8443'\nallowed_hosts = ['.example.net']"
+
+        assert {"gw.example.org", ".example.net"} <= set(settings.allowed_hosts(configured(text)))
+
+
+class TestEncryption:
+    @pytest.mark.parametrize(
+        ("text", "encrypted"),
+        [
+            ("", False),
+            ("[server]\npublic_url = 'https://gw.example.org'", True),
+            ("[server]\npublic_url = 'http://gw.example.org'", False),
+            (ENCRYPTED, True),
+            (f"{ENCRYPTED}[[listeners]]\nprotocol='http'\nbind='h:2'", False),
+        ],
+    )
+    def test_cookies_are_for_https_alone_where_browsers_come_by_nothing_else(self, text: str, encrypted: bool) -> None:
+        assert settings.is_encrypted(configured(text)) == encrypted
