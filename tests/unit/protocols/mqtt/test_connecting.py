@@ -1,0 +1,482 @@
+"""From the first byte to the CONNACK, and how connections end [MQTT5-3.1] [MQTT5-3.2] [MQTT5-3.14] [MQTT5-4.13]."""
+
+import pytest
+
+from protocols.mqtt.codec import encode
+from protocols.mqtt.connection import ANSWER_TIMEOUT_S, MAX_HELD_BYTES, State
+from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.packets import (
+    Auth,
+    ConnAck,
+    Connect,
+    Disconnect,
+    PingReq,
+    PingResp,
+    PubAck,
+    Publish,
+    ReasonCode,
+    Will,
+)
+from tests.unit.protocols.mqtt.harness import World
+
+
+def connect(client_id: str = "c", version: int = 5, **fields: object) -> Connect:
+    return Connect(version=version, client_id=client_id, **fields)  # type: ignore[arg-type]
+
+
+class TestConnect:
+    """[MQTT5-3.1]"""
+
+    def test_the_application_is_asked_with_the_password(self) -> None:
+        client = World(MqttOptions(allow_anonymous=True)).client()
+
+        events = client.send(connect(username="u", password=b"p"))
+
+        assert events == [{"type": "mqtt.connect", "password": b"p", "allow_anonymous": True}]
+        assert client.connection.connect is not None
+        assert client.connection.connect.username == "u"
+        assert client.read() == []
+
+    def test_the_password_is_forgotten_once_the_application_has_answered(self) -> None:
+        client = World().client()
+        client.send(connect(password=b"p"))
+
+        client.answer({"type": "mqtt.accept"})
+
+        assert client.connection.connect is None
+
+    @pytest.mark.parametrize("version", [3, 4, 5])
+    def test_acceptance_is_a_connack_in_the_clients_version(self, version: int) -> None:
+        client = World().client(version)
+        client.send(connect(version=version))
+
+        client.answer({"type": "mqtt.accept"})
+
+        [packet] = client.read()
+        assert isinstance(packet, ConnAck)
+        assert (packet.reason_code, packet.session_present) == (0, False)
+
+    def test_packets_that_come_before_the_answer_wait_for_it(self) -> None:
+        client = World().client()
+        client.send(connect(), Publish(topic="t", payload=b"early", qos=1, packet_id=1), PingReq())
+        client.send(Publish(topic="t", payload=b"later", qos=1, packet_id=2))
+        assert [event["type"] for event in client.events] == ["mqtt.connect"]
+
+        client.answer({"type": "mqtt.accept"})
+        events = client.send_bytes(b"")
+
+        assert [event["payload"] for event in events] == [b"early", b"later"]
+        assert [type(packet) for packet in client.read()] == [ConnAck, PingResp]
+
+    def test_too_much_before_the_answer_ends_the_connection(self) -> None:
+        client = World().client()
+        client.send(connect())
+
+        client.send_bytes(b"x" * (MAX_HELD_BYTES + 1))
+
+        [packet] = client.read()
+        assert isinstance(packet, ConnAck)
+        assert packet.reason_code == ReasonCode.QUOTA_EXCEEDED
+
+    def test_a_first_packet_that_is_not_connect_ends_the_connection_in_silence(self) -> None:
+        client = World().client()
+
+        client.send(PingReq())
+
+        assert client.read() == []
+        assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
+
+    def test_a_second_connect_is_a_protocol_error(self) -> None:
+        client = World().connected("c")
+
+        client.send(connect())
+
+        [packet] = client.read()
+        assert isinstance(packet, Disconnect)
+        assert packet.reason_code == ReasonCode.PROTOCOL_ERROR
+        assert packet.properties["reason_string"] == "CONNECT is not allowed here"
+
+    def test_an_unsupported_version_is_told_the_supported_ones_exist(self) -> None:
+        client = World().client(version=4)
+
+        client.send_bytes(b"\x10\x0d\x00\x04MQTT\x09\x02\x00\x00\x00\x01c")
+
+        assert client.connection.take_output() == b"\x20\x03\x00\x84\x00"
+        assert client.connection.state is State.CLOSED
+
+    def test_enhanced_authentication_is_refused(self) -> None:
+        client = World().client()
+
+        client.send(connect(properties={"authentication_method": "SCRAM-SHA-1"}))
+
+        [packet] = client.read()
+        assert isinstance(packet, ConnAck)
+        assert packet.reason_code == ReasonCode.BAD_AUTHENTICATION_METHOD
+        assert client.events == []
+
+    def test_auth_is_a_protocol_error(self) -> None:
+        client = World().connected("c")
+
+        client.send(Auth(reason_code=0x19, properties={"authentication_method": "x"}))
+
+        assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
+
+    def test_malformed_properties_of_a_version_5_connect_are_answered(self) -> None:
+        client = World().client()
+
+        client.send_bytes(b"\x10\x0f\x00\x04MQTT\x05\x02\x00\x00\x02\x7f\x00\x00\x01c")
+
+        [packet] = client.read()
+        assert isinstance(packet, ConnAck)
+        assert packet.reason_code == ReasonCode.MALFORMED_PACKET
+
+
+class TestClientIdentifier:
+    """[MQTT5-3.1.3.1] [MQTT3-3.1.3]"""
+
+    def test_a_client_without_one_is_assigned_one(self) -> None:
+        world = World()
+
+        client = world.connected("")
+
+        assert client.connack.properties["assigned_client_identifier"].startswith("auto-")
+
+    def test_assigned_identifiers_differ(self) -> None:
+        world = World()
+
+        one, other = world.connected("", version=4), world.connected("", version=4)
+
+        assert one.connection.session is not other.connection.session
+        assert one.connection.end is None
+
+    def test_without_one_a_session_cannot_be_kept_before_version_5(self) -> None:
+        client = World().client(version=4)
+
+        client.send(connect("", version=4, clean_start=False))
+
+        [packet] = client.read()
+        assert isinstance(packet, ConnAck)
+        assert packet.reason_code == ReasonCode.CLIENT_IDENTIFIER_NOT_VALID
+
+    def test_the_application_may_set_another(self) -> None:
+        world = World()
+        client = world.client()
+        client.send(connect("whatever"))
+
+        client.answer({"type": "mqtt.accept", "client_id": "device.7"})
+
+        [packet] = client.read()
+        assert isinstance(packet, ConnAck)
+        assert packet.properties["assigned_client_identifier"] == "device.7"
+        assert world.broker.sessions.get("whatever") is None
+        assert world.broker.sessions.get("device.7") is client.connection.session
+
+
+class TestConnack:
+    """[MQTT5-3.2]"""
+
+    def test_it_says_what_the_server_allows(self) -> None:
+        world = World(MqttOptions(receive_maximum=7, max_packet_bytes=1_000, max_topic_aliases=3))
+
+        properties = world.connected("c", keep_alive_s=60).connack.properties
+
+        assert properties == {"receive_maximum": 7, "maximum_packet_size": 1_000, "topic_alias_maximum": 3}
+
+    def test_what_the_client_asked_too_much_of_is_said(self) -> None:
+        world = World(MqttOptions(max_keep_alive_s=100, max_session_expiry_s=50))
+
+        properties = world.connected(
+            "c", keep_alive_s=101, properties={"session_expiry_interval": 51}
+        ).connack.properties
+
+        assert properties["server_keep_alive"] == 100
+        assert properties["session_expiry_interval"] == 50
+
+    def test_a_client_that_wants_no_keep_alive_gets_one(self) -> None:
+        world = World(MqttOptions(max_keep_alive_s=100))
+
+        assert world.connected("c", keep_alive_s=0).connack.properties["server_keep_alive"] == 100
+
+    def test_the_application_may_grant_less_qos_and_add_properties(self) -> None:
+        client = World().client()
+        client.send(connect())
+
+        client.answer({"type": "mqtt.accept", "maximum_qos": 1, "properties": {"user_property": [("region", "eu")]}})
+
+        [packet] = client.read()
+        assert isinstance(packet, ConnAck)
+        assert packet.properties["maximum_qos"] == 1
+        assert packet.properties["user_property"] == [("region", "eu")]
+
+    def test_a_will_over_the_granted_qos_is_refused(self) -> None:
+        client = World().client()
+        client.send(connect(will=Will(topic="t", payload=b"", qos=2)))
+
+        client.answer({"type": "mqtt.accept", "maximum_qos": 1})
+
+        [packet] = client.read()
+        assert isinstance(packet, ConnAck)
+        assert packet.reason_code == ReasonCode.QOS_NOT_SUPPORTED
+
+    @pytest.mark.parametrize(("version", "code"), [(5, ReasonCode.BANNED), (4, ReasonCode.NOT_AUTHORIZED)])
+    def test_rejection_has_the_code_of_the_application_as_the_version_can_say_it(self, version: int, code: int) -> None:
+        client = World().client(version)
+        client.send(connect(version=version))
+
+        client.answer({"type": "mqtt.reject", "reason_code": ReasonCode.BANNED, "reason_string": "go away"})
+
+        [packet] = client.read()
+        assert isinstance(packet, ConnAck)
+        assert packet.reason_code == code
+        assert client.reason == ("application", ReasonCode.BANNED)
+
+    def test_a_reason_string_is_left_out_for_a_client_that_takes_no_packet_of_that_size(self) -> None:
+        client = World().client()
+        client.send(connect(properties={"maximum_packet_size": 20}))
+
+        client.answer({"type": "mqtt.reject", "reason_code": 0x87, "reason_string": "x" * 100})
+
+        assert client.read() == [ConnAck(reason_code=0x87)]
+
+
+class TestWhatAnApplicationMayNotDo:
+    def test_reject_with_success(self) -> None:
+        client = World().client()
+        client.send(connect())
+
+        with pytest.raises(ValueError, match="expected a reason_code of 0x80 or more, got 0x00"):
+            client.answer({"type": "mqtt.reject", "reason_code": 0})
+
+    def test_accept_twice(self) -> None:
+        client = World().connected("c")
+
+        with pytest.raises(RuntimeError, match=r"mqtt\.accept was sent after the answer to mqtt\.connect"):
+            client.answer({"type": "mqtt.accept"})
+
+    def test_publish_before_it_accepts(self) -> None:
+        client = World().client()
+        client.send(connect())
+
+        with pytest.raises(RuntimeError, match=r"mqtt\.publish was sent before the answer"):
+            client.answer({"type": "mqtt.publish", "topic": "t", "payload": b""})
+
+    def test_send_what_does_not_exist(self) -> None:
+        client = World().connected("c")
+
+        with pytest.raises(ValueError, match=r"expected one of mqtt\.ack, .*; got 'mqtt\.bye'"):
+            client.answer({"type": "mqtt.bye"})
+
+    @pytest.mark.parametrize(
+        "message", [{"topic": "a/#"}, {"topic": ""}, {"qos": 3}, {"properties": {"session_expiry_interval": 1}}]
+    )
+    def test_publish_what_mqtt_cannot_say(self, message: dict[str, object]) -> None:
+        client = World().connected("c")
+
+        with pytest.raises(ValueError, match=r"topic|expected|property"):
+            client.answer({"type": "mqtt.publish", "topic": "t", "payload": b"", **message})
+
+        assert client.connection.end is None
+
+
+class TestTimeouts:
+    """[MQTT5-3.1.2.10] [MQTT5-3.1.4]"""
+
+    def test_a_connect_that_does_not_come_in_time(self) -> None:
+        world = World(MqttOptions(connect_timeout_s=5))
+        client = world.client()
+        client.send_bytes(b"\x10")
+        assert client.connection.deadline == world.now + 5
+
+        client.connection.check(world.now + 5, reading=True)
+
+        assert client.reason[0] == "protocol_error"
+        assert client.read() == []
+
+    def test_an_application_that_does_not_answer_in_time(self) -> None:
+        world = World()
+        client = world.client()
+        client.send(connect())
+        assert client.connection.deadline == world.now + ANSWER_TIMEOUT_S
+
+        client.connection.check(world.now + ANSWER_TIMEOUT_S, reading=False)
+
+        [packet] = client.read()
+        assert isinstance(packet, ConnAck)
+        assert packet.reason_code == ReasonCode.SERVER_UNAVAILABLE
+
+    def test_silence_for_one_and_a_half_keep_alive(self) -> None:
+        world = World()
+        client = world.connected("c", keep_alive_s=10)
+        assert client.connection.deadline == world.now + 15
+
+        client.connection.check(world.now + 15, reading=True)
+
+        [packet] = client.read()
+        assert isinstance(packet, Disconnect)
+        assert packet.reason_code == ReasonCode.KEEP_ALIVE_TIMEOUT
+        assert client.reason == ("keep_alive", ReasonCode.KEEP_ALIVE_TIMEOUT)
+
+    def test_any_packet_starts_it_anew(self) -> None:
+        world = World()
+        client = world.connected("c", keep_alive_s=10)
+        world.pass_time(14)
+
+        client.send(PingReq())
+
+        assert client.connection.deadline == world.now + 15
+        assert client.read() == [PingResp()]
+
+    def test_a_client_that_we_do_not_read_is_not_blamed_for_silence(self) -> None:
+        world = World()
+        client = world.connected("c", keep_alive_s=10)
+        world.pass_time(15)
+
+        client.connection.check(world.now, reading=False)
+
+        assert client.connection.end is None
+        assert client.connection.deadline == world.now + 15
+
+    def test_no_keep_alive_means_no_deadline_before_version_5(self) -> None:
+        assert World().connected("c", version=4, keep_alive_s=0).connection.deadline == float("inf")
+
+
+class TestDisconnect:
+    """[MQTT5-3.14] [MQTT5-4.13]"""
+
+    def test_by_the_client(self) -> None:
+        client = World().connected("c")
+
+        client.send(Disconnect(properties={"user_property": [("a", "b")]}), PingReq())
+
+        assert client.reason == ("client", 0)
+        assert client.connection.end is not None
+        assert client.connection.end.event()["properties"] == {"user_property": [("a", "b")]}
+        assert client.read() == [], "nothing is answered after a DISCONNECT"
+
+    def test_by_the_application(self) -> None:
+        client = World().connected("c")
+
+        client.answer({"type": "mqtt.close", "reason_string": "device disabled"})
+
+        [packet] = client.read()
+        assert isinstance(packet, Disconnect)
+        assert packet.reason_code == ReasonCode.ADMINISTRATIVE_ACTION
+        assert packet.properties == {"reason_string": "device disabled"}
+        assert client.reason == ("application", ReasonCode.ADMINISTRATIVE_ACTION)
+
+    def test_before_version_5_the_server_closes_without_a_word(self) -> None:
+        client = World().connected("c", version=4)
+
+        client.answer({"type": "mqtt.close"})
+
+        assert client.read() == []
+        assert client.reason == ("application", ReasonCode.ADMINISTRATIVE_ACTION)
+
+    def test_of_a_shutdown(self) -> None:
+        world = World()
+        client = world.connected("c")
+
+        client.connection.shut_down(world.now)
+
+        [packet] = client.read()
+        assert isinstance(packet, Disconnect)
+        assert packet.reason_code == ReasonCode.SERVER_SHUTTING_DOWN
+
+    @pytest.mark.parametrize("failed", [False, True])
+    def test_when_the_application_ends_first(self, failed: bool) -> None:
+        world = World()
+        client = world.connected("c")
+
+        client.connection.application_ended(world.now, failed=failed)
+
+        [packet] = client.read()
+        assert isinstance(packet, Disconnect)
+        assert packet.reason_code == ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR
+
+    def test_when_the_application_ends_before_it_answers(self) -> None:
+        world = World()
+        client = world.client()
+        client.send(connect())
+
+        client.connection.application_ended(world.now, failed=True)
+
+        [packet] = client.read()
+        assert isinstance(packet, ConnAck)
+        assert packet.reason_code == ReasonCode.SERVER_UNAVAILABLE
+
+    def test_malformed_bytes_end_it_after_the_packets_before_them_are_served(self) -> None:
+        client = World().connected("c")
+
+        events = client.send_bytes(encode(Publish(topic="t", qos=1, packet_id=1), 5) + b"\x36\x00")
+
+        assert [event["type"] for event in events] == ["mqtt.publish"]
+        assert client.reason == ("protocol_error", ReasonCode.MALFORMED_PACKET)
+
+    def test_a_code_that_the_packet_cannot_carry_becomes_one_that_it_can(self) -> None:
+        client = World().connected("c")
+
+        client.answer({"type": "mqtt.close", "reason_code": ReasonCode.BANNED})
+
+        [packet] = client.read()
+        assert isinstance(packet, Disconnect)
+        assert packet.reason_code == ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR
+        assert client.reason == ("application", ReasonCode.BANNED)
+
+    def test_what_the_application_sends_afterwards_is_ignored(self) -> None:
+        client = World().connected("c")
+        client.lose()
+
+        client.answer({"type": "mqtt.publish", "topic": "t", "payload": b"late"})
+        client.answer({"type": "mqtt.close"})
+
+        assert client.read() == []
+        assert client.reason[0] == "lost"
+
+    def test_an_acknowledgement_of_something_unknown_is_ignored_and_counted(self) -> None:
+        client = World().connected("c")
+
+        client.answer({"type": "mqtt.ack", "ack_id": 5})
+        client.answer({"type": "mqtt.ack", "ack_id": -5})
+
+        assert client.connection.unknown_acks == 2
+        assert client.read() == []
+
+    def test_a_puback_of_something_unknown_is_ignored(self) -> None:
+        client = World().connected("c")
+
+        client.send(PubAck(9))
+
+        assert client.connection.end is None
+
+
+class TestTakeover:
+    """[MQTT5-3.1.4-3]"""
+
+    def test_the_newcomer_has_the_session_and_the_other_is_told(self) -> None:
+        world = World()
+        old = world.connected("c", properties={"session_expiry_interval": 100})
+
+        new = world.connected("c", clean_start=False, properties={"session_expiry_interval": 100})
+
+        [packet] = old.read()
+        assert isinstance(packet, Disconnect)
+        assert packet.reason_code == ReasonCode.SESSION_TAKEN_OVER
+        assert old.reason == ("taken_over", ReasonCode.SESSION_TAKEN_OVER)
+        assert new.connack.session_present
+        assert new.connection.session is old.connection.session
+
+    def test_a_session_that_ends_with_its_connection_is_not_taken_over(self) -> None:
+        world = World()
+        world.connected("c")
+
+        assert not world.connected("c", clean_start=False).connack.session_present
+
+    def test_nothing_happens_before_the_application_accepts_the_newcomer(self) -> None:
+        world = World()
+        old = world.connected("c")
+
+        new = world.client()
+        new.send(connect())
+        new.answer({"type": "mqtt.reject", "reason_code": 0x87})
+
+        assert old.connection.end is None

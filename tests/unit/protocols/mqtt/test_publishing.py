@@ -1,0 +1,427 @@
+"""Publishes of a client: acknowledged by the application, answered and routed in order [MQTT5-3.3] [MQTT5-4.3]
+[MQTT5-4.6]."""
+
+import itertools
+
+import pytest
+
+from protocols.mqtt.connection import MAX_PENDING_ANSWERS
+from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.packets import (
+    Connect,
+    Disconnect,
+    PubAck,
+    PubComp,
+    Publish,
+    PubRec,
+    PubRel,
+    ReasonCode,
+    Subscribe,
+    Subscription,
+)
+from protocols.mqtt.publishing import MAX_PENDING_BYTES
+from tests.unit.protocols.mqtt.harness import Client, World
+
+
+def publish(number: int, qos: int = 1, **fields: object) -> Publish:
+    packet_id = number if qos else 0
+    return Publish(topic="t", payload=b"%d" % number, qos=qos, packet_id=packet_id, **fields)  # type: ignore[arg-type]
+
+
+class TestEvent:
+    def test_the_application_is_told_everything(self) -> None:
+        client = World().connected("c")
+
+        [event] = client.send(
+            Publish(
+                topic="a/b", payload=b"x", qos=1, retain=True, dup=True, packet_id=7, properties={"content_type": "t"}
+            )
+        )
+
+        assert event == {
+            "type": "mqtt.publish",
+            "ack_id": event["ack_id"],
+            "topic": "a/b",
+            "payload": b"x",
+            "qos": 1,
+            "retain": True,
+            "dup": True,
+            "properties": {"content_type": "t"},
+        }
+
+    def test_ack_ids_are_unique_in_the_connection(self) -> None:
+        client = World().connected("c")
+
+        client.send(publish(1), publish(0, qos=0), publish(1))
+        client.send(Subscribe(packet_id=1, subscriptions=(Subscription(topic_filter="t"),)))
+
+        ack_ids = [event["ack_id"] for event in client.events]
+        assert len(set(ack_ids)) == 4
+
+
+class TestAcknowledgementAtQos1:
+    """[MQTT5-4.3.2]"""
+
+    def test_no_puback_leaves_before_the_application_has_acknowledged(self) -> None:
+        client = World().connected("c")
+
+        [event] = client.send(publish(1))
+        assert client.read() == []
+
+        client.ack(event)
+        assert client.read() == [PubAck(1)]
+
+    @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+    def test_pubacks_leave_in_the_order_of_the_publishes(self, order: tuple[int, ...]) -> None:
+        client = World().connected("c")
+        events = client.send(*(publish(number) for number in (5, 3, 9, 1)))
+
+        for position in order:
+            client.ack(events[position])
+
+        assert client.read() == [PubAck(5), PubAck(3), PubAck(9), PubAck(1)]
+
+    def test_an_early_acknowledgement_waits(self) -> None:
+        client = World().connected("c")
+        first, second = client.send(publish(1), publish(2))
+
+        client.ack(second)
+
+        assert client.read() == []
+        client.ack(first)
+        assert client.read() == [PubAck(1), PubAck(2)]
+
+    def test_a_second_acknowledgement_of_one_publish_is_ignored(self) -> None:
+        client = World().connected("c")
+        first, second = client.send(publish(1), publish(2))
+        client.ack(second)
+
+        client.ack(second, reason_code=0x87)
+        client.ack(first)
+        client.ack(first)
+
+        assert client.read() == [PubAck(1), PubAck(2)]
+        assert client.connection.unknown_acks == 2
+
+    def test_a_refusal_reaches_a_client_of_version_5_with_its_reason(self) -> None:
+        client = World().connected("c")
+        [event] = client.send(publish(1))
+
+        client.ack(event, reason_code=0x87, reason_string="not yours")
+
+        assert client.read() == [PubAck(1, 0x87, {"reason_string": "not yours"})]
+
+    def test_a_reason_string_is_for_clients_that_want_problem_information(self) -> None:
+        client = World().connected("c", properties={"request_problem_information": 0})
+        [event] = client.send(publish(1))
+
+        client.ack(event, reason_code=0x87, reason_string="not yours")
+
+        assert client.read() == [PubAck(1, 0x87)]
+
+    def test_a_refusal_code_that_a_puback_cannot_carry(self) -> None:
+        client = World().connected("c")
+        [event] = client.send(publish(1))
+
+        client.ack(event, reason_code=ReasonCode.SERVER_BUSY)
+
+        assert client.read() == [PubAck(1, ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR)]
+
+    def test_before_version_5_a_refused_publish_is_acknowledged_and_not_routed(self) -> None:
+        world = World()
+        subscriber, client = world.connected("s"), world.connected("c", version=4)
+        subscriber.subscribe("t")
+        [event] = client.send(publish(1))
+
+        client.ack(event, reason_code=0x87)
+
+        assert client.read() == [PubAck(1)]
+        assert subscriber.payloads() == []
+
+    def test_or_the_application_has_the_connection_closed(self) -> None:
+        client = World().connected("c", version=4)
+        [event] = client.send(publish(1))
+
+        client.ack(event, reason_code=0x87, disconnect=True)
+
+        assert client.reason == ("application", 0x87)
+
+
+class TestAcknowledgementAtQos0:
+    def test_it_lets_the_broker_route_the_message(self) -> None:
+        world = World()
+        subscriber, client = world.connected("s"), world.connected("c")
+        subscriber.subscribe("t")
+        [event] = client.send(publish(1, qos=0))
+        assert subscriber.payloads() == []
+
+        client.ack(event)
+
+        assert subscriber.payloads() == [b"1"]
+        assert client.read() == []
+
+    def test_a_refusal_may_close_the_connection(self) -> None:
+        client = World().connected("c")
+        [event] = client.send(publish(1, qos=0))
+
+        client.ack(event, reason_code=0x87, disconnect=True)
+
+        [packet] = client.read()
+        assert isinstance(packet, Disconnect)
+        assert packet.reason_code == 0x87
+
+
+class TestAcknowledgementAtQos2:
+    """[MQTT5-4.3.3]"""
+
+    def test_the_whole_exchange(self) -> None:
+        world = World()
+        subscriber, client = world.connected("s"), world.connected("c")
+        subscriber.subscribe("t", qos=0)
+        [event] = client.send(publish(1, qos=2))
+        assert client.read() == []
+
+        client.ack(event)
+        assert client.read() == [PubRec(1)]
+        assert subscriber.payloads() == [b"1"]
+
+        client.send(PubRel(1))
+        assert client.read() == [PubComp(1)]
+
+    def test_pubrecs_leave_in_the_order_of_the_publishes(self) -> None:
+        client = World().connected("c")
+        first, second = client.send(publish(1, qos=2), publish(2, qos=2))
+
+        client.ack(second)
+        client.ack(first)
+
+        assert client.read() == [PubRec(1), PubRec(2)]
+
+    def test_a_publish_sent_again_is_answered_again_and_not_routed(self) -> None:
+        world = World()
+        subscriber, client = world.connected("s"), world.connected("c")
+        subscriber.subscribe("t", qos=0)
+        [event] = client.send(publish(1, qos=2))
+        client.ack(event)
+        client.read()
+
+        events = client.send(publish(1, qos=2, dup=True))
+
+        assert events == []
+        assert client.read() == [PubRec(1)]
+        assert subscriber.payloads() == [b"1"]
+
+    def test_its_second_answer_waits_for_its_turn(self) -> None:
+        client = World().connected("c")
+        [event] = client.send(publish(1, qos=2))
+        client.ack(event)
+        client.read()
+
+        [other] = client.send(publish(2, qos=2), publish(1, qos=2, dup=True))
+        assert client.read() == []
+
+        client.ack(other)
+        assert client.read() == [PubRec(2), PubRec(1)]
+
+    def test_a_publish_sent_again_while_the_application_has_it_is_no_second_one(self) -> None:
+        client = World().connected("c", version=3)
+        [event] = client.send(publish(1, qos=2))
+
+        assert client.send(publish(1, qos=2, dup=True)) == []
+
+        client.ack(event)
+        assert client.read() == [PubRec(1)]
+
+    def test_after_pubrel_the_identifier_is_that_of_a_new_message(self) -> None:
+        client = World().connected("c")
+        [event] = client.send(publish(1, qos=2))
+        client.ack(event)
+        client.send(PubRel(1))
+
+        assert len(client.send(publish(1, qos=2))) == 1
+
+    def test_after_a_refusal_too(self) -> None:
+        client = World().connected("c")
+        [event] = client.send(publish(1, qos=2))
+        client.ack(event, reason_code=0x97)
+        assert client.read() == [PubRec(1, 0x97)]
+
+        assert len(client.send(publish(1, qos=2))) == 1
+
+    def test_pubrel_of_something_unknown(self) -> None:
+        client = World().connected("c")
+
+        client.send(PubRel(1))
+
+        assert client.read() == [PubComp(1, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)]
+
+    def test_what_was_taken_over_is_known_on_the_next_connection(self) -> None:
+        world = World()
+        keep = {"session_expiry_interval": 100}
+        client = world.connected("c", properties=keep)
+        [event] = client.send(publish(1, qos=2))
+        client.ack(event)
+        client.lose()
+
+        again = world.connected("c", clean_start=False, properties=keep)
+
+        assert again.send(publish(1, qos=2, dup=True)) == []
+        assert again.read() == [PubRec(1)]
+
+
+class TestRouting:
+    def test_messages_are_routed_in_the_order_of_the_publishes(self) -> None:
+        world = World()
+        subscriber, client = world.connected("s"), world.connected("c")
+        subscriber.subscribe("t")
+        events = client.send(publish(1), publish(2, qos=0), publish(3, qos=2))
+
+        for event in reversed(events):
+            client.ack(event)
+
+        assert subscriber.payloads() == [b"1", b"2", b"3"]
+
+    def test_the_application_may_keep_a_message_from_subscribers(self) -> None:
+        world = World()
+        subscriber, client = world.connected("s"), world.connected("c")
+        subscriber.subscribe("t")
+        [event] = client.send(publish(1, retain=True))
+
+        client.ack(event, route=False)
+
+        assert client.read() == [PubAck(1)]
+        assert subscriber.payloads() == []
+        assert len(world.broker.retained) == 0
+
+    def test_publishes_sent_just_before_the_end_are_routed_when_acknowledged(self) -> None:
+        world = World()
+        subscriber, client = world.connected("s"), world.connected("c")
+        subscriber.subscribe("t")
+        events = client.send(publish(1, qos=0), publish(2), publish(3, qos=2), Disconnect())
+
+        for event in events:
+            client.ack(event)
+
+        assert client.read() == []
+        assert subscriber.payloads() == [b"1", b"2", b"3"]
+
+    def test_but_at_qos_2_not_if_the_client_is_back_and_has_sent_it_again(self) -> None:
+        world = World()
+        subscriber = world.connected("s")
+        subscriber.subscribe("t")
+        keep = {"session_expiry_interval": 100}
+        client = world.connected("c", properties=keep)
+        [event] = client.send(publish(1, qos=2))
+        client.lose()
+        again = world.connected("c", clean_start=False, properties=keep)
+        [repeated] = again.send(publish(1, qos=2, dup=True))
+
+        client.ack(event)
+        again.ack(repeated)
+
+        assert again.read() == [PubRec(1)]
+        assert subscriber.payloads() == [b"1"]
+
+
+class TestFlowControl:
+    """[MQTT5-4.9]"""
+
+    def test_a_client_that_exceeds_the_receive_maximum_is_disconnected(self) -> None:
+        client = World(MqttOptions(receive_maximum=2)).connected("c")
+
+        client.send(publish(1), publish(2, qos=2), publish(0, qos=0), publish(3))
+
+        assert client.reason == ("protocol_error", ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
+
+    def test_each_acknowledgement_makes_room(self) -> None:
+        client = World(MqttOptions(receive_maximum=2)).connected("c")
+        for _ in range(3):
+            first, second = client.send(publish(1), publish(2, qos=2))
+            client.ack(first)
+            client.ack(second)
+            client.send(PubRel(2))
+
+        assert client.connection.end is None
+
+    @pytest.mark.parametrize("version", [3, 4, 5])
+    def test_the_socket_is_not_to_be_read_while_too_many_wait(self, version: int) -> None:
+        client = World(MqttOptions(receive_maximum=2)).connected("c", version=version)
+        qos = 0 if version == 5 else 1
+
+        [first, *_] = client.send(*(publish(number, qos=qos) for number in (1, 2)))
+        assert client.connection.congested
+
+        client.ack(first)
+        assert not client.connection.congested
+
+    def test_nor_while_too_many_bytes_wait(self) -> None:
+        client = World(MqttOptions(max_packet_bytes=3 * MAX_PENDING_BYTES)).connected("c")
+
+        [event] = client.send(Publish(topic="t", payload=b"x" * (MAX_PENDING_BYTES + 1), qos=1, packet_id=1))
+        assert client.connection.congested
+
+        client.ack(event)
+        assert not client.connection.congested
+
+    def test_nor_while_too_many_subscribes_wait(self) -> None:
+        client = World().connected("c")
+
+        for _ in range(MAX_PENDING_ANSWERS):
+            client.send(Subscribe(packet_id=1, subscriptions=(Subscription(topic_filter="t"),)))
+
+        assert client.connection.congested
+
+    def test_a_qos_over_the_granted_one_is_an_error(self) -> None:
+        client = World().client()
+        client.send(Connect(version=5, client_id="c"))
+        client.answer({"type": "mqtt.accept", "maximum_qos": 1})
+        client.read()
+
+        client.send(publish(1, qos=2))
+
+        assert client.reason == ("protocol_error", ReasonCode.QOS_NOT_SUPPORTED)
+
+
+class TestTopicAlias:
+    """[MQTT5-3.3.2.3.4]"""
+
+    def aliased(self, client: Client, topic: str, alias: int) -> list[str]:
+        events = client.send(Publish(topic=topic, properties={"topic_alias": alias}))
+        assert all("topic_alias" not in event["properties"] for event in events)
+        return [event["topic"] for event in events]
+
+    def test_it_stands_for_the_topic_it_came_with(self) -> None:
+        client = World().connected("c")
+
+        assert self.aliased(client, "a/b", 1) == ["a/b"]
+        assert self.aliased(client, "", 1) == ["a/b"]
+
+    def test_it_may_be_given_another_topic(self) -> None:
+        client = World().connected("c")
+        self.aliased(client, "a", 1)
+        self.aliased(client, "b", 1)
+
+        assert self.aliased(client, "", 1) == ["b"]
+
+    def test_it_ends_with_the_connection(self) -> None:
+        world = World()
+        self.aliased(world.connected("c"), "a", 1)
+        client = world.connected("c", clean_start=False)
+
+        self.aliased(client, "", 1)
+
+        assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
+
+    def test_one_over_the_maximum_is_an_error(self) -> None:
+        client = World(MqttOptions(max_topic_aliases=3)).connected("c")
+
+        self.aliased(client, "a", 4)
+
+        assert client.reason == ("protocol_error", ReasonCode.TOPIC_ALIAS_INVALID)
+
+    def test_a_subscription_identifier_in_a_clients_publish_is_an_error(self) -> None:
+        client = World().connected("c")
+
+        client.send(Publish(topic="t", properties={"subscription_identifier": [1]}))
+
+        assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)

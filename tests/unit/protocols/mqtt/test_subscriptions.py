@@ -1,0 +1,371 @@
+"""Subscribing, and what a subscriber gets [MQTT5-3.8] [MQTT5-3.10] [MQTT5-3.3.4] [MQTT5-4.7] [MQTT5-4.8]."""
+
+import pytest
+
+from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.packets import Publish, ReasonCode, SubAck, Subscribe, Subscription, UnsubAck, Unsubscribe
+from tests.unit.protocols.mqtt.harness import Client, World
+
+
+def subscription(topic_filter: str, qos: int = 2, **options: object) -> Subscription:
+    return Subscription(topic_filter=topic_filter, qos=qos, **options)  # type: ignore[arg-type]
+
+
+def publish_from(client: Client, topic: str, payload: bytes = b"", **fields: object) -> None:
+    """A client publishes, and its application acknowledges."""
+    [event] = client.send(Publish(topic=topic, payload=payload, **fields))  # type: ignore[arg-type]
+    client.ack(event)
+
+
+class TestSubscribe:
+    """[MQTT5-3.8]"""
+
+    def test_the_application_is_asked_about_each_filter(self) -> None:
+        client = World().connected("c")
+
+        [event] = client.send(
+            Subscribe(
+                packet_id=1,
+                subscriptions=(subscription("a/+", 1, no_local=True), subscription("$share/g/b/#", 2)),
+                properties={"subscription_identifier": 5},
+            )
+        )
+
+        assert event["subscriptions"] == [
+            {
+                "topic_filter": "a/+",
+                "qos": 1,
+                "no_local": True,
+                "retain_as_published": False,
+                "retain_handling": 0,
+                "share_name": None,
+            },
+            {
+                "topic_filter": "b/#",
+                "qos": 2,
+                "no_local": False,
+                "retain_as_published": False,
+                "retain_handling": 0,
+                "share_name": "g",
+            },
+        ]
+        assert event["properties"] == {"subscription_identifier": 5}
+        assert client.read() == []
+
+    def test_the_suback_says_what_the_application_granted(self) -> None:
+        world = World()
+        client = world.connected("c")
+        [event] = client.send(
+            Subscribe(packet_id=9, subscriptions=(subscription("a"), subscription("b"), subscription("c")))
+        )
+
+        client.ack(event, reason_codes=[2, 0, 0x87])
+
+        assert client.read() == [SubAck(packet_id=9, reason_codes=(2, 0, 0x87))]
+        for topic in "abc":
+            world.publish(topic, topic.encode(), qos=2)
+        assert [(packet.payload, packet.qos) for packet in client.publishes()] == [(b"a", 2), (b"b", 0)]
+
+    def test_a_filter_that_is_invalid_is_refused_without_asking(self) -> None:
+        client = World().connected("c")
+
+        [event] = client.send(Subscribe(packet_id=1, subscriptions=(subscription("a/#/b"), subscription("ok"))))
+        assert [one["topic_filter"] for one in event["subscriptions"]] == ["ok"]
+
+        client.ack(event, reason_codes=[1])
+        assert client.read() == [SubAck(packet_id=1, reason_codes=(ReasonCode.TOPIC_FILTER_INVALID, 1))]
+
+    def test_if_every_filter_is_invalid_the_application_is_not_asked(self) -> None:
+        client = World().connected("c", version=4)
+
+        assert client.send(Subscribe(packet_id=1, subscriptions=(subscription("a#"),))) == []
+
+        assert client.read() == [SubAck(packet_id=1, reason_codes=(0x80,))]
+
+    def test_a_filter_too_deep_is_refused(self) -> None:
+        client = World(MqttOptions(max_topic_levels=3)).connected("c")
+
+        client.send(Subscribe(packet_id=1, subscriptions=(subscription("a/b/c/d"),)))
+
+        assert client.read() == [SubAck(packet_id=1, reason_codes=(ReasonCode.QUOTA_EXCEEDED,))]
+
+    def test_one_filter_too_many_is_refused(self) -> None:
+        client = World(MqttOptions(max_subscriptions=1)).connected("c")
+        client.subscribe("a")
+
+        [packet] = client.subscribe("b")
+        assert packet == SubAck(packet_id=1, reason_codes=(ReasonCode.QUOTA_EXCEEDED,))
+
+        [packet] = client.subscribe("a", qos=0)
+        assert packet == SubAck(packet_id=1, reason_codes=(0,)), "a filter that is there may be replaced"
+
+    @pytest.mark.parametrize("answer", [{}, {"reason_codes": []}, {"reason_codes": [0, 0]}])
+    def test_an_answer_without_a_code_for_each_filter_is_a_fault_of_the_application(
+        self, answer: dict[str, list[int]]
+    ) -> None:
+        client = World().connected("c")
+        [event] = client.send(Subscribe(packet_id=1, subscriptions=(subscription("a"),)))
+
+        with pytest.raises(ValueError, match="expected 1 reason_codes, one per filter asked about"):
+            client.ack(event, **answer)
+
+    def test_no_more_qos_is_granted_than_asked(self) -> None:
+        client = World().connected("c")
+        [event] = client.send(Subscribe(packet_id=1, subscriptions=(subscription("a", 0),)))
+
+        client.ack(event, reason_codes=[2])
+
+        assert client.read() == [SubAck(packet_id=1, reason_codes=(0,))]
+
+    def test_subscribing_again_replaces_the_options(self) -> None:
+        world = World()
+        client = world.connected("c")
+        client.subscribe("a", qos=2)
+
+        client.subscribe("a", qos=0)
+        world.publish("a", qos=2)
+
+        assert [packet.qos for packet in client.publishes()] == [0]
+
+
+class TestUnsubscribe:
+    """[MQTT5-3.10]"""
+
+    def test_it_takes_the_subscription_out(self) -> None:
+        world = World()
+        client = world.connected("c")
+        client.subscribe("a", "$share/g/b")
+
+        [event] = client.send(Unsubscribe(packet_id=3, topic_filters=("a", "$share/g/b", "never")))
+        assert event["topic_filters"] == ["a", "$share/g/b", "never"]
+        client.ack(event, reason_codes=[0, 0, 0])
+
+        assert client.read() == [UnsubAck(packet_id=3, reason_codes=(0, 0, ReasonCode.NO_SUBSCRIPTION_EXISTED))]
+        assert world.publish("a") == world.publish("b") == 0
+
+    def test_the_application_may_refuse(self) -> None:
+        world = World()
+        client = world.connected("c")
+        client.subscribe("a")
+        [event] = client.send(Unsubscribe(packet_id=3, topic_filters=("a",)))
+
+        client.ack(event, reason_codes=[0x87])
+
+        assert client.read() == [UnsubAck(packet_id=3, reason_codes=(0x87,))]
+        assert world.publish("a") == 1
+
+
+class TestWhatASubscriberGets:
+    """[MQTT5-3.3.4]"""
+
+    @pytest.mark.parametrize(("published", "granted", "sent"), [(0, 2, 0), (1, 2, 1), (2, 1, 1), (2, 2, 2), (2, 0, 0)])
+    def test_the_lesser_of_the_qos_published_and_granted(self, published: int, granted: int, sent: int) -> None:
+        world = World()
+        client = world.connected("c")
+        client.subscribe("a", qos=granted)
+
+        world.publish("a", qos=published)
+
+        assert [packet.qos for packet in client.publishes()] == [sent]
+
+    def test_one_copy_for_overlapping_filters_with_the_highest_qos_and_all_identifiers(self) -> None:
+        world = World()
+        client = world.connected("c")
+        client.subscribe("a/b", qos=0, identifier=1)
+        client.subscribe("a/+", qos=2, identifier=2)
+        client.subscribe("#", qos=1)
+
+        world.publish("a/b", qos=2)
+
+        [packet] = client.publishes()
+        assert packet.qos == 2
+        assert sorted(packet.properties["subscription_identifier"]) == [1, 2]
+
+    def test_properties_go_on_but_those_of_the_publishers_connection(self) -> None:
+        world = World()
+        client, publisher = world.connected("c"), world.connected("p")
+        client.subscribe("a")
+        properties = {"content_type": "x", "response_topic": "r", "user_property": [("k", "v"), ("k", "w")]}
+
+        publish_from(publisher, "a", properties={**properties, "topic_alias": 3})
+
+        [packet] = client.publishes()
+        assert packet.properties == properties
+
+    def test_the_retain_flag_is_off_unless_asked_for(self) -> None:
+        world = World()
+        client = world.connected("c")
+        client.subscribe(subscription("a"), subscription("b", retain_as_published=True))
+
+        world.publish("a", b"1", retain=True)
+        world.publish("b", b"2", retain=True)
+
+        assert [(packet.payload, packet.retain) for packet in client.publishes()] == [(b"1", False), (b"2", True)]
+
+    def test_with_no_local_not_what_it_published_itself(self) -> None:
+        world = World()
+        client, other = world.connected("c"), world.connected("o")
+        client.subscribe(subscription("a", no_local=True))
+
+        publish_from(client, "a", b"own")
+        publish_from(other, "a", b"other")
+
+        assert client.payloads() == [b"other"]
+
+    def test_no_local_holds_for_the_subscription_not_for_the_client(self) -> None:
+        world = World()
+        client = world.connected("c")
+        client.subscribe(subscription("a", no_local=True), subscription("#"))
+
+        publish_from(client, "a", b"own")
+
+        assert client.payloads() == [b"own"]
+
+    def test_a_message_over_its_maximum_packet_size_is_dropped_and_the_next_one_sent(self) -> None:
+        world = World()
+        client = world.connected("c", properties={"maximum_packet_size": 50})
+        client.subscribe("a")
+
+        world.publish("a", b"x" * 100, qos=1)
+        world.publish("a", b"short", qos=1)
+
+        assert client.payloads() == [b"short"]
+        assert world.broker.dropped == {"too_large": 1}
+
+    def test_a_topic_is_sent_once_and_then_by_its_alias(self) -> None:
+        world = World()
+        client = world.connected("c", properties={"topic_alias_maximum": 1})
+        client.subscribe("#")
+
+        for topic in ("a", "a", "b"):
+            world.publish(topic)
+
+        assert [(packet.topic, packet.properties.get("topic_alias")) for packet in client.publishes()] == [
+            ("a", 1),
+            ("", 1),
+            ("b", None),
+        ]
+
+    def test_messages_for_many_are_encoded_once(self) -> None:
+        world = World()
+        clients = [world.connected(f"c{number}") for number in range(3)]
+        for client in clients:
+            client.subscribe("a")
+
+        world.publish("a", b"x")
+
+        first, *others = (client.connection.output[0] for client in clients)
+        assert all(other is first for other in others)
+
+
+class TestPublishFromOutside:
+    def test_it_reaches_every_subscriber_and_says_how_many(self) -> None:
+        world = World()
+        for name in "ab":
+            world.connected(name).subscribe("t/#")
+
+        assert world.publish("t/1") == 2
+        assert world.publish("u") == 0
+
+    @pytest.mark.parametrize(
+        ("message", "error"),
+        [({"topic": "a/+"}, ValueError), ({"qos": 3}, ValueError), ({"payload": "text"}, TypeError)],
+    )
+    def test_what_mqtt_cannot_say_is_the_callers_error(
+        self, message: dict[str, object], error: type[Exception]
+    ) -> None:
+        with pytest.raises(error):
+            World().publish(**{"topic": "t", "payload": b"", **message})  # type: ignore[arg-type]
+
+    def test_an_application_may_send_to_its_client_what_it_has_not_subscribed_to(self) -> None:
+        client = World().connected("c")
+
+        client.answer({"type": "mqtt.publish", "topic": "t", "payload": b"x", "qos": 1})
+
+        [packet] = client.publishes()
+        assert (packet.topic, packet.payload, packet.qos) == ("t", b"x", 1)
+
+
+class TestSharedSubscriptions:
+    """[MQTT5-4.8.2]"""
+
+    def members(self, world: World, count: int, **connect: object) -> list[Client]:
+        clients = [world.connected(f"m{number}", **connect) for number in range(count)]  # type: ignore[arg-type]
+        for client in clients:
+            client.subscribe("$share/g/t")
+        return clients
+
+    def test_each_message_goes_to_one_member_in_turn(self) -> None:
+        world = World()
+        clients = self.members(world, 3)
+
+        for number in range(6):
+            assert world.publish("t", b"%d" % number) == 1
+
+        assert [client.payloads() for client in clients] == [[b"0", b"3"], [b"1", b"4"], [b"2", b"5"]]
+
+    def test_a_member_that_cannot_take_more_is_passed_over(self) -> None:
+        world = World()
+        slow, quick = self.members(world, 2)
+        slow.connection.writable = False
+
+        for number in range(3):
+            world.publish("t", b"%d" % number)
+
+        assert (slow.payloads(), quick.payloads()) == ([], [b"0", b"1", b"2"])
+
+    def test_one_whose_receive_maximum_is_reached_too(self) -> None:
+        world = World()
+        slow, quick = self.members(world, 2, properties={"receive_maximum": 1})
+
+        for number in range(3):
+            world.publish("t", b"%d" % number, qos=1)
+            quick.take()
+
+        assert slow.payloads() == [b"0"]
+
+    def test_one_that_is_away_gets_nothing_while_another_is_there(self) -> None:
+        world = World()
+        absent, present = self.members(world, 2, properties={"session_expiry_interval": 100})
+        absent.lose()
+
+        for _ in range(3):
+            world.publish("t", qos=1)
+
+        assert len(present.publishes()) == 3
+
+    def test_if_all_are_away_the_message_waits_for_one(self) -> None:
+        world = World()
+        [absent] = self.members(world, 1, properties={"session_expiry_interval": 100})
+        absent.lose()
+
+        assert world.publish("t", b"x", qos=1) == 1
+
+        back = world.connected("m0", clean_start=False, properties={"session_expiry_interval": 100})
+        assert [packet.payload for packet in back.earlier if isinstance(packet, Publish)] == [b"x"]
+
+    def test_groups_and_ordinary_subscribers_each_get_a_copy(self) -> None:
+        world = World()
+        self.members(world, 2)
+        client = world.connected("c")
+        client.subscribe("$share/other/t", "t")
+
+        assert world.publish("t") == 3
+
+    def test_retained_messages_are_not_sent_to_a_shared_subscription(self) -> None:
+        world = World()
+        world.publish("t", b"x", retain=True)
+
+        [client] = self.members(world, 1)
+
+        assert client.publishes() == []
+
+    def test_the_group_ends_with_its_last_member(self) -> None:
+        world = World()
+        one, other = self.members(world, 2)
+        one.lose()
+        assert world.publish("t") == 1
+
+        other.lose()
+
+        assert world.publish("t") == 0
