@@ -7,7 +7,6 @@ limit. The names used are private to aiohttp and move between its minor releases
 tests/unit/protocols/test_aiohttp_parsers.py says which behaviour we rely on.
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -68,6 +67,8 @@ class _NoFlowControl:
 
 
 _NO_FLOW_CONTROL = _NoFlowControl()
+_NO_LOOP: Final = object()
+"""A body's stream keeps the loop for those who wait for it; nobody does here."""
 
 
 class RequestParser:
@@ -79,12 +80,10 @@ class RequestParser:
 
     __slots__ = ("_feed", "_payload")
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, *, max_target_bytes: int, max_header_bytes: int, max_headers: int
-    ) -> None:
+    def __init__(self, *, max_target_bytes: int, max_header_bytes: int, max_headers: int) -> None:
         parser = HttpRequestParser(
             _NO_FLOW_CONTROL,
-            loop,
+            _NO_LOOP,
             UNLIMITED,
             max_line_size=max_target_bytes,
             max_field_size=max_header_bytes,
@@ -110,7 +109,7 @@ class RequestParser:
         except LineTooLong:
             raise BadRequestError(431, "head_too_large") from None
         except Exception as error:
-            raise BadRequestError(400, _reason(error)) from None
+            raise _bad_request(error) from None
         if not messages:
             return None
         head: RequestHead
@@ -135,13 +134,11 @@ class RequestParser:
         return tail
 
 
-def _reason(error: Exception) -> str:
+def _bad_request(error: Exception) -> BadRequestError:
     text = str(error)
     if "Too many headers" in text:
-        return "too_many_headers"
-    if "'Host'" in text:
-        return "bad_host"
-    return "malformed"
+        return BadRequestError(431, "too_many_headers")
+    return BadRequestError(400, "bad_host" if "'Host'" in text else "malformed")
 
 
 class Message(NamedTuple):

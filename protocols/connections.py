@@ -82,13 +82,20 @@ class Connections:
 
     def _tick(self) -> None:
         self._timer = self.loop.call_later(self._tick_s, self._tick)
-        now = self.now = self.loop.time()
+        self.expire(self.loop.time())
+        self._count()
+
+    def expire(self, now: float) -> None:
+        """Does what is due at `now`, in the loop's time."""
+        self.now = now
         for connection in [connection for connection in self.open if connection.deadline <= now]:
             connection.deadline = NEVER
-            connection.deadline_passed()
+            if connection.leaving:
+                connection.transport.abort()
+            else:
+                connection.deadline_passed()
         for connection in [connection for connection, deadline in self.stalled.items() if deadline <= now]:
             connection.write_stalled()
-        self._count()
 
     def _count(self) -> None:
         """Adds up here what is counted in plain integers on the way: a metric's lock costs more than a frame."""
@@ -106,13 +113,25 @@ class Connections:
 class Connection(asyncio.Protocol):
     """The writing half of a connection, and its place among the others."""
 
-    __slots__ = ("_drained", "_out", "_out_bytes", "connections", "deadline", "peer", "transport", "write_timeout_s")
+    __slots__ = (
+        "_drained",
+        "_out",
+        "_out_bytes",
+        "connections",
+        "deadline",
+        "leaving",
+        "peer",
+        "transport",
+        "write_timeout_s",
+    )
 
     def __init__(self, connections: Connections, *, write_timeout_s: float) -> None:
         self.connections = connections
         self.write_timeout_s = write_timeout_s
         self.deadline = NEVER
         """When `deadline_passed` is called, in the loop's time. Set it from `connections.now`."""
+        self.leaving = False
+        """Whether nothing is left to do but to wait, up to the deadline, for the peer."""
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.peer = ""
         self._out: list[bytes] = []
@@ -134,6 +153,19 @@ class Connection(asyncio.Protocol):
     def shut_down(self) -> None:
         """The server closes: end when what is in hand is done."""
         raise NotImplementedError
+
+    # -- leaving ----------------------------------------------------------------------------------------------------
+
+    def leave(self, timeout_s: float) -> None:
+        """Cuts the connection if it is still there in `timeout_s`."""
+        self.leaving = True
+        self.deadline = self.connections.now + timeout_s
+
+    def close_transport(self) -> None:
+        """Closes when all that was written is sent, which the peer has `write_timeout_s` to take."""
+        self.flush()
+        self.transport.close()
+        self.leave(self.write_timeout_s)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 

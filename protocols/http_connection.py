@@ -39,7 +39,6 @@ class HttpConnection(Connection):
         "_body_bytes",
         "_client",
         "_exchange",
-        "_lingering",
         "_parser",
         "_pipelined",
         "_reading_body",
@@ -54,7 +53,6 @@ class HttpConnection(Connection):
         self.site = site
         options = site.options
         self._parser = RequestParser(
-            site.connections.loop,
             max_target_bytes=options.max_target_bytes,
             max_header_bytes=options.max_header_bytes,
             max_headers=options.max_headers,
@@ -64,7 +62,6 @@ class HttpConnection(Connection):
         self._body_bytes = 0
         self._begun = False
         self._pipelined = b""
-        self._lingering = False
         self.closing = False
 
     # -- asyncio ----------------------------------------------------------------------------------------------------
@@ -98,7 +95,7 @@ class HttpConnection(Connection):
 
     def data_received(self, data: bytes) -> None:
         """Takes the next bytes: of the request in hand, or of one that waits its turn."""
-        if self._lingering:
+        if self.leaving:
             return
         if not self._reading_body and (self._exchange is not None or self._drained is not None):
             self._pipelined += data
@@ -108,22 +105,20 @@ class HttpConnection(Connection):
         self._feed(data)
 
     def deadline_passed(self) -> None:
-        """The client was too slow: idle, in the middle of a head, in the middle of a body, or in leaving."""
+        """The client was too slow: in the middle of a head, in the middle of a body, or in coming back."""
         if self._reading_body:
             self._refuse(Refusal(408, "body_timeout"))
-        elif self._begun and not self._lingering:
+        elif self._begun:
             self._refuse(Refusal(408, "head_timeout"))
-        elif self._lingering:
-            self.transport.abort()
         else:
-            self.transport.close()
+            self.close_transport()
 
     def shut_down(self) -> None:
         """Ends an idle connection; lets a response end, and tells an endless one that it is over."""
         self.closing = True
         exchange = self._exchange
         if exchange is None:
-            self.transport.close()
+            self.close_transport()
         elif exchange.event_stream:
             exchange.tell_disconnect()
 
@@ -270,7 +265,7 @@ class HttpConnection(Connection):
         self.transport.pause_reading()
 
     def _resume_body(self) -> None:
-        if self._exchange is None or self.transport.is_closing():
+        if self._exchange is None or self.leaving or self.transport.is_closing():
             return
         if self._reading_body:
             self.deadline = self.connections.now + self.site.options.body_timeout_s
@@ -297,7 +292,7 @@ class HttpConnection(Connection):
         if self._reading_body:
             self._linger()
         elif not exchange.keep_alive or self.closing:
-            self.transport.close()
+            self.close_transport()
         else:
             self._wait_for_request()
             if self._drained is None:
@@ -312,7 +307,7 @@ class HttpConnection(Connection):
     def resume_writing(self) -> None:
         """Turns to the next request, if it was held back until the client had taken the last response."""
         super().resume_writing()
-        if self._exchange is None and not self._lingering and not self.transport.is_closing():
+        if self._exchange is None and not self.leaving:
             self._next_request()
 
     def application_ended(self, exchange: Exchange, exception: BaseException | None) -> None:
@@ -326,8 +321,7 @@ class HttpConnection(Connection):
             self._answer(503 if over else 500)
             self._end(reading_body=self._reading_body)
         elif over and exchange.event_stream:
-            self.flush()
-            self.transport.close()
+            self.close_transport()
         else:
             if not isinstance(exception, ClientDisconnectedError):
                 self._note_abort("application_error", "the application ended before its response did")
@@ -357,24 +351,20 @@ class HttpConnection(Connection):
         if reading_body:
             self._linger()
         else:
-            self.flush()
-            self.transport.close()
+            self.close_transport()
 
     def _linger(self) -> None:
         """Ends our half, and reads what the client still sends for a moment: closing on unread bytes resets the
         connection, and the client may lose the response with it (RFC 9112 §9.6)."""
         self._reading_body = False
-        self._lingering = True
-        self.deadline = self.connections.now + LINGER_S
         self.flush()
         transport = self.transport
-        if transport.is_closing():
-            return
-        if transport.can_write_eof():
+        if not transport.is_closing() and transport.can_write_eof():
             transport.write_eof()
             transport.resume_reading()
+            self.leave(LINGER_S)
         else:
-            transport.close()
+            self.close_transport()
 
     def _note_response(self, status: int) -> None:
         responses = self.connections.responses

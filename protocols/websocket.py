@@ -15,13 +15,12 @@ from typing import Final
 from protocols import metrics
 from protocols.aiohttp_parsers import RequestHead
 from protocols.asgi import Event, Scope
-from protocols.connections import NEVER
 from protocols.http_options import PIPELINE_BYTES, Site
 from protocols.http_request import Refusal, websocket_scope
 from protocols.http_response import plain_response
 from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox
 from protocols.websocket_connection import WebSocketConnection, logger
-from protocols.websocket_frames import message_frame
+from protocols.websocket_frames import may_close_with, message_frame
 from protocols.websocket_handshake import Offer, accept_response, offer_of
 from protocols.websocket_tunnel import open_tunnel
 
@@ -66,7 +65,7 @@ class WebSocket(WebSocketConnection):
         self._denied = False
         self._early = b""
         self._left_by_us = False
-        self.inbox = Inbox(pause=self._pause, resume=self._resume)
+        self.inbox = Inbox(pause=self.pause_reading, resume=self.resume_reading)
         self.run: ApplicationRun | None = None
 
     def start(self, scope: Scope, early_bytes: bytes) -> None:
@@ -119,13 +118,6 @@ class WebSocket(WebSocketConnection):
         else:
             self._refuse(503, "shutting_down")
 
-    def _pause(self) -> None:
-        self.transport.pause_reading()
-
-    def _resume(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.resume_reading()
-
     # -- from the application ---------------------------------------------------------------------------------------
 
     async def send(self, event: Event) -> None:
@@ -152,9 +144,12 @@ class WebSocket(WebSocketConnection):
             else:
                 raise ClientDisconnectedError
         elif kind == "websocket.close":
-            self._left_by_us = True
             code = event.get("code", 1000)
-            self.close(1000 if code is None else code, event.get("reason") or "")
+            code = 1000 if code is None else code
+            if not may_close_with(code):
+                raise ValueError(f"{code!r} is not a close code that an application can send (RFC 6455 §7.4)")
+            self._left_by_us = True
+            self.close(code, event.get("reason") or "")
         else:
             raise RuntimeError(f"a websocket application cannot send {kind!r} now")
 
@@ -241,10 +236,8 @@ class WebSocket(WebSocketConnection):
         self._leave()
 
     def _leave(self) -> None:
-        self.deadline = NEVER
         self._early = b""
-        self.flush()
-        self.transport.close()
+        self.close_transport()
 
     def _note_response(self, status: int) -> None:
         responses = self.connections.responses

@@ -21,19 +21,35 @@ logger = logging.getLogger("gateway.websocket")
 CLOSE_TIMEOUT_S: Final = 5.0
 SHUTDOWN_TIMEOUT_S: Final = 1.0
 
+SLICE_BYTES: Final = 16 * 1024
+
 _PING: Final = b"\x89\x00"
 
 
 class WebSocketConnection(Connection):
     """The wire of one WebSocket; begins when the opening handshake is through."""
 
-    __slots__ = ("_ended", "_heard", "_late_pong", "_pinged", "_reader", "is_open", "site")
+    __slots__ = (
+        "_ended",
+        "_heard",
+        "_late_pong",
+        "_opened",
+        "_paused",
+        "_pinged",
+        "_reader",
+        "_unread",
+        "is_open",
+        "site",
+    )
 
     def __init__(self, site: Site) -> None:
         super().__init__(site.connections, write_timeout_s=site.options.write_timeout_s)
         self.site = site
         self.is_open = False
         self._reader: FrameReader | None = None
+        self._opened = False
+        self._paused = False
+        self._unread = b""
         self._heard = False
         self._pinged = False
         self._ended = False
@@ -57,17 +73,46 @@ class WebSocketConnection(Connection):
 
     def opened(self) -> None:
         """The 101 response is on its way: frames follow."""
-        self.is_open = True
+        self.is_open = self._opened = True
         self._reader = FrameReader(self.site.collector, max_message_bytes=self.site.options.websocket_max_message_bytes)
         self.deadline = self.connections.now + (self.site.options.websocket_ping_interval_s or NEVER)
         metrics.websocket_connections.inc()
 
     def data_received(self, data: bytes) -> None:
-        """Reads frames; once either side has closed, only the peer's close frame still counts."""
+        """Reads frames, a slice at a time: one read of the socket can hold more of them than an inbox should."""
+        self._heard = True
+        if self._unread:
+            self._unread += data
+        elif len(data) <= SLICE_BYTES:
+            self._read(data)
+        else:
+            self._unread = data
+            self._read_on()
+
+    def pause_reading(self) -> None:
+        """Stops reading: the user of this connection has enough in hand."""
+        self._paused = True
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Reads on."""
+        self._paused = False
+        self._read_on()
+        if not self._paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _read_on(self) -> None:
+        while self._unread and not self._paused:
+            data = self._unread[:SLICE_BYTES]
+            self._unread = self._unread[SLICE_BYTES:]
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        """Once either side has closed, only the peer's close frame still counts."""
         reader = self._reader
         if reader is None:
             return
-        self._heard = True
         messages = reader.feed(data)
         count = 0
         for kind, payload, extra in messages:
@@ -92,12 +137,13 @@ class WebSocketConnection(Connection):
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends what has not ended by a close frame."""
         super().connection_lost(exc)
-        was_reading, self._reader = self._reader is not None or self._ended, None
         self.is_open = False
-        metrics.http_connections.dec()
-        if was_reading:
-            metrics.websocket_connections.dec()
+        self._reader = None
+        self._unread = b""
         self.site.connection_count -= 1
+        metrics.http_connections.dec()
+        if self._opened:
+            metrics.websocket_connections.dec()
         self._end(1006, "")
 
     def resume_writing(self) -> None:
@@ -110,10 +156,8 @@ class WebSocketConnection(Connection):
     # -- keeping alive ----------------------------------------------------------------------------------------------
 
     def deadline_passed(self) -> None:
-        """Open: a ping is due, or its answer overdue. Closing: the peer has had its time."""
-        if not self.is_open:
-            self.transport.abort()
-        elif self._heard:
+        """A ping is due, or its answer overdue."""
+        if self._heard or self._paused:
             self._heard = self._pinged = False
             self.deadline = self.connections.now + self.site.options.websocket_ping_interval_s
         elif not self._pinged:
@@ -138,15 +182,17 @@ class WebSocketConnection(Connection):
         self.is_open = False
         self.write(close_frame(code, reason))
         self.flush()
-        self.deadline = self.connections.now + timeout_s
-        self.transport.resume_reading()
+        self.leave(timeout_s)
+        self.resume_reading()
         self._end(code, reason)
 
     def fail(self, code: int, reason: str) -> None:
-        """Closes for a fault of the peer: what it sends now is not read any more (RFC 6455 §7.1.7)."""
+        """Closes for a fault of the peer (RFC 6455 §7.1.7): what it sends now is not read any more, except for the
+        close frame, where frames can still be told apart."""
         logger.info("closed the WebSocket of %s with %d: %s", self.peer, code, reason)
         self.close(code, reason)
-        self._reader = None
+        if self._reader is not None and self._reader.failed is not None:
+            self._reader = None
 
     def shut_down(self) -> None:
         """The server restarts: 1012 tells clients to come back."""
@@ -161,11 +207,11 @@ class WebSocketConnection(Connection):
             self.write(close_frame(code or None))
             self._end(code or 1005, reason)
         self._reader = None
-        self.flush()
-        self.transport.close()
+        self.close_transport()
 
     def _end(self, code: int, reason: str) -> None:
         if not self._ended:
             self._ended = True
-            metrics.websocket_closed.labels(code if code < 3000 else "application").inc()
+            if self._opened:
+                metrics.websocket_closed.labels(code if code < 3000 else "application").inc()
             self.on_end(code, reason)

@@ -40,7 +40,7 @@ def open_tunnel(
 class TunnelConnection(WebSocketConnection):
     """The WebSocket of a tunnel; its user is an asyncio protocol."""
 
-    __slots__ = ("_protocol", "_reading_paused")
+    __slots__ = ("_protocol",)
 
     def __init__(self, site: Site, protocol: asyncio.Protocol) -> None:
         super().__init__(site)
@@ -127,13 +127,12 @@ class TunnelTransport(asyncio.Transport):
         return not self._connection.is_open or self._connection.transport.is_closing()
 
     def pause_reading(self) -> None:
-        """Stops reading the socket; what has been read is still delivered."""
-        self._connection.transport.pause_reading()
+        """Stops reading; what has been read of the socket, up to a few messages, is still delivered."""
+        self._connection.pause_reading()
 
     def resume_reading(self) -> None:
         """Reads on."""
-        if not self._connection.transport.is_closing():
-            self._connection.transport.resume_reading()
+        self._connection.resume_reading()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """As of the connection beneath."""

@@ -1,0 +1,212 @@
+"""What is relied on of aiohttp's C parsers. A new minor release of aiohttp must pass this before the pin is moved."""
+
+import pytest
+
+from protocols.aiohttp_parsers import (
+    BINARY,
+    CLOSE,
+    PING,
+    TEXT,
+    BadRequestError,
+    FrameCollector,
+    FrameReader,
+    RequestParser,
+)
+from tests.support.wire import masked
+
+GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture
+def parser() -> RequestParser:
+    return RequestParser(max_target_bytes=100, max_header_bytes=100, max_headers=5)
+
+
+@pytest.fixture
+def reader() -> FrameReader:
+    return FrameReader(FrameCollector(), max_message_bytes=1000)
+
+
+class TestRequestParser:
+    def test_stops_after_each_request_and_keeps_the_rest(self, parser: RequestParser) -> None:
+        head = parser.feed(GET + GET.replace(b"/a", b"/b") + b"GET /c")
+        assert head is not None
+        assert head.path == "/a"
+
+        head = parser.feed(b"")
+        assert head is not None
+        assert head.path == "/b"
+
+        assert parser.feed(b"") is None
+        head = parser.feed(b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert head is not None
+        assert head.path == "/c"
+
+    def test_gives_the_body_as_it_comes(self, parser: RequestParser) -> None:
+        assert parser.feed(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhel")
+        assert parser.has_body
+        assert parser.take_body() == (b"hel", False)
+
+        assert parser.feed(b"lo" + GET) is None
+        assert parser.take_body() == (b"lo", True)
+        assert not parser.has_body
+        assert parser.feed(b"")
+
+    def test_joins_chunks_and_does_not_decompress(self, parser: RequestParser) -> None:
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n"
+        assert parser.feed(head + b"3\r\nabc\r\n2;extension=1\r\nde\r\n0\r\n\r\n")
+
+        assert parser.take_body() == (b"abcde", True)
+
+    def test_gives_the_bytes_behind_an_upgrade(self, parser: RequestParser) -> None:
+        head = parser.feed(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x00")
+
+        assert head is not None
+        assert head.upgrade
+        assert parser.take_upgraded() == b"\x81\x00"
+
+    def test_keeps_the_case_of_header_names_and_the_bytes_of_values(self, parser: RequestParser) -> None:
+        head = parser.feed(b"GET / HTTP/1.1\r\nhOST: x\r\nX-Name: \xc3\xa9 \t\r\n\r\n")
+
+        assert head is not None
+        assert tuple(head.raw_headers) == ((b"hOST", b"x"), (b"X-Name", b"\xc3\xa9"))
+
+    @pytest.mark.parametrize("split", range(1, 12))
+    def test_pieces_of_any_size_make_the_same_request(self, parser: RequestParser, split: int) -> None:
+        data = b"POST /p?q=1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nwxyz\r\n0\r\n\r\n"
+        heads, body = [], b""
+        for start in range(0, len(data), split):
+            head = parser.feed(data[start : start + split])
+            if head is not None:
+                heads.append(head.path)
+            if heads and parser.has_body:
+                body += parser.take_body()[0]
+
+        assert heads == ["/p?q=1"]
+        assert body == b"wxyz"
+
+    @pytest.mark.parametrize(
+        ("data", "status"),
+        [
+            (b"GET / HTTP/1.1\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\nHost: x\r\nA : b\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n folded\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\nHost: x\nA: b\r\n\r\n", 400),
+            (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+            (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+            (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
+            (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n\r\n", 400),
+            (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, gzip\r\n\r\n", 400),
+            (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\n", 400),
+            (b"\x16\x03\x01\x02\x00\x01", 400),
+            (b"GET /\xc3\xa9 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+            (b"GET /" + b"a" * 200 + b" HTTP/1.1\r\n", 431),
+            (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 200, 431),
+            (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 9 + b"\r\n", 431),
+        ],
+    )
+    def test_refuses_what_is_not_http(self, parser: RequestParser, data: bytes, status: int) -> None:
+        with pytest.raises(BadRequestError) as caught:
+            parser.feed(data)
+        assert caught.value.status == status
+
+    def test_lets_no_control_byte_through_in_a_value_but_tab_and_0x85(self) -> None:
+        accepted = set()
+        for byte in range(256):
+            parser = RequestParser(max_target_bytes=9, max_header_bytes=99, max_headers=9)
+            try:
+                parser.feed(b"GET / HTTP/1.1\r\nHost: x\r\nA: b%cc\r\n\r\n" % byte)
+            except BadRequestError:
+                continue
+            accepted.add(byte)
+
+        assert accepted & {*range(0x20), 0x7F, 0x85} <= {0x09, 0x85}
+
+
+class TestFrameReader:
+    def test_reads_messages_and_control_frames(self, reader: FrameReader) -> None:
+        frames = masked(0x81, "grün".encode()) + masked(0x82, b"\x00\xff") + masked(0x89, b"p") + masked(0x81)
+
+        assert [(kind, data) for kind, data, _ in reader.feed(frames)] == [
+            (TEXT, "grün"),
+            (BINARY, b"\x00\xff"),
+            (PING, b"p"),
+            (TEXT, ""),
+        ]
+        assert reader.failed is None
+
+    def test_gives_binary_messages_as_bytes(self, reader: FrameReader) -> None:
+        assert type(reader.feed(masked(0x82, b"abc"))[0][1]) is bytes
+
+    def test_joins_fragments_around_a_control_frame(self, reader: FrameReader) -> None:
+        frames = masked(0x01, b"ab") + masked(0x89) + masked(0x00, b"cd") + masked(0x80, b"ef")
+
+        assert [(kind, bytes(data) if kind is PING else data) for kind, data, _ in reader.feed(frames)] == [
+            (PING, b""),
+            (TEXT, "abcdef"),
+        ]
+
+    @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 900])
+    def test_pieces_of_one_byte_make_the_same_messages(self, reader: FrameReader, size: int) -> None:
+        frames = masked(0x82, b"x" * size) + masked(0x81, b"y" * size)
+        messages = [message for byte in frames for message in reader.feed(bytes((byte,)))]
+
+        assert [data for _, data, _ in messages] == [b"x" * size, "y" * size]
+        assert reader.failed is None
+
+    @pytest.mark.parametrize("size", [0, 125, 126, 70_000])
+    def test_finds_the_unmasked_frame_among_masked_ones(self, size: int) -> None:
+        frames = masked(0x82, b"x" * size) * 2 + b"\x81\x01a" + masked(0x81, b"late")
+        for split in (1, 2, 7, len(frames)):
+            reader = FrameReader(FrameCollector(), max_message_bytes=100_000)
+            messages = []
+            for start in range(0, len(frames), split):
+                messages += reader.feed(frames[start : start + split])
+                if reader.failed is not None:
+                    break
+
+            assert [len(data) for _, data, _ in messages] == [size, size]
+            assert reader.failed is not None
+            assert reader.failed.code == 1002
+
+    @pytest.mark.parametrize(
+        ("frames", "code"),
+        [
+            (masked(0xC1, b"a"), 1002),  # a reserved bit
+            (masked(0x83, b"a"), 1002),  # a reserved opcode
+            (masked(0x09), 1002),  # a fragmented control frame
+            (masked(0x89, b"a" * 126), 1002),  # a long control frame
+            (masked(0x80, b"a"), 1002),  # a continuation of nothing
+            (masked(0x01, b"a") + masked(0x81, b"b"), 1002),  # a message within a message
+            (masked(0x88, b"\x03"), 1002),  # half a close code
+            (masked(0x88, b"\x03\xe7"), 1002),  # 999
+            (masked(0x81, b"\xff"), 1007),
+            (masked(0x88, b"\x03\xe8\xff"), 1007),
+            (masked(0x82, b"a" * 1001), 1009),
+            (masked(0x02, b"a" * 600) + masked(0x80, b"a" * 600), 1009),
+        ],
+    )
+    def test_refuses_what_breaks_the_protocol(self, reader: FrameReader, frames: bytes, code: int) -> None:
+        reader.feed(frames)
+
+        assert reader.failed is not None
+        assert reader.failed.code == code
+
+    def test_takes_a_message_of_exactly_the_limit(self, reader: FrameReader) -> None:
+        assert len(reader.feed(masked(0x82, b"a" * 1000))) == 1
+        assert reader.failed is None
+
+    def test_reads_the_code_and_reason_of_a_close_frame(self, reader: FrameReader) -> None:
+        assert tuple(reader.feed(masked(0x88, b"\x0f\xa1bye"))[0]) == (CLOSE, 4001, "bye")
+        assert tuple(reader.feed(masked(0x88))[0]) == (CLOSE, 0, "")
+
+    def test_readers_that_share_a_collector_do_not_mix(self) -> None:
+        collector = FrameCollector()
+        one, two = (FrameReader(collector, max_message_bytes=10) for _ in range(2))
+        one.feed(masked(0x81, b"one")[:5])
+        two.feed(masked(0x81, b"\xff"))
+
+        assert [data for _, data, _ in one.feed(masked(0x81, b"one")[5:])] == ["one"]
+        assert one.failed is None
+        assert two.failed is not None

@@ -1,0 +1,183 @@
+"""The application runner: order, back-pressure, one disconnect event, and who is told of what."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from protocols.asgi import Event, Receive, Scope, Send
+from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox, describe, redact_path
+
+
+async def passes(count: int = 6) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def nothing(event: Event) -> None:
+    pass
+
+
+def run(application: Any, **options: Any) -> tuple[ApplicationRun, list[BaseException | None]]:
+    ends: list[BaseException | None] = []
+    scope = {"type": "http", "path": "/"}
+    return ApplicationRun(application, scope, nothing, inbox=Inbox(), on_finished=ends.append, **options), ends
+
+
+class TestInbox:
+    async def test_gives_events_in_the_order_they_came_and_the_disconnect_after_them(self) -> None:
+        inbox = Inbox()
+        inbox.feed({"type": "a"}, 1)
+        inbox.disconnect({"type": "gone"})
+        inbox.feed({"type": "b"}, 1)
+
+        assert [(await inbox.receive())["type"] for _ in range(4)] == ["a", "b", "gone", "gone"]
+
+    async def test_a_second_disconnect_does_not_count(self) -> None:
+        inbox = Inbox()
+        inbox.disconnect({"type": "gone", "code": 1})
+        inbox.disconnect({"type": "gone", "code": 2})
+
+        assert (await inbox.receive())["code"] == 1
+
+    async def test_stops_the_socket_over_the_high_water_mark_and_restarts_it_when_empty(self) -> None:
+        calls: list[str] = []
+        inbox = Inbox(pause=lambda: calls.append("pause"), resume=lambda: calls.append("resume"), high_water_bytes=10)
+        for _ in range(3):
+            inbox.feed({"type": "a"}, 6)
+        assert calls == ["pause"]
+
+        await inbox.receive()
+        await inbox.receive()
+        assert calls == ["pause"]
+        await inbox.receive()
+        assert calls == ["pause", "resume"]
+
+    async def test_a_waiter_that_is_cancelled_loses_nothing(self) -> None:
+        inbox = Inbox()
+        waiting = asyncio.create_task(inbox.receive())
+        await passes()
+        waiting.cancel()
+        inbox.feed({"type": "a"}, 1)
+        await passes()
+
+        assert (await inbox.receive())["type"] == "a"
+
+    async def test_next_takes_events_before_messages_and_receive_takes_no_messages(self) -> None:
+        inbox = Inbox()
+        inbox.deliver({"type": "message"})
+        inbox.feed({"type": "event"}, 1)
+
+        assert (await inbox.next())["type"] == "event"
+        assert (await inbox.next())["type"] == "message"
+
+    async def test_two_waiting_tasks_are_an_error_that_says_so(self) -> None:
+        inbox = Inbox()
+        waiting = asyncio.create_task(inbox.receive())
+        await passes()
+
+        with pytest.raises(RuntimeError, match="one place only"):
+            await inbox.receive()
+        waiting.cancel()
+
+
+class TestApplicationRun:
+    async def test_tells_of_an_application_that_returned(self) -> None:
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+
+        it, ends = run(application)
+        it.inbox.feed({"type": "a"}, 0)
+        await passes()
+
+        assert ends == [None]
+
+    async def test_logs_once_what_an_application_raised_and_tells_of_it(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            raise LookupError("oh")
+
+        _, ends = run(application)
+        await passes()
+
+        assert [type(end) for end in ends] == [LookupError]
+        assert [record.getMessage() for record in caplog.records] == ["application raised while serving http /"]
+
+    async def test_an_application_that_is_not_one_fails_like_one_that_raises(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        _, ends = run(lambda scope, receive, send: None)
+        await passes()
+
+        assert [type(end) for end in ends] == [TypeError]
+
+    async def test_sending_to_a_client_that_left_is_no_error(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            raise ClientDisconnectedError
+
+        _, ends = run(application)
+        await passes()
+
+        assert [type(end) for end in ends] == [ClientDisconnectedError]
+        assert not caplog.records
+
+    async def test_cancels_an_application_that_does_not_return_after_the_disconnect(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            await asyncio.Event().wait()
+
+        it, ends = run(application, close_timeout_s=0)
+        await passes()
+        it.disconnect({"type": "http.disconnect"})
+        await passes(20)
+
+        assert [type(end) for end in ends] == [asyncio.CancelledError]
+        assert it.task.cancelled()
+        assert "did not return within 0 s" in caplog.text
+
+    async def test_tells_once_of_a_run_cancelled_before_it_began(self) -> None:
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            pytest.fail("it must not run")
+
+        it, ends = run(application)
+        it.cancel()
+        await passes()
+
+        assert [type(end) for end in ends] == [asyncio.CancelledError]
+
+    async def test_the_time_to_end_is_over_when_the_application_returns(self) -> None:
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+
+        it, ends = run(application)
+        it.disconnect({"type": "http.disconnect"})
+        await passes()
+
+        assert ends == [None]
+        assert it._timeout is None
+
+
+class TestDescriptions:
+    def test_name_the_connection_without_its_secrets(self) -> None:
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/api/v1/s3cr3t/telemetry",
+            "query_string": b"token=s3cr3t",
+            "client": ("192.0.2.7", 5),
+        }
+        assert describe(scope) == "http POST /api/v1/***/telemetry from 192.0.2.7:5"
+
+    @pytest.mark.parametrize(
+        ("path", "shown"),
+        [
+            ("/api/v1/token", "/api/v1/***"),
+            ("/prefix/api/v1/token/rpc", "/prefix/api/v1/***/rpc"),
+            ("/api/v1/", "/api/v1/"),
+            ("/a\nforged line", "/a\\nforged line"),
+            ("/\x1b[2J", "/\\x1b[2J"),
+            ("/grün", "/grün"),
+        ],
+    )
+    def test_paths_hide_tokens_and_control_characters(self, path: str, shown: str) -> None:
+        assert redact_path(path) == shown
