@@ -159,40 +159,42 @@ class AsyncConsumer:
 
     async def _live(self, lane: Lane) -> None:
         """Handles events up to the disconnect, and that one exactly once, whatever happens before."""
+        try:
+            disconnect = await self._until_disconnect(lane)
+        except BaseException as error:
+            if self._began:
+                await self._handle_disconnect(error)
+            raise
+        await self.dispatch(disconnect)
+
+    async def _until_disconnect(self, lane: Lane) -> Event:
+        """Handles all events but the last one, which it returns, within the grace when that one has come."""
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         cancellations = task.cancelling()
         interruption = None
-        loop = asyncio.get_running_loop()
 
         def start_grace() -> None:
             nonlocal interruption
             grace_s = self._grace_s()
             if grace_s is not None:
-                interruption = loop.call_later(grace_s, self._interrupt, task)
+                interruption = task.get_loop().call_later(grace_s, self._interrupt, task)
 
         self._inbox.on_disconnect = start_grace
         if self._inbox.disconnected:
             start_grace()
         try:
-            try:
-                event = await self._handle_events(lane)
-            except asyncio.CancelledError:
-                # Ours, or somebody else's? Told apart as asyncio.timeout does it.
-                if not self._interrupted or task.uncancel() > cancellations:
-                    raise
-                event = await self._inbox.next()
-            else:
-                if self._interrupted:  # and the handler took no notice of being cancelled
-                    task.uncancel()
-        except BaseException as error:
-            if self._began:
-                await self._handle_disconnect(error)
-            raise
+            return await self._handle_events(lane)
+        except asyncio.CancelledError:
+            # By the end of the grace, or by somebody else? Told apart as asyncio.timeout does it.
+            if not self._interrupted or task.cancelling() > cancellations + 1:
+                raise
+            return cast(Event, self._inbox.final)
         finally:
             self._inbox.on_disconnect = _do_nothing
             if interruption is not None:
                 interruption.cancel()
-        await self.dispatch(event)
+            if self._interrupted:
+                task.uncancel()
 
     async def _handle_events(self, lane: Lane) -> Event:
         """The loop. Returns the disconnect event, unhandled."""

@@ -217,6 +217,56 @@ class TestDisconnectIsCalledOnceAndTheGroupsAreLeft:
 
         assert Subject.disconnects == [1001]
 
+    async def test_when_a_handler_turns_its_interruption_into_a_failure(
+        self, served: Any, layer: InMemoryChannelLayer
+    ) -> None:
+        class Subject(Room):
+            async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+                await self.send(text_data="in the handler")
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    raise ZeroDivisionError
+
+            async def disconnect(self, code: int) -> None:
+                async with asyncio.timeout(1):
+                    await asyncio.sleep(0)
+                await super().disconnect(code)
+
+        client = WebsocketCommunicator(served(Subject.as_asgi()), "/")
+        await client.connect()
+        await client.send_to("x")
+        await client.receive_from()
+        with pytest.raises(ZeroDivisionError):
+            await client.disconnect(code=1001)
+
+        assert Subject.disconnects == [1001]
+
+    async def test_when_the_client_leaves_while_disconnect_runs_for_another_reason(
+        self, served: Any, layer: InMemoryChannelLayer
+    ) -> None:
+        entered, go_on = asyncio.Event(), asyncio.Event()
+
+        class Subject(Room):
+            async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+                raise StopConsumer
+
+            async def disconnect(self, code: int) -> None:
+                entered.set()
+                await go_on.wait()
+                await super().disconnect(code)
+
+        client = WebsocketCommunicator(served(Subject.as_asgi()), "/")
+        await client.connect()
+        await client.send_to("x")
+        await entered.wait()
+        await client.send_input({"type": "websocket.disconnect", "code": 1001})
+        assert await client.receive_nothing(timeout=0.01)  # the grace, which is none, is not for disconnect()
+        go_on.set()
+        await client.wait()
+
+        assert Subject.disconnects == [1000]
+
     async def test_when_disconnect_itself_raises(self, served: Any, layer: InMemoryChannelLayer) -> None:
         class Subject(Room):
             async def disconnect(self, code: int) -> None:
