@@ -8,7 +8,7 @@ from protocols.asgi import Scope
 from protocols.http_options import Site
 from protocols.http_request import Refusal
 from protocols.server import Tunnel
-from protocols.websocket_connection import WebSocketConnection
+from protocols.websocket_connection import SHUTDOWN_TIMEOUT_S, WebSocketConnection
 from protocols.websocket_frames import BINARY_OPCODE, frame
 from protocols.websocket_handshake import Offer, accept_response
 
@@ -40,10 +40,11 @@ def open_tunnel(
 class TunnelConnection(WebSocketConnection):
     """The WebSocket of a tunnel; its user is an asyncio protocol."""
 
-    __slots__ = ("_protocol",)
+    __slots__ = ("_protocol", "_shutting_down")
 
     def __init__(self, site: Site, protocol: asyncio.Protocol) -> None:
         super().__init__(site)
+        self._shutting_down = False
         self._protocol: asyncio.Protocol | None = protocol
 
     def start(self, transport: "TunnelTransport") -> None:
@@ -74,6 +75,18 @@ class TunnelConnection(WebSocketConnection):
         if protocol is not None:
             # later, as transports do: the protocol may be in the middle of its own close()
             self.connections.loop.call_soon(protocol.connection_lost, None)
+
+    def shut_down(self) -> None:
+        """The server that the stream belongs to closes too, and has a moment to say goodbye in its own words."""
+        self._shutting_down = True
+        self.deadline = self.connections.now + SHUTDOWN_TIMEOUT_S
+
+    def deadline_passed(self) -> None:
+        """Also the end of that moment."""
+        if self._shutting_down:
+            super().shut_down()
+        else:
+            super().deadline_passed()
 
     def pause_writing(self) -> None:
         """Passed on."""

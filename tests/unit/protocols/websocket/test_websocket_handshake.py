@@ -1,0 +1,86 @@
+"""The opening handshake (RFC 6455 §4.2)."""
+
+import pytest
+
+from protocols.aiohttp_parsers import RequestParser
+from protocols.http_request import Refusal
+from protocols.http_response import HeadEncoder
+from protocols.websocket_handshake import Offer, accept_response, offer_of
+
+KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+VERSION = b"Sec-WebSocket-Version: 13"
+
+
+def offer(*headers: bytes, line: bytes = b"GET /chat HTTP/1.1") -> Offer | Refusal:
+    parser = RequestParser(max_target_bytes=8190, max_header_bytes=8190, max_headers=100)
+    head = parser.feed(
+        b"\r\n".join([line, b"Host: x", b"Connection: keep-alive, Upgrade", b"Upgrade: WebSocket", *headers, b"", b""])
+    )
+    assert head is not None
+    return offer_of(head)
+
+
+def test_the_example_of_the_rfc() -> None:
+    assert offer(KEY, VERSION) == Offer(b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", [])
+
+
+def test_subprotocols_are_read_in_order_from_all_headers() -> None:
+    found = offer(KEY, VERSION, b"Sec-WebSocket-Protocol: a, b", b"Sec-WebSocket-Protocol: c,,d")
+    assert isinstance(found, Offer)
+    assert found.subprotocols == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("version", [b"Sec-WebSocket-Version: 8", b"Sec-WebSocket-Version: 13, 8", b"A: b"])
+def test_another_version_is_told_which_one(version: bytes) -> None:
+    refusal = offer(KEY, version)
+    assert isinstance(refusal, Refusal)
+    assert refusal.status == 426
+    assert (b"sec-websocket-version", b"13") in refusal.headers
+
+
+@pytest.mark.parametrize(
+    "key", [[], [KEY, KEY], [b"Sec-WebSocket-Key: c2hvcnQ="], [b"Sec-WebSocket-Key: \xff"], [b"Sec-WebSocket-Key:"]]
+)
+def test_a_missing_or_bad_key_is_refused(key: list[bytes]) -> None:
+    refusal = offer(*key, VERSION)
+    assert isinstance(refusal, Refusal)
+    assert refusal.status == 400
+
+
+@pytest.mark.parametrize("line", [b"POST / HTTP/1.1", b"GET / HTTP/1.0"])
+def test_another_method_or_version_of_http_is_refused(line: bytes) -> None:
+    refusal = offer(KEY, VERSION, line=line)
+    assert isinstance(refusal, Refusal)
+    assert refusal.status == 400
+
+
+class TestAccept:
+    encoder = HeadEncoder("gw", clock=lambda: 0)
+    offered = Offer(b"accept=", ["mqtt", "chat"])
+
+    def test_names_the_subprotocol_and_adds_headers(self) -> None:
+        response = accept_response(self.encoder, self.offered, subprotocol="chat", headers=[(b"set-cookie", b"a=b")])
+        assert response.split(b"\r\n") == [
+            b"HTTP/1.1 101 Switching Protocols",
+            b"upgrade: websocket",
+            b"connection: Upgrade",
+            b"sec-websocket-accept: accept=",
+            b"sec-websocket-protocol: chat",
+            b"set-cookie: a=b",
+            b"date: Thu, 01 Jan 1970 00:00:00 GMT",
+            b"server: gw",
+            b"",
+            b"",
+        ]
+
+    def test_takes_only_a_subprotocol_that_was_offered(self) -> None:
+        with pytest.raises(ValueError, match="was not offered"):
+            accept_response(self.encoder, self.offered, subprotocol="other")
+
+    @pytest.mark.parametrize(
+        "header",
+        [(b"Sec-WebSocket-Extensions", b"permessage-deflate"), (b"connection", b"close"), (b"a", b"b\r\nc: d")],
+    )
+    def test_takes_no_header_that_would_break_the_handshake(self, header: tuple[bytes, bytes]) -> None:
+        with pytest.raises(ValueError, match=r"must not set|CR, LF"):
+            accept_response(self.encoder, self.offered, headers=[header])
