@@ -98,9 +98,12 @@ class Credential(models.Model):
 
 
 class ConnectionCut(models.Model):
-    """An order to every gateway process to close a device's connections and forget its cached credentials."""
+    """An order to every gateway process to close a device's connections and forget its cached credentials.
 
-    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="+")
+    It outlives the device: the deletion of a device is such an order, too.
+    """
+
+    device = models.ForeignKey(Device, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+")
     reason = models.CharField(max_length=100)
     created_at = models.DateTimeField(auto_now_add=True)
 

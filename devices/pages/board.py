@@ -3,12 +3,12 @@
 The dashboard's first HTML and every snapshot of its live stream are made here, so they cannot differ.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias, TypedDict
 from urllib.parse import urlencode
 
+import msgspec
 from django.db.models import Count, F, Max, Q, Window
 from django.db.models.functions import RowNumber
 
@@ -29,8 +29,8 @@ SORTS: Final = {"name": "name", "connected": "connected", "seen": "last_seen_ms"
 
 COLUMNS: Final[tuple[str, ...]] = ("id", "name", "type__name", "enabled", "connected", "last_seen_ms")
 
-Reading: TypeAlias = tuple[int, Any]
-"""Device time in ms, and the value."""
+Reading: TypeAlias = tuple[int, float | msgspec.Raw | None]
+"""Device time in ms, and the value: a plain number, or the JSON of anything else as it is stored."""
 
 
 class DeviceFacts(TypedDict):
@@ -150,7 +150,7 @@ def _with_values(devices: DeviceQuerySet, keys_per_device: int) -> list[DeviceFa
         for device_id, name, type_name, enabled, connected, last_seen in devices.values_list(*COLUMNS)
     }
     for device_id, key, ts, number, text, keys in _first_values(facts, keys_per_device):
-        facts[device_id]["values"][key] = (ts, number if text is None else json.loads(text))
+        facts[device_id]["values"][key] = (ts, number if text is None else msgspec.Raw(text.encode()))
         facts[device_id]["more"] = max(0, keys - keys_per_device)
     return list(facts.values())
 

@@ -16,7 +16,11 @@ def publish_lines(request: HttpRequest, config: Config, token: str = "TOKEN") ->
     The address is the public one, if it is configured, else the one by which this page was asked for.
     """
     site = config.server.public_url or f"{request.scheme}://{request.get_host()}"
-    lines = [("HTTP", f"curl -d '{{\"temperature\": 22}}' {site}/api/v1/{token}/telemetry")]
+    socket = site.replace("http", "ws", 1) + "/ws/device/"
+    lines = [
+        ("HTTP", f"curl -d '{{\"temperature\": 22}}' {site}/api/v1/{token}/telemetry"),
+        ("WebSocket", f"echo '{{\"temperature\": 22.5}}' | websocat -H 'Authorization: Bearer {token}' {socket}"),
+    ]
     mqtt = _mqtt_options(config, urlsplit(site).hostname or "localhost")
     if mqtt is not None:
         lines.insert(0, ("MQTT", f"mosquitto_pub {mqtt} -u {token} -t {TOPIC} -q 1 -m '{{\"temperature\": 21.5}}'"))

@@ -4,33 +4,48 @@ Every commit is announced once for the whole fleet. A dashboard of fifty devices
 phone, gets of it what it shows, merged, a few times a second. No I/O and no clock in here.
 """
 
-from typing import Any, Final, TypeAlias, TypedDict
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from devices.pages.board import KEYS_PER_ROW, Board
 
-Message: TypeAlias = dict[str, Any]
+Reading: TypeAlias = tuple[str, int, msgspec.Raw]
+"""Key, device time in ms, and the value as JSON, which nobody here has to understand."""
 
 
-class Pending(TypedDict):
-    """What is to be told of one device: its name, and the newest [key, ts, value] of each key."""
+class DeviceNews(msgspec.Struct):
+    """What a commit holds of one device."""
 
     name: str
-    readings: dict[str, list[Any]]
+    readings: list[Reading]
+
+
+class ReadingsCommitted(msgspec.Struct, tag_field="type", tag="readings"):
+    """A commit, as devices.fanout announces it."""
+
+    devices: dict[int, DeviceNews]
+
+
+class ConnectionChanged(msgspec.Struct, tag_field="type", tag="connection"):
+    """A device has connected, or has no connection left."""
+
+    id: int
+    connected: bool
 
 
 class Decoder:
     """Decodes a text that many consumers get as one object once, by remembering the last one."""
 
     def __init__(self) -> None:
+        self._decoder = msgspec.json.Decoder(ReadingsCommitted | ConnectionChanged)
         self._text = ""
-        self._message: Message = {}
+        self._message: ReadingsCommitted | ConnectionChanged | None = None
 
-    def decode(self, text: str) -> Message:
+    def decode(self, text: str) -> ReadingsCommitted | ConnectionChanged:
         """The message in `text`, not to be changed: others have it too."""
-        if text is not self._text:
-            self._message = msgspec.json.decode(text)
+        if self._message is None or text is not self._text:
+            self._message = self._decoder.decode(text)
             self._text = text
         return self._message
 
@@ -44,45 +59,46 @@ class Watch:
     def __init__(self, board: Board) -> None:
         self._keys: Final = {device["id"]: set(device["values"]) for device in board.devices}
         self._newest_id: Final = board.newest_id
-        self._pending: dict[int, Pending] = {}
+        self._names: dict[int, str] = {}
+        self._pending: dict[int, dict[str, Reading]] = {}
         self.outdated = False
         """Whether a device has come that the board may have to show: time for a new snapshot."""
 
-    def take_readings(self, devices: dict[str, Any]) -> bool:
-        """Merges the "devices" of a readings message; returns whether there is anything new to tell."""
-        device_ids = {int(device_id) for device_id in devices}
-        for device_id in self._keys.keys() & device_ids:
-            self._merge(device_id, devices[str(device_id)])
-        if max(device_ids, default=0) > self._newest_id:
+    def take_readings(self, message: ReadingsCommitted) -> bool:
+        """Merges a commit; returns whether there is anything to tell."""
+        for device_id in self._keys.keys() & message.devices.keys():
+            self._merge(device_id, message.devices[device_id])
+        if max(message.devices, default=0) > self._newest_id:
             self.outdated = True
         return bool(self._pending)
 
-    def take_connection(self, device_id: int) -> bool:
+    def take_connection(self, message: ConnectionChanged) -> bool:
         """Whether a change of this device's connection is to be told."""
-        if device_id > self._newest_id:
+        if message.id > self._newest_id:
             self.outdated = True
-        return device_id in self._keys
+        return message.id in self._keys
 
-    def drain(self, now_ms: int) -> Message | None:
+    def drain(self) -> dict[str, Any] | None:
         """The readings message for what is pending, which is then forgotten; None if nothing is."""
         if not self._pending:
             return None
         devices = {
-            str(device_id): {"name": pending["name"], "readings": list(pending["readings"].values())}
-            for device_id, pending in self._pending.items()
+            str(device_id): {"name": self._names[device_id], "readings": list(readings.values())}
+            for device_id, readings in self._pending.items()
         }
         self._pending = {}
-        return {"type": "readings", "now": now_ms, "devices": devices}
+        return {"type": "readings", "devices": devices}
 
-    def _merge(self, device_id: int, news: dict[str, Any]) -> None:
+    def _merge(self, device_id: int, news: DeviceNews) -> None:
         keys = self._keys[device_id]
-        pending = self._pending.setdefault(device_id, {"name": news["name"], "readings": {}})
-        for reading in news["readings"]:
+        self._names[device_id] = news.name
+        pending = self._pending.setdefault(device_id, {})
+        for reading in news.readings:
             key, ts, _ = reading
             if key not in keys:
                 if len(keys) >= KEYS_PER_ROW:
                     continue
                 keys.add(key)
-            known = pending["readings"].get(key)
+            known = pending.get(key)
             if known is None or ts >= known[1]:
-                pending["readings"][key] = reading
+                pending[key] = reading

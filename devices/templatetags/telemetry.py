@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -14,6 +15,8 @@ register = template.Library()
 @register.filter
 def reading_text(value: Any) -> str:
     """A reading for people: seven digits of a float, strings as they are, everything else as JSON."""
+    if isinstance(value, msgspec.Raw):
+        value = json.loads(bytes(value))
     if isinstance(value, str):
         return value
     if isinstance(value, float):

@@ -65,7 +65,7 @@ export class Chart {
   }
 
   show(history) {
-    this.series = new Series(history.end - history.start, history.bucket_ms, history.points);
+    this.series = new Series(history.end - history.start, history.bucket_ms, history.start, history.points);
     // Readings that came meanwhile may be in the history already: taking one twice changes at most one mean a little.
     for (const [ts, value] of this.waiting) {
       this.series.add(ts, value);

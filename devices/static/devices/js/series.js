@@ -8,12 +8,14 @@ export function asNumber(value) {
 /**
  * Buckets in ascending time, as columns: `times` (ms), `means`, `minima`, `maxima`, `counts`.
  *
+ * A bucket stands at the time of its newest reading; buckets are counted from `startMs`, as the server counts them.
  * Bounded: a range of `rangeMs` in buckets of `bucketMs`, older ones are dropped as newer ones come.
  */
 export class Series {
-  constructor(rangeMs, bucketMs, points = []) {
+  constructor(rangeMs, bucketMs, startMs = 0, points = []) {
     this.rangeMs = rangeMs;
     this.bucketMs = bucketMs;
+    this.startMs = startMs;
     this.times = points.map((point) => point[0]);
     this.means = points.map((point) => point[1]);
     this.minima = points.map((point) => point[2]);
@@ -27,12 +29,12 @@ export class Series {
 
   /** Takes a reading into its bucket. One that is older than what is shown is ignored. */
   add(ts, number) {
-    const bucket = Math.floor(ts / this.bucketMs);
+    const bucket = this.bucketOf(ts);
     let i = this.length - 1;
-    while (i >= 0 && Math.floor(this.times[i] / this.bucketMs) > bucket) {
+    while (i >= 0 && this.bucketOf(this.times[i]) > bucket) {
       i -= 1;
     }
-    if (i >= 0 && Math.floor(this.times[i] / this.bucketMs) === bucket) {
+    if (i >= 0 && this.bucketOf(this.times[i]) === bucket) {
       this.counts[i] += 1;
       this.means[i] += (number - this.means[i]) / this.counts[i];
       this.minima[i] = Math.min(this.minima[i], number);
@@ -40,6 +42,10 @@ export class Series {
     } else if (i >= 0 || this.length === 0 || ts >= this.times[0] - this.rangeMs) {
       this.insert(i + 1, ts, number);
     }
+  }
+
+  bucketOf(ts) {
+    return Math.floor((ts - this.startMs) / this.bucketMs);
   }
 
   insert(at, ts, number) {

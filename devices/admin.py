@@ -1,0 +1,312 @@
+"""The admin: devices, their access tokens and their readings; device types.
+
+A token is shown once, on the page that answers the request which issued it: neither a message nor a session holds it.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
+from django.db.models import Count, Field, Model, Q, QuerySet
+from django.forms import ModelForm, Select
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from devices import credentials
+from devices.models import Credential, Device, DeviceType, now_ms
+from devices.pages.lines import publish_lines
+from devices.pages.readings import ReadingsQuery, read_page
+from devices.profiles import PROFILES
+from gateway.config import current
+
+if TYPE_CHECKING:
+    DeviceTypeModelAdmin = admin.ModelAdmin[DeviceType]
+    DeviceModelAdmin = admin.ModelAdmin[Device]
+    CredentialTabularInline = admin.TabularInline[Credential, Device]
+else:  # generic in the stubs only
+    DeviceTypeModelAdmin = DeviceModelAdmin = admin.ModelAdmin
+    CredentialTabularInline = admin.TabularInline
+
+MAX_TOKENS_AT_ONCE: Final = 200
+
+admin.site.site_title = admin.site.site_header = "fieldgate administration"
+admin.site.index_title = "Administration"
+
+
+def _moment(ms: int | None) -> datetime | None:
+    return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
+
+
+@admin.register(DeviceType)
+class DeviceTypeAdmin(DeviceTypeModelAdmin):
+    """Kinds of device."""
+
+    list_display = ("name", "profile", "device_count")
+    search_fields = ("name",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[DeviceType]:
+        """With the number of devices."""
+        return super().get_queryset(request).annotate(count=Count("devices"))
+
+    def formfield_for_dbfield(self, db_field: "Field[Any, Any]", request: HttpRequest, **kwargs: Any) -> Any:
+        """Offers the profiles that there are."""
+        if db_field.name == "profile":
+            kwargs["widget"] = Select(choices=[(name, name) for name in sorted(PROFILES)])
+        return super().formfield_for_dbfield(db_field, request, **kwargs)
+
+    @admin.display(description="devices", ordering="count")
+    def device_count(self, device_type: Any) -> int:
+        """How many devices are of this type."""
+        count: int = device_type.count
+        return count
+
+
+class ConnectedFilter(admin.SimpleListFilter):
+    """Connected or not, by the annotation of `with_connected`."""
+
+    title = "connection"
+    parameter_name = "connected"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, str]]:
+        """The choices."""
+        return (("yes", "Connected"), ("no", "Not connected"))
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """The devices of the choice."""
+        return queryset if self.value() is None else queryset.filter(Q(connected=self.value() == "yes"))
+
+
+class CredentialInline(CredentialTabularInline):
+    """A device's access tokens: what is known of them, and a button that revokes."""
+
+    model = Credential
+    fields = readonly_fields = ("token", "created_at", "state")
+    verbose_name_plural = "access tokens"
+    extra = 0
+    can_delete = False
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Never: tokens are issued, not typed in."""
+        return False
+
+    @admin.display(description="token")
+    def token(self, credential: Credential) -> str:
+        """All that is known of it."""
+        return f"…{credential.hint}"
+
+    @admin.display(description="state")
+    def state(self, credential: Credential) -> str | SafeString:
+        """Since when it is revoked, or the button for that: it sends the form around it to another address."""
+        if credential.revoked_at is not None:
+            return f"revoked {credential.revoked_at:%Y-%m-%d %H:%M:%S} UTC"
+        address = reverse("admin:gateway_devices_device_revoke", args=[credential.device_id, credential.pk])
+        return format_html(
+            '<button class="button" formaction="{}" formnovalidate aria-label="Revoke the token …{}">Revoke</button>',
+            address,
+            credential.hint,
+        )
+
+
+@admin.register(Device)
+class DeviceAdmin(DeviceModelAdmin):
+    """Devices. Adding one issues its first token; its readings have a page of their own."""
+
+    list_display = ("name", "type", "enabled", "is_connected", "last_seen", "created_at")
+    list_filter = ("enabled", ConnectedFilter, "type")
+    list_select_related = ("type",)
+    search_fields = ("name", "type__name", "uuid")
+    readonly_fields = ("uuid", "is_connected", "last_seen", "created_at")
+    autocomplete_fields = ("type",)
+    inlines = (CredentialInline,)
+    actions = ("issue_tokens", "rotate_tokens", "enable_devices", "disable_devices")
+    list_per_page = 50
+
+    class Media:
+        css = {"all": ("devices/css/admin.css",)}
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Device]:
+        """With `connected`."""
+        return super().get_queryset(request).with_connected(now_ms())  # type: ignore[attr-defined,no-any-return]
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """What a new device needs is its name and type; the rest comes by itself."""
+        if obj is None:
+            return ((None, {"fields": ("name", "type")}),)
+        facts = ("is_connected", "last_seen", "created_at", "uuid")
+        return ((None, {"fields": ("name", "type", "enabled")}), ("Facts", {"fields": facts}))
+
+    def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
+        """No tokens before there is a device."""
+        return self.inlines if obj is not None else ()
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """The type that `gateway device add` gives, so that the first device needs no type made first."""
+        default, _ = DeviceType.objects.get_or_create(name="default")
+        return {"type": str(default.pk), **super().get_changeform_initial_data(request)}
+
+    def get_urls(self) -> list[URLPattern]:
+        """The pages that a device has besides its form."""
+        own = [
+            path("<int:device_id>/readings/", self.readings_view, name="gateway_devices_device_readings"),
+            path("<int:device_id>/issue/", self.issue_view, name="gateway_devices_device_issue"),
+            path("<int:device_id>/rotate/", self.rotate_view, name="gateway_devices_device_rotate"),
+            path("<int:device_id>/revoke/<int:pk>/", self.revoke_view, name="gateway_devices_device_revoke"),
+        ]
+        for pattern in own:
+            pattern.callback = self.admin_site.admin_view(pattern.callback)
+        return [*own, *super().get_urls()]
+
+    # Columns
+
+    @admin.display(description="connected", boolean=True, ordering="connected")
+    def is_connected(self, device: Any) -> bool:
+        """Whether a living gateway has a connection of it."""
+        return bool(getattr(device, "connected", False))
+
+    @admin.display(description="last data", ordering="last_seen_ms")
+    def last_seen(self, device: Device) -> datetime | None:
+        """When data last came."""
+        return _moment(device.last_seen_ms)
+
+    # Saving
+
+    def save_model(self, request: HttpRequest, obj: Device, form: "ModelForm[Device]", change: bool) -> None:
+        """Connections go by what was true when they were authenticated: a change that matters to them cuts them."""
+        super().save_model(request, obj, form, change)
+        if change and {"enabled", "type"} & set(form.changed_data):
+            credentials.cut(obj, "changed in the admin")
+
+    def response_add(self, request: HttpRequest, obj: Device, post_url_continue: str | None = None) -> HttpResponse:
+        """Issues the first token and shows it."""
+        return self._show_tokens(request, [(obj, credentials.issue(obj))], f"{obj.name} is added")
+
+    def get_deleted_objects(
+        self, objs: Iterable[Model], request: HttpRequest
+    ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
+        """Names the devices only: Django would list every reading."""
+        devices = list(objs)
+        named = [f"{device}, with its access tokens and all of its readings" for device in devices]
+        needed = set() if self.has_delete_permission(request) else {"device"}
+        return named, {"devices": len(devices)}, needed, []
+
+    def delete_model(self, request: HttpRequest, obj: Device) -> None:
+        """Cuts it off; its readings go with it."""
+        credentials.cut(obj, "deleted")
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> None:
+        """Cuts them off."""
+        for device in queryset:
+            credentials.cut(device, "deleted")
+        super().delete_queryset(request, queryset)
+
+    # Actions on the list
+
+    @admin.action(description="Issue a further token", permissions=["change"])
+    def issue_tokens(self, request: HttpRequest, queryset: QuerySet[Device]) -> HttpResponse | None:
+        """One more for each."""
+        return self._for_tokens(request, queryset, credentials.issue, "Issued a token.")
+
+    @admin.action(description="Rotate: revoke all tokens, issue a new one", permissions=["change"])
+    def rotate_tokens(self, request: HttpRequest, queryset: QuerySet[Device]) -> HttpResponse | None:
+        """A new one instead of those that there are."""
+        return self._for_tokens(request, queryset, credentials.rotate, "Rotated the tokens.")
+
+    @admin.action(description="Enable", permissions=["change"])
+    def enable_devices(self, request: HttpRequest, queryset: QuerySet[Device]) -> None:
+        """Lets them in."""
+        self._set_enabled(request, queryset, True)
+
+    @admin.action(description="Disable: cut off and refuse", permissions=["change"])
+    def disable_devices(self, request: HttpRequest, queryset: QuerySet[Device]) -> None:
+        """Cuts them off."""
+        self._set_enabled(request, queryset, False)
+
+    def _set_enabled(self, request: HttpRequest, queryset: QuerySet[Device], enabled: bool) -> None:
+        devices = list(queryset)
+        for device in devices:
+            credentials.set_enabled(device, enabled)
+            self.log_change(request, device, "Enabled." if enabled else "Disabled.")
+        done = "enabled" if enabled else "disabled; their connections are closed within two seconds"
+        self.message_user(request, f"{len(devices)} device(s) {done}.", messages.SUCCESS)
+
+    def _for_tokens(
+        self, request: HttpRequest, queryset: QuerySet[Device], make: Any, entry: str
+    ) -> HttpResponse | None:
+        devices = list(queryset[: MAX_TOKENS_AT_ONCE + 1])
+        if len(devices) > MAX_TOKENS_AT_ONCE:
+            self.message_user(request, f"At most {MAX_TOKENS_AT_ONCE} devices at once.", messages.ERROR)
+            return None
+        issued = [(device, make(device)) for device in devices]
+        for device in devices:
+            self.log_change(request, device, entry)
+        return self._show_tokens(request, issued, "New access tokens" if len(issued) > 1 else "New access token")
+
+    # A device's further pages
+
+    def issue_view(self, request: HttpRequest, device_id: int) -> HttpResponse:
+        """POST: one more token."""
+        return self._post_tokens(request, device_id, credentials.issue, "Issued a token.")
+
+    def rotate_view(self, request: HttpRequest, device_id: int) -> HttpResponse:
+        """POST: a new token instead of those that there are."""
+        return self._post_tokens(request, device_id, credentials.rotate, "Rotated the tokens.")
+
+    def _post_tokens(self, request: HttpRequest, device_id: int, make: Any, entry: str) -> HttpResponse:
+        device = self._changeable(request, device_id)
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        token = make(device)
+        self.log_change(request, device, entry)
+        return self._show_tokens(request, [(device, token)], "New access token")
+
+    def revoke_view(self, request: HttpRequest, device_id: int, pk: int) -> HttpResponse:
+        """POST: revokes one token."""
+        device = self._changeable(request, device_id)
+        credential = device.credentials.filter(pk=pk).first()
+        if credential is None:
+            raise Http404("there is no such token")
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        credentials.revoke(credential)
+        self.log_change(request, device, f"Revoked the token …{credential.hint}.")
+        self.message_user(
+            request,
+            f"The token …{credential.hint} is revoked. The device's connections are closed within two seconds.",
+            messages.SUCCESS,
+        )
+        return HttpResponseRedirect(reverse("admin:gateway_devices_device_change", args=[device.pk]))
+
+    def readings_view(self, request: HttpRequest, device_id: int) -> HttpResponse:
+        """The readings of one key, newest first, a page at a time. Nothing can be changed."""
+        device = self.get_object(request, unquote(str(device_id)))
+        if device is None or not self.has_view_permission(request, device):
+            raise Http404("there is no such device")
+        query = ReadingsQuery.parse(request.GET.dict())
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Readings of {device}",
+            "opts": self.opts,
+            "device": device,
+            "query": query,
+            "page": read_page(device.pk, query),
+        }
+        return TemplateResponse(request, "admin/gateway_devices/device/readings.html", context)
+
+    def _changeable(self, request: HttpRequest, device_id: int) -> Device:
+        device = self.get_object(request, unquote(str(device_id)))
+        if device is None or not self.has_change_permission(request, device):
+            raise Http404("there is no such device, or not for you to change")
+        return device
+
+    def _show_tokens(self, request: HttpRequest, issued: list[tuple[Device, str]], title: str) -> HttpResponse:
+        lines = [(device, token, publish_lines(request, current(), token)) for device, token in issued]
+        context = {**self.admin_site.each_context(request), "title": title, "opts": self.opts, "issued": lines}
+        response = TemplateResponse(request, "admin/gateway_devices/device/tokens.html", context)
+        response.headers["Cache-Control"] = "no-store"
+        return response

@@ -1,0 +1,285 @@
+"""The live streams that browsers watch, by WebSocket and by Server-Sent Events: one stream, two carriers.
+
+What is sent (docs/dashboard.md has each message):
+
+- a snapshot first, and again when messages may have been missed (this consumer fell behind, the layer was away), when
+  a device has come that the page may have to show, and every 15 s, because a device whose gateway process was killed
+  sends no word of it;
+- then what is committed. The stream of a device passes on the ready text of each commit. That of the dashboard tells of
+  the devices on its page only, merged, at most four times a second;
+- a heartbeat every 5 s: a browser does not see WebSocket pings, and tells by this that the stream is alive.
+
+No update is missed or overtaken by a snapshot: the group is joined first, then the database is read, and what has come
+meanwhile is sent after it. A client keeps the value with the greatest time, so what comes twice does no harm.
+"""
+
+import asyncio
+import time
+from typing import Any, ClassVar, Final
+from urllib.parse import parse_qsl
+
+import msgspec
+from django.urls import path
+
+from devices.fanout import FLEET_GROUP, device_group
+from devices.models import now_ms
+from devices.pages.access import may_watch, session_may_watch
+from devices.pages.board import Board, BoardQuery, read_board, read_device
+from devices.pages.watch import ConnectionChanged, Decoder, Watch
+from gateway.auth import AuthMiddlewareStack
+from gateway.consumer import AsyncConsumer
+from gateway.db import database_sync_to_async
+from gateway.generic.sse import AsyncSseConsumer
+from gateway.generic.websocket import AsyncWebsocketConsumer
+from gateway.mailbox import MailboxPolicy
+from gateway.security.websocket import AllowedHostsOriginValidator
+from protocols.asgi import Event
+
+ACCESS_ENDED: Final = 4403
+
+HEARTBEAT_INTERVAL_S: Final = 5.0
+HEARTBEATS_PER_REFRESH: Final = 3
+PUSH_INTERVAL_S: Final = 0.25
+SNAPSHOT_INTERVAL_S: Final = 1.0
+"""Between the snapshots of a client that keeps falling behind, or of a fleet that keeps growing."""
+
+RECONNECT_MS: Final = 2_000
+
+_decoder = Decoder()
+
+
+class LiveStream(AsyncConsumer):
+    """What both carriers share. They implement `begin`, `refuse`, `_send_text` and `end`, and call `shut`."""
+
+    mailbox_capacity: ClassVar[int | None] = 200
+    mailbox_policy: ClassVar[MailboxPolicy] = "drop_oldest"
+
+    _device_id: int | None
+    _watch: Watch | None = None
+    _ticks = 0
+    _snapshot_at = float("-inf")
+    _pushed_at = float("-inf")
+    _push_pending = False
+    _resync_pending = False
+    _timers: dict[str, asyncio.TimerHandle]
+
+    # To be implemented by a carrier
+
+    async def begin(self) -> None:
+        """Accepts the connection."""
+        raise NotImplementedError
+
+    async def refuse(self) -> None:
+        """Refuses the connection, before `begin`."""
+        raise NotImplementedError
+
+    async def _send_text(self, text: str) -> None:
+        """Sends one message."""
+        raise NotImplementedError
+
+    async def end(self) -> None:
+        """Closes the connection, for ever as far as this user is concerned."""
+        raise NotImplementedError
+
+    # Life
+
+    async def connect(self) -> None:
+        """Begins the stream, if the user may watch."""
+        self._timers = {}
+        if not await self._may_watch():
+            await self.refuse()
+            return
+        self._device_id = self.scope["url_route"]["kwargs"].get("device_id")
+        await self.begin()
+        group = FLEET_GROUP if self._device_id is None else device_group(self._device_id)
+        assert self.channel_layer is not None, "live streams need a channel layer"
+        await self.channel_layer.group_add(group, self.channel_name)
+        await self._send_snapshot(gap=True)
+        self._later(HEARTBEAT_INTERVAL_S, "live.tick")
+
+    def shut(self) -> None:
+        """Stops the timers."""
+        for timer in self._timers.values():
+            timer.cancel()
+
+    # What comes from the layer
+
+    async def readings_committed(self, message: Event) -> None:
+        """A commit, or a change of a connection: {"text": the message for browsers}."""
+        if self._fell_behind():
+            await self._resync()
+        elif self._resync_pending:
+            pass  # the snapshot that is due will show it
+        elif self._watch is None:
+            await self._send_text(message["text"])
+        else:
+            await self._take(self._watch, message["text"])
+
+    async def layer_disconnected(self, message: Event) -> None:
+        """The layer lost its server: commits of other processes do not come."""
+        await self._tell({"type": "stale", "why": "layer"})
+
+    async def layer_reconnected(self, message: Event) -> None:
+        """The layer has its server back: a snapshot makes up for what was missed."""
+        await self._send_snapshot(gap=True)
+
+    # What comes from the timers
+
+    async def live_tick(self, event: Event) -> None:
+        """A sign of life; now and then with a check of who watches and a fresh snapshot."""
+        self._ticks += 1
+        self._later(HEARTBEAT_INTERVAL_S, "live.tick")
+        if self._ticks % HEARTBEATS_PER_REFRESH:
+            await self._tell({"type": "heartbeat"})
+        elif not await self._still_may_watch():
+            await self._tell({"type": "denied"})
+            await self.end()
+        elif self._is_cut_off():
+            await self._tell({"type": "stale", "why": "layer"})
+        else:
+            await self._send_snapshot(gap=False)
+
+    async def live_push(self, event: Event) -> None:
+        """Tells what has gathered since the last push."""
+        self._push_pending = False
+        await self._push()
+
+    async def live_resync(self, event: Event) -> None:
+        """The snapshot that was put off, because the last one was so recent."""
+        await self._send_snapshot(gap=True)
+
+    # The dashboard's share of the fleet
+
+    async def _take(self, watch: Watch, text: str) -> None:
+        message = _decoder.decode(text)
+        if isinstance(message, ConnectionChanged):
+            if watch.take_connection(message):
+                await self._send_text(text)
+        elif watch.take_readings(message) and not self._push_pending:
+            wait_s = self._pushed_at + PUSH_INTERVAL_S - time.monotonic()
+            if wait_s <= 0:
+                await self._push()
+            else:
+                self._push_pending = True
+                self._later(wait_s, "live.push")
+        if watch.outdated:
+            await self._resync()
+
+    async def _push(self) -> None:
+        message = None if self._watch is None else self._watch.drain()
+        if message is not None:
+            self._pushed_at = time.monotonic()
+            await self._tell(message)
+
+    # Snapshots
+
+    def _fell_behind(self) -> bool:
+        """Whether messages may have been dropped: the mailbox was full until the one at hand was taken out."""
+        assert self.mailbox_capacity is not None
+        return len(self._inbox.messages) >= self.mailbox_capacity - 1
+
+    async def _resync(self) -> None:
+        """Sends a snapshot in place of everything that waits; later, if the last one is too recent."""
+        self._inbox.messages.clear()
+        wait_s = self._snapshot_at + SNAPSHOT_INTERVAL_S - time.monotonic()
+        if wait_s <= 0:
+            await self._send_snapshot(gap=True)
+        elif not self._resync_pending:
+            self._resync_pending = True
+            self._later(wait_s, "live.resync")
+
+    async def _send_snapshot(self, *, gap: bool) -> None:
+        """`gap`: whether updates may have been missed before it, so that a chart has to read its history again."""
+        if self._device_id is None:
+            board = await self._read_board()
+            self._watch = Watch(board)
+            snapshot = {"devices": board.devices, "total": board.total, "page": board.page, "pages": board.pages}
+        else:
+            facts = await database_sync_to_async(read_device)(self._device_id)
+            snapshot = {"devices": [] if facts is None else [facts]}
+        self._resync_pending = False
+        self._snapshot_at = time.monotonic()
+        await self._tell({"type": "snapshot", "gap": gap, **snapshot})
+        if self._is_cut_off():
+            await self._tell({"type": "stale", "why": "layer"})
+
+    async def _read_board(self) -> Board:
+        parameters = dict(parse_qsl(self.scope["query_string"].decode("latin-1")))
+        return await database_sync_to_async(read_board)(BoardQuery.parse(parameters))
+
+    def _is_cut_off(self) -> bool:
+        return self.channel_layer is not None and not self.channel_layer.connected
+
+    # Who watches
+
+    async def _may_watch(self) -> bool:
+        return await database_sync_to_async(may_watch)(self.scope["user"])
+
+    async def _still_may_watch(self) -> bool:
+        return await database_sync_to_async(session_may_watch)(self.scope["session"].session_key)
+
+    async def _tell(self, message: dict[str, Any]) -> None:
+        message.setdefault("now", now_ms())
+        await self._send_text(msgspec.json.encode(message).decode())
+
+    def _later(self, delay_s: float, event_type: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._timers[event_type] = loop.call_later(delay_s, self._inbox.interject, {"type": event_type})
+
+
+class LiveConsumer(LiveStream, AsyncWebsocketConsumer):
+    """The stream over WebSocket; a user who may not watch is refused (403), or closed with 4403 later."""
+
+    async def begin(self) -> None:
+        """Accepts the handshake."""
+        await self.accept()
+
+    async def refuse(self) -> None:
+        """Refuses the handshake."""
+        await self.close()
+
+    async def _send_text(self, text: str) -> None:
+        """Sends a text frame."""
+        await self.send(text_data=text)
+
+    async def end(self) -> None:
+        """Closes with 4403."""
+        await self.close(ACCESS_ENDED, "no longer allowed")
+
+    async def disconnect(self, code: int) -> None:
+        """Stops the timers."""
+        self.shut()
+
+
+class LiveEventsConsumer(LiveStream, AsyncSseConsumer):
+    """The stream as Server-Sent Events, each with an `id`; a user who may not watch gets 403."""
+
+    _sent = 0
+
+    async def begin(self) -> None:
+        """Begins the response."""
+        await self.accept()
+
+    async def refuse(self) -> None:
+        """Answers 403, after which an EventSource does not try again."""
+        await self.deny()
+
+    async def _send_text(self, text: str) -> None:
+        """Sends an event."""
+        self._sent += 1
+        await self.send_event(text, id=str(self._sent), retry=RECONNECT_MS if self._sent == 1 else None)
+
+    async def end(self) -> None:
+        """Ends the response; the message before says that there is no use in coming back."""
+        await self.close()
+
+    async def disconnect(self) -> None:
+        """Stops the timers."""
+        self.shut()
+
+
+_socket = AllowedHostsOriginValidator(AuthMiddlewareStack(LiveConsumer.as_asgi()))
+_events = AuthMiddlewareStack(LiveEventsConsumer.as_asgi())
+
+live_websocket_routes = [path("ws/live/", _socket), path("ws/live/<int:device_id>/", _socket)]
+live_http_routes = [path("events/live/", _events), path("events/live/<int:device_id>/", _events)]

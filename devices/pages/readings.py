@@ -1,0 +1,110 @@
+"""The readings of one key of a device, page by page: for looking things up, in the admin."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from devices.models import LatestValue, Reading
+
+PAGE_SIZE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingsQuery:
+    """Which readings: of `key` (empty: the first there is), between two times UTC, older than the cursor `before`."""
+
+    key: str = ""
+    since: str = ""
+    until: str = ""
+    before: tuple[int, int] | None = None
+
+    @classmethod
+    def parse(cls, parameters: Mapping[str, str]) -> "ReadingsQuery":
+        """Reads the parameters of an address; what is not understood is left out."""
+        return cls(
+            key=parameters.get("key", ""),
+            since=_as_minute(parameters.get("since", "")),
+            until=_as_minute(parameters.get("until", "")),
+            before=_as_cursor(parameters.get("before", "")),
+        )
+
+    def address(self, key: str, before: tuple[int, int] | None) -> str:
+        """The query string for the readings of `key` that are older than `before`."""
+        fields = {"key": key, "since": self.since, "until": self.until}
+        if before is not None:
+            fields["before"] = f"{before[0]}-{before[1]}"
+        return urlencode({name: value for name, value in fields.items() if value})
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingRow:
+    """One reading as it is shown; `value` is what the device sent."""
+
+    measured: datetime
+    received: datetime
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingsPage:
+    """A page of readings; `older` and `newest` are query strings, empty if there is nothing there."""
+
+    keys: list[str]
+    key: str
+    rows: list[ReadingRow]
+    older: str
+    newest: str
+
+
+def read_page(device_id: int, query: ReadingsQuery) -> ReadingsPage:
+    """Walks the primary key backwards from the cursor, so the last page costs what the first does."""
+    found = LatestValue.objects.filter(device_id=device_id).order_by("key__name")
+    key_ids = dict(found.values_list("key__name", "key_id"))
+    keys = list(key_ids)
+    key = query.key if query.key in key_ids else next(iter(keys), "")
+    if not key:
+        return ReadingsPage(keys, "", [], "", "")
+    readings = Reading.objects.filter(device_id=device_id, key_id=key_ids[key])
+    if query.since:
+        readings = readings.filter(ts__gte=_to_ms(query.since))
+    if query.until:
+        readings = readings.filter(ts__lt=_to_ms(query.until) + 60_000)
+    if query.before is not None:
+        ts, seq = query.before
+        readings = readings.filter(ts__lte=ts).exclude(ts=ts, seq__gte=seq)
+    columns = ("ts", "seq", "received", "number", "text")
+    rows = list(readings.order_by("-ts", "-seq").values_list(*columns)[: PAGE_SIZE + 1])
+    shown = [
+        ReadingRow(_moment(ts), _moment(received), number if text is None else json.loads(text))
+        for ts, _, received, number, text in rows[:PAGE_SIZE]
+    ]
+    older = query.address(key, rows[PAGE_SIZE - 1][:2]) if len(rows) > PAGE_SIZE else ""
+    newest = query.address(key, None) if query.before is not None else ""
+    return ReadingsPage(keys, key, shown, older, newest)
+
+
+def _moment(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def _as_minute(text: str) -> str:
+    """A time as an <input type="datetime-local"> has it, or nothing."""
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=None).isoformat(timespec="minutes")
+    except ValueError:
+        return ""
+
+
+def _to_ms(minute: str) -> int:
+    return int(datetime.fromisoformat(minute).replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def _as_cursor(text: str) -> tuple[int, int] | None:
+    ts, dash, seq = text.rpartition("-")
+    try:
+        return (int(ts), int(seq)) if dash else None
+    except ValueError:
+        return None

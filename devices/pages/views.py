@@ -1,0 +1,121 @@
+"""The dashboard, the page of a device, and the history that its charts draw."""
+
+from typing import Any, Final
+
+from django.contrib.auth.views import LoginView
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, render
+from django.urls import reverse
+from django.views.decorators.http import require_safe
+
+from devices.history import history
+from devices.models import Credential, Device, DeviceType, now_ms
+from devices.pages.access import watchers_only
+from devices.pages.board import STATES, BoardQuery, read_board, read_device
+from devices.pages.lines import publish_lines
+from gateway.config import current
+
+RANGES: Final = {
+    "15m": ("15 min", 15 * 60_000),
+    "1h": ("1 h", 3_600_000),
+    "6h": ("6 h", 6 * 3_600_000),
+    "24h": ("24 h", 24 * 3_600_000),
+    "7d": ("7 d", 7 * 24 * 3_600_000),
+    "30d": ("30 d", 30 * 24 * 3_600_000),
+}
+"""What a chart may span: the name in addresses, the label, the length in ms."""
+
+BUCKETS: Final = 600
+"""Points of a chart: about one for two pixels of a wide one."""
+
+COLUMNS: Final = (("name", "Device"), ("connected", "Connection"), ("seen", "Last data"))
+
+
+class Login(LoginView):
+    """Asks who you are; somebody who is logged in goes straight on."""
+
+    template_name = "devices/login.html"
+    redirect_authenticated_user = True
+
+
+@require_safe
+@watchers_only
+def dashboard(request: HttpRequest) -> HttpResponse:
+    """A page of devices, found, sorted and paged by the server; the live stream keeps it current."""
+    query = BoardQuery.parse(request.GET.dict())
+    board = read_board(query)
+    watched = query.address(page=board.page)
+    context = {
+        "nav": "devices",
+        "query": query,
+        "board": board,
+        "states": STATES.items(),
+        "types": list(DeviceType.objects.order_by("name").values_list("name", flat=True)),
+        "columns": [_column(query, name, label) for name, label in COLUMNS],
+        "previous_href": _page_href(query, board.page - 1) if board.page > 1 else "",
+        "next_href": _page_href(query, board.page + 1) if board.page < board.pages else "",
+        "socket_path": f"/ws/live/?{watched}",
+        "events_path": f"/events/live/?{watched}",
+        "first_lines": publish_lines(request, current()),
+    }
+    return render(request, "devices/dashboard.html", context)
+
+
+@require_safe
+@watchers_only
+def device_page(request: HttpRequest, device_id: int) -> HttpResponse:
+    """One device: latest values, charts, how to publish."""
+    facts = read_device(device_id)
+    if facts is None:
+        raise Http404(f"there is no device {device_id}")
+    chosen = request.GET.get("range", "")
+    hints = Credential.objects.filter(device=device_id, revoked_at=None).order_by("id")
+    context = {
+        "device": facts,
+        "token_hints": list(hints.values_list("hint", flat=True)),
+        "ranges": [(name, label) for name, (label, _) in RANGES.items()],
+        "range": chosen if chosen in RANGES else "1h",
+        "socket_path": f"/ws/live/{device_id}/",
+        "events_path": f"/events/live/{device_id}/",
+        "publish_lines": publish_lines(request, current()),
+    }
+    return render(request, "devices/device.html", context)
+
+
+@require_safe
+@watchers_only
+def device_history(request: HttpRequest, device_id: int) -> HttpResponse:
+    """The points of a chart of `key` over the `range` that ends now, bucketed by the database.
+
+    {"key", "start", "end", "bucket_ms", "points": [[ts, mean, minimum, maximum, count], ...]}, times in ms; 400 for an
+    unknown range, 404 for an unknown device.
+    """
+    get_object_or_404(Device.objects.only("pk"), pk=device_id)
+    chosen = RANGES.get(request.GET.get("range", ""))
+    key = request.GET.get("key", "")
+    if chosen is None or not key:
+        return JsonResponse({"error": f"key, and range: one of {', '.join(RANGES)}"}, status=400)
+    end_ms = now_ms()
+    start_ms = end_ms - chosen[1]
+    found = history(device_id, key, start_ms, end_ms, BUCKETS)
+    points = [[bucket.ts, bucket.mean, bucket.minimum, bucket.maximum, bucket.count] for bucket in found]
+    body = {"key": key, "start": start_ms, "end": end_ms, "bucket_ms": chosen[1] // BUCKETS, "points": points}
+    return JsonResponse(body, headers={"Cache-Control": "no-store"})
+
+
+def _page_href(query: BoardQuery, page: int) -> str:
+    return f"{reverse('dashboard')}?{query.address(page=page)}"
+
+
+def _column(query: BoardQuery, name: str, label: str) -> dict[str, Any]:
+    """A heading that sorts: by its column, or the other way round if that is the order already."""
+    direction = query.direction(name)
+    # What is asked for first: those who are connected, those who were heard last.
+    first = name if name == "name" else f"-{name}"
+    second = f"-{name}" if name == "name" else name
+    sort = second if query.sort == first else first
+    return {
+        "label": label,
+        "direction": direction,
+        "href": f"{reverse('dashboard')}?{query.address(sort=sort, page=1)}",
+    }

@@ -1,0 +1,219 @@
+"""The admin: devices and their tokens are managed, readings are looked at."""
+
+import re
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
+from django.test import Client
+
+from devices import credentials
+from devices.models import ConnectionCut, Credential, Device, DeviceType, GatewayInstance, Key, LatestValue, Reading
+from tests.unit.devices.pages.conftest import MakeDevice
+
+CHANGELIST = "/admin/gateway_devices/device/"
+TOKEN = re.compile(r'<code class="token"[^>]*>([A-Za-z0-9]{20,64})</code>')
+
+
+@pytest.fixture
+def device(make_device: MakeDevice) -> Device:
+    return make_device("thermo-1")
+
+
+def add_path(device: Device, page: str) -> str:
+    return f"{CHANGELIST}{device.pk}/{page}"
+
+
+def test_adding_a_device_issues_a_token_and_shows_the_lines_for_a_first_reading(operator: Client) -> None:
+    device_type = DeviceType.objects.create(name="climate")
+
+    response = operator.post(f"{CHANGELIST}add/", {"name": "thermo-1", "type": device_type.pk})
+
+    page = response.content.decode()
+    (token,) = TOKEN.findall(page)
+    assert f"-u {token} -t v1/devices/me/telemetry" in page
+    assert f"/api/v1/{token}/telemetry" in page
+    assert "no-store" in response["Cache-Control"]
+    credential = Credential.objects.get(device__name="thermo-1")
+    assert credential.token_sha256 == credentials.hash_of(token)
+
+
+def test_a_token_is_kept_nowhere_once_it_is_shown(operator: Client, device: Device) -> None:
+    response = operator.post(add_path(device, "issue/"))
+
+    (token,) = TOKEN.findall(response.content.decode())
+    assert token not in operator.get(add_path(device, "change/")).content.decode()
+    assert all(token not in str(session.get_decoded()) for session in Session.objects.all())
+    assert all(token not in cookie.value for cookie in operator.cookies.values())
+    assert all(token not in str(entry.change_message) for entry in LogEntry.objects.all())
+
+
+def test_a_name_that_is_taken_adds_no_device_and_no_token(operator: Client, device: Device) -> None:
+    response = operator.post(f"{CHANGELIST}add/", {"name": device.name, "type": device.type_id})
+
+    assert "already exists" in response.content.decode()
+    assert Credential.objects.count() == 0
+
+
+def test_rotating_revokes_all_tokens_cuts_connections_and_shows_the_new_one(operator: Client, device: Device) -> None:
+    old = credentials.issue(device)
+
+    response = operator.post(add_path(device, "rotate/"))
+
+    (token,) = TOKEN.findall(response.content.decode())
+    assert token != old
+    assert [credential.hint for credential in device.credentials.filter(revoked_at=None)] == [token[-4:]]
+    assert ConnectionCut.objects.filter(device=device).exists()
+
+
+def test_revoking_one_token_leaves_the_others(operator: Client, device: Device) -> None:
+    first, second = credentials.issue(device), credentials.issue(device)
+    credential = device.credentials.get(token_sha256=credentials.hash_of(first))
+
+    response = operator.post(add_path(device, f"revoke/{credential.pk}/"), follow=True)
+
+    assert f"…{first[-4:]} is revoked" in response.content.decode()
+    assert [credential.hint for credential in device.credentials.filter(revoked_at=None)] == [second[-4:]]
+    assert ConnectionCut.objects.filter(device=device).exists()
+
+
+@pytest.mark.parametrize("page", ["issue/", "rotate/"])
+def test_looking_at_an_address_changes_nothing(operator: Client, device: Device, page: str) -> None:
+    assert operator.get(add_path(device, page)).status_code == 405
+    assert Credential.objects.count() == 0
+
+
+def test_a_token_of_another_device_is_not_found(operator: Client, device: Device, make_device: MakeDevice) -> None:
+    credentials.issue(device)
+    other = make_device("other")
+
+    assert operator.post(add_path(other, f"revoke/{device.credentials.get().pk}/")).status_code == 404
+
+
+@pytest.mark.parametrize("action", ["issue_tokens", "rotate_tokens"])
+def test_tokens_of_many_devices_are_shown_on_one_page(operator: Client, make_device: MakeDevice, action: str) -> None:
+    chosen = [make_device(f"device-{number}").pk for number in range(3)]
+
+    response = operator.post(CHANGELIST, {"action": action, "_selected_action": chosen})
+
+    assert len(set(TOKEN.findall(response.content.decode()))) == 3
+
+
+def test_disabling_cuts_a_device_off_and_enabling_lets_it_in(operator: Client, device: Device) -> None:
+    operator.post(CHANGELIST, {"action": "disable_devices", "_selected_action": [device.pk]})
+    device.refresh_from_db()
+    assert not device.enabled
+    assert ConnectionCut.objects.count() == 1
+
+    operator.post(CHANGELIST, {"action": "enable_devices", "_selected_action": [device.pk]})
+    device.refresh_from_db()
+    assert device.enabled
+
+
+def test_a_change_that_matters_to_connections_cuts_them_and_another_does_not(operator: Client, device: Device) -> None:
+    management = {"credentials-TOTAL_FORMS": 0, "credentials-INITIAL_FORMS": 0}
+    unchanged = {"type": device.type_id, "enabled": "on", **management}
+
+    operator.post(add_path(device, "change/"), {"name": "renamed", **unchanged})
+    device.refresh_from_db()
+    assert (device.name, ConnectionCut.objects.count()) == ("renamed", 0)
+
+    operator.post(add_path(device, "change/"), {"name": "renamed", "type": device.type_id, **management})
+    assert ConnectionCut.objects.count() == 1
+
+
+def test_the_list_finds_filters_and_sorts(
+    operator: Client, make_device: MakeDevice, living_gateway: GatewayInstance
+) -> None:
+    make_device("here", connected_instance=living_gateway)
+    make_device("away", type_name="climate", enabled=False)
+
+    def shown(query: str) -> list[str]:
+        page = operator.get(f"{CHANGELIST}?{query}").content.decode()
+        return [name for name in ("here", "away") if f">{name}</a>" in page]
+
+    assert shown("") == ["here", "away"]
+    assert shown("q=aw") == ["away"]
+    assert shown("connected=yes") == ["here"]
+    assert shown("connected=no") == ["away"]
+    assert shown("enabled__exact=0") == ["away"]
+    assert shown("o=4.5") == ["here", "away"]
+
+
+def test_deleting_a_device_names_it_without_reading_its_readings(
+    operator: Client, device: Device, django_assert_max_num_queries: Any
+) -> None:
+    with django_assert_max_num_queries(12):
+        page = operator.get(add_path(device, "delete/")).content.decode()
+
+    assert "thermo-1, with its access tokens and all of its readings" in page
+    operator.post(add_path(device, "delete/"), {"post": "yes"})
+    assert not Device.objects.exists()
+    assert [order.device_id for order in ConnectionCut.objects.all()] == [device.pk]
+
+
+def test_the_first_device_needs_no_type_made_first(operator: Client) -> None:
+    page = operator.get(f"{CHANGELIST}add/").content.decode()
+
+    assert f'<option value="{DeviceType.objects.get().pk}" selected>default</option>' in page
+
+
+def test_readings_are_shown_a_page_at_a_time_newest_first(operator: Client, device: Device) -> None:
+    key = Key.objects.create(name="temperature")
+    LatestValue.objects.create(device=device, key=key, ts=249, received=1, number=249.5)
+    Reading.objects.bulk_create(
+        Reading(device=device, key=key, ts=ts // 2, seq=ts % 2, received=1, number=ts + 0.5) for ts in range(250)
+    )
+
+    def values(address: str) -> list[float]:
+        page = operator.get(address).content.decode()
+        return [float(value) for value in re.findall(r'reading-value">([0-9.]+)<', page)]
+
+    address = add_path(device, "readings/")
+    seen = []
+    while True:
+        seen.append(values(address))
+        older = re.search(r'href="(\?[^"]*)">Older', operator.get(address).content.decode())
+        if older is None:
+            break
+        address = add_path(device, "readings/") + older.group(1).replace("&amp;", "&")
+
+    assert [len(page) for page in seen] == [100, 100, 50]
+    assert [value for page in seen for value in page] == [ts + 0.5 for ts in reversed(range(250))]
+
+
+def test_readings_can_be_narrowed_to_a_key_and_a_time(operator: Client, device: Device) -> None:
+    minute = 60_000
+    for name, text in (("temperature", None), ("state", '"on"')):
+        key = Key.objects.create(name=name)
+        LatestValue.objects.create(device=device, key=key, ts=1, received=1, number=1.0)
+        for index in range(5):
+            Reading.objects.create(
+                device=device, key=key, ts=index * minute, seq=0, received=1, number=None if text else index, text=text
+            )
+
+    page = operator.get(add_path(device, "readings/?key=temperature&since=1970-01-01T00:01&until=1970-01-01T00:02"))
+
+    assert re.findall(r'reading-value">([^<]+)<', page.content.decode()) == ["2", "1"]
+    state = operator.get(add_path(device, "readings/?key=state")).content.decode()
+    assert state.count('reading-value">on<') == 5
+
+
+def test_a_broken_filter_is_left_out(operator: Client, device: Device) -> None:
+    assert operator.get(add_path(device, "readings/?since=yesterday&before=x&key=nope")).status_code == 200
+
+
+def test_staff_without_permission_see_and_change_nothing(client: Client, device: Device) -> None:
+    client.force_login(User.objects.create_user("clerk", is_staff=True))
+
+    assert client.get(add_path(device, "readings/")).status_code in (403, 404)
+    assert client.post(add_path(device, "issue/")).status_code in (403, 404)
+    assert Credential.objects.count() == 0
+
+
+def test_a_type_offers_the_payload_profiles_that_there_are(operator: Client) -> None:
+    page = operator.get("/admin/gateway_devices/devicetype/add/").content.decode()
+
+    assert '<option value="thingsboard" selected>' in page

@@ -1,0 +1,162 @@
+"""The page of devices: found, sorted and paged by the server, whatever their number."""
+
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from devices.models import Device, DeviceType, GatewayInstance, Key, LatestValue, now_ms
+from devices.pages.board import PAGE_SIZE, BoardQuery, read_board, read_device
+from devices.templatetags.telemetry import reading_text
+from tests.unit.devices.pages.conftest import MakeDevice
+
+
+def names(**query: Any) -> list[str]:
+    return [device["name"] for device in read_board(BoardQuery(**query)).devices]
+
+
+def test_without_devices_the_page_shows_how_to_send_a_first_reading(watching: Client) -> None:
+    page = watching.get("/").content.decode()
+
+    assert "gateway device add thermo-1" in page
+    assert "mosquitto_pub -h testserver -u TOKEN -t v1/devices/me/telemetry" in page
+    assert "http://testserver/api/v1/TOKEN/telemetry" in page
+
+
+def test_a_device_is_shown_with_its_values_and_two_separate_facts(
+    watching: Client, make_device: MakeDevice, living_gateway: GatewayInstance
+) -> None:
+    make_device("thermo-1", values={"temperature": 21.5, "door": '"open"'}, connected_instance=living_gateway)
+
+    page = watching.get("/").content.decode()
+
+    assert 'data-connected="true"' in page
+    assert "<time>never</time>" in page
+    assert "21.5" in page
+    assert ">open<" in page
+
+
+def test_a_name_is_text_and_not_markup(watching: Client, make_device: MakeDevice) -> None:
+    make_device("<script>alert(1)</script>", values={"<b>": '"<i>"'})
+
+    page = watching.get("/").content.decode()
+
+    assert "<script>alert" not in page
+    assert "<b>" not in page
+    assert "<i>" not in page
+
+
+def test_a_device_of_a_gateway_that_was_killed_is_not_connected(make_device: MakeDevice) -> None:
+    dead = GatewayInstance.objects.create(heartbeat_ms=now_ms() - 60_000)
+    make_device("thermo-1", connected_instance=dead)
+
+    assert read_board(BoardQuery()).devices[0]["connected"] is False
+
+
+def test_search_finds_parts_of_names_and_types(make_device: MakeDevice) -> None:
+    make_device("Thermo-1", type_name="climate")
+    make_device("pump", type_name="water")
+
+    assert names(q="thermo") == ["Thermo-1"]
+    assert names(q="wat") == ["pump"]
+    assert names(q="%") == []
+    assert names(type="climate") == ["Thermo-1"]
+
+
+def test_states_are_connected_not_connected_and_disabled(
+    make_device: MakeDevice, living_gateway: GatewayInstance
+) -> None:
+    make_device("here", connected_instance=living_gateway)
+    make_device("away")
+    make_device("off", enabled=False)
+
+    assert names(state="connected") == ["here"]
+    assert names(state="disconnected") == ["away", "off"]
+    assert names(state="disabled") == ["off"]
+
+
+def test_devices_that_were_never_heard_come_last_in_both_orders(make_device: MakeDevice) -> None:
+    make_device("never")
+    make_device("early", last_seen_ms=1_000)
+    make_device("late", last_seen_ms=2_000)
+
+    assert names(sort="seen") == ["early", "late", "never"]
+    assert names(sort="-seen") == ["late", "early", "never"]
+
+
+def test_a_page_beyond_the_last_is_the_last(make_device: MakeDevice) -> None:
+    for number in range(PAGE_SIZE + 1):
+        make_device(f"device-{number:03}")
+
+    board = read_board(BoardQuery(page=99))
+
+    assert (board.page, board.pages, board.total) == (2, 2, PAGE_SIZE + 1)
+    assert [device["name"] for device in board.devices] == [f"device-{PAGE_SIZE:03}"]
+
+
+def test_ten_thousand_devices_cost_as_many_queries_as_one(
+    watching: Client, db: None, django_assert_max_num_queries: Any
+) -> None:
+    device_type = DeviceType.objects.create(name="default")
+    Device.objects.bulk_create(Device(name=f"device-{number:05}", type=device_type) for number in range(10_000))
+    key = Key.objects.create(name="temperature")
+    LatestValue.objects.bulk_create(
+        LatestValue(device=device, key=key, ts=1, received=1, number=1.5) for device in Device.objects.all()
+    )
+
+    with django_assert_max_num_queries(9):  # session, user, permissions (2), newest, count, page, values, types
+        page = watching.get("/?page=150").content.decode()
+
+    assert "Page 150 of 200" in page
+    assert page.count("data-device=") == PAGE_SIZE
+
+
+def test_a_row_shows_six_keys_and_says_how_many_more_there_are(make_device: MakeDevice) -> None:
+    make_device("busy", values={f"key-{number}": number for number in range(9)})
+
+    row = read_board(BoardQuery()).devices[0]
+
+    assert list(row["values"]) == [f"key-{number}" for number in range(6)]
+    assert row["more"] == 3
+
+
+def test_the_page_of_a_device_has_all_keys(make_device: MakeDevice) -> None:
+    device = make_device("busy", values={f"key-{number}": number for number in range(9)})
+
+    facts = read_device(device.pk)
+
+    assert facts is not None
+    assert len(facts["values"]) == 9
+    assert facts["more"] == 0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "understood"),
+    [
+        ({"page": "-1"}, BoardQuery()),
+        ({"page": "9" * 40}, BoardQuery()),
+        ({"page": "²"}, BoardQuery()),
+        ({"sort": "password"}, BoardQuery()),
+        ({"state": "broken", "q": "  a\0b "}, BoardQuery(q="ab")),
+        ({"sort": "-seen", "page": "3"}, BoardQuery(sort="-seen", page=3)),
+    ],
+)
+def test_what_is_not_understood_of_an_address_is_the_default(
+    parameters: dict[str, str], understood: BoardQuery
+) -> None:
+    assert BoardQuery.parse(parameters) == understood
+
+
+def test_an_address_leaves_defaults_out_and_reads_back() -> None:
+    query = BoardQuery(q="ä & b", state="connected", sort="-seen", page=2)
+
+    assert BoardQuery().address() == ""
+    assert query.address(page=1) == "q=%C3%A4+%26+b&state=connected&sort=-seen"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(21.5, "21.5"), (22.0, "22"), (0.1 + 0.2, "0.3"), (True, "true"), ("on", "on"), ({"a": [1]}, '{"a": [1]}')],
+)
+def test_values_are_shown_as_people_write_them(value: Any, text: str) -> None:
+    assert reading_text(value) == text

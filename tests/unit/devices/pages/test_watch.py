@@ -1,0 +1,113 @@
+"""A dashboard's share of the fleet's stream."""
+
+from typing import Any
+
+import msgspec
+
+from devices.pages.board import KEYS_PER_ROW, Board, DeviceFacts
+from devices.pages.watch import ConnectionChanged, Decoder, ReadingsCommitted, Watch
+
+
+def facts(device_id: int, *keys: str) -> DeviceFacts:
+    return {
+        "id": device_id,
+        "name": f"device-{device_id}",
+        "type": "default",
+        "enabled": True,
+        "connected": False,
+        "last_seen": None,
+        "values": dict.fromkeys(keys, (1, 1.0)),
+        "more": 0,
+    }
+
+
+def watch(*devices: DeviceFacts, newest_id: int = 100) -> Watch:
+    return Watch(Board(list(devices), total=len(devices), page=1, pages=1, newest_id=newest_id))
+
+
+def commit(**devices: list[list[Any]]) -> ReadingsCommitted:
+    """A commit as it comes over the layer; `d3=[["t", 1, 21.5]]` is a reading of device 3."""
+    news = {name[1:]: {"name": f"device-{name[1:]}", "readings": readings} for name, readings in devices.items()}
+    message = Decoder().decode(msgspec.json.encode({"type": "readings", "now": 1, "devices": news}).decode())
+    assert isinstance(message, ReadingsCommitted)
+    return message
+
+
+def told(watched: Watch) -> Any:
+    """What a browser is told of the devices."""
+    message = watched.drain()
+    return None if message is None else msgspec.json.decode(msgspec.json.encode(message))["devices"]
+
+
+def test_it_tells_of_the_devices_on_the_page_only() -> None:
+    watched = watch(facts(3, "t"))
+
+    assert watched.take_readings(commit(d3=[["t", 5, 21.5]], d4=[["t", 5, 1]]))
+
+    assert told(watched) == {"3": {"name": "device-3", "readings": [["t", 5, 21.5]]}}
+
+
+def test_a_commit_without_them_is_nothing_to_tell() -> None:
+    watched = watch(facts(3, "t"))
+
+    assert not watched.take_readings(commit(d4=[["t", 5, 1]]))
+    assert told(watched) is None
+
+
+def test_commits_are_merged_to_the_value_with_the_greatest_time() -> None:
+    watched = watch(facts(3, "t"))
+
+    watched.take_readings(commit(d3=[["t", 5, "new"]]))
+    watched.take_readings(commit(d3=[["t", 4, "late"]]))
+
+    assert told(watched)["3"]["readings"] == [["t", 5, "new"]]
+    assert told(watched) is None
+
+
+def test_a_new_key_is_told_while_the_row_has_room() -> None:
+    watched = watch(facts(3, *(f"key-{number}" for number in range(KEYS_PER_ROW - 1))))
+
+    watched.take_readings(commit(d3=[["one more", 5, 1], ["too many", 5, 1]]))
+
+    assert [reading[0] for reading in told(watched)["3"]["readings"]] == ["one more"]
+
+
+def test_values_pass_through_untouched_whatever_they_are() -> None:
+    value = {"nested": [None, True, 12345678901234567890123, "ä"]}
+    watched = watch(facts(3))
+    text = '{"type":"readings","now":1,"devices":{"3":{"name":"x","readings":[["k",5,%s]]}}}'
+    message = Decoder().decode(text % '{"nested":[null,true,12345678901234567890123,"ä"]}')
+    assert isinstance(message, ReadingsCommitted)
+
+    watched.take_readings(message)
+
+    assert msgspec.json.decode(msgspec.json.encode(watched.drain()))["devices"]["3"]["readings"] == [["k", 5, value]]
+
+
+def test_a_device_newer_than_the_snapshot_makes_it_outdated() -> None:
+    watched = watch(facts(3), newest_id=7)
+
+    watched.take_readings(commit(d7=[["t", 5, 1]]))
+    assert not watched.outdated
+
+    watched.take_readings(commit(d8=[["t", 5, 1]]))
+    assert watched.outdated
+
+
+def test_a_connection_is_told_if_its_device_is_on_the_page() -> None:
+    watched = watch(facts(3), newest_id=7)
+
+    assert watched.take_connection(ConnectionChanged(id=3, connected=True))
+    assert not watched.take_connection(ConnectionChanged(id=4, connected=True))
+    assert not watched.outdated
+
+    assert not watched.take_connection(ConnectionChanged(id=8, connected=True))
+    assert watched.outdated
+
+
+def test_one_text_is_decoded_once_for_all_who_get_it() -> None:
+    decoder = Decoder()
+    text = '{"type":"connection","id":3,"connected":true,"now":1}'
+
+    assert decoder.decode(text) is decoder.decode(text)
+    assert decoder.decode(text) is not decoder.decode('{"type":"connection","id":4,"connected":true,"now":1}')
