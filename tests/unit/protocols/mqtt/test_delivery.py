@@ -1,7 +1,7 @@
 """Messages to a client that comes and goes, or is slow [MQTT5-4.1] [MQTT5-4.3] [MQTT5-4.4] [MQTT5-4.6] [MQTT5-4.9]."""
 
 from protocols.mqtt.options import NEVER_EXPIRES, MqttOptions
-from protocols.mqtt.packets import ConnAck, Packet, PubAck, PubComp, Publish, PubRec, PubRel, ReasonCode
+from protocols.mqtt.packets import ConnAck, Connect, Packet, PubAck, PubComp, Publish, PubRec, PubRel, ReasonCode
 from tests.unit.protocols.mqtt.harness import Client, World
 
 KEEP = {"session_expiry_interval": 1_000}
@@ -437,14 +437,12 @@ class TestSessionExpiry:
         world = World(MqttOptions(max_sessions=1))
         subscribed(world).lose()
 
-        [packet] = world_refuses(world)
+        [packet] = answer_to_a_newcomer(world)
 
         assert packet == ConnAck(reason_code=ReasonCode.QUOTA_EXCEEDED, properties=packet.properties)
 
 
-def world_refuses(world: World) -> list[ConnAck]:
-    from protocols.mqtt.packets import Connect
-
+def answer_to_a_newcomer(world: World) -> list[ConnAck]:
     client = world.client()
     client.send(Connect(version=5, client_id="other"))
     client.answer({"type": "mqtt.accept"})

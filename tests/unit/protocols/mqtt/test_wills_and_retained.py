@@ -3,7 +3,7 @@
 import pytest
 
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import Publish, ReasonCode, Subscription, Will
+from protocols.mqtt.packets import Connect, Publish, ReasonCode, Subscription, Will
 from tests.unit.protocols.mqtt.harness import Client, World
 
 KEEP = {"session_expiry_interval": 100}
@@ -65,8 +65,6 @@ class TestWill:
         assert subscriber.payloads() == [b"gone"]
 
     def test_not_if_the_application_refused_the_connection(self) -> None:
-        from protocols.mqtt.packets import Connect
-
         world = World()
         subscriber = watcher(world)
         client = world.client()
