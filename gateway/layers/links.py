@@ -13,10 +13,10 @@ import contextlib
 import logging
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from gateway.layers.base import LayerUnavailableError
 from gateway.layers.hosts import Host, async_pool, describe_host
@@ -48,6 +48,7 @@ class Link:
         options: Any = self._pool.connection_kwargs  # where a timeout given in the URL ends up, too
         self.reply_timeout_s: float = options.get("socket_timeout") or REPLY_TIMEOUT_S
         options["socket_timeout"] = None
+        self.patience_s = 0.0
         self.up = False
         self.ever_up = False
         self.error: BaseException | None = None
@@ -57,6 +58,7 @@ class Link:
         self._unwritten: list[bytes] = []
         self._unwritten_bytes = 0
         self._writable: asyncio.Future[None] | None = None
+        self._settled: list[asyncio.Future[None]] = []
         self._asked_at: float | None = None
         self._heard_at = 0.0
 
@@ -70,6 +72,21 @@ class Link:
         if self._task is None:
             self._connection = self._pool.make_connection()
             self._task = self._loop.create_task(self._run(), name=f"redis {self.purpose} {self.where}")
+
+    async def wait_settled(self) -> bool:
+        """Starts, and returns whether the connection is up; waits while an attempt is under way."""
+        self.start()
+        if not self.up and not self.down:
+            settled = self._loop.create_future()
+            self._settled.append(settled)
+            await settled
+        return self.up
+
+    def _settle(self) -> None:
+        for settled in self._settled:
+            if not settled.done():
+                settled.set_result(None)
+        self._settled.clear()
 
     async def close(self) -> None:
         """Ends the connection. `start` may be called again."""
@@ -160,6 +177,7 @@ class Link:
             layer_reconnects.inc()
         self.up = self.ever_up = True
         self.error = None
+        self._settle()
         self._on_up()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._write_all())
@@ -172,6 +190,7 @@ class Link:
         self._unwritten_bytes = 0
         with contextlib.suppress(RedisError, OSError):
             await self._connection.disconnect(nowait=True)
+        self._settle()
         self._on_lost(was_up)
 
     async def _write_all(self) -> None:
@@ -197,7 +216,7 @@ class Link:
             await asyncio.sleep(WATCH_INTERVAL_S)
             now = self._loop.time()
             if self._asked_at is not None:
-                if now - self._asked_at > self.reply_timeout_s:
+                if now - self._asked_at > self.reply_timeout_s + self.patience_s:
                     raise TimeoutError(f"no answer for {self.reply_timeout_s:g} s")
             elif now - self._heard_at > QUIET_S:
                 self._ping()
@@ -206,8 +225,10 @@ class Link:
 class CommandLink(Link):
     """Commands and their replies, pipelined: as many in flight as callers there are."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, scripts: Mapping[str, str] | None = None) -> None:
+        """`scripts` maps Lua scripts, loaded whenever the connection is made, to their digests."""
         super().__init__(host)
+        self._scripts = scripts or {}
         self._inflight: deque[asyncio.Future[Any]] = deque()
         self._unsent: list[tuple[Argument, ...]] = []
 
@@ -227,7 +248,27 @@ class CommandLink(Link):
             self._unsent.append(arguments)
         return future
 
+    def execute_quietly(self, *arguments: Argument) -> None:
+        """Sends a command whose reply nobody needs."""
+        try:
+            self.execute(*arguments).add_done_callback(_ignore)
+        except LayerUnavailableError:
+            pass
+
+    async def run_script(self, script: str, key: bytes, arguments: Sequence[Argument]) -> Any:
+        """The reply of one of the `scripts`, run on `key`."""
+        try:
+            return await self.execute("EVALSHA", self._scripts[script], 1, key, *arguments)
+        except NoScriptError:  # somebody flushed the scripts of a server that stayed up
+            return await self.execute("EVAL", script, 1, key, *arguments)
+
     def _on_up(self) -> None:
+        # Before all else, so that no script is missing for one command and there for the next.
+        for script in self._scripts:
+            future: asyncio.Future[Any] = self._loop.create_future()
+            future.add_done_callback(_ignore)
+            self._inflight.appendleft(future)
+            self._write("SCRIPT", "LOAD", script)
         for arguments in self._unsent:
             self._write(*arguments)
         self._unsent.clear()
@@ -249,7 +290,7 @@ class CommandLink(Link):
         self._inflight.clear()
 
     def _ping(self) -> None:
-        self.execute("PING").add_done_callback(_ignore)
+        self.execute_quietly("PING")
 
 
 class SubscriberLink(Link):

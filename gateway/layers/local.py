@@ -77,6 +77,11 @@ class LocalChannels:
         """Whether `name` has an owner, a reader, a message or a membership here."""
         return name in self.channels
 
+    def is_attached(self, name: str) -> bool:
+        """Whether messages of `name` go to a function."""
+        channel = self.channels.get(name)
+        return channel is not None and channel.deliver is not None
+
     def attach(self, name: str, deliver: Deliver) -> None:
         """Gives the messages of `name`, those that wait included, to `deliver` in the running loop."""
         with self._lock:
@@ -238,6 +243,23 @@ class LocalChannels:
             except BaseException:
                 self._stop_waiting(name, channel, waiter)
                 raise
+
+    def waiting(self, name: str) -> int:
+        """How many readers wait for a message of `name`, those left out for whom one is here."""
+        channel = self.channels.get(name)
+        return len(channel.waiters) if channel is not None and channel.waiters else 0
+
+    def take_unread(self, name: str) -> list[Message]:
+        """Takes out the messages of `name` that no reader waits for."""
+        with self._lock:
+            channel = self.channels.get(name)
+            if channel is None or channel.waiters or not channel.messages:
+                return []
+            unread = [message for _, message in channel.messages]
+            channel.messages = None
+            self._queued.discard(name)
+            self._forget_if_idle(name, channel)
+            return unread
 
     def _stop_waiting(self, name: str, channel: LocalChannel, waiter: "asyncio.Future[None]") -> None:
         with self._lock:

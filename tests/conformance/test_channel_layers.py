@@ -14,6 +14,7 @@ import pytest
 from gateway.exceptions import ChannelFull
 from gateway.layers import BaseChannelLayer, GroupSendResult, InMemoryChannelLayer
 from gateway.layers.pubsub import RedisPubSubChannelLayer
+from gateway.layers.redis import RedisChannelLayer
 from tests.support.redis import RedisServer
 
 Layers = Callable[..., BaseChannelLayer]
@@ -21,7 +22,7 @@ Layers = Callable[..., BaseChannelLayer]
 NAMES = ["plain-name_1.x", "user@example.org", "v1/devices/me/+", "größe ✓", "a" * 5000, "%41", "A", "a b\n", "~"]
 
 
-@pytest.fixture(params=["memory", "pubsub"])
+@pytest.fixture(params=["memory", "pubsub", "redis"])
 def backend(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -45,7 +46,8 @@ async def layers(backend: str, request: pytest.FixtureRequest) -> AsyncIterator[
         prefix = f"test-{uuid.uuid4().hex}"
 
         def make(**options: Any) -> BaseChannelLayer:
-            layer = RedisPubSubChannelLayer(hosts=[server.url], prefix=prefix, **options)
+            layer_class = RedisPubSubChannelLayer if backend == "pubsub" else RedisChannelLayer
+            layer = layer_class(hosts=[server.url], prefix=prefix, **options)
             made.append(layer)
             return layer
 

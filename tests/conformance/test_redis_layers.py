@@ -15,22 +15,30 @@ from prometheus_client import REGISTRY
 
 from gateway.layers import GroupSendResult, LayerEvent, LayerUnavailableError
 from gateway.layers.pubsub import RedisPubSubChannelLayer
+from gateway.layers.redis import RedisChannelLayer
 from tests.support.redis import RedisServer, free_port
 
-MakeLayer = Callable[..., RedisPubSubChannelLayer]
+Layer = RedisPubSubChannelLayer | RedisChannelLayer
+MakeLayer = Callable[..., Layer]
+
+
+@pytest.fixture(params=[RedisPubSubChannelLayer, RedisChannelLayer])
+def layer_class(request: pytest.FixtureRequest) -> type[Layer]:
+    chosen: type[Layer] = request.param
+    return chosen
 
 
 @pytest.fixture
-async def make_layer() -> AsyncIterator[MakeLayer]:
+async def make_layer(layer_class: type[Layer]) -> AsyncIterator[MakeLayer]:
     """Makes layers with a prefix of this test's own."""
     prefix = f"test-{uuid.uuid4().hex}"
-    made: list[RedisPubSubChannelLayer] = []
+    made: list[Layer] = []
 
-    def make(server: RedisServer | None, **options: Any) -> RedisPubSubChannelLayer:
+    def make(server: RedisServer | None, **options: Any) -> Layer:
         options.setdefault("prefix", prefix)
         if server is not None:
             options.setdefault("hosts", [server.url])
-        layer = RedisPubSubChannelLayer(**options)
+        layer = layer_class(**options)
         made.append(layer)
         return layer
 
@@ -42,7 +50,7 @@ async def make_layer() -> AsyncIterator[MakeLayer]:
 class Receiver:
     """An attached channel that keeps what it gets."""
 
-    def __init__(self, layer: RedisPubSubChannelLayer) -> None:
+    def __init__(self, layer: Layer) -> None:
         self.layer = layer
         self.messages: list[dict[str, Any]] = []
 
@@ -190,7 +198,7 @@ class TestLosingRedis:
         assert silent.messages == []
 
 
-async def send_until_it_works(layer: RedisPubSubChannelLayer, group: str, message: dict[str, Any]) -> None:
+async def send_until_it_works(layer: Layer, group: str, message: dict[str, Any]) -> None:
     async with asyncio.timeout(10):
         while True:
             try:
@@ -216,6 +224,7 @@ class TestWhatRedisCarries:
 
             assert client.info("stats")["total_net_output_bytes"] - before < 8000 + 1200
 
+    @pytest.mark.parametrize("layer_class", [RedisPubSubChannelLayer])
     async def test_a_group_is_subscribed_to_while_it_has_members(
         self, redis_server: RedisServer, make_layer: MakeLayer
     ) -> None:
@@ -232,6 +241,7 @@ class TestWhatRedisCarries:
             layer.detach(two.channel)
             await until(lambda: subscribers() == 0)
 
+    @pytest.mark.parametrize("layer_class", [RedisPubSubChannelLayer])
     async def test_bytes_that_are_no_message_are_counted_and_skipped(
         self, redis_server: RedisServer, make_layer: MakeLayer
     ) -> None:
@@ -250,6 +260,7 @@ class TestWhatRedisCarries:
 
 
 class TestEncryption:
+    @pytest.mark.parametrize("layer_class", [RedisPubSubChannelLayer])
     async def test_only_who_has_the_key_reads(self, redis_server: RedisServer, make_layer: MakeLayer) -> None:
         old = make_layer(redis_server, symmetric_encryption_keys=["old"])
         rotating = make_layer(redis_server, symmetric_encryption_keys=["new", "old"])
@@ -267,9 +278,9 @@ class TestEncryption:
             assert b"secret" not in seen["data"]
         assert reads_wrong.messages == []
 
-    def test_a_string_of_keys_is_refused(self) -> None:
+    def test_a_string_of_keys_is_refused(self, layer_class: type[Layer]) -> None:
         with pytest.raises(ValueError, match="symmetric_encryption_keys must be a list of possible keys"):
-            RedisPubSubChannelLayer(symmetric_encryption_keys="abc")
+            layer_class(symmetric_encryption_keys="abc")
 
 
 class TestThreadsAndLoops:
@@ -288,9 +299,9 @@ class TestThreadsAndLoops:
         layer.sync.close()
 
     def test_short_lived_loops_leave_no_connection_and_no_complaint(
-        self, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+        self, redis_server: RedisServer, layer_class: type[Layer], caplog: pytest.LogCaptureFixture
     ) -> None:
-        layer = RedisPubSubChannelLayer(hosts=[redis_server.url], prefix=f"test-{uuid.uuid4().hex}")
+        layer = layer_class(hosts=[redis_server.url], prefix=f"test-{uuid.uuid4().hex}")
         with redis_server.client() as client, warnings.catch_warnings():
             warnings.simplefilter("error")
             client.ping()
@@ -311,8 +322,8 @@ class TestThreadsAndLoops:
             assert len(layer._loops) <= 1
         assert [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")] == []
 
-    def test_sync_sending_without_redis_is_a_clear_error(self) -> None:
-        layer = RedisPubSubChannelLayer(hosts=[("127.0.0.1", free_port())])
+    def test_sync_sending_without_redis_is_a_clear_error(self, layer_class: type[Layer]) -> None:
+        layer = layer_class(hosts=[("127.0.0.1", free_port())])
 
         with pytest.raises(LayerUnavailableError, match=r"Redis at 127\.0\.0\.1"):
             layer.sync.group_send("group", {"type": "m"})
@@ -353,17 +364,18 @@ class TestHosts:
         await until(lambda: len(member.messages) == 20)
         assert {here.shard(here.group_key(group)) for group in groups} == {0, 1}
 
-    def test_a_string_of_hosts_is_refused(self) -> None:
+    def test_a_string_of_hosts_is_refused(self, layer_class: type[Layer]) -> None:
         with pytest.raises(ValueError, match="You must pass a list of Redis hosts"):
-            RedisPubSubChannelLayer(hosts="redis://localhost")
+            layer_class(hosts="redis://localhost")
 
     @pytest.mark.parametrize(
         "host", ["http://localhost", "redis://localhost?no_such_option=1", {"sentinels": [("a", 1)]}, {"hoost": "a"}]
     )
-    def test_a_wrong_host_is_an_error_before_the_first_message(self, host: Any) -> None:
+    def test_a_wrong_host_is_an_error_before_the_first_message(self, layer_class: type[Layer], host: Any) -> None:
         with pytest.raises(ValueError, match=r"wrong Redis host|needs a master_name"):
-            RedisPubSubChannelLayer(hosts=[host])
+            layer_class(hosts=[host])
 
+    @pytest.mark.parametrize("layer_class", [RedisPubSubChannelLayer])
     async def test_group_add_takes_channels_of_this_process_only(
         self, redis_server: RedisServer, make_layer: MakeLayer
     ) -> None:

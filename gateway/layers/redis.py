@@ -1,0 +1,465 @@
+"""The layer over queues in Redis: a message waits there until somebody receives it, and workers share a channel.
+
+- `{prefix}:queue:{name}` is the queue of a channel. The channels of one process, named `specific.PROCESS!...`, have one
+  queue together, under the name up to the "!", and the message says for whom it is;
+- `{prefix}:group:{group}` is a sorted set: who is in the group since when. Those are processes (their name up to the
+  "!"), and channels that no process owns. Which channels of a process are members only that process knows, so the cost
+  of a group message on Redis is one element per process, whatever the number of members;
+- a message to a group goes to the members in this event loop at once, without Redis.
+
+A queue is read by a connection of its own that outlives whoever waits: a reader that is cancelled takes nothing with
+it. What was taken for somebody who has left meanwhile goes back to the front of the queue.
+
+Delivery is at most once. When the connection was lost and is back, the memberships of this process are written again
+(Redis may have lost them), then each attached channel gets one event that says so.
+"""
+
+import asyncio
+import math
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import redis
+from redis.exceptions import NoScriptError, RedisError
+
+from gateway.exceptions import ChannelFull
+from gateway.layers.base import (
+    NOBODY,
+    Capacities,
+    Deliver,
+    GroupSendResult,
+    LayerUnavailableError,
+    Message,
+    SyncChannelLayer,
+    require_message,
+)
+from gateway.layers.drops import FULL, GONE, UNAVAILABLE, UNDECODABLE
+from gateway.layers.hosts import Hosts, describe_host, sync_pool
+from gateway.layers.links import REPLY_TIMEOUT_S, CommandLink
+from gateway.layers.local import LocalChannels
+from gateway.layers.names import escape_name, require_name
+from gateway.layers.queues import QueueReader
+from gateway.layers.remote import ConnectionHook, ConnectionNews, RemoteChannelLayer
+from gateway.layers.scripts import DIGESTS, PUSH
+
+PROCESS_QUEUE_CAPACITY = 10_000
+"""Elements that wait for one process, which drains them at once: each of its channels is bounded there."""
+
+REFRESHES_PER_GROUP_EXPIRY = 4
+RETRY_S = 0.1
+
+
+class RedisChannelLayer(RemoteChannelLayer["_LoopLayer"]):
+    """Channels and groups over queues in Redis; the layer for workers.
+
+    `capacity` bounds a channel of a process there, and any other channel in Redis. A membership that is neither
+    refreshed by a living process nor added again ends after `group_expiry` seconds.
+    """
+
+    def __init__(
+        self,
+        hosts: Hosts | None = None,
+        prefix: str = "asgi",
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 100,
+        channel_capacity: Capacities | None = None,
+        symmetric_encryption_keys: Sequence[str | bytes] | None = None,
+        random_prefix_length: int = 0,
+        serializer_format: str = "msgpack",
+        on_disconnect: ConnectionHook = "layer.disconnected",
+        on_reconnect: ConnectionHook = "layer.reconnected",
+    ) -> None:
+        """Options are those of channels_redis, and `on_disconnect`, `on_reconnect` as in RedisPubSubChannelLayer.
+
+        `random_prefix_length` is not needed here, where equal messages are two elements of a list.
+        """
+        super().__init__(
+            lambda: _LoopLayer(self),
+            hosts=hosts,
+            prefix=prefix,
+            expiry=expiry,
+            group_expiry=group_expiry,
+            capacity=capacity,
+            channel_capacity=channel_capacity,
+            symmetric_encryption_keys=symmetric_encryption_keys,
+            serializer_format=serializer_format,
+            random_prefix_length=random_prefix_length,
+            on_disconnect=on_disconnect,
+            on_reconnect=on_reconnect,
+        )
+
+    @property
+    def sync(self) -> SyncChannelLayer:
+        """`send` and `group_send` over a plain synchronous client, shared by the threads of this process."""
+        if self._sync is None:
+            self._sync = _Sync(self)
+        return self._sync
+
+    def queue_key(self, channel: str) -> bytes:
+        """The queue that `channel` is in."""
+        return f"{self.prefix}:queue:{escape_name(self.non_local_name(channel))}".encode()
+
+    def group_key(self, group: str) -> bytes:
+        """The sorted set of the members of `group`."""
+        return f"{self.prefix}:group:{escape_name(group)}".encode()
+
+    def push_arguments(self, channel: str, message: Message) -> tuple[bytes, tuple[bytes | int | str, ...]]:
+        """The queue of `channel` and the ARGV of PUSH that puts `message` into it."""
+        capacity = self.get_capacity(channel)
+        if "!" in channel:
+            capacity = max(capacity, PROCESS_QUEUE_CAPACITY)
+            if not channel.endswith("!"):
+                message = {**message, "__asgi_channel__": channel}
+        return self.queue_key(channel), (self.serialize(message), capacity, int(self.expiry * 1000), "back")
+
+
+class _LoopLayer:
+    """The part of the layer that belongs to one event loop: its channels and its connections."""
+
+    def __init__(self, layer: RedisChannelLayer) -> None:
+        self.layer = layer
+        self.process = f"specific.{uuid.uuid4().hex}!"
+        self.drops = layer.drops
+        self.local = LocalChannels(
+            capacity=layer.get_capacity, expiry=layer.expiry, group_expiry=layer.group_expiry, drops=self.drops
+        )
+        self.news = ConnectionNews(layer, self.local)
+        self.commands = [CommandLink(host, scripts=DIGESTS) for host in layer.hosts]
+        self.readers: dict[bytes, QueueReader] = {}
+        self._joined: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._refresh: asyncio.TimerHandle | None = None
+
+    @property
+    def connected(self) -> bool:
+        return not any(link.down for link in (*self.commands, *self.readers.values()))
+
+    async def check(self) -> None:
+        for commands in self.commands:
+            await commands.execute("PING")
+
+    async def flush(self) -> None:
+        for commands in self.commands:
+            await _delete(commands, f"{self.layer.prefix}:")
+        await self.close()
+        self.local.clear()
+
+    async def close(self) -> None:
+        if self._refresh is not None:
+            self._refresh.cancel()
+            self._refresh = None
+        for task in self._tasks:
+            task.cancel()
+        for link in (*self.readers.values(), *self.commands):
+            await link.close()
+        self.readers.clear()
+        self._joined.clear()
+
+    def _link(self, key: bytes) -> CommandLink:
+        return self.commands[self.layer.shard(key)]
+
+    # Channels
+
+    async def new_channel(self, prefix: str) -> str:
+        reader = self._reader(self.process)
+        if not await reader.wait_settled() and not reader.ever_up:
+            raise reader.unavailable()
+        # A prefix of the caller's own needs a queue of its own to be told apart by other processes: it goes behind.
+        channel = f"{self.process}{'' if prefix == 'specific.' else prefix}{uuid.uuid4().hex}"
+        self.local.open(channel)
+        return channel
+
+    def attach(self, channel: str, deliver: Deliver) -> None:
+        self._reader(channel).read_on()
+        self.local.attach(channel, deliver)
+
+    def detach(self, channel: str) -> None:
+        for group in self.local.detach(channel):
+            self._leave_soon(group, self.process)
+        if "!" not in channel:
+            self._close_reader(self.layer.queue_key(channel))
+
+    async def receive(self, channel: str) -> Message:
+        reader = self._reader(channel)
+        reader.wanted_soon()
+        try:
+            return await self.local.get(channel)
+        except asyncio.CancelledError:
+            if "!" not in channel:
+                self._stop_reading(channel, reader)
+            raise
+
+    def _stop_reading(self, channel: str, reader: QueueReader) -> None:
+        """What Redis has handed over, or is about to, is for another reader, here or elsewhere."""
+        self._give_back(channel, self.local.take_unread(channel))
+        if reader.blocked and reader.client_id is not None and not self.local.waiting(channel):
+            self._link(self.layer.queue_key(channel)).execute_quietly("CLIENT", "UNBLOCK", reader.client_id)
+
+    def _reader(self, channel: str) -> QueueReader:
+        key = self.layer.queue_key(channel)
+        reader = self.readers.get(key)
+        if reader is None:
+            shared = "!" in channel
+            reader = self.readers[key] = QueueReader(
+                self.layer.hosts[self.layer.shard(key)],
+                key,
+                # A queue of a process is drained; from any other, nothing is taken that nobody waits for.
+                wanted=None if shared else lambda: self.local.waiting(channel),
+                on_message=self._receive_shared if shared else lambda payload: self._receive(channel, payload),
+                on_disconnect=lambda: self.news.lost(list(self.local.channels)) if shared else None,
+                on_reconnect=lambda: self._do(self._rejoin()) if shared else None,
+                on_idle=lambda: self._close_reader(key),
+            )
+        return reader
+
+    def _close_reader(self, key: bytes) -> None:
+        reader = self.readers.pop(key, None)
+        if reader is not None:
+            self._do(reader.close())
+
+    def _give_back(self, channel: str, messages: Sequence[Message]) -> None:
+        for message in reversed(messages):
+            key, arguments = self.layer.push_arguments(channel, message)
+            # No task: this may be the end of the event loop.
+            self._link(key).execute_quietly("EVALSHA", DIGESTS[PUSH], 1, key, *arguments[:-1], "front")
+
+    async def send(self, channel: str, message: Message) -> None:
+        if channel.startswith(self.process) and self.local.knows(channel):
+            if not self.local.put(channel, self.layer.deserialize(self.layer.serialize(message))):
+                raise ChannelFull(channel)
+            return
+        key, arguments = self.layer.push_arguments(channel, message)
+        try:
+            accepted = await self._push(key, arguments)
+        except LayerUnavailableError:
+            self.drops.add(UNAVAILABLE, channel)
+            raise
+        if not accepted:
+            raise ChannelFull(channel)
+
+    async def _push(self, key: bytes, arguments: Sequence[Any]) -> bool:
+        return bool(await self._link(key).run_script(PUSH, key, arguments))
+
+    # Groups
+
+    async def group_add(self, group: str, channel: str) -> None:
+        if not channel.startswith(self.process):
+            await self._write_membership(group, channel)
+            return
+        self.local.join(group, channel)
+        if group in self._joined:
+            return
+        try:
+            await self._write_membership(group, self.process)
+        except LayerUnavailableError:
+            if not self._link(self.layer.group_key(group)).ever_up:
+                self.local.leave(group, channel)
+                raise
+        else:
+            self._joined.add(group)
+            self._refresh_later()
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        if channel.startswith(self.process):
+            if self.local.leave(group, channel):
+                self._leave_soon(group, self.process)
+        else:
+            await self._link(self.layer.group_key(group)).execute("ZREM", self.layer.group_key(group), _text(channel))
+
+    def _leave_soon(self, group: str, member: str) -> None:
+        self._joined.discard(group)
+        key = self.layer.group_key(group)
+        link = self._link(key)
+        if not link.down:  # else the membership ends by not being refreshed
+            link.execute_quietly("ZREM", key, _text(member))
+
+    async def _write_membership(self, group: str, member: str) -> None:
+        key = self.layer.group_key(group)
+        link = self._link(key)
+        added = link.execute("ZADD", key, int(time.time()), _text(member))
+        link.execute_quietly("EXPIRE", key, math.ceil(self.layer.group_expiry))
+        await added
+
+    async def group_send(self, group: str, message: Message) -> GroupSendResult:
+        layer = self.layer
+        result = NOBODY
+        if group in self.local.groups:
+            # Through the serializer, so that a member sees the same values whichever process it lives in.
+            result = self.local.put_group(group, layer.deserialize(layer.serialize(message)))
+        try:
+            members = await self._members(group)
+            pushes = [self._push(*push) for push in group_pushes(layer, group, message, members)]
+            # Begun in order and within one pass of the loop, so that the order of two messages is kept.
+            accepted = await asyncio.gather(*pushes)
+        except LayerUnavailableError as error:
+            self.drops.add(UNAVAILABLE, group)
+            raise LayerUnavailableError(str(error), result) from error.__cause__
+        refused = accepted.count(False)
+        if refused:
+            self.drops.add(FULL, group, refused)
+        return GroupSendResult(result.delivered, result.dropped + refused)
+
+    async def _members(self, group: str) -> list[str]:
+        """The members outside this event loop."""
+        key = self.layer.group_key(group)
+        link = self._link(key)
+        names = await link.execute("ZRANGEBYSCORE", key, oldest_membership(self.layer), "+inf")
+        return [name for name in map(_name, names) if name != self.process]
+
+    # What comes from Redis
+
+    def _receive_shared(self, payload: bytes) -> None:
+        message = self._decode(payload)
+        if message is None:
+            return
+        group = message.pop("__asgi_group__", None)
+        channel = message.pop("__asgi_channel__", None)
+        if group is not None:
+            if group in self.local.groups:
+                self.local.put_group(group, message)
+            else:
+                self._leave_soon(group, self.process)  # its members expired
+        elif channel is not None and (self.local.knows(channel) or not channel.startswith(self.process)):
+            self.local.put(channel, message)
+        else:
+            self.drops.add(GONE, str(channel))
+
+    def _receive(self, channel: str, payload: bytes) -> None:
+        message = self._decode(payload)
+        if message is None:
+            return
+        if self.local.waiting(channel) or self.local.is_attached(channel):
+            self.local.put(channel, message)
+        else:
+            self._give_back(channel, [message])
+
+    def _decode(self, payload: bytes) -> Message | None:
+        try:
+            return self.layer.deserialize(payload)
+        except Exception as error:  # whatever a serializer raises on bytes that are not its own
+            self.drops.add(UNDECODABLE, type(error).__name__)
+            return None
+
+    # Keeping the memberships
+
+    async def _rejoin(self) -> None:
+        await self._write_memberships()
+        self.news.back(list(self.local.channels))
+
+    async def _write_memberships(self) -> None:
+        """Writes every membership of this process, again and again until Redis has them."""
+        self._joined.clear()
+        while missing := [group for group in self.local.groups if group not in self._joined]:
+            try:
+                await asyncio.gather(*(self._write_membership(group, self.process) for group in missing))
+            except LayerUnavailableError:
+                await asyncio.sleep(RETRY_S)
+            else:
+                self._joined.update(missing)
+
+    def _refresh_later(self) -> None:
+        if self._refresh is None:
+            loop = asyncio.get_running_loop()
+            self._refresh = loop.call_later(self.layer.group_expiry / REFRESHES_PER_GROUP_EXPIRY, self._refresh_now)
+
+    def _refresh_now(self) -> None:
+        self._refresh = None
+        if self.local.groups:
+            self._do(self._write_memberships())
+            self._refresh_later()
+
+    def _do(self, work: Any) -> None:
+        """Runs a coroutine by the way."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _Sync:
+    """Sends over redis-py's synchronous client, whose pool is safe to share between threads and forks."""
+
+    def __init__(self, layer: RedisChannelLayer) -> None:
+        self._layer = layer
+        timeouts = {"socket_timeout": REPLY_TIMEOUT_S, "socket_connect_timeout": REPLY_TIMEOUT_S}
+        self._clients = [redis.Redis(connection_pool=sync_pool(host, **timeouts)) for host in layer.hosts]
+
+    def send(self, channel: str, message: Message) -> None:
+        """As the layer's `send`."""
+        require_name("Channel", channel)
+        require_message(message)
+        key, arguments = self._layer.push_arguments(channel, message)
+        if not self._run(key, lambda client: self._push(client, key, arguments)):
+            raise ChannelFull(channel)
+
+    def group_send(self, group: str, message: Message) -> GroupSendResult:
+        """As the layer's `group_send`; every member counts as one of another process."""
+        require_name("Group", group)
+        require_message(message)
+        key = self._layer.group_key(group)
+        names = self._run(key, lambda client: client.zrangebyscore(key, oldest_membership(self._layer), "+inf"))
+        refused = 0
+        for queue, arguments in group_pushes(self._layer, group, message, map(_name, names)):
+            refused += not self._run(queue, lambda client, q=queue, a=arguments: self._push(client, q, a))
+        return GroupSendResult(0, refused)
+
+    def close(self) -> None:
+        """Closes the connections, which open again when used."""
+        for client in self._clients:
+            client.connection_pool.disconnect()
+
+    def _push(self, client: Any, key: bytes, arguments: Sequence[Any]) -> bool:
+        try:
+            return bool(client.evalsha(DIGESTS[PUSH], 1, key, *arguments))
+        except NoScriptError:
+            return bool(client.eval(PUSH, 1, key, *arguments))
+
+    def _run(self, key: bytes, command: Any) -> Any:
+        shard = self._layer.shard(key)
+        try:
+            return command(self._clients[shard])
+        except (RedisError, OSError) as error:
+            where = describe_host(self._layer.hosts[shard])
+            raise LayerUnavailableError(f"Redis at {where} is not available: {error}") from error
+
+
+def oldest_membership(layer: RedisChannelLayer) -> int:
+    """When the oldest memberships that still hold were written, in seconds on this machine's clock."""
+    return int(time.time() - layer.group_expiry)
+
+
+def group_pushes(
+    layer: RedisChannelLayer, group: str, message: Message, members: Iterable[str]
+) -> Iterable[tuple[bytes, tuple[Any, ...]]]:
+    """The queue and the ARGV of PUSH for each of `members`; for processes the same bytes, serialized once."""
+    for_processes: bytes | None = None
+    for member in members:
+        if not member.endswith("!"):
+            yield layer.push_arguments(member, message)
+            continue
+        if for_processes is None:
+            for_processes = layer.serialize({**message, "__asgi_group__": group})
+        yield layer.queue_key(member), (for_processes, PROCESS_QUEUE_CAPACITY, int(layer.expiry * 1000), "back")
+
+
+async def _delete(link: CommandLink, prefix: str) -> None:
+    """Deletes the keys that begin with `prefix`, a thousand at a time."""
+    pattern = "".join(f"[{character}]" if character in "*?[]" else character for character in prefix) + "*"
+    cursor: Any = b"0"
+    while True:
+        cursor, keys = await link.execute("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+        for key in keys:  # one by one: on a cluster they are in different slots
+            link.execute_quietly("UNLINK", key)
+        if cursor == b"0":
+            await link.execute("PING")
+            return
+
+
+def _text(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")
+
+
+def _name(text: bytes | str) -> str:
+    return text.decode("utf-8", "surrogatepass") if isinstance(text, bytes) else text

@@ -1,0 +1,195 @@
+"""What the queue layer adds: messages that wait in Redis, workers that share a channel, members of other processes."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from gateway.exceptions import ChannelFull
+from gateway.layers import GroupSendResult
+from gateway.layers.redis import RedisChannelLayer
+from tests.support.redis import RedisServer
+
+MakeLayer = Callable[..., RedisChannelLayer]
+
+
+@pytest.fixture
+async def make_layer(redis_server: RedisServer) -> AsyncIterator[MakeLayer]:
+    """Makes layers with a prefix of this test's own: each is a process."""
+    prefix = f"test-{uuid.uuid4().hex}"
+    made: list[RedisChannelLayer] = []
+
+    def make(**options: Any) -> RedisChannelLayer:
+        made.append(RedisChannelLayer(hosts=[redis_server.url], prefix=prefix, **options))
+        return made[-1]
+
+    yield make
+    for layer in made:
+        await layer.close()
+
+
+async def receive(layer: RedisChannelLayer, channel: str) -> dict[str, Any]:
+    return await asyncio.wait_for(layer.receive(channel), 2)
+
+
+async def cancel(task: "asyncio.Task[Any]") -> None:
+    task.cancel()
+    await asyncio.wait({task})
+
+
+class TestQueues:
+    async def test_messages_wait_for_a_reader_and_keep_their_order(self, make_layer: MakeLayer) -> None:
+        writer = make_layer()
+        for number in range(30):
+            await writer.send("work", {"type": "n", "number": number})
+        await writer.close()
+        reader = make_layer()
+
+        assert [(await receive(reader, "work"))["number"] for _ in range(30)] == list(range(30))
+
+    async def test_each_message_goes_to_one_of_the_workers(self, make_layer: MakeLayer) -> None:
+        workers, writer = [make_layer() for _ in range(3)], make_layer()
+        got: list[int] = []
+
+        async def work(layer: RedisChannelLayer) -> None:
+            while True:
+                got.append((await layer.receive("work"))["number"])
+
+        tasks = [asyncio.create_task(work(layer)) for layer in workers for _ in range(2)]
+        for number in range(100):
+            await writer.send("work", {"type": "n", "number": number})
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            while len(got) < 100:
+                await asyncio.sleep(0.01)
+        for task in tasks:
+            await cancel(task)
+
+        assert sorted(got) == list(range(100))
+
+    async def test_a_reader_takes_no_more_than_it_was_asked_for(self, make_layer: MakeLayer) -> None:
+        one, two = make_layer(), make_layer()
+        for number in range(3):
+            await one.send("work", {"type": "n", "number": number})
+
+        assert (await receive(one, "work"))["number"] == 0
+        assert [(await receive(two, "work"))["number"] for _ in range(2)] == [1, 2]
+
+    async def test_a_message_for_a_reader_that_left_goes_to_the_next(self, make_layer: MakeLayer) -> None:
+        leaving, staying = make_layer(), make_layer()
+        for _ in range(20):
+            task = asyncio.create_task(leaving.receive("work"))
+            await leaving.check()
+            await cancel(task)
+
+        for number in range(40):
+            await staying.send("work", {"type": "n", "number": number})
+
+        assert [(await receive(staying, "work"))["number"] for _ in range(40)] == list(range(40))
+
+    async def test_a_full_channel_refuses(self, make_layer: MakeLayer) -> None:
+        layer = make_layer(capacity=10, channel_capacity={"small*": 2})
+        await layer.send("small.1", {"type": "m"})
+        await layer.send("small.1", {"type": "m"})
+
+        with pytest.raises(ChannelFull):
+            await layer.send("small.1", {"type": "m"})
+        with pytest.raises(ChannelFull):
+            await asyncio.to_thread(layer.sync.send, "small.1", {"type": "m"})
+
+    async def test_expired_messages_make_room_and_are_not_received(self, make_layer: MakeLayer) -> None:
+        layer = make_layer(expiry=0.05, capacity=1)
+        await layer.send("work", {"type": "old"})
+
+        await asyncio.sleep(0.06)
+        await layer.send("work", {"type": "new"})
+
+        assert await receive(layer, "work") == {"type": "new"}
+
+    async def test_nothing_is_left_in_redis_when_nobody_reads(
+        self, make_layer: MakeLayer, redis_server: RedisServer
+    ) -> None:
+        layer = make_layer(expiry=0.05)
+        await layer.send("work", {"type": "m"})
+
+        await asyncio.sleep(0.1)
+
+        with redis_server.client() as client:
+            assert client.keys(f"{layer.prefix}*") == []
+
+    async def test_flush_empties_the_queues_of_this_prefix_only(self, make_layer: MakeLayer) -> None:
+        layer = make_layer()
+        other = RedisChannelLayer(hosts=layer.hosts, prefix=layer.prefix + "-other")
+        await layer.send("work", {"type": "gone"})
+        await other.send("work", {"type": "stays"})
+
+        await layer.flush()
+
+        await layer.send("work", {"type": "next"})
+        assert await receive(layer, "work") == {"type": "next"}
+        assert await receive(other, "work") == {"type": "stays"}
+        await other.flush()
+        await other.close()
+
+
+class TestGroups:
+    async def test_a_worker_channel_and_a_channel_of_another_process_may_be_members(
+        self, make_layer: MakeLayer
+    ) -> None:
+        here, elsewhere = make_layer(), make_layer()
+        channel = await elsewhere.new_channel()
+        await here.group_add("group", "worker")
+        await here.group_add("group", channel)
+
+        await make_layer().group_send("group", {"type": "m"})
+
+        assert await receive(here, "worker") == {"type": "m"}
+        assert await receive(elsewhere, channel) == {"type": "m"}
+
+        await here.group_discard("group", "worker")
+        await here.group_discard("group", channel)
+        assert await make_layer().group_send("group", {"type": "m"}) == GroupSendResult(0, 0)
+
+    async def test_a_full_worker_channel_is_reported(self, make_layer: MakeLayer) -> None:
+        layer = make_layer(capacity=1)
+        await layer.group_add("group", "worker")
+
+        results = [await layer.group_send("group", {"type": "m"}) for _ in range(2)]
+
+        assert results == [GroupSendResult(0, 0), GroupSendResult(0, 1)]
+
+    async def test_a_member_that_lives_on_stays_after_the_group_expiry(self, make_layer: MakeLayer) -> None:
+        here, elsewhere = make_layer(group_expiry=1), make_layer(group_expiry=1)
+        got: list[dict[str, Any]] = []
+        channel = await here.new_channel()
+        here.attach(channel, got.append)
+        await here.group_add("group", channel)
+        await here.group_add("group", "dead-worker")
+
+        await asyncio.sleep(2.3)
+        await elsewhere.group_send("group", {"type": "m"})
+
+        async with asyncio.timeout(2):
+            while not got:
+                await asyncio.sleep(0.01)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(elsewhere.receive("dead-worker"), 0.1)
+
+    async def test_memberships_that_redis_lost_are_written_again(
+        self, own_redis_server: RedisServer, make_layer: MakeLayer
+    ) -> None:
+        layer = RedisChannelLayer(hosts=[own_redis_server.url], prefix="p")
+        channel = await layer.new_channel()
+        for number in range(50):
+            await layer.group_add(f"group.{number}", channel)
+
+        own_redis_server.stop()
+        own_redis_server.start()
+
+        with own_redis_server.client() as client:
+            async with asyncio.timeout(10):
+                while len(client.keys("p:group:*")) < 50:
+                    await asyncio.sleep(0.05)
+        await layer.close()
