@@ -73,14 +73,17 @@ class AsyncConsumer:
     base_send: Callable[[Event], Any]
 
     _sync: ClassVar[bool] = False
-    _events: ClassVar[tuple[str, ...] | None] = ("mailbox.overflow",)
-    _handlers: ClassVar[dict[str, Handler]] = {}
-    _message_handlers: ClassVar[dict[str, Handler]] = {}
-    _own_dispatch: ClassVar[bool] = False
+    _gateway_events: ClassVar[tuple[str, ...] | None] = ("mailbox.overflow",)
+    _gateway_handlers: ClassVar[dict[str, Handler]] = {}
+    _gateway_message_handlers: ClassVar[dict[str, Handler]] = {}
+    __own_dispatch: ClassVar[bool] = False
 
+    # A subclass is other people's, and must not redefine by chance what is private here: hence the long names below.
+    # `_inbox` and `_closed` are for subclasses to use.
     _inbox: Inbox
-    _began = False
-    _interrupted = False
+    _closed: bool
+    __began: bool
+    __interrupted: bool
 
     def __init_subclass__(cls, *, events: Iterable[str] | None = None, **kwargs: Any) -> None:
         """`events` is for base classes that, as those of gateway.generic, implement a protocol for others to extend.
@@ -93,14 +96,14 @@ class AsyncConsumer:
             raise TypeError(
                 f"mailbox_policy of {cls.__qualname__} is one of {', '.join(POLICIES)}: {cls.mailbox_policy!r}"
             )
-        cls._events = None if events is None else tuple(events)
-        framework = [base for base in cls.__mro__ if vars(base).get("_events") is not None]
-        generic = [event.replace(".", "_") for base in framework for event in vars(base)["_events"]]
+        cls._gateway_events = None if events is None else tuple(events)
+        framework = [base for base in cls.__mro__ if vars(base).get("_gateway_events") is not None]
+        generic = [event.replace(".", "_") for base in framework for event in vars(base)["_gateway_events"]]
         raw = [name for name in CONNECTION_HANDLERS if hasattr(cls, name)]
         messages = user_handlers(cls, framework=framework, sync=cls._sync)
-        cls._message_handlers = handlers_by_type(cls, messages)
-        cls._handlers = handlers_by_type(cls, {*messages, *generic, *raw})
-        cls._own_dispatch = next(base for base in cls.__mro__ if "dispatch" in vars(base)) not in framework
+        cls._gateway_message_handlers = handlers_by_type(cls, messages)
+        cls._gateway_handlers = handlers_by_type(cls, {*messages, *generic, *raw})
+        cls.__own_dispatch = next(base for base in cls.__mro__ if "dispatch" in vars(base)) not in framework
 
     @classmethod
     def as_asgi(cls, **initkwargs: Any) -> Application:
@@ -118,6 +121,8 @@ class AsyncConsumer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lives through one connection. Raises what a handler raised, StopConsumer apart."""
         self.scope = scope
+        # Not in __init__: one instance may serve several connections in a test, and __init__ is the subclass's own.
+        self.__began = self.__interrupted = self._closed = False
         self.base_send = async_to_sync(send) if self._sync else send
         self.channel_layer = get_channel_layer(self.channel_layer_alias)
         # `receive` of our own servers is a method of the inbox, which takes layer messages too: one task per
@@ -128,19 +133,19 @@ class AsyncConsumer:
         lane = Lane()
         lane.enter()
         try:
-            await self._join_layer()
-            await self._live(lane)
+            await self.__join_layer()
+            await self.__live(lane)
         except StopConsumer:
             pass
         finally:
-            self._leave_layer()
+            self.__leave_layer()
             lane.exit()
             if pump is not None:
                 await pump.close()
 
     async def dispatch(self, message: Event) -> None:
         """Runs the handler of `message`. Raises ValueError if there is none."""
-        await self._handler_of(message)(self, message)
+        await self._gateway_handler_of(message)(self, message)
 
     async def send(self, message: Event) -> None:
         """Gives an event to the server."""
@@ -157,17 +162,17 @@ class AsyncConsumer:
 
     # Life
 
-    async def _live(self, lane: Lane) -> None:
+    async def __live(self, lane: Lane) -> None:
         """Handles events up to the disconnect, and that one exactly once, whatever happens before."""
         try:
-            disconnect = await self._until_disconnect(lane)
+            disconnect = await self.__until_disconnect(lane)
         except BaseException as error:
-            if self._began:
-                await self._handle_disconnect(error)
+            if self.__began:
+                await self.__handle_disconnect(error)
             raise
         await self.dispatch(disconnect)
 
-    async def _until_disconnect(self, lane: Lane) -> Event:
+    async def __until_disconnect(self, lane: Lane) -> Event:
         """Handles all events but the last one, which it returns, within the grace when that one has come."""
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         cancellations = task.cancelling()
@@ -175,34 +180,34 @@ class AsyncConsumer:
 
         def start_grace() -> None:
             nonlocal interruption
-            grace_s = self._grace_s()
+            grace_s = self._gateway_grace_s()
             if grace_s is not None:
-                interruption = task.get_loop().call_later(grace_s, self._interrupt, task)
+                interruption = task.get_loop().call_later(grace_s, self.__interrupt, task)
 
         self._inbox.on_disconnect = start_grace
         if self._inbox.disconnected:
             start_grace()
         try:
-            return await self._handle_events(lane)
+            return await self.__handle_events(lane)
         except asyncio.CancelledError:
             # By the end of the grace, or by somebody else? Told apart as asyncio.timeout does it.
-            if not self._interrupted or task.cancelling() > cancellations + 1:
+            if not self.__interrupted or task.cancelling() > cancellations + 1:
                 raise
             return cast(Event, self._inbox.final)
         finally:
             self._inbox.on_disconnect = _do_nothing
             if interruption is not None:
                 interruption.cancel()
-            if self._interrupted:
+            if self.__interrupted:
                 task.uncancel()
 
-    async def _handle_events(self, lane: Lane) -> Event:
+    async def __handle_events(self, lane: Lane) -> Event:
         """The loop. Returns the disconnect event, unhandled."""
         inbox = self._inbox
         # Straight from the table to the handler, which saves a coroutine per event, unless `dispatch` is overridden.
-        handlers = self._handlers if type(self).dispatch is AsyncConsumer.dispatch else {}
+        handlers = self._gateway_handlers if type(self).dispatch is AsyncConsumer.dispatch else {}
         event = await inbox.next()
-        self._began = True
+        self.__began = True
         while not inbox.finished:
             handler = handlers.get(event.get("type", ""))
             if handler is None:
@@ -214,21 +219,21 @@ class AsyncConsumer:
             event = await inbox.next()
         return event
 
-    def _grace_s(self) -> float | None:
+    def _gateway_grace_s(self) -> float | None:
         return self.disconnect_grace_s
 
-    def _interrupt(self, task: "asyncio.Task[Any]") -> None:
+    def __interrupt(self, task: "asyncio.Task[Any]") -> None:
         """The grace is over: ends the handler that still runs, and drops what waits behind it."""
         if not self._inbox.finished:
-            self._interrupted = True
+            self.__interrupted = True
             consumer_handlers_interrupted.inc()
             consumer_events_skipped.inc(self._inbox.skip_to_end())
             task.cancel()
 
-    async def _handle_disconnect(self, cause: BaseException) -> None:
+    async def __handle_disconnect(self, cause: BaseException) -> None:
         """Runs the disconnect handler of a consumer that ends by `cause`, which goes on afterwards, come what may."""
         event = self._inbox.final or disconnect_event(self.scope["type"], cause)
-        if event["type"] not in self._handlers:
+        if event["type"] not in self._gateway_handlers:
             return
         try:
             async with asyncio.timeout(DISCONNECT_TIMEOUT_S):
@@ -238,15 +243,17 @@ class AsyncConsumer:
         except Exception:
             logger.exception("%s: the disconnect handler failed, after %r", type(self).__qualname__, cause)
 
-    def _handler_of(self, message: Event) -> Handler:
-        handler = self._handlers.get(message.get("type", "")) or self._handlers.get(get_handler_name(message))
+    def _gateway_handler_of(self, message: Event) -> Handler:
+        handler = self._gateway_handlers.get(message.get("type", "")) or self._gateway_handlers.get(
+            get_handler_name(message)
+        )
         if handler is None:
             raise ValueError(f"No handler for message type {message['type']}")
         return handler
 
     # The layer
 
-    async def _join_layer(self) -> None:
+    async def __join_layer(self) -> None:
         layer = self.channel_layer
         if layer is None:
             return
@@ -258,36 +265,36 @@ class AsyncConsumer:
             owner=type(self).__qualname__,
             capacity=layer.get_capacity(self.channel_name) if capacity is None else capacity,
             key=self.mailbox_key,
-            types=self._message_handlers,
-            accepts=self._accepts,
+            types=self._gateway_message_handlers,
+            accepts=self.__accepts,
         )
         layer.attach(self.channel_name, mailbox.deliver)
 
-    def _leave_layer(self) -> None:
+    def __leave_layer(self) -> None:
         if self.channel_layer is not None and hasattr(self, "channel_name"):
             self.channel_layer.detach(self.channel_name)
 
     @classmethod
-    def _accepts(cls, message: Message) -> bool:
+    def __accepts(cls, message: Message) -> bool:
         """Whether a layer message whose type is not in the table may be handled all the same."""
         try:
             name = get_handler_name(message)
         except ValueError as error:
-            return cls._refuse(message, str(error))
-        if name in cls._message_handlers:
+            return cls.__refuse(message, str(error))
+        if name in cls._gateway_message_handlers:
             return True
         if isinstance(message, LayerEvent):
             return False
-        if name in cls._handlers:
-            return cls._refuse(message, "only the connection sends events of this type")
+        if name in cls._gateway_handlers:
+            return cls.__refuse(message, "only the connection sends events of this type")
         if hasattr(cls, name):
-            return cls._refuse(message, f"{name} is not a handler: it is the framework's, or does not take one event")
-        if cls._own_dispatch:  # which may know more types than there are methods
+            return cls.__refuse(message, f"{name} is not a handler: it is the framework's, or does not take one event")
+        if cls.__own_dispatch:  # which may know more types than there are methods
             return True
-        return cls._refuse(message, f"there is no method {name}")
+        return cls.__refuse(message, f"there is no method {name}")
 
     @classmethod
-    def _refuse(cls, message: Message, why: str) -> bool:
+    def __refuse(cls, message: Message, why: str) -> bool:
         layer_refused.inc()
         suppressed = _refusal_logs.setdefault(cls, LogLimit()).take()
         if suppressed is not None:
@@ -322,7 +329,7 @@ class SyncConsumer(AsyncConsumer, events=()):
 
     async def dispatch(self, message: Event) -> None:
         """Runs the handler of `message` in a thread. Raises ValueError if there is none."""
-        await _call_in_thread(self._handler_of(message), self, message)
+        await _call_in_thread(self._gateway_handler_of(message), self, message)
 
     def send(self, message: Event) -> None:  # type: ignore[override]  # synchronous, as all of its methods
         """Gives an event to the server, and waits until it has taken it."""

@@ -46,11 +46,11 @@ class ProtocolTypeRouter:
     def __init__(self, application_mapping: Mapping[str, Application]) -> None:
         self.application_mapping = application_mapping
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         """Raises ValueError for a type that has no application."""
         if scope["type"] not in self.application_mapping:
             raise ValueError(f"No application configured for scope type {scope['type']!r}")
-        await self.application_mapping[scope["type"]](scope, receive, send)
+        return await self.application_mapping[scope["type"]](scope, receive, send)
 
 
 class NoRouteError(Resolver404):
@@ -82,7 +82,7 @@ class URLRouter:
         self.routes = list(routes)
         self._routes = [_compile(route) for route in self.routes]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         """Raises ValueError when there is no route."""
         nested = "path_remaining" in scope
         full_path = scope.get("path_remaining", scope.get("path"))
@@ -103,10 +103,9 @@ class URLRouter:
                 "kwargs": {**outer["kwargs"], **kwargs, **route.default_args},
             }
             try:
-                await route.application(inner_scope, receive, send)
+                return await route.application(inner_scope, receive, send)
             except NoRouteError:
                 continue
-            return
         raise (NoRouteError if nested else ValueError)(f"No route found for path {path!r}.")
 
 
@@ -116,7 +115,7 @@ class ChannelNameRouter:
     def __init__(self, application_mapping: Mapping[str, Application]) -> None:
         self.application_mapping = application_mapping
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         """Raises ValueError for a scope without channel, and for a channel that has no application."""
         if "channel" not in scope:
             raise ValueError(
@@ -125,7 +124,7 @@ class ChannelNameRouter:
             )
         if scope["channel"] not in self.application_mapping:
             raise ValueError(f"No application configured for channel name {scope['channel']!r}")
-        await self.application_mapping[scope["channel"]](scope, receive, send)
+        return await self.application_mapping[scope["channel"]](scope, receive, send)
 
 
 def _compile(route: URLPattern | URLResolver) -> _Route:

@@ -24,10 +24,10 @@ class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect"
     max_body_bytes: ClassVar[int | None] = 16 * 1024 * 1024
     """The largest request body that is read into memory for `handle`; a larger one is answered with 413."""
 
-    _response_begun = False
+    __response_begun = False
     _response_complete = False
-    _handled = False
-    _body_bytes = 0
+    __handled = False
+    __body_bytes = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Takes and ignores anything."""
@@ -36,13 +36,13 @@ class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect"
     async def send_headers(self, *, status: int = 200, headers: Headers | None = None) -> None:
         """Begins the response. Headers are pairs of bytes, or a mapping."""
         pairs = list(headers.items() if isinstance(headers, Mapping) else headers or ())
-        self._response_begun = True
-        await self._send({"type": "http.response.start", "status": status, "headers": pairs})
+        self.__response_begun = True
+        await self._gateway_send({"type": "http.response.start", "status": status, "headers": pairs})
 
     async def send_body(self, body: bytes, *, more_body: bool = False) -> None:
         """Sends a part of the body: the last one, unless `more_body`."""
         assert isinstance(body, bytes), "Body is not bytes"
-        await self._send({"type": "http.response.body", "body": body, "more_body": more_body})
+        await self._gateway_send({"type": "http.response.body", "body": body, "more_body": more_body})
         self._response_complete = not more_body
 
     async def send_response(self, status: int, body: bytes, **kwargs: Any) -> None:
@@ -60,15 +60,15 @@ class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect"
     async def http_request(self, message: Event) -> None:
         """Collects the body and gives it to `handle`."""
         body = message.get("body", b"")
-        self._body_bytes += len(body)
-        if self.max_body_bytes is not None and self._body_bytes > self.max_body_bytes:
+        self.__body_bytes += len(body)
+        if self.max_body_bytes is not None and self.__body_bytes > self.max_body_bytes:
             self.body.clear()
             await self.send_response(413, b"", headers=[(b"connection", b"close")])
             raise StopConsumer
         self.body.append(body)
         if not message.get("more_body"):
             await self.handle(b"".join(self.body))
-            self._handled = True
+            self.__handled = True
 
     async def http_disconnect(self, message: Event) -> None:
         """Calls `disconnect`."""
@@ -78,13 +78,13 @@ class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect"
     async def dispatch(self, message: Event) -> None:
         """Runs the handler of `message`, then ends the consumer if it has nothing left to send."""
         await super().dispatch(message)
-        if self._handled and (self._response_complete or not self._response_begun):
+        if self.__handled and (self._response_complete or not self.__response_begun):
             raise StopConsumer
 
-    def _grace_s(self) -> float | None:
+    def _gateway_grace_s(self) -> float | None:
         return None if self._response_complete else self.disconnect_grace_s
 
-    async def _send(self, event: Event) -> None:
+    async def _gateway_send(self, event: Event) -> None:
         if self._inbox.disconnected:
             consumer_sends_after_close.labels("http").inc()
             await asyncio.sleep(0)  # lets the end of the grace reach a handler that only sends

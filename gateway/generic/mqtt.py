@@ -56,8 +56,8 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
 
     # The last future that a handler returned, while it is not done, and the acknowledgements that wait for it. Mostly
     # publishes in a row share one, so that it costs an append each, and one callback per connection.
-    _awaited: "asyncio.Future[Any] | None" = None
-    _waiting_acks: list[Event]
+    __awaited: "asyncio.Future[Any] | None" = None
+    __waiting_acks: list[Event]
 
     async def mqtt_connect(self, event: Event) -> None:
         """Asks `connect`, then joins the groups."""
@@ -70,7 +70,7 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
             await self.reject()
         except Reject as refusal:
             await self.reject(refusal.reason_code, refusal.reason_string)
-        for group in self._groups_to_join():
+        for group in self._gateway_groups():
             await self.channel_layer.group_add(group, self.channel_name)
 
     async def connect(self, password: bytes | None) -> None:
@@ -94,12 +94,12 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
     ) -> None:
         """Accepts the connection; see `mqtt.accept` in docs/events.md."""
         self.accepted = True
-        await self._send(accept_event(client_id, properties, maximum_qos))
+        await self._gateway_send(accept_event(client_id, properties, maximum_qos))
 
     async def reject(self, reason_code: int = NOT_AUTHORIZED, reason_string: str | None = None) -> None:
         """Refuses the connection."""
         self._note_refusal("connect", self.scope["client_id"], Reject(reason_code, reason_string))
-        await self._send(reason_event("mqtt.reject", reason_code, reason_string))
+        await self._gateway_send(reason_event("mqtt.reject", reason_code, reason_string))
         self._closed = True
 
     # The hot path: one coroutine here, one for the handler and one for the server's `send`, and no other object than
@@ -107,7 +107,7 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
     async def mqtt_publish(self, event: Event) -> None:
         """Gives a publish to the handler of its topic, else to `receive_publish`, and acknowledges by the outcome."""
         topic_name = event["topic"]
-        topics = self._topics
+        topics = self._gateway_topics
         handler = topics.literal.get(topic_name)
         if handler is None and topics.patterns:
             handler = topics.find(topic_name)
@@ -137,10 +137,10 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
         ack = publish_ack(event["ack_id"], route)
         if outcome is None:
             await self.base_send(ack)
-        elif outcome is self._awaited:
-            self._waiting_acks.append(ack)
+        elif outcome is self.__awaited:
+            self.__waiting_acks.append(ack)
         else:
-            self._wait_for(outcome, ack)
+            self.__wait_for(outcome, ack)
 
     async def receive_publish(
         self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: dict[str, Any]
@@ -152,16 +152,16 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
         self._require_unrestricted()
         return None
 
-    def _wait_for(self, outcome: "asyncio.Future[Any]", ack: Event) -> None:
+    def __wait_for(self, outcome: "asyncio.Future[Any]", ack: Event) -> None:
         if not asyncio.isfuture(outcome):
             raise TypeError(f"a publish handler returns None or an asyncio.Future, not {outcome!r}")
-        self._awaited = outcome
-        self._waiting_acks = acks = [ack]
-        outcome.add_done_callback(functools.partial(self._settled, acks))
+        self.__awaited = outcome
+        self.__waiting_acks = acks = [ack]
+        outcome.add_done_callback(functools.partial(self.__settled, acks))
 
-    def _settled(self, acks: list[Event], outcome: "asyncio.Future[Any]") -> None:
-        if self._awaited is outcome:
-            self._awaited = None
+    def __settled(self, acks: list[Event], outcome: "asyncio.Future[Any]") -> None:
+        if self.__awaited is outcome:
+            self.__awaited = None
         self._inbox.interject({"type": "mqtt.settled", "outcome": outcome, "acks": acks})
 
     async def mqtt_settled(self, event: Event) -> None:
@@ -180,10 +180,10 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
 
     async def mqtt_subscribe(self, event: Event) -> None:
         """Asks `subscribe` for each filter."""
-        results = [await self._subscribe(subscription) for subscription in event["subscriptions"]]
+        results = [await self.__subscribe(subscription) for subscription in event["subscriptions"]]
         await self.base_send(filters_ack(event["ack_id"], results))
 
-    async def _subscribe(self, subscription: dict[str, Any]) -> int | Reject:
+    async def __subscribe(self, subscription: dict[str, Any]) -> int | Reject:
         topic_filter, qos = subscription["topic_filter"], subscription["qos"]
         try:
             granted = await self.subscribe(topic_filter, qos, share_name=subscription["share_name"])
@@ -225,17 +225,17 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
         properties: dict[str, Any] | None = None,
     ) -> None:
         """Sends a message to this client, whether it has subscribed or not; text is sent as UTF-8."""
-        await self._send(publish_event(topic, payload, qos, retain, properties))
+        await self._gateway_send(publish_event(topic, payload, qos, retain, properties))
 
     async def close(self, reason_code: int = ADMINISTRATIVE_ACTION, reason_string: str | None = None) -> None:
         """Closes the connection; MQTT 5 clients are told why."""
-        await self._send(reason_event("mqtt.close", reason_code, reason_string))
+        await self._gateway_send(reason_event("mqtt.close", reason_code, reason_string))
         self._closed = True
 
     async def mqtt_disconnect(self, event: Event) -> None:
         """Leaves the groups, then `disconnect`."""
         try:
-            for group in self._groups_to_join():
+            for group in self._gateway_groups():
                 await self.channel_layer.group_discard(group, self.channel_name)
         finally:
             await self.disconnect(event["reason_code"], event["reason"])
@@ -251,8 +251,8 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
         """Closes with 0x97, quota exceeded."""
         await self.close(QUOTA_EXCEEDED)
 
-    async def _send(self, event: Event) -> None:
-        if self._peer_gone():
+    async def _gateway_send(self, event: Event) -> None:
+        if self._gateway_peer_gone():
             await asyncio.sleep(0)  # lets the end of the grace reach a handler that only sends
             return
         try:
@@ -279,7 +279,7 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
             self.reject()
         except Reject as refusal:
             self.reject(refusal.reason_code, refusal.reason_string)
-        for group in self._groups_to_join():
+        for group in self._gateway_groups():
             async_to_sync(self.channel_layer.group_add)(group, self.channel_name)
 
     def connect(self, password: bytes | None) -> None:
@@ -299,17 +299,17 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
     ) -> None:
         """Accepts the connection; see `mqtt.accept` in docs/events.md."""
         self.accepted = True
-        self._send(accept_event(client_id, properties, maximum_qos))
+        self._gateway_send(accept_event(client_id, properties, maximum_qos))
 
     def reject(self, reason_code: int = NOT_AUTHORIZED, reason_string: str | None = None) -> None:
         """Refuses the connection."""
         self._note_refusal("connect", self.scope["client_id"], Reject(reason_code, reason_string))
-        self._send(reason_event("mqtt.reject", reason_code, reason_string))
+        self._gateway_send(reason_event("mqtt.reject", reason_code, reason_string))
         self._closed = True
 
     def mqtt_publish(self, event: Event) -> None:
         """Gives a publish to the handler of its topic, else to `receive_publish`, and acknowledges by the outcome."""
-        handler = self._topics.find(event["topic"])
+        handler = self._gateway_topics.find(event["topic"])
         ack = publish_ack(event["ack_id"], handler.route if handler is not None else self.route_publishes)
         try:
             if handler is not None:
@@ -330,7 +330,7 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         except Exception as error:
             self._note_failure("publish", event["topic"], error)
             refuse(ack, FAILED)
-        self._send(ack)
+        self._gateway_send(ack)
 
     def receive_publish(
         self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: dict[str, Any]
@@ -340,10 +340,10 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
 
     def mqtt_subscribe(self, event: Event) -> None:
         """Asks `subscribe` for each filter."""
-        results = [self._subscribe(subscription) for subscription in event["subscriptions"]]
-        self._send(filters_ack(event["ack_id"], results))
+        results = [self.__subscribe(subscription) for subscription in event["subscriptions"]]
+        self._gateway_send(filters_ack(event["ack_id"], results))
 
-    def _subscribe(self, subscription: dict[str, Any]) -> int | Reject:
+    def __subscribe(self, subscription: dict[str, Any]) -> int | Reject:
         topic_filter, qos = subscription["topic_filter"], subscription["qos"]
         try:
             granted = self.subscribe(topic_filter, qos, share_name=subscription["share_name"])
@@ -366,7 +366,7 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         """Tells `unsubscribe` of each filter."""
         for topic_filter in event["topic_filters"]:
             self.unsubscribe(topic_filter)
-        self._send(filters_ack(event["ack_id"], [SUCCESS] * len(event["topic_filters"])))
+        self._gateway_send(filters_ack(event["ack_id"], [SUCCESS] * len(event["topic_filters"])))
 
     def unsubscribe(self, topic_filter: str) -> None:
         """Called with each filter that the client gives up; to be overridden."""
@@ -381,17 +381,17 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         properties: dict[str, Any] | None = None,
     ) -> None:
         """Sends a message to this client, whether it has subscribed or not; text is sent as UTF-8."""
-        self._send(publish_event(topic, payload, qos, retain, properties))
+        self._gateway_send(publish_event(topic, payload, qos, retain, properties))
 
     def close(self, reason_code: int = ADMINISTRATIVE_ACTION, reason_string: str | None = None) -> None:
         """Closes the connection; MQTT 5 clients are told why."""
-        self._send(reason_event("mqtt.close", reason_code, reason_string))
+        self._gateway_send(reason_event("mqtt.close", reason_code, reason_string))
         self._closed = True
 
     def mqtt_disconnect(self, event: Event) -> None:
         """Leaves the groups, then `disconnect`."""
         try:
-            for group in self._groups_to_join():
+            for group in self._gateway_groups():
                 async_to_sync(self.channel_layer.group_discard)(group, self.channel_name)
         finally:
             self.disconnect(event["reason_code"], event["reason"])
@@ -404,8 +404,8 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         """Closes with 0x97, quota exceeded."""
         self.close(QUOTA_EXCEEDED)
 
-    def _send(self, event: Event) -> None:
-        if not self._peer_gone():
+    def _gateway_send(self, event: Event) -> None:
+        if not self._gateway_peer_gone():
             try:
                 self.base_send(event)
             except OSError:

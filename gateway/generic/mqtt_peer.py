@@ -45,24 +45,28 @@ class MqttPeer:
     accepted = False
 
     # Marks these methods as the framework's: see AsyncConsumer.__init_subclass__.
-    _events: ClassVar[tuple[str, ...] | None] = ()
+    _gateway_events: ClassVar[tuple[str, ...] | None] = ()
     _sync: ClassVar[bool]
-    _handlers: ClassVar[dict[str, Any]]
-    _message_handlers: ClassVar[dict[str, Any]]
-    _topics: ClassVar[TopicTable]
+    _gateway_handlers: ClassVar[dict[str, Any]]
+    _gateway_message_handlers: ClassVar[dict[str, Any]]
+    _gateway_topics: ClassVar[TopicTable]
 
     scope: Any
     channel_layer: Any
     _inbox: Any
-    _closed = False
-    _refusal_log: LogLimit | None = None
+    _closed: bool
+    __refusal_log: LogLimit | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if hasattr(cls, "_handlers"):  # not the mixin's direct use
-            cls._topics = TopicTable(cls, sync=cls._sync)
-            cls._handlers = {key: value for key, value in cls._handlers.items() if not is_topic_handler(value)}
-            cls._message_handlers = {k: v for k, v in cls._message_handlers.items() if not is_topic_handler(v)}
+        if hasattr(cls, "_gateway_handlers"):  # not the mixin's direct use
+            cls._gateway_topics = TopicTable(cls, sync=cls._sync)
+            cls._gateway_handlers = {
+                key: value for key, value in cls._gateway_handlers.items() if not is_topic_handler(value)
+            }
+            cls._gateway_message_handlers = {
+                k: v for k, v in cls._gateway_message_handlers.items() if not is_topic_handler(v)
+            }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Takes and ignores anything; `groups` of the class are joined by each accepted connection."""
@@ -71,12 +75,12 @@ class MqttPeer:
     def _anonymous(self, password: bytes | None) -> bool:
         return self.allow_anonymous and self.scope["username"] is None and password is None
 
-    def _groups_to_join(self) -> Sequence[str]:
+    def _gateway_groups(self) -> Sequence[str]:
         if self.groups and not hasattr(self.channel_layer, "group_add"):
             raise InvalidChannelLayerError("BACKEND is unconfigured or doesn't support groups")
         return (self.groups or ()) if self.accepted else ()
 
-    def _peer_gone(self) -> bool:
+    def _gateway_peer_gone(self) -> bool:
         """Whether nothing can be sent any more; counts the attempt."""
         if self._closed or self._inbox.disconnected:
             consumer_sends_after_close.labels("mqtt").inc()
@@ -90,9 +94,9 @@ class MqttPeer:
     def _note_refusal(self, request: str, about: object, refusal: Reject, count: int = 1) -> None:
         """Counts a refusal, and logs it unless this client was in the log for one a moment ago."""
         mqtt_refusals.labels(request, f"{refusal.reason_code:#04x}").inc(count)
-        if self._refusal_log is None:
-            self._refusal_log = LogLimit()
-        suppressed = self._refusal_log.take()
+        if self.__refusal_log is None:
+            self.__refusal_log = LogLimit()
+        suppressed = self.__refusal_log.take()
         if suppressed is not None:
             more = f"; {suppressed} refusals before it were not logged" if suppressed else ""
             logger.warning("refused %s %r of %s: %s%s", request, about, describe(self.scope), refusal, more)

@@ -43,7 +43,7 @@ class AsyncSseConsumer(AsyncHttpConsumer, events=("sse.heartbeat",)):
     heartbeat_interval_s: ClassVar[float] = 15.0
     """How often a comment is sent, so that proxies keep the connection and a client that has gone is noticed."""
 
-    _heartbeat: asyncio.TimerHandle | None = None
+    __heartbeat: asyncio.TimerHandle | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Takes and ignores anything; `groups` of the class are joined by each connection."""
@@ -80,7 +80,7 @@ class AsyncSseConsumer(AsyncHttpConsumer, events=("sse.heartbeat",)):
         more = headers.items() if isinstance(headers, Mapping) else headers or ()
         await self.send_headers(headers=[*HEADERS, *more])
         await self.send_body(COMMENT, more_body=True)  # now the client knows that it is connected
-        self._schedule_heartbeat()
+        self.__schedule_heartbeat()
 
     async def deny(self, status: int = 403, body: bytes = b"") -> None:
         """Refuses the request. An EventSource does not try again after a status other than 200."""
@@ -104,16 +104,16 @@ class AsyncSseConsumer(AsyncHttpConsumer, events=("sse.heartbeat",)):
         """Sends a comment."""
         if not self._response_complete:
             await self.send_body(COMMENT, more_body=True)
-            self._schedule_heartbeat()
+            self.__schedule_heartbeat()
 
-    def _schedule_heartbeat(self) -> None:
+    def __schedule_heartbeat(self) -> None:
         loop = asyncio.get_running_loop()
-        self._heartbeat = loop.call_later(self.heartbeat_interval_s, self._inbox.interject, {"type": "sse.heartbeat"})
+        self.__heartbeat = loop.call_later(self.heartbeat_interval_s, self._inbox.interject, {"type": "sse.heartbeat"})
 
     async def http_disconnect(self, message: Event) -> None:
         """Leaves the groups, then `disconnect`."""
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
+        if self.__heartbeat is not None:
+            self.__heartbeat.cancel()
         try:
             for group in self.groups or ():
                 await self.channel_layer.group_discard(group, self.channel_name)  # type: ignore[union-attr]

@@ -52,7 +52,7 @@ class _Peer:
     """What both kinds of consumer know of the other end."""
 
     groups: Sequence[str] | None = None
-    _closed = False
+    _closed: bool
     _inbox: Any
     channel_layer: Any
 
@@ -60,14 +60,14 @@ class _Peer:
         """Takes and ignores anything; `groups` of the class are joined by each connection."""
         self.groups = self.groups if self.groups is not None else []
 
-    def _peer_gone(self) -> bool:
+    def _gateway_peer_gone(self) -> bool:
         """Whether nothing can be sent any more; counts the attempt."""
         if self._closed or self._inbox.disconnected:
             consumer_sends_after_close.labels("websocket").inc()
             return True
         return False
 
-    def _groups_to_join(self) -> Sequence[str]:
+    def _gateway_groups(self) -> Sequence[str]:
         if self.groups and not hasattr(self.channel_layer, "group_add"):
             raise InvalidChannelLayerError("BACKEND is unconfigured or doesn't support groups")
         return self.groups or ()
@@ -78,7 +78,7 @@ class WebsocketConsumer(_Peer, SyncConsumer, events=EVENTS):
 
     def websocket_connect(self, message: Event) -> None:
         """Joins the groups, then `connect`."""
-        for group in self._groups_to_join():
+        for group in self._gateway_groups():
             async_to_sync(self.channel_layer.group_add)(group, self.channel_name)
         try:
             self.connect()
@@ -128,7 +128,7 @@ class WebsocketConsumer(_Peer, SyncConsumer, events=EVENTS):
 
     def _send_event(self, event: Event) -> None:
         """Gives a websocket event to the server, unless the peer has gone."""
-        if not self._peer_gone():
+        if not self._gateway_peer_gone():
             try:
                 super().send(event)
             except OSError:  # how a server says that it has (ASGI www 2.4)
@@ -183,7 +183,7 @@ class AsyncWebsocketConsumer(_Peer, AsyncConsumer, events=EVENTS):
 
     async def websocket_connect(self, message: Event) -> None:
         """Joins the groups, then `connect`."""
-        for group in self._groups_to_join():
+        for group in self._gateway_groups():
             await self.channel_layer.group_add(group, self.channel_name)
         try:
             await self.connect()
@@ -233,7 +233,7 @@ class AsyncWebsocketConsumer(_Peer, AsyncConsumer, events=EVENTS):
 
     async def _send_event(self, event: Event) -> None:
         """Gives a websocket event to the server, unless the peer has gone."""
-        if self._peer_gone():
+        if self._gateway_peer_gone():
             await asyncio.sleep(0)  # lets the end of the grace reach a handler that only sends
             return
         try:

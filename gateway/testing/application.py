@@ -36,6 +36,11 @@ class ApplicationCommunicator:
     ) -> None:
         await self.stop(exceptions=error is None)
 
+    @property
+    def future(self) -> "asyncio.Future[None]":
+        """The task that the application runs in."""
+        return self._start()
+
     async def send_input(self, message: Event) -> None:
         """Gives the application an event."""
         self._start()

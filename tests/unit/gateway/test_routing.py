@@ -36,6 +36,16 @@ async def call(application: Application, scope_type: str = "websocket", **scope:
     await application({"type": scope_type, **scope}, nothing, nothing)
 
 
+async def test_routers_return_what_the_application_does() -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> Any:
+        return "returned"
+
+    router = ProtocolTypeRouter({"websocket": URLRouter([path("a/", URLRouter([path("", application)]))])})
+
+    assert await router({"type": "websocket", "path": "/a/"}, None, None) == "returned"  # type: ignore[arg-type]
+    assert await ChannelNameRouter({"a": application})({"channel": "a"}, None, None) == "returned"  # type: ignore[arg-type]
+
+
 class TestProtocolTypeRouter:
     async def test_chooses_by_the_type_of_the_scope(self) -> None:
         http, mqtt = Leaf(), Leaf()

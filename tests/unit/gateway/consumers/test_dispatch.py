@@ -299,5 +299,5 @@ def test_handlers_of_a_sync_consumer_are_plain_functions() -> None:
 
         async def coroutine(self, event: Any) -> None: ...
 
-    assert "plain" in Mixed._handlers
-    assert "coroutine" not in Mixed._handlers
+    assert "plain" in Mixed._gateway_handlers
+    assert "coroutine" not in Mixed._gateway_handlers

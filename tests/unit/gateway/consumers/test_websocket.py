@@ -251,6 +251,18 @@ async def test_a_server_that_says_that_the_client_has_gone_is_no_error(sync: boo
         assert await client.receive_nothing(timeout=0.01)
 
 
+async def test_an_instance_may_serve_one_connection_after_the_other(sync: bool) -> None:
+    def receive(self: Any, text_data: Any = None, bytes_data: Any = None) -> Any:
+        yield self.send(text_data=text_data, close=True)
+
+    application = consumer(sync=sync, receive=receive)()
+    for text in ("one", "two"):
+        async with WebsocketCommunicator(application, "/") as client:
+            await client.connect()
+            await client.send_to(text)
+            assert await client.receive_from() == text
+
+
 class TestJson:
     async def test_frames_are_decoded_and_encoded(self, sync: bool) -> None:
         def receive_json(self: Any, content: Any) -> Any:
