@@ -19,6 +19,7 @@ from protocols.websocket_frames import PONG_OPCODE, close_frame, frame, may_clos
 logger = logging.getLogger("gateway.websocket")
 
 CLOSE_TIMEOUT_S: Final = 5.0
+FAIL_TIMEOUT_S: Final = 2.0
 SHUTDOWN_TIMEOUT_S: Final = 1.0
 
 SLICE_BYTES: Final = 16 * 1024
@@ -187,12 +188,18 @@ class WebSocketConnection(Connection):
         self._end(code, reason)
 
     def fail(self, code: int, reason: str) -> None:
-        """Closes for a fault of the peer (RFC 6455 §7.1.7): what it sends now is not read any more, except for the
-        close frame, where frames can still be told apart."""
+        """Closes for a fault of the peer: what it sends now is not read any more (RFC 6455 §7.1.7).
+
+        Our half ends at once, but the peer's bytes are still taken from the socket for a moment: closing on them would
+        reset the connection, and the peer might not get to see the code.
+        """
+        if not self.is_open:
+            return
         logger.info("closed the WebSocket of %s with %d: %s", self.peer, code, reason)
-        self.close(code, reason)
-        if self._reader is not None and self._reader.failed is not None:
-            self._reader = None
+        self.close(code, reason, timeout_s=FAIL_TIMEOUT_S)
+        self._reader = None
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
 
     def shut_down(self) -> None:
         """The server restarts: 1012 tells clients to come back."""
