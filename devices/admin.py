@@ -38,8 +38,8 @@ admin.site.site_title = admin.site.site_header = "fieldgate administration"
 admin.site.index_title = "Administration"
 
 
-def _moment(ms: int | None) -> datetime | None:
-    return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
+def _moment(ms: int | None) -> str:
+    return "never" if ms is None else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 @admin.register(DeviceType)
@@ -116,7 +116,7 @@ class CredentialInline(CredentialTabularInline):
 class DeviceAdmin(DeviceModelAdmin):
     """Devices. Adding one issues its first token; its readings have a page of their own."""
 
-    list_display = ("name", "type", "enabled", "is_connected", "last_seen", "created_at")
+    list_display = ("name", "type", "enabled", "is_connected", "last_seen")
     list_filter = ("enabled", ConnectedFilter, "type")
     list_select_related = ("type",)
     search_fields = ("name", "type__name", "uuid")
@@ -169,7 +169,7 @@ class DeviceAdmin(DeviceModelAdmin):
         return bool(getattr(device, "connected", False))
 
     @admin.display(description="last data", ordering="last_seen_ms")
-    def last_seen(self, device: Device) -> datetime | None:
+    def last_seen(self, device: Device) -> str:
         """When data last came."""
         return _moment(device.last_seen_ms)
 
@@ -193,17 +193,6 @@ class DeviceAdmin(DeviceModelAdmin):
         named = [f"{device}, with its access tokens and all of its readings" for device in devices]
         needed = set() if self.has_delete_permission(request) else {"device"}
         return named, {"devices": len(devices)}, needed, []
-
-    def delete_model(self, request: HttpRequest, obj: Device) -> None:
-        """Cuts it off; its readings go with it."""
-        credentials.cut(obj, "deleted")
-        super().delete_model(request, obj)
-
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> None:
-        """Cuts them off."""
-        for device in queryset:
-            credentials.cut(device, "deleted")
-        super().delete_queryset(request, queryset)
 
     # Actions on the list
 

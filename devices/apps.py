@@ -10,3 +10,11 @@ class DevicesConfig(AppConfig):
     label = "gateway_devices"
     verbose_name = "Devices"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Connects the signals."""
+        from django.db.models.signals import pre_delete
+
+        from devices.credentials import cut_deleted
+
+        pre_delete.connect(cut_deleted, sender="gateway_devices.Device", dispatch_uid="cut_deleted")

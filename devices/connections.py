@@ -26,6 +26,8 @@ logger = logging.getLogger("gateway.devices")
 
 POLL_INTERVAL_S: Final = 1.0
 KEEP_CUTS: Final = timedelta(hours=1)
+OVERLAP: Final = 1_000
+"""How far back each look for orders goes: of two given at once, the one with the higher number may come first."""
 
 Close = Callable[[str], None]
 """Closes a connection; the argument says why."""
@@ -95,6 +97,7 @@ class Watchman:
         self._connections = connections
         self._instance: GatewayInstance | None = None
         self._last_cut = 0
+        self._done_cuts: set[int] = set()
         self._task: asyncio.Task[None] | None = None
         self._log_limit = LogLimit()
 
@@ -135,20 +138,27 @@ class Watchman:
         GatewayInstance.objects.filter(heartbeat_ms__lt=now - 10 * HEARTBEAT_TIMEOUT_MS).delete()
         ConnectionCut.objects.filter(created_at__lt=timezone.now() - KEEP_CUTS).delete()
         self._instance = GatewayInstance.objects.create(heartbeat_ms=now)
-        newest = ConnectionCut.objects.order_by("-pk").first()
-        self._last_cut = newest.pk if newest else 0
+        self._new_cuts()
 
     def _round(self, changes: dict[int, tuple[bool, int]]) -> dict[int, str]:
         assert self._instance is not None
-        cuts = list(ConnectionCut.objects.filter(pk__gt=self._last_cut).order_by("pk"))
+        cuts = self._new_cuts()
         now = now_ms()
         if changes or now - self._instance.heartbeat_ms >= HEARTBEAT_INTERVAL_S * 1000:
             with transaction.atomic():
                 self._beat(now)
                 self._record(changes)
+        return {cut.device_id: cut.reason for cut in cuts}
+
+    def _new_cuts(self) -> list[ConnectionCut]:
+        """The orders that have not been returned before."""
+        recent = ConnectionCut.objects.filter(pk__gt=self._last_cut - OVERLAP).order_by("pk")
+        cuts = [cut for cut in recent if cut.pk not in self._done_cuts]
         if cuts:
-            self._last_cut = cuts[-1].pk
-        return {order.device_id: order.reason for order in cuts}
+            self._last_cut = max(self._last_cut, cuts[-1].pk)
+            self._done_cuts.update(cut.pk for cut in cuts)
+            self._done_cuts = {pk for pk in self._done_cuts if pk > self._last_cut - OVERLAP}
+        return cuts
 
     def _beat(self, now: int) -> None:
         assert self._instance is not None

@@ -10,7 +10,7 @@ import string
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from django.db import transaction
 from django.utils import timezone
@@ -77,7 +77,12 @@ def set_enabled(device: Device, enabled: bool) -> None:
 
 def cut(device: Device, reason: str) -> None:
     """Orders every gateway to close the connections of `device` and to look its credentials up anew."""
-    ConnectionCut.objects.create(device=device, reason=reason)
+    ConnectionCut.objects.create(device_id=device.pk, reason=reason)
+
+
+def cut_deleted(sender: type[Device], instance: Device, **kwargs: Any) -> None:
+    """A receiver of pre_delete: the connections of a device that is deleted end too."""
+    cut(instance, "deleted")
 
 
 class Directory:

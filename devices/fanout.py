@@ -90,7 +90,7 @@ class Fanout:
     def _readings(self, group: Group, rows: "dict[int, Any]") -> dict[str, Any]:
         devices = {
             str(device_id): {
-                "name": group.names[device_id],
+                "name": group.submissions[device_id].name,
                 "readings": [(self._ingest.key_name(row[1]), row[2], json_value(row[5], row[6])) for row in of_device],
             }
             for device_id, of_device in rows.items()

@@ -1,12 +1,13 @@
 """The only writer of readings: collects them from all connections and commits them in groups.
 
 A group is whatever came while the last commit ran, so there is no interval to tune: an idle gateway commits each
-reading at once, a busy one thousands together. The acknowledgement of everything in a group waits for one future, which
-is resolved when the commit has returned; dashboards are told after that.
+reading at once, a busy one thousands together. The acknowledgement of everything that a device has in a group waits for
+one future, which is resolved when the commit has returned; dashboards are told after that.
 
 While the database is away, locked or read-only, the same group is tried again until it is stored. Meanwhile at most
 MAX_WAITING further readings are taken, then `ready` blocks, consumers stop taking events, and sockets wait. Nothing is
-dropped.
+dropped. Should the database refuse a value as data, which profiles are there to prevent, the devices of the group are
+written one by one, and only the one at fault is refused.
 
 Two readings of one key and one time are told apart by `seq`. If the device gave the time, it is a hash of the value: a
 message sent again is stored once, and two different values are both kept. If the server did, it is a count: equal
@@ -16,11 +17,12 @@ values in one millisecond are both kept.
 import asyncio
 import logging
 import random
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, TypeAlias
 from zlib import crc32
 
 from devices import metrics
@@ -29,6 +31,7 @@ from devices.models import now_ms
 from devices.profiles import Point
 from devices.writers import Row, Writer
 from gateway.exceptions import Reject
+from gateway.log_limit import LogLimit
 
 logger = logging.getLogger("gateway.ingest")
 
@@ -36,32 +39,56 @@ MAX_WAITING: Final = 50_000
 MAX_KNOWN_KEYS: Final = 100_000
 NEWEST_PER_DEVICE: Final = 200
 RETRY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0)
-LOG_INTERVAL_S: Final = 10.0
 SEEN_INTERVAL_MS: Final = 1_000
-_MASK: Final = 0x7FFF_FFFF
+BYTES_PER_READING: Final = 64
+"""What a reading with text counts for one reading of; long texts count for many."""
+EARLIEST_PLAUSIBLE_TS: Final = 100_000_000_000
+"""1973, as milliseconds; as seconds it is the year 5138."""
+
 UNSTORABLE: Final = 0x83  # implementation specific error [MQTT5-2.4]
+QUOTA_EXCEEDED: Final = 0x97
+
+UnnumberedRow: TypeAlias = "tuple[int, str, int, int, int, float | None, str | None]"
+
+_MASK: Final = 0x7FFF_FFFF
+_pack_double = struct.Struct("<d").pack
+
+
+class Submission:
+    """What one device has in a group: its name, and the future of the commit."""
+
+    __slots__ = ("future", "name")
+
+    def __init__(self, name: str, future: "asyncio.Future[None]") -> None:
+        self.name = name
+        self.future = future
 
 
 class Group:
-    """Readings to be committed together, and the future that says when they are."""
+    """Readings to be committed together."""
 
-    __slots__ = ("future", "latest", "names", "newest", "received_ms", "rows", "seen", "unnumbered")
+    __slots__ = ("latest", "newest", "received_ms", "rows", "seen", "submissions", "unnumbered")
 
-    def __init__(self, future: "asyncio.Future[None]") -> None:
-        self.future = future
+    def __init__(self) -> None:
         self.rows: list[Row] = []
-        self.unnumbered: list[tuple[int, str, int, int, int, float | None, str | None]] = []
+        self.unnumbered: list[UnnumberedRow] = []
         """Rows with the name of a key whose number is not known yet."""
-        self.names: dict[int, str] = {}
-        """The devices in it: id -> name."""
+        self.submissions: dict[int, Submission] = {}
+        """The devices in it, by their id."""
         self.received_ms = 0
         # Set by `summarize`, once the rows are complete.
         self.latest: Sequence[Row] = ()
         self.newest: dict[int, deque[Row]] = {}
         self.seen: Sequence[tuple[int, int]] = ()
 
-    def __len__(self) -> int:
-        return len(self.rows) + len(self.unnumbered)
+    def part_of(self, device_id: int) -> "Group":
+        """What one device has in it, as a group of its own."""
+        part = Group()
+        part.rows = [row for row in self.rows if row[0] == device_id]
+        part.unnumbered = [row for row in self.unnumbered if row[0] == device_id]
+        part.submissions = {device_id: self.submissions[device_id]}
+        part.received_ms = self.received_ms
+        return part
 
     def number(self, key_ids: dict[str, int]) -> None:
         """Completes the rows that had only the name of their key."""
@@ -72,13 +99,13 @@ class Group:
     def summarize(self) -> None:
         """Finds the latest row of each device and key, and the newest rows of each device, in order of arrival."""
         latest: dict[tuple[int, int], Row] = {}
-        newest = {device_id: deque[Row](maxlen=NEWEST_PER_DEVICE) for device_id in self.names}
+        newest = {device_id: deque[Row](maxlen=NEWEST_PER_DEVICE) for device_id in self.submissions}
         for row in self.rows:
             newest[row[0]].append(row)
-            key = row[:2]
-            known = latest.get(key)
+            device_and_key = row[:2]
+            known = latest.get(device_and_key)
             if known is None or row[2] >= known[2]:
-                latest[key] = row
+                latest[device_and_key] = row
         self.latest = list(latest.values())
         self.newest = newest
 
@@ -96,13 +123,15 @@ class Ingest:
         self._seen: dict[int, int] = {}
         self._counter = random.getrandbits(31)
         self._uncommitted = 0
+        self._submitted = 0
         self._work = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
         self._closing = False
-        self._group = self._new_group()
+        self._group = Group()
         self._task: asyncio.Task[None] | None = None
-        self._logged_at = -LOG_INTERVAL_S
+        self._failure_log = LogLimit()
+        self._seconds_log = LogLimit()
         self.failure: str | None = None
         """Why nothing can be committed now; None while all is well."""
         metrics.readings_waiting.set_function(lambda: self._uncommitted)
@@ -135,31 +164,47 @@ class Ingest:
             await self._room.wait()
 
     def submit(self, device: Identity, points: Sequence[Point], received_ms: int) -> "asyncio.Future[None]":
-        """Takes what one message had, and returns the future of its commit, which many messages share.
+        """Takes what one message had, and returns the future of its commit, which the device's messages share.
 
         Do not await that future itself, since cancelling the waiter would cancel it for all; see `store`. It ends in
-        `Reject` if the database can never take the readings.
+        `Reject` if the database can never take the device's readings. Raises `Reject` for a new key when there are
+        MAX_KNOWN_KEYS.
         """
         group = self._group
         device_id = device.device_id
-        group.names[device_id] = device.name
-        group.received_ms = received_ms
         key_ids = self._key_ids
-        rows = group.rows
+        rows: list[Row] = []
+        unnumbered: list[UnnumberedRow] = []
+        size = len(points)
         for key, ts, number, text in points:
             if ts is None:
                 ts = received_ms
                 seq = self._counter = (self._counter + 1) & _MASK
             else:
                 seq = _stable_hash(number, text)
+                if ts < EARLIEST_PLAUSIBLE_TS:
+                    self._note_seconds(device, ts)
+            if text is not None:
+                size += len(text) // BYTES_PER_READING
             key_id = key_ids.get(key)
             if key_id is not None:
                 rows.append((device_id, key_id, ts, seq, received_ms, number, text))
             else:
-                group.unnumbered.append((device_id, key, ts, seq, received_ms, number, text))
-        self._uncommitted += len(points)
-        self._work.set()
-        return group.future
+                unnumbered.append((device_id, key, ts, seq, received_ms, number, text))
+        if unnumbered and len(key_ids) + len(group.unnumbered) > MAX_KNOWN_KEYS:
+            raise Reject(QUOTA_EXCEEDED, f"there are {MAX_KNOWN_KEYS} different keys already")
+        submission = group.submissions.get(device_id)
+        if submission is None:
+            future = asyncio.get_running_loop().create_future()
+            future.add_done_callback(_retrieve)
+            submission = group.submissions[device_id] = Submission(device.name, future)
+            self._work.set()
+        group.rows += rows
+        group.unnumbered += unnumbered
+        group.received_ms = received_ms
+        self._uncommitted += size
+        self._submitted += size
+        return submission.future
 
     async def store(self, device: Identity, points: Sequence[Point]) -> None:
         """Returns when `points` are committed. Raises Reject if the database can never take them."""
@@ -172,58 +217,70 @@ class Ingest:
 
     # Committing
 
-    def _new_group(self) -> Group:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(_retrieve)
-        return Group(future)
-
     async def _commit_groups(self) -> None:
         while True:
             await self._work.wait()
             self._work.clear()
             group = self._group
-            if not group.names:
+            if not group.submissions:
                 if self._closing:
                     return
                 continue
-            self._group = self._new_group()
+            self._group = Group()
+            size, self._submitted = self._submitted, 0
             group.seen = self._newly_seen(group)
-            error = await self._commit(group)
-            self._uncommitted -= len(group)
+            await self._commit(group)
+            self._uncommitted -= size
             self._room.set()
             if self._closing:
                 self._work.set()
-            if error is not None:
-                group.future.set_exception(error)
-                continue
-            group.future.set_result(None)
-            self._on_commit(group)
 
-    async def _commit(self, group: Group) -> Reject | None:
-        """Stores the group, trying again while the database is away; returns what to tell the devices if it cannot."""
+    async def _commit(self, group: Group) -> None:
+        """Stores the group and resolves its futures."""
+        try:
+            await self._store(group)
+        except self._writer.data_errors as error:
+            if len(group.submissions) > 1:
+                logger.exception("the database refuses a value among %d readings", len(group.rows))
+                for device_id in group.submissions:
+                    await self._commit(group.part_of(device_id))
+                return
+            ((device_id, submission),) = group.submissions.items()
+            metrics.readings_unstorable.inc(len(group.rows) + len(group.unnumbered))
+            logger.error("the database refuses what %s (%d) sent: %s", submission.name, device_id, error)  # noqa: TRY400
+            submission.future.set_exception(Reject(UNSTORABLE, f"cannot be stored: {error}", disconnect=True))
+            return
+        for submission in group.submissions.values():
+            submission.future.set_result(None)
+        try:
+            self._on_commit(group)
+        except Exception:  # what becomes of it elsewhere must not stop the commits
+            logger.exception("announcing a commit failed")
+
+    async def _store(self, group: Group) -> None:
+        """Writes the group, trying again as long as the database is away. Raises the writer's data_errors."""
         loop = asyncio.get_running_loop()
         attempt = 0
         while True:
             started = time.perf_counter()
             try:
                 key_ids = await loop.run_in_executor(self._thread, self._write, group)
-            except self._writer.transient_errors as error:
+            except self._writer.data_errors:
+                self.failure = None
+                raise
+            except Exception as error:  # whatever a driver raises: the readings are here, and stay
                 self._note_failure(error)
                 await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
                 attempt += 1
-            except Exception as error:
-                logger.exception("the database refuses a reading among %d as data: writing them one by one", len(group))
-                self.failure = None
-                return await loop.run_in_executor(self._thread, self._salvage, group, error)
             else:
-                if self.failure is not None:
-                    logger.warning("readings are committed again, after %d attempts", attempt)
-                    self.failure = None
-                self._learn(key_ids)
-                metrics.commit_seconds.observe(time.perf_counter() - started)
-                metrics.commits.inc()
-                metrics.readings_committed.inc(len(group))
-                return None
+                break
+        if self.failure is not None:
+            logger.warning("readings are committed again, after %d attempts", attempt)
+            self.failure = None
+        self._key_ids.update(key_ids)
+        metrics.commit_seconds.observe(time.perf_counter() - started)
+        metrics.commits.inc()
+        metrics.readings_committed.inc(len(group.rows))
 
     def _write(self, group: Group) -> dict[str, int]:
         """In the thread: stores the group and returns the numbers of the keys that were new to this process."""
@@ -240,54 +297,29 @@ class Ingest:
             raise
         return key_ids
 
-    def _salvage(self, group: Group, error: Exception) -> Reject | None:
-        """In the thread: stores row by row what the database takes of a group that it refused as a whole."""
-        refused = 0
-        for row in group.rows:
-            single = Group(group.future)
-            single.rows = single.latest = [row]
-            try:
-                self._writer.write(single)
-            except Exception as fault:
-                self._writer.close()
-                refused += 1
-                logger.error("cannot be stored: %r of device %d: %s", row, row[0], fault)  # noqa: TRY400
-        metrics.readings_unstorable.inc(refused)
-        if refused or group.unnumbered:
-            return Reject(UNSTORABLE, f"the database refuses this: {type(error).__name__}", disconnect=True)
-        return None
-
-    def _learn(self, key_ids: dict[str, int]) -> None:
-        if len(self._key_ids) + len(key_ids) > MAX_KNOWN_KEYS:
-            self._key_ids.clear()
-        self._key_ids.update(key_ids)
-
     def _newly_seen(self, group: Group) -> list[tuple[int, int]]:
         """Devices to be marked as heard of: each once a second at most, which is as fine as people look at it."""
         at = group.received_ms
         seen = self._seen
-        due = [device_id for device_id in group.names if at - seen.get(device_id, 0) >= SEEN_INTERVAL_MS]
+        due = [device_id for device_id in group.submissions if at - seen.get(device_id, 0) >= SEEN_INTERVAL_MS]
         seen.update(dict.fromkeys(due, at))
         return [(at, device_id) for device_id in due]
 
     def _note_failure(self, error: Exception) -> None:
         self.failure = f"{type(error).__name__}: {error}".strip()
         metrics.commit_failures.labels(type(error).__name__).inc()
-        now = time.monotonic()
-        if now - self._logged_at >= LOG_INTERVAL_S:
-            self._logged_at = now
-            logger.error(
-                "cannot commit %d readings, devices wait; trying again until it works: %s",
-                self._uncommitted,
-                self.failure,
-            )
+        if self._failure_log.take() is not None:
+            logger.error("cannot commit, devices wait; trying again until it works: %s", self.failure)
+
+    def _note_seconds(self, device: Identity, ts: int) -> None:
+        metrics.timestamps_in_seconds.inc()
+        if self._seconds_log.take() is not None:
+            logger.warning("%s sends the time %d, which in milliseconds is 1970: is it in seconds?", device.name, ts)
 
 
 def _stable_hash(number: float | None, text: str | None) -> int:
-    """The same for the same value in every process, unlike the hash of a string."""
-    if text is None:
-        return hash(number) & _MASK  # that of a number does not depend on the process
-    return crc32(text.encode()) & _MASK
+    """The same for the same value in every process."""
+    return crc32(_pack_double(number) if text is None and number is not None else (text or "").encode()) & _MASK
 
 
 def _retrieve(future: "asyncio.Future[None]") -> None:

@@ -11,8 +11,15 @@ from django.db import models
 from django.db.models import Exists, OuterRef
 from django.db.models.functions import Now
 
+from devices.profiles import PROFILES
+
 HEARTBEAT_INTERVAL_S = 5
 HEARTBEAT_TIMEOUT_MS = 15_000
+
+
+def profile_choices() -> list[tuple[str, str]]:
+    """The payload profiles there are."""
+    return [(name, name) for name in PROFILES]
 
 
 def now_ms() -> int:
@@ -25,7 +32,10 @@ class DeviceType(models.Model):
 
     name = models.CharField(max_length=100, unique=True)
     profile = models.CharField(
-        max_length=50, default="thingsboard", help_text="How its payloads are read: a payload profile's name."
+        max_length=50,
+        choices=profile_choices,
+        default="thingsboard",
+        help_text="How the payloads of its devices are read.",
     )
 
     class Meta:

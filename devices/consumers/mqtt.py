@@ -91,6 +91,8 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
     async def subscribe(self, topic_filter: str, qos: int, *, share_name: str | None) -> int | None:
         """A device gets the filters of the device API, at QoS 1 at most; an anonymous client any."""
         if self.device is None:
+            if topic_filter.startswith(DEVICE_TOPICS):
+                raise Reject(NOT_AUTHORIZED, "a topic of the device API")
             return await super().subscribe(topic_filter, qos, share_name=share_name)
         if topic_filter not in OWN_FILTERS or share_name is not None:
             raise Reject(TOPIC_FILTER_INVALID, "no topic of the device API")

@@ -6,6 +6,7 @@ import django.db.models.deletion
 import django.db.models.functions.datetime
 from django.db import migrations, models
 
+import devices.models
 from devices.operations import CreateClusteredModel
 
 
@@ -44,8 +45,9 @@ class Migration(migrations.Migration):
                 (
                     "profile",
                     models.CharField(
+                        choices=devices.models.profile_choices,
                         default="thingsboard",
-                        help_text="How its payloads are read: a payload profile's name.",
+                        help_text="How the payloads of its devices are read.",
                         max_length=50,
                     ),
                 ),

@@ -58,7 +58,9 @@ def parse_json(payload: bytes) -> Any:
     try:
         if _ODD_NUMBER.search(payload) is None:
             return _decode(payload)
-        return json.loads(payload, parse_int=_parse_int, parse_float=_parse_float, parse_constant=_refuse_constant)
+        value = json.loads(payload, parse_int=_parse_int, parse_float=_parse_float, parse_constant=_refuse_constant)
+        _encode(value)  # raises for a lone surrogate, which is no text and which no database takes
+        return value  # noqa: TRY300
     except RecursionError:
         raise PayloadError("JSON is nested too deeply") from None
     except (msgspec.MsgspecError, ValueError) as error:  # UnicodeDecodeError is a ValueError
@@ -118,10 +120,7 @@ def _string(key: str, ts: int | None, value: str) -> Point:
 
 
 def _text(value: Any) -> str:
-    try:
-        return _encode(value).decode()
-    except (msgspec.MsgspecError, ValueError) as error:  # a lone surrogate, which is no text
-        raise PayloadError(f"not JSON: {error}") from None
+    return _encode(value).decode()
 
 
 def _parse_int(digits: str) -> int | str:

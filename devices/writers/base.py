@@ -33,9 +33,9 @@ class Batch(Protocol):
 class Writer(Protocol):
     """Writes batches. It is called from one thread at a time, not always the same."""
 
-    transient_errors: tuple[type[Exception], ...]
-    """What is raised while the database is away, locked or read-only: the same batch may be written later. Any other
-    exception means that something in the batch can never be written."""
+    data_errors: tuple[type[Exception], ...]
+    """What is raised when something in the batch can never be written. After any other exception, of a database that is
+    away, locked, read-only, full or without its tables, the same batch may be written later."""
 
     def key_ids(self, names: Sequence[str]) -> dict[str, int]:
         """The number of each key, in a transaction of its own; new ones are added."""

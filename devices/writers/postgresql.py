@@ -33,7 +33,13 @@ _SEEN = f"""
 class PostgresqlWriter:
     """Writes through a psycopg connection of its own."""
 
-    transient_errors: tuple[type[Exception], ...] = (psycopg.OperationalError, psycopg.InterfaceError)
+    data_errors: tuple[type[Exception], ...] = (
+        psycopg.DataError,
+        psycopg.IntegrityError,
+        OverflowError,
+        TypeError,
+        ValueError,  # UnicodeEncodeError is one
+    )
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
         """`parameters` are those Django connects with."""

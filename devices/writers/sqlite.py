@@ -22,7 +22,15 @@ _SEEN = f"UPDATE {DEVICES} SET last_seen_ms = ? WHERE id = ?"  # noqa: S608
 class SqliteWriter:
     """Writes through the sqlite3 module, which lets go of the GIL in each step."""
 
-    transient_errors: tuple[type[Exception], ...] = (sqlite3.OperationalError,)
+    data_errors: tuple[type[Exception], ...] = (
+        sqlite3.DataError,
+        sqlite3.IntegrityError,
+        sqlite3.InterfaceError,
+        sqlite3.ProgrammingError,
+        OverflowError,
+        TypeError,
+        ValueError,  # UnicodeEncodeError is one
+    )
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self._path = path
