@@ -19,13 +19,13 @@ class InboundAliases:
 
         Raises ProtocolError: 0x94 for an alias over the maximum, 0x82 for one that stands for nothing yet.
         """
-        if not 0 < alias <= self._maximum:  # [MQTT5-3.3.2-8] [MQTT5-3.3.2-9]
+        if not 0 < alias <= self._maximum:  # [MQTT5-3.3.2-8] [MQTT5-3.3.2-9] [MQTT5-3.3.2-12]
             raise ProtocolError(ReasonCode.TOPIC_ALIAS_INVALID, f"topic alias {alias}; at most {self._maximum}")
         if topic:
             self._topics[alias] = topic
             return topic
         known = self._topics.get(alias)
-        if known is None:  # [MQTT5-3.3.4-2]
+        if known is None:  # [MQTT5-3.3.2.3.4]
             raise ProtocolError(ReasonCode.PROTOCOL_ERROR, f"topic alias {alias} stands for no topic yet")
         return known
 

@@ -6,7 +6,7 @@ Invariants:
 - at most one session per client identifier, at most one connection per session [MQTT5-3.1.4-3];
 - a session is in the subscription tree exactly with the filters in `session.subscriptions`;
 - a subscriber with several matching filters gets one copy, with the highest QoS granted and all its subscription
-  identifiers [MQTT5-3.3.4-2] [MQTT5-3.3.4-4] [MQTT5-3.3.4-5].
+  identifiers [MQTT5-3.3.4-2] [MQTT5-3.3.4-3] [MQTT5-3.3.4-4].
 """
 
 import heapq
@@ -163,7 +163,7 @@ class Broker:
                 self.dropped["queue_full"] += 1
             else:
                 qos = min(message.qos, subscriber.qos)
-                # [MQTT5-3.3.1-8] [MQTT3-3.3.1-8]
+                # [MQTT5-3.3.1.3] [MQTT3-3.3.1-8]
                 session.deliver(message, qos, True, subscriber.identifiers, now, bounded=False)
                 message.forget_encoded()
 

@@ -207,7 +207,7 @@ class Connection(PublishReceiver):
     def close(
         self, reason_code: int, reason: str, now: float, *, text: str = "", properties: Properties | None = None
     ) -> None:
-        """Ends the connection, telling the client why as far as its version can be told [MQTT5-4.13.2-1]."""
+        """Ends the connection, telling the client why as far as its version can be told [MQTT5-4.13.2]."""
         if self.state is State.CLOSED:
             return
         said = dict(properties or {})
@@ -318,7 +318,7 @@ class Connection(PublishReceiver):
         assert self.session is not None
         expiry_s = packet.properties.get("session_expiry_interval")
         if expiry_s is not None:
-            if expiry_s and not self.session.persistent:  # [MQTT5-3.1.2.11.2]
+            if expiry_s and not self.session.persistent:  # [MQTT5-3.14.2.2.2]
                 raise ProtocolError(ReasonCode.PROTOCOL_ERROR, "the session was to end, and cannot be kept now")
             self.session.expiry_interval_s = min(expiry_s, self._options.max_session_expiry_s)
         end = End(packet.reason_code, "client", "", packet.properties)
@@ -346,6 +346,8 @@ class Connection(PublishReceiver):
     def _send_accept(self, event: Event, now: float) -> None:
         connect = self.connect
         assert connect is not None
+        # Properties that a CONNACK cannot have are the application's error, and nothing has happened yet.
+        encode(ConnAck(properties=event.get("properties") or {}), MQTT_5_0)
         try:
             terms = agree(connect, event, self._options, assigned=self._assigned)
             session, present = self._broker.attach(

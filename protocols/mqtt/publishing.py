@@ -112,7 +112,7 @@ class PublishReceiver(Output):
                 return
             self._unacknowledged += 1
             if self._unacknowledged > self._options.receive_maximum and self.version == MQTT_5_0:
-                raise ProtocolError(  # [MQTT5-3.3.4-7] [MQTT5-3.3.4-8]
+                raise ProtocolError(  # [MQTT5-3.3.4-7]
                     ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, f"more than {self._options.receive_maximum} unacknowledged"
                 )
         if self._pending is None:

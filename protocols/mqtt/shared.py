@@ -32,7 +32,7 @@ class SharedGroup:
         return self._members.pop(session.client_id, None) is not None
 
     def choose(self) -> Subscriber | None:
-        """The member that gets the next message [MQTT5-4.8.2-3]."""
+        """The member that gets the next message [MQTT5-4.8.2]."""
         members = list(self._members.values())
         if not members:
             return None

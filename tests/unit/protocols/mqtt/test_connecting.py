@@ -253,6 +253,15 @@ class TestWhatAnApplicationMayNotDo:
         with pytest.raises(RuntimeError, match=r"mqtt\.accept was sent after the answer to mqtt\.connect"):
             client.answer({"type": "mqtt.accept"})
 
+    def test_accept_with_properties_that_a_connack_cannot_have(self) -> None:
+        client = World().client()
+        client.send(connect())
+
+        with pytest.raises(ValueError, match="'topic_alias' is not a property of this packet"):
+            client.answer({"type": "mqtt.accept", "properties": {"topic_alias": 1}})
+
+        assert client.connection.state is State.AUTHORIZING
+
     def test_publish_before_it_accepts(self) -> None:
         client = World().client()
         client.send(connect())
