@@ -118,6 +118,11 @@ class AsyncConsumer:
         application.consumer_initkwargs = initkwargs  # type: ignore[attr-defined]
         return application
 
+    @classmethod
+    def message_handlers(cls) -> frozenset[str]:
+        """The names of the methods that messages of a channel layer may call."""
+        return frozenset(handler.replace(".", "_") for handler in cls._gateway_message_handlers)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lives through one connection. Raises what a handler raised, StopConsumer apart."""
         self.scope = scope

@@ -299,5 +299,8 @@ def test_handlers_of_a_sync_consumer_are_plain_functions() -> None:
 
         async def coroutine(self, event: Any) -> None: ...
 
-    assert "plain" in Mixed._gateway_handlers
-    assert "coroutine" not in Mixed._gateway_handlers
+    assert Mixed.message_handlers() == {"plain"}
+
+
+def test_a_consumer_says_what_the_layer_may_call() -> None:
+    assert Room.message_handlers() == {"chat_message", "chat_new_message", "with_default"}
