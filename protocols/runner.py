@@ -82,7 +82,7 @@ class Inbox:
         high_water_bytes: int = HIGH_WATER_BYTES,
     ) -> None:
         """`pause` and `resume` stop and restart the reading of the socket; neither is called twice in a row."""
-        self._events: deque[Event] = deque()
+        self._events: deque[Event] | None = None
         self._final: Event | None = None
         self._interjected: deque[Event] | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -108,6 +108,8 @@ class Inbox:
 
     def feed(self, event: Event, size_bytes: int) -> None:
         """Adds an event of the connection; `size_bytes` is what it counts against the high-water mark."""
+        if self._events is None:
+            self._events = deque()
         self._events.append(event)
         self._buffered_bytes += size_bytes
         if self._buffered_bytes > self.high_water_bytes and not self._paused:
@@ -118,6 +120,8 @@ class Inbox:
 
     def feed_many(self, events: Iterable[Event], size_bytes: int) -> None:
         """Adds the events of one read of the socket; `size_bytes` is what they count together."""
+        if self._events is None:
+            self._events = deque()
         self._events.extend(events)
         self._buffered_bytes += size_bytes
         if self._buffered_bytes > self.high_water_bytes and not self._paused:
@@ -170,13 +174,15 @@ class Inbox:
 
     def skip_to_end(self) -> int:
         """Drops the events that nobody has taken, so that the disconnect event is next, and says how many."""
-        skipped = len(self._events)
-        self._events.clear()
+        skipped = len(self._events or ())
+        self._events = None
         return skipped
 
     def _pop_event(self) -> Event:
-        event = self._events.popleft()
-        if not self._events:
+        events = self._events
+        assert events is not None
+        event = events.popleft()
+        if not events:
             self._buffered_bytes = 0
             if self._paused:
                 self._paused = False
@@ -186,6 +192,8 @@ class Inbox:
     async def _wait(self) -> None:
         if self._waiter is not None:
             raise RuntimeError("two tasks wait for the events of one connection; await receive() in one place only")
+        # An empty deque has 700 bytes: an idle connection has none.
+        self._events = None
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
