@@ -4,6 +4,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import SyncToAsync, sync_to_async
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -12,11 +13,16 @@ R = TypeVar("R")
 def close_old_connections() -> None:
     """Closes this thread's connections that have outlived CONN_MAX_AGE or failed.
 
-    One that is inside an atomic block is left alone, so that code under test runs in the transaction of its TestCase.
+    Left alone are those inside an atomic block, so that code under test runs in the transaction of its TestCase, and
+    those to a database in memory, which Django never closes.
     """
     for connection in connections.all(initialized_only=True):
-        if not connection.in_atomic_block:
+        if not connection.in_atomic_block and not _is_in_memory(connection):
             connection.close_if_unusable_or_obsolete()
+
+
+def _is_in_memory(connection: BaseDatabaseWrapper) -> bool:
+    return connection.vendor == "sqlite" and bool(connection.is_in_memory_db())  # type: ignore[attr-defined]
 
 
 class DatabaseSyncToAsync(SyncToAsync[P, R]):

@@ -129,3 +129,13 @@ def test_a_connection_that_is_no_longer_in_one_is_closed(file_database: None) ->
     close_old_connections()
 
     assert not is_open()
+
+
+def test_a_database_in_memory_stays_open(django_db_blocker: Any) -> None:
+    """Django does not close it; asking would be taken by pytest-django for an access without the mark."""
+    with django_db_blocker.unblock():
+        connections["default"].ensure_connection()
+    with django_db_blocker.block():
+        close_old_connections()
+
+    assert connections["default"].connection is not None
