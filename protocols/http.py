@@ -76,6 +76,7 @@ class HttpServer(ProtocolServer):
         connections, self._connections = self._connections, None
         if connections is None:
             return
+        connections.closing = True
         for connection in list(connections.open):
             connection.shut_down()
         grace = connections.loop.call_later(self.response_grace_s, _give_up, connections)

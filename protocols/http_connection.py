@@ -44,7 +44,6 @@ class HttpConnection(Connection):
         "_reading_body",
         "_server",
         "_tls",
-        "closing",
         "site",
     )
 
@@ -62,7 +61,6 @@ class HttpConnection(Connection):
         self._body_bytes = 0
         self._begun = False
         self._pipelined = b""
-        self.closing = False
 
     # -- asyncio ----------------------------------------------------------------------------------------------------
 
@@ -79,6 +77,8 @@ class HttpConnection(Connection):
         site.connection_count += 1
         if site.connection_count > site.options.max_connections:
             self._refuse(Refusal(503, "too_many_connections"))
+        elif self.connections.closing:  # it was accepted just before the sockets closed
+            self.close_transport()
         else:
             self._wait_for_request()
 
@@ -115,7 +115,6 @@ class HttpConnection(Connection):
 
     def shut_down(self) -> None:
         """Ends an idle connection; lets a response end, and tells an endless one that it is over."""
-        self.closing = True
         exchange = self._exchange
         if exchange is None:
             self.close_transport()
@@ -275,7 +274,7 @@ class HttpConnection(Connection):
 
     def may_keep_alive(self) -> bool:
         """Whether another request can follow the one whose response begins now."""
-        return not self._reading_body and not self.closing
+        return not self._reading_body and not self.connections.closing
 
     def end_response(self, exchange: Exchange, data: bytes) -> None:
         """Writes the end of a response and turns to the next request."""
@@ -291,7 +290,7 @@ class HttpConnection(Connection):
             access_logger.info("%s %d %d", exchange.log_line, exchange.status, exchange.sent_bytes)
         if self._reading_body:
             self._linger()
-        elif not exchange.keep_alive or self.closing:
+        elif not exchange.keep_alive or self.connections.closing:
             self.close_transport()
         else:
             self._wait_for_request()

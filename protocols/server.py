@@ -8,7 +8,7 @@ import abc
 import asyncio
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, ClassVar
 
@@ -102,15 +102,13 @@ class ProtocolServer(abc.ABC):
         return {}
 
 
-@dataclass(frozen=True, slots=True)
 class UnknownProtocolError(LookupError):
     """Raised when no installed distribution offers the protocol that the configuration names."""
 
-    name: str
-    known: Sequence[str] = field(default_factory=tuple)
-
-    def __str__(self) -> str:
-        return f"no protocol {self.name!r} is installed; known: {', '.join(self.known)}"
+    def __init__(self, name: str, known: Sequence[str] = ()) -> None:
+        super().__init__(f"no protocol {name!r} is installed; known: {', '.join(known)}")
+        self.name = name
+        self.known = known
 
 
 def load_protocol(name: str) -> type[ProtocolServer]:

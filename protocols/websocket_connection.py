@@ -183,7 +183,7 @@ class WebSocketConnection(Connection):
         self.is_open = False
         self.write(close_frame(code, reason))
         self.flush()
-        self.leave(timeout_s)
+        self.leave(SHUTDOWN_TIMEOUT_S if self.connections.closing else timeout_s)
         self.resume_reading()
         self._end(code, reason)
 
@@ -202,8 +202,9 @@ class WebSocketConnection(Connection):
             self.transport.write_eof()
 
     def shut_down(self) -> None:
-        """The server restarts: 1012 tells clients to come back."""
-        self.close(1012, "service restart", timeout_s=SHUTDOWN_TIMEOUT_S)
+        """The server restarts: 1012 tells clients to come back, and none is waited for long."""
+        self.close(1012, "service restart")
+        self.leave(SHUTDOWN_TIMEOUT_S)
 
     def _close_received(self, code: int, reason: str) -> None:
         if code and not may_close_with(code):

@@ -78,8 +78,11 @@ class TunnelConnection(WebSocketConnection):
 
     def shut_down(self) -> None:
         """The server that the stream belongs to closes too, and has a moment to say goodbye in its own words."""
-        self._shutting_down = True
-        self.deadline = self.connections.now + SHUTDOWN_TIMEOUT_S
+        if self.is_open:
+            self._shutting_down = True
+            self.deadline = self.connections.now + SHUTDOWN_TIMEOUT_S
+        else:
+            self.leave(SHUTDOWN_TIMEOUT_S)
 
     def deadline_passed(self) -> None:
         """Also the end of that moment."""

@@ -112,6 +112,12 @@ class Client:
         self.connections.expire(self.connections.now + seconds)
         return await self.receive()
 
+    def shut_down(self) -> None:
+        """The server begins to close."""
+        self.connections.closing = True
+        for connection in list(self.connections.open):
+            connection.shut_down()
+
     @property
     def closed(self) -> bool:
         return self.transport.closed

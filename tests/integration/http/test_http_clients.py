@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import datetime
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -11,13 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from protocols.asgi import Receive, Scope, Send
 from protocols.runner import ClientDisconnectedError
-from tests.integration.http.serving import Events, echo, serving
+from tests.integration.http.serving import Events, certificate, echo, serving
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -91,27 +87,6 @@ def test_a_unix_socket(run: Run, tmp_path: Path) -> None:
             assert output.endswith("\r\n\r\nhi")
 
     run(main())
-
-
-def certificate(directory: Path) -> ssl.SSLContext:
-    """A server context with a certificate of its own for 127.0.0.1; writes cert.pem."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (directory / "cert.pem").write_bytes(made.public_bytes(pem))
-    (directory / "key.pem").write_bytes(private)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
-    return context
 
 
 def test_tls(run: Run, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """WebSockets as clients speak them that nobody here wrote: websockets and aiohttp."""
 
 import asyncio
+import ssl
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -10,7 +12,7 @@ import websockets
 from websockets.asyncio.client import connect
 
 from protocols.asgi import Receive, Scope, Send
-from tests.integration.http.serving import echo, serving
+from tests.integration.http.serving import certificate, echo, serving
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -30,6 +32,30 @@ def test_the_websockets_library(run: Run) -> None:
             assert client.close_code == 1000
 
     run(main())
+
+
+def test_over_tls(run: Run, tmp_path: Path) -> None:
+    schemes: list[str] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        schemes.append(scope["scheme"])
+        await echo(scope, receive, send)
+
+    async def main() -> None:
+        context = certificate(tmp_path)
+        trusted = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+        async with serving(application, tls=context, websocket_max_message_bytes=300_000) as server:
+            url = f"wss://localhost:{server.addresses[0].rpartition(':')[2]}/"
+            async with connect(url, ssl=trusted) as client:
+                await client.send("x" * 200_000)
+                assert await client.recv() == "x" * 200_000
+                await client.send("x" * 400_000)
+                with pytest.raises(websockets.ConnectionClosedError):
+                    await client.recv()
+                assert client.close_code == 1009
+
+    run(main())
+    assert schemes == ["wss"]
 
 
 def test_the_aiohttp_client(run: Run) -> None:

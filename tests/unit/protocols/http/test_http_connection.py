@@ -473,16 +473,22 @@ class TestShutDown:
     async def test_ends_an_idle_connection(self) -> None:
         client = Client(hello)
         await client.send(GET)
-        client.transport.protocol.shut_down()  # type: ignore[union-attr]
+        client.shut_down()
         await client.receive()
 
         assert client.closed
+
+    async def test_ends_a_connection_that_comes_too_late(self) -> None:
+        first = Client(hello)
+        first.shut_down()
+
+        assert Client(hello, site=first.site).closed
 
     async def test_lets_a_response_end(self) -> None:
         recorder = Recorder()
         client = Client(recorder)
         await client.send(GET)
-        client.transport.protocol.shut_down()  # type: ignore[union-attr]
+        client.shut_down()
         await client.receive()
         assert recorder.events == [{"type": "http.request", "body": b"", "more_body": False}]
 
@@ -496,7 +502,7 @@ class TestShutDown:
         client = Client(recorder)
         await client.send(GET)
         await recorder.respond(b"data: 1\n\n", more_body=True, headers=[(b"content-type", b"text/event-stream")])
-        client.transport.protocol.shut_down()  # type: ignore[union-attr]
+        client.shut_down()
         await client.receive()
 
         assert recorder.events[-1] == {"type": "http.disconnect"}

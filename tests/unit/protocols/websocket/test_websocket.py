@@ -395,7 +395,7 @@ class TestPings:
 
 async def test_shutting_down_says_that_the_service_restarts() -> None:
     async with Accepted() as it:
-        it.client.transport.protocol.shut_down()  # type: ignore[union-attr]
+        it.client.shut_down()
         assert close_code(await it.client.receive()) == 1012
         assert it.disconnects() == [(1012, "service restart")]
 

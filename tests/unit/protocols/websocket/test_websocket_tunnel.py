@@ -142,7 +142,7 @@ async def test_pauses_go_both_ways() -> None:
 
 async def test_shutting_down_leaves_the_protocol_a_moment_for_its_own_goodbye() -> None:
     client, stream, _ = await opened()
-    client.transport.protocol.shut_down()  # type: ignore[union-attr]
+    client.shut_down()
     stream.transport.write(b"bye")
     assert await client.receive() == b"\x82\x03bye"
     assert stream.lost == []
