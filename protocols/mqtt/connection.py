@@ -399,6 +399,8 @@ class Connection(PublishReceiver):
         self.close(code, "application", now, text=event.get("reason_string", ""), properties=event.get("properties"))
 
     def _answer(self, event: Event, now: float) -> None:
+        if self._closed:
+            return
         pending = self._answers.pop(event["ack_id"], None) if self._answers is not None else None
         if pending is None or self.session is None:
             self.unknown_acks += 1

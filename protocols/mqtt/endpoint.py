@@ -19,10 +19,8 @@ from protocols.sockets import client_address, server_address, tls_extension
 
 logger = logging.getLogger("gateway.mqtt")
 
-SLOW_CLIENT_TIMEOUT_S: Final = 60.0
-"""How long a client may take nothing of what is sent to it."""
 CLOSE_TIMEOUT_S: Final = 5.0
-"""How long the last bytes of a closed connection may take to leave."""
+"""How long a closed connection may take to end: its last bytes to leave, and the client to close its side."""
 
 _NEVER: Final = float("inf")
 
@@ -35,6 +33,10 @@ _LOG_LEVELS: Final = {
     "shutdown": logging.DEBUG,
     "protocol_error": logging.WARNING,
 }
+
+
+_LINGERING: Final = frozenset({"protocol_error", "application"})
+"""The ends by which we interrupt the client."""
 
 
 class Endpoint(asyncio.Protocol):
@@ -109,7 +111,7 @@ class Endpoint(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client takes less than it is sent: messages for it wait in its session, and it is not read."""
         self.connection.writable = False
-        self.abort_at = self._hub.loop.time() + SLOW_CLIENT_TIMEOUT_S
+        self.abort_at = self._hub.loop.time() + self._site.options.write_timeout_s
         self._stop_reading(_NOT_WRITABLE)
 
     def resume_writing(self) -> None:
@@ -145,7 +147,19 @@ class Endpoint(asyncio.Protocol):
             self._run.disconnect(end.event())
         if not self._lost:
             self.abort_at = self._hub.loop.time() + CLOSE_TIMEOUT_S
-            self._transport.close()
+            self._close_transport(end)
+
+    def _close_transport(self, end: End) -> None:
+        """Closes it; one that the client may still be sending on, in two steps. A socket that is closed with bytes
+        unread is reset, and the reset overtakes what the client was to read: the reason why."""
+        transport = self._transport
+        if end.reason in _LINGERING and transport.can_write_eof() and not transport.is_closing():
+            if self._unread:
+                self._unread = 0
+                transport.resume_reading()
+            transport.write_eof()  # what comes is thrown away, until the client closes its side too
+        else:
+            transport.close()
 
     def deadline_passed(self, now: float) -> None:
         """That of the connection, or `abort_at`."""
@@ -153,7 +167,7 @@ class Endpoint(asyncio.Protocol):
             self.abort_at = _NEVER
             if not self._ended:
                 metrics.mqtt_aborted.labels("slow_client").inc()
-                logger.warning("cut off %s: it took nothing for %g s", self._who(), SLOW_CLIENT_TIMEOUT_S)
+                logger.warning("cut off %s: it took nothing for %g s", self._who(), self._site.options.write_timeout_s)
             self.abort()
         else:
             self.connection.check(now, reading=not self._unread)
@@ -247,6 +261,8 @@ class Endpoint(asyncio.Protocol):
         self._read_on(_INBOX_FULL)
 
     def _stop_reading(self, why: int) -> None:
+        if self._ended:
+            return
         if not self._unread and not self._transport.is_closing():
             self._transport.pause_reading()
         self._unread |= why

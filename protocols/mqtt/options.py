@@ -1,65 +1,67 @@
 """What an operator can set for an MQTT listener, and what the broker behind all listeners makes of it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from protocols.mqtt.wire import MAX_VARIABLE
 
 NEVER_EXPIRES: Final = 0xFFFF_FFFF
 """A session expiry interval that means: keep the session for ever [MQTT5-3.1.2.11.2]."""
 
 
+def _option(default: Any, help_text: str, minimum: float = 1, maximum: float = float("inf")) -> Any:
+    return field(default=default, metadata={"help": help_text, "minimum": minimum, "maximum": maximum})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MqttOptions:
-    """The options of an MQTT listener. Of the limits of the broker as a whole, the largest of all listeners counts."""
+    """The keys of a `[[listeners]]` table with `protocol = "mqtt"`. Raises ValueError for values out of range.
+
+    Of the limits of the broker as a whole, the largest of all listeners counts.
+    """
 
     allow_anonymous: bool = field(
         default=False, metadata={"help": "whether a client without credentials may be an ordinary broker client"}
     )
-    connect_timeout_s: float = field(
-        default=5.0, metadata={"help": "how long after the TCP connection the CONNECT packet may take"}
+    connect_timeout_s: float = _option(5.0, "time for the CONNECT packet to come in full", 0.01)
+    write_timeout_s: float = _option(60.0, "time for a client to take some of what it is sent, before it is cut", 0.01)
+    max_connections: int = _option(10_000, "connections of this listener at a time; one more is closed at once")
+    max_packet_bytes: int = _option(
+        262_144, "the largest packet a client may send, fixed header included", 128, MAX_VARIABLE + 5
     )
-    max_connections: int = field(
-        default=10_000, metadata={"help": "connections of this listener at a time; more are closed at once"}
+    receive_maximum: int = _option(
+        512, "publishes a client may have unacknowledged; 5.0 clients are told, others not read meanwhile", 1, 65_535
     )
-    max_packet_bytes: int = field(
-        default=262_144, metadata={"help": "the largest packet a client may send, fixed header included"}
+    max_inflight: int = _option(100, "QoS 1 and 2 messages sent to a client and not acknowledged by it yet", 1, 32_767)
+    max_queued_messages: int = _option(1_000, "messages waiting for an absent or slow client; newer ones are lost", 0)
+    max_queued_bytes: int = _option(1_048_576, "bytes waiting for an absent or slow client; newer ones are lost", 0)
+    max_subscriptions: int = _option(1_000, "topic filters a client may subscribe to; more are refused with 0x97")
+    max_topic_levels: int = _option(64, "levels of a topic filter, and of a topic that is retained")
+    max_topic_aliases: int = _option(32, "topic aliases in each direction, 5.0 only", 0, 65_535)
+    max_keep_alive_s: int = _option(
+        3_600, "the longest keep alive, and that of 5.0 clients which ask for none", 1, 65_535
     )
-    receive_maximum: int = field(
-        default=512,
-        metadata={
-            "help": "publishes a client may have unacknowledged; MQTT 5 clients are told, others are not read meanwhile"
-        },
+    max_session_expiry_s: int = _option(
+        7 * 86_400, f"the longest time a session waits for its client; {NEVER_EXPIRES}: for ever", 0, NEVER_EXPIRES
     )
-    max_inflight: int = field(
-        default=100, metadata={"help": "QoS 1 and 2 messages sent to a client and not yet acknowledged by it"}
-    )
-    max_queued_messages: int = field(
-        default=1_000, metadata={"help": "messages that wait for an absent or slow client; newer ones are dropped"}
-    )
-    max_queued_bytes: int = field(
-        default=1_048_576, metadata={"help": "bytes that wait for an absent or slow client; newer ones are dropped"}
-    )
-    max_subscriptions: int = field(default=1_000, metadata={"help": "topic filters a client may subscribe to"})
-    max_topic_levels: int = field(
-        default=64, metadata={"help": "levels of a topic filter, and of a topic that is retained"}
-    )
-    max_topic_aliases: int = field(default=32, metadata={"help": "topic aliases in each direction, MQTT 5 only"})
-    max_keep_alive_s: int = field(
-        default=3_600, metadata={"help": "the longest keep alive, and that of MQTT 5 clients which ask for none"}
-    )
-    max_session_expiry_s: int = field(
-        default=7 * 86_400,
-        metadata={
-            "help": f"the longest time a session is kept for an absent client; {NEVER_EXPIRES} keeps it for ever"
-        },
-    )
-    max_sessions: int = field(
-        default=100_000, metadata={"help": "sessions of the broker, those of absent clients included"}
-    )
-    max_retained_messages: int = field(default=100_000, metadata={"help": "retained messages of the broker"})
-    max_retained_bytes: int = field(
-        default=67_108_864, metadata={"help": "bytes of the retained messages of the broker, topics included"}
-    )
+    max_sessions: int = _option(100_000, "sessions of the broker, those of absent clients included")
+    max_retained_messages: int = _option(100_000, "retained messages of the broker; more are not retained", 0)
+    max_retained_bytes: int = _option(67_108_864, "bytes of the broker's retained messages, topics included", 0)
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if "minimum" in option.metadata:
+                minimum, maximum = option.metadata["minimum"], option.metadata["maximum"]
+                if not minimum <= value <= maximum:
+                    limit = f"at least {minimum}" if value < minimum else f"at most {maximum}"
+                    raise ValueError(f"{option.name} must be {limit}, not {value!r}")
+
+    @property
+    def shortest_timeout_s(self) -> float:
+        """What the tick of the server's clock must resolve."""
+        return min(self.connect_timeout_s, self.write_timeout_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

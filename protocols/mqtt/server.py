@@ -62,7 +62,7 @@ class MqttServer(ProtocolServer):
             functools.partial(Endpoint, Site(self._hub, listener.options, "mqtts" if listener.ssl_context else "mqtt"))
             for listener in self.listeners
         ]
-        self._hub.start(shortest_timeout_s=min((one.connect_timeout_s for one in self._options), default=5.0))
+        self._hub.start(shortest_timeout_s=min((one.shortest_timeout_s for one in self._options), default=5.0))
         try:
             self._servers = await listen_at_all(self.listeners, factories)
         except BaseException:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import pytest
 
 from protocols.asgi import Application, Event, Receive, Scope, Send
-from protocols.mqtt import endpoint as endpoint_module
 from protocols.mqtt.codec import Decoder, encode
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.packets import (
@@ -190,10 +189,9 @@ class TestBackPressure:
         await until(lambda: endpoint.connection.received_publishes == 1_000)
 
     async def test_a_client_that_takes_nothing_is_not_read_and_is_cut_off(
-        self, serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, serve: Serve, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(endpoint_module, "SLOW_CLIENT_TIMEOUT_S", 0.05)
-        server = await serve(connect_timeout_s=0.1)
+        server = await serve(write_timeout_s=0.05)
         client = await Client.connected(server)
         await client.subscribe("t")
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -303,6 +301,17 @@ class TestEnds:
         line = record.getMessage()
         assert line.startswith("closed 'c\\n' from 127.0.0.1:")
         assert line.endswith("application, 0x86 unknown token")
+
+    async def test_a_client_in_the_middle_of_sending_is_told_why_it_is_closed(self, serve: Serve) -> None:
+        client = await Client.connected(await serve(max_packet_bytes=10_000))
+
+        client.send(Publish(topic="t", payload=b"x" * 3_000_000))
+        async with asyncio.timeout(5):
+            await client.writer.drain()
+
+        [packet] = await client.ended()
+        assert isinstance(packet, Disconnect)
+        assert packet.reason_code == ReasonCode.PACKET_TOO_LARGE
 
     async def test_more_connections_than_allowed_are_closed_at_once(self, serve: Serve) -> None:
         server = await serve(max_connections=1)
