@@ -302,14 +302,23 @@ class TestEnds:
         assert line.startswith("closed 'c\\n' from 127.0.0.1:")
         assert line.endswith("application, 0x86 unknown token")
 
-    async def test_a_client_in_the_middle_of_sending_is_told_why_it_is_closed(self, serve: Serve) -> None:
-        client = await Client.connected(await serve(max_packet_bytes=10_000))
+    async def test_a_client_that_sends_all_before_it_reads_is_told_why_it_is_closed(self, serve: Serve) -> None:
+        server = await serve(max_packet_bytes=10_000)
+        host, _, port = server.addresses[0].rpartition(":")
+        loop = asyncio.get_running_loop()
+        with socket.socket() as client:
+            client.setblocking(False)
+            await loop.sock_connect(client, (host, int(port)))
 
-        client.send(Publish(topic="t", payload=b"x" * 3_000_000))
-        async with asyncio.timeout(5):
-            await client.writer.drain()
+            packets = Connect(version=5, client_id="c"), Publish(topic="t", payload=b"x" * 10_000_000)
+            async with asyncio.timeout(5):
+                await loop.sock_sendall(client, b"".join(encode(packet, 5) for packet in packets))
 
-        [packet] = await client.ended()
+                received = b""
+                while data := await loop.sock_recv(client, 65_536):
+                    received += data
+
+        *_, packet = Decoder(max_packet_bytes=1_000, version=5).decode(received)
         assert isinstance(packet, Disconnect)
         assert packet.reason_code == ReasonCode.PACKET_TOO_LARGE
 
