@@ -56,6 +56,7 @@ class Lifespan:
         self._answers: asyncio.Queue[Event | None] = asyncio.Queue()
         self._run: ApplicationRun | None = None
         self._is_up = False
+        self._failed = False
 
     async def startup(self) -> None:
         """Returns when the application is ready, or does not do lifespans at all. Raises LifespanError."""
@@ -69,6 +70,7 @@ class Lifespan:
             self._application, scope, self._answers.put, inbox=self._inbox, on_finished=self._finished
         )
         self._is_up = await self._answer("startup")
+        self._report_failure()  # one that came right behind the answer
 
     async def shutdown(self) -> None:
         """Returns when the application has cleaned up. Raises LifespanError."""
@@ -91,6 +93,10 @@ class Lifespan:
 
     def _finished(self, exception: BaseException | None) -> None:
         self._answers.put_nowait(None)
-        if self._is_up and exception is not None:
+        self._failed = exception is not None
+        self._report_failure()
+
+    def _report_failure(self) -> None:
+        if self._is_up and self._failed:
             self._is_up = False
             self._on_failure()
