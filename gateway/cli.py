@@ -198,9 +198,12 @@ def print_config(ctx: click.Context, effective: bool) -> None:
 def worker(channels: tuple[str, ...], layer_alias: str) -> None:
     """Run the consumers of channel CHANNELS, without listening to anything."""
     setup_django()
-    from django.core.management import call_command
+    from django.core.management import CommandError, call_command
 
-    call_command("runworker", *channels, layer=layer_alias)
+    try:
+        call_command("runworker", *channels, layer=layer_alias)
+    except CommandError as error:
+        raise GatewayError(str(error)) from None
 
 
 @cli.command(

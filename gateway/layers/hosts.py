@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from gateway.exceptions import InvalidChannelLayerError
 
-AsyncPool: TypeAlias = "redis.asyncio.ConnectionPool[Any]"  # generic to the type checker only
+AsyncPool: TypeAlias = redis.asyncio.ConnectionPool
 Host: TypeAlias = dict[str, Any]
 Hosts: TypeAlias = Sequence["str | Sequence[Any] | Mapping[str, Any]"]
 

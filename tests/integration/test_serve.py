@@ -20,6 +20,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as connect_websocket
 
+from tests.support.postgres import PostgresServer
 from tests.support.serving import Serving, clean_environment
 
 Serve: TypeAlias = Callable[..., Serving]
@@ -176,6 +177,24 @@ class TestStop:
             serving.process.send_signal(signal.SIGTERM)
             wait_for(lambda: "stopping" in "".join(serving.log))
             assert serving.stop() == 1
+
+
+class TestSeveralProcesses:
+    def test_that_start_at_once_on_one_new_database_create_it_together(
+        self, serve: Serve, postgres_server: PostgresServer
+    ) -> None:
+        environ = {
+            "GATEWAY_DATABASE__URL": postgres_server.url(postgres_server.new_database()),
+            "GATEWAY_SERVER__SECRET_KEY": "k" * 50,
+        }
+
+        started = [serve("--set", f"data_dir={name}", **environ) for name in ("one", "other")]
+
+        for serving in started:
+            serving.ready()
+        for serving in started:
+            assert serving.stop() == 0
+        assert sorted("password" in serving.output for serving in started) == [False, True]
 
 
 class TestCannotStart:

@@ -1,9 +1,14 @@
 """`prepare`: what must be true of the database before the gateway starts."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
+from django.db import connection
+
+ADVISORY_LOCK = 0x6669656C64  # any number that nobody else on this database takes: "field"
 
 
 class Command(BaseCommand):
@@ -13,4 +18,23 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def handle(self, *args: Any, **options: Any) -> None:
-        call_command("migrate", interactive=False, verbosity=options["verbosity"])
+        with alone():
+            call_command("migrate", interactive=False, verbosity=options["verbosity"])
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keeps gateways that start at the same time on one PostgreSQL from creating the same tables.
+
+    SQLite needs nothing: its file is in a data directory that one process holds.
+    """
+    if connection.vendor != "postgresql":
+        yield
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [ADVISORY_LOCK])
