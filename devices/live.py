@@ -126,14 +126,14 @@ class LiveStream(AsyncConsumer):
     # What comes from the timers
 
     async def live_tick(self, event: Event) -> None:
-        """A sign of life; now and then with a check of who watches and a fresh snapshot."""
+        """A sign of life, if the user may still watch; every third is a fresh snapshot."""
         self._ticks += 1
         self._later(HEARTBEAT_INTERVAL_S, "live.tick")
-        if self._ticks % HEARTBEATS_PER_REFRESH:
-            await self._tell({"type": "heartbeat"})
-        elif not await self._still_may_watch():
+        if not await self._still_may_watch():
             await self._tell({"type": "denied"})
             await self.end()
+        elif self._ticks % HEARTBEATS_PER_REFRESH:
+            await self._tell({"type": "heartbeat"})
         elif self._is_cut_off():
             await self._tell({"type": "stale", "why": "layer"})
         else:

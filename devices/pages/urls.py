@@ -1,7 +1,9 @@
 """The addresses of the pages, below the site's root."""
 
 from django.contrib.auth.views import LogoutView
+from django.templatetags.static import static
 from django.urls import path
+from django.views.generic import RedirectView
 
 from devices.pages import views
 
@@ -9,6 +11,7 @@ urlpatterns = [
     path("", views.dashboard, name="dashboard"),
     path("devices/<int:device_id>/", views.device_page, name="device"),
     path("devices/<int:device_id>/history", views.device_history, name="device-history"),
+    path("favicon.ico", RedirectView.as_view(url=static("devices/img/mark.svg"))),  # the admin's pages name none
     path("login/", views.Login.as_view(), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
 ]

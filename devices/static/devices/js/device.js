@@ -107,7 +107,8 @@ function drawRow(row, ts, value) {
 
 /** Makes a checkbox for each numeric key; without a choice in the address the first few are shown. */
 function offerKeys(keys) {
-  chosen ??= new Set(keys.slice(0, CHARTS_AT_FIRST));
+  const numbers = keys.filter((key) => typeof values.get(key)[1] === "number");
+  chosen ??= new Set((numbers.length > 0 ? numbers : keys).slice(0, CHARTS_AT_FIRST));
   for (const key of keys) {
     if (!chooser.querySelector(`input[value="${CSS.escape(key)}"]`)) {
       chooser.append(newChoice(key));
