@@ -2,9 +2,9 @@
 
 What aiohttp gives are fast, strict, well-fuzzed parsers (llhttp, and its compiled WebSocket reader); what it would take
 for them is a request object, a stream reader and two tasks per request. So the parsers are fed here by hand. What they
-leave open is closed here: an unmasked frame, a close code that must not be on the wire, a message of exactly the
-limit. The names used are private to aiohttp and move between its minor releases; pyproject.toml pins the range, and
-tests/unit/protocols/test_aiohttp_parsers.py says which behaviour we rely on.
+leave open is closed here: an unmasked frame, a message begun within another, a message of exactly the limit. The names
+used are private to aiohttp and move between its minor releases; pyproject.toml pins the range, and
+tests/unit/protocols/http/test_aiohttp_parsers.py says which behaviour we rely on.
 """
 
 from collections.abc import Sequence
@@ -189,22 +189,23 @@ _FRAME_REASONS: Final = {1007: "invalid UTF-8", 1009: "message too big", 1002: "
 class FrameReader:
     """Reads the frames that one client sends, and joins fragments into messages."""
 
-    __slots__ = ("_collector", "_next_header", "_part_header", "_reader", "failed")
+    __slots__ = ("_collector", "_in_message", "_next_header", "_part_header", "_reader", "failed")
 
     def __init__(self, collector: FrameCollector, *, max_message_bytes: int) -> None:
         self._collector = collector
         self._reader = WebSocketReader(collector, min(max_message_bytes, MAX_MESSAGE_BYTES) + 1, False, True)
         self._next_header = 0
         self._part_header = b""
+        self._in_message = False
         self.failed: FrameError | None = None
         """Why the rest of the stream cannot be read, once it cannot."""
 
     def feed(self, data: bytes) -> Sequence[Message]:
         """The messages and control frames that became complete with `data`. Sets `failed` if the peer broke a rule:
         what came before the fault is returned all the same."""
-        unmasked_at = self._find_unmasked(data)
-        if unmasked_at is not None:
-            data = data[:unmasked_at]
+        fault_at = self._find_fault(data)
+        if fault_at is not None:
+            data = data[:fault_at]
         self._reader.feed_data(data)
         collector = self._collector
         messages = collector.messages
@@ -212,32 +213,38 @@ class FrameReader:
         if collector.error is not None:
             self.failed = collector.error
             collector.error = None
-        elif unmasked_at is not None:
-            self.failed = FrameError(1002, "frame not masked")
+        elif fault_at is not None:
+            self.failed = FrameError(1002, "frame not masked, or a message within a message")
         return messages
 
-    def _find_unmasked(self, data: bytes) -> int | None:
-        """Walks from frame header to frame header; the offset of the first without a mask [RFC 6455 §5.1]."""
+    def _find_fault(self, data: bytes) -> int | None:
+        """Walks from frame header to frame header, for what the reader does not look at.
+
+        Returns the offset of the first frame without a mask [RFC 6455 §5.1], or that begins a message within another
+        [§5.4: the reader notices only if the first fragment was not empty].
+        """
         position = self._next_header
         carried = len(self._part_header)
         if carried:
             data = self._part_header + data
             self._part_header = b""
         end = len(data)
-        while position < end:
-            if position + 2 > end:
-                break
-            second = data[position + 1]
+        while position + 1 < end:
+            first, second = data[position], data[position + 1]
             if second < 0x80:
                 return max(position - carried, 0)
             if second < 0xFE:
-                position += second - 0x7A  # 2 header bytes, 4 of mask, and the length
+                length = second - 0x7A  # 2 bytes of header, 4 of mask, and the payload
             else:
                 width = 2 if second == 0xFE else 8
                 if position + 2 + width > end:
                     break
-                length = int.from_bytes(data[position + 2 : position + 2 + width], "big")
-                position += 6 + width + length
+                length = 6 + width + int.from_bytes(data[position + 2 : position + 2 + width], "big")
+            if first & 0x08 == 0:
+                if first & 0x0F and self._in_message:
+                    return max(position - carried, 0)
+                self._in_message = first < 0x80
+            position += length
         if position < end:
             self._part_header = data[position:]
             self._next_header = 0

@@ -179,6 +179,7 @@ class TestFrameReader:
             (masked(0x89, b"a" * 126), 1002),  # a long control frame
             (masked(0x80, b"a"), 1002),  # a continuation of nothing
             (masked(0x01, b"a") + masked(0x81, b"b"), 1002),  # a message within a message
+            (masked(0x01) + masked(0x81, b"b"), 1002),  # the same after an empty fragment
             (masked(0x88, b"\x03"), 1002),  # half a close code
             (masked(0x88, b"\x03\xe7"), 1002),  # 999
             (masked(0x81, b"\xff"), 1007),
@@ -192,6 +193,14 @@ class TestFrameReader:
 
         assert reader.failed is not None
         assert reader.failed.code == code
+
+    @pytest.mark.parametrize("split", [1, 3, 100])
+    def test_empty_fragments_are_part_of_a_message(self, reader: FrameReader, split: int) -> None:
+        frames = masked(0x01) + masked(0x00) + masked(0x89) + masked(0x00, b"x") + masked(0x80) + masked(0x81, b"y")
+        messages = [m for i in range(0, len(frames), split) for m in reader.feed(frames[i : i + split])]
+
+        assert [data for kind, data, _ in messages if kind is TEXT] == ["x", "y"]
+        assert reader.failed is None
 
     def test_takes_a_message_of_exactly_the_limit(self, reader: FrameReader) -> None:
         assert len(reader.feed(masked(0x82, b"a" * 1000))) == 1
