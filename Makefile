@@ -40,8 +40,8 @@ format: $(VENV)/.dev
 	@$(BIN)/ruff check --fix
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "$(PYTHON) is $$($(PYTHON) -V 2>&1); 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || { \
+		echo "Python 3.11 or newer is needed, and $(PYTHON) is not; if you have another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "this python3 cannot make environments; install its venv: apt install python3-venv" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
