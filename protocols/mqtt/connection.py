@@ -21,7 +21,7 @@ from protocols.mqtt.broker import Broker
 from protocols.mqtt.codec import Decoder, encode
 from protocols.mqtt.errors import MqttError, ProtocolError, UnsupportedProtocolVersionError
 from protocols.mqtt.message import Message
-from protocols.mqtt.negotiation import UNLIMITED, agree, assign_client_id, check_connect
+from protocols.mqtt.negotiation import UNLIMITED, agree, check_connect, with_assigned_client_id
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.output import Wire
 from protocols.mqtt.packets import (
@@ -51,7 +51,7 @@ NEVER: Final = float("inf")
 MAX_HELD_BYTES: Final = 256 * 1024
 """What a client may send before it is accepted."""
 MAX_PENDING_ANSWERS: Final = 64
-"""SUBSCRIBE and UNSUBSCRIBE packets that wait for it."""
+"""SUBSCRIBE and UNSUBSCRIBE packets that wait for the application; with more, the socket is not read."""
 ANSWER_TIMEOUT_S: Final = 30.0
 """How long the application may take to accept or reject."""
 
@@ -73,7 +73,7 @@ class State(Enum):
 
 
 class End(NamedTuple):
-    """How a connection ended. `reason` is that of `mqtt.disconnect`; `text` is for a log; it never quotes a payload."""
+    """How a connection ended. `reason` is that of `mqtt.disconnect`; `text` is for a log."""
 
     reason_code: int
     reason: str
@@ -267,7 +267,7 @@ class Connection(PublishReceiver):
         check_connect(packet)
         self.deadline = now + ANSWER_TIMEOUT_S
         self._assigned = not packet.client_id
-        self.connect = _with_client_id(packet) if self._assigned else packet
+        self.connect = with_assigned_client_id(packet) if self._assigned else packet
         events.append(
             {
                 "type": "mqtt.connect",
@@ -442,17 +442,3 @@ class Connection(PublishReceiver):
         "mqtt.publish": _send_publish,
         "mqtt.close": _send_close,
     }
-
-
-def _with_client_id(connect: Connect) -> Connect:
-    return Connect(
-        version=connect.version,
-        client_id=assign_client_id(),
-        clean_start=connect.clean_start,
-        keep_alive_s=connect.keep_alive_s,
-        username=connect.username,
-        password=connect.password,
-        will=connect.will,
-        properties=connect.properties,
-        bridge=connect.bridge,
-    )

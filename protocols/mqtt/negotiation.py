@@ -44,9 +44,9 @@ def check_connect(connect: Connect) -> None:
         raise ProtocolError(ReasonCode.BAD_AUTHENTICATION_METHOD, "enhanced authentication is not offered")
 
 
-def assign_client_id() -> str:
-    """A client identifier for a client that has none [MQTT5-3.1.3-6] [MQTT5-3.1.3-7]."""
-    return f"auto-{secrets.token_hex(12)}"
+def with_assigned_client_id(connect: Connect) -> Connect:
+    """The CONNECT of a client without an identifier, with one that the server assigns [MQTT5-3.1.3-6]."""
+    return msgspec.structs.replace(connect, client_id=f"auto-{secrets.token_hex(12)}")
 
 
 def agree(connect: Connect, accept: Event, options: MqttOptions, *, assigned: bool) -> Terms:
