@@ -77,6 +77,13 @@ def async_pool(host: Host, **defaults: Any) -> AsyncPool:
     return redis.asyncio.ConnectionPool(**options)
 
 
+async def leave_sentinels(pool: AsyncPool) -> None:
+    """Closes what `pool` has open to Sentinels, which are asked when a connection is made and not in between."""
+    manager = getattr(pool, "sentinel_manager", None)
+    for sentinel in manager.sentinels if manager is not None else ():
+        await sentinel.connection_pool.disconnect()
+
+
 def sync_pool(host: Host, **defaults: Any) -> redis.ConnectionPool:
     """As `async_pool`, for synchronous clients."""
     options = {**defaults, **host}

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from gateway.layers.base import LayerUnavailableError
-from gateway.layers.hosts import Host, async_pool, describe_host
+from gateway.layers.hosts import Host, async_pool, describe_host, leave_sentinels
 from gateway.metrics import layer_reconnects
 
 logger = logging.getLogger("gateway.layer")
@@ -169,6 +169,8 @@ class Link:
                 await self._connection.connect()
         except TimeoutError:
             raise TimeoutError(f"no connection within {timeout_s:g} s") from None
+        finally:
+            await leave_sentinels(self._pool)
 
     async def _serve(self) -> None:
         self._asked_at = None

@@ -1,6 +1,7 @@
 """What the layers over Redis do beyond the common contract: losing the server, encryption, loops, threads, hosts."""
 
 import asyncio
+import contextlib
 import gc
 import threading
 import time
@@ -16,7 +17,7 @@ from prometheus_client import REGISTRY
 from gateway.layers import GroupSendResult, LayerEvent, LayerUnavailableError
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.layers.redis import RedisChannelLayer
-from tests.support.redis import RedisServer, free_port
+from tests.support.redis import RedisServer, SentinelSetup, free_port
 
 Layer = RedisPubSubChannelLayer | RedisChannelLayer
 MakeLayer = Callable[..., Layer]
@@ -207,6 +208,31 @@ async def send_until_it_works(layer: Layer, group: str, message: dict[str, Any])
                 await asyncio.sleep(0.02)
             else:
                 return
+
+
+class TestSentinel:
+    async def test_a_failover_under_load_is_survived_and_told(
+        self, sentinel_setup: SentinelSetup, make_layer: MakeLayer
+    ) -> None:
+        host = {"sentinels": sentinel_setup.addresses, "master_name": sentinel_setup.master_name}
+        here, elsewhere = make_layer(None, hosts=[host]), make_layer(None, hosts=[host])
+        members = [await Receiver(here).join("group") for _ in range(3)]
+
+        async def send_all_the_time() -> None:
+            while True:
+                with contextlib.suppress(LayerUnavailableError):
+                    await elsewhere.group_send("group", {"type": "load"})
+                await asyncio.sleep(0.01)
+
+        load = asyncio.create_task(send_all_the_time())
+        await until(lambda: {"type": "load"} in members[0].messages)
+        sentinel_setup.master.stop()
+        await until(lambda: members[0].events() == ["layer.disconnected", "layer.reconnected"], timeout_s=20)
+        came_back_at = len(members[0].messages)
+        await until(lambda: len(members[0].messages) > came_back_at + 5, timeout_s=20)
+        load.cancel()
+
+        assert [member.events() for member in members] == [["layer.disconnected", "layer.reconnected"]] * 3
 
 
 class TestWhatRedisCarries:

@@ -35,8 +35,19 @@ class RedisServer:
 
     def start(self) -> None:
         """Starts the server and returns when it answers."""
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
-        command += ["--save", "", "--appendonly", "no", "--unixsocket", str(self.unix_socket), *self._options]
+        config = [option for option in self._options if option.endswith(".conf")]  # has to come first
+        command = [
+            "redis-server",
+            *config,
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(self.directory),
+        ]
+        command += ["--save", "", "--appendonly", "no", "--unixsocket", str(self.unix_socket)]
+        command += [option for option in self._options if option not in config]
         with (self.directory / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -72,6 +83,58 @@ class RedisServer:
         return redis.Redis(port=self.port, socket_timeout=2)
 
 
+class SentinelSetup:
+    """A master with a replica, and three Sentinels that agree by two and act after half a second."""
+
+    master_name = "main"
+
+    def __init__(self, directory: Path) -> None:
+        self.master = self._server(directory / "master")
+        self.replica = self._server(directory / "replica", "--replicaof", "127.0.0.1", str(self.master.port))
+        self._directories = [directory / f"sentinel-{number}" for number in range(3)]
+        self._sentinels: list[RedisServer] = []
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        return [("127.0.0.1", sentinel.port) for sentinel in self._sentinels]
+
+    def start(self) -> None:
+        """Returns when the Sentinels know the replica and each other."""
+        self.master.start()
+        self.replica.start()
+        for directory in self._directories:
+            directory.mkdir()
+            self._sentinels.append(RedisServer(directory, options=(str(self._configure(directory)), "--sentinel")))
+            self._sentinels[-1].start()
+        deadline = time.monotonic() + START_TIMEOUT_S * 2
+        while not all(map(self._is_complete, self._sentinels)):
+            assert time.monotonic() < deadline, "the Sentinels did not find each other"
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        for server in (*self._sentinels, self.replica, self.master):
+            server.stop()
+
+    @staticmethod
+    def _server(directory: Path, *options: str) -> RedisServer:
+        directory.mkdir()
+        return RedisServer(directory, options=("--repl-diskless-sync-delay", "0", *options))
+
+    def _configure(self, directory: Path) -> Path:
+        file = directory / "sentinel.conf"
+        file.write_text(
+            f"sentinel monitor {self.master_name} 127.0.0.1 {self.master.port} 2\n"
+            f"sentinel down-after-milliseconds {self.master_name} 500\n"
+            f"sentinel failover-timeout {self.master_name} 3000\n"
+        )
+        return file
+
+    def _is_complete(self, sentinel: RedisServer) -> bool:
+        with sentinel.client() as client:
+            known = client.sentinel_master(self.master_name)
+            return int(known["num-slaves"]) == 1 and int(known["num-other-sentinels"]) == 2
+
+
 def free_port() -> int:
     """A port that was free a moment ago."""
     with socket.socket() as probe:
@@ -103,3 +166,15 @@ def own_redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def sentinel_setup(tmp_path: Path) -> Iterator[SentinelSetup]:
+    """Servers whose master a test may stop."""
+    _require_redis()
+    setup = SentinelSetup(tmp_path)
+    try:
+        setup.start()
+        yield setup
+    finally:
+        setup.stop()
