@@ -208,7 +208,7 @@ class Inbox:
 class ApplicationRun:
     """One application instance at work on one scope."""
 
-    __slots__ = ("_begun", "_close_timeout_s", "_on_finished", "_scope", "_timeout", "inbox", "task")
+    __slots__ = ("_begun", "_close_timeout_s", "_ended", "_on_finished", "_scope", "_timeout", "inbox", "task")
 
     def __init__(
         self,
@@ -231,6 +231,7 @@ class ApplicationRun:
         self._close_timeout_s = close_timeout_s
         self._timeout: asyncio.TimerHandle | None = None
         self._begun = False
+        self._ended = False
         self.task = asyncio.get_running_loop().create_task(self._live(application, scope, send))
 
     def disconnect(self, event: Event) -> None:
@@ -238,7 +239,7 @@ class ApplicationRun:
         if self.inbox.disconnected:
             return
         self.inbox.disconnect(event)
-        if not self.task.done():
+        if not self._ended:
             loop = asyncio.get_running_loop()
             self._timeout = loop.call_later(self._close_timeout_s, self._time_out)
 
@@ -274,6 +275,7 @@ class ApplicationRun:
             self._finished(None)
 
     def _finished(self, exception: BaseException | None) -> None:
+        self._ended = True
         if self._timeout is not None:
             self._timeout.cancel()
             self._timeout = None

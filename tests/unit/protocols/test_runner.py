@@ -145,6 +145,19 @@ class TestApplicationRun:
 
         assert [type(end) for end in ends] == [asyncio.CancelledError]
 
+    async def test_a_disconnect_told_at_its_end_is_not_timed(self) -> None:
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            pass
+
+        def tell(exception: BaseException | None) -> None:
+            it.disconnect({"type": "http.disconnect"})
+
+        it = ApplicationRun(application, {"type": "http"}, nothing, inbox=Inbox(), on_finished=tell)
+        await passes()
+
+        assert it.inbox.disconnected
+        assert it._timeout is None
+
     async def test_the_time_to_end_is_over_when_the_application_returns(self) -> None:
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             await receive()
