@@ -40,42 +40,41 @@ class Fanout:
     def __init__(self, layer: BaseChannelLayer, ingest: Ingest) -> None:
         self._layer = layer
         self._ingest = ingest
-        self._waiting: deque[Group | dict[str, Any]] = deque()
+        self._waiting: deque[Group] = deque()
+        self._connections: dict[int, bool] = {}
         self._work = asyncio.Event()
         self._log_limit = LogLimit()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="fanout")
 
     def committed(self, group: Group) -> None:
         """Announces what was committed. Never waits."""
-        self._put(group)
+        if len(self._waiting) >= MAX_WAITING:
+            self._waiting.popleft()
+            self._note_failure("the channel layer is slow: dropped the oldest message")
+        self._waiting.append(group)
+        self._work.set()
 
     def connection(self, device_id: int, connected: bool) -> None:
-        """Announces that a device has connected, or has no connection left."""
-        self._put({"type": "connection", "id": device_id, "connected": connected, "now": now_ms()})
+        """Announces that a device has connected, or has no connection left. Of many changes the last one counts."""
+        self._connections[device_id] = connected
+        self._work.set()
 
     async def close(self) -> None:
         """Ends at once."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    def _put(self, item: "Group | dict[str, Any]") -> None:
-        if len(self._waiting) >= MAX_WAITING:
-            self._waiting.popleft()
-            self._note_failure("the channel layer is slow: dropped the oldest message")
-        self._waiting.append(item)
-        self._work.set()
-
     async def _run(self) -> None:
         while True:
             await self._work.wait()
             self._work.clear()
+            connections, self._connections = self._connections, {}
+            for device_id, connected in connections.items():
+                change = {"type": "connection", "id": device_id, "connected": connected, "now": now_ms()}
+                await self._send(FLEET_GROUP, change)
+                await self._send(device_group(device_id), change)
             while self._waiting:
-                item = self._waiting.popleft()
-                if isinstance(item, Group):
-                    await self._announce_group(item)
-                else:
-                    await self._send(FLEET_GROUP, item)
-                    await self._send(device_group(item["id"]), item)
+                await self._announce_group(self._waiting.popleft())
 
     async def _announce_group(self, group: Group) -> None:
         if not self._layer.group_is_empty(FLEET_GROUP):

@@ -43,8 +43,8 @@ class Site:
         return f"http://127.0.0.1:{self.http_port}"
 
     @classmethod
-    def start(cls, directory: Path) -> "Site":
-        serving = Serving(directory).ready()
+    def start(cls, directory: Path, *arguments: str) -> "Site":
+        serving = Serving(directory, *arguments).ready()
         deadline = time.monotonic() + 10
         while (found := re.search(r"password +(\S+)\n", serving.output)) is None:
             assert time.monotonic() < deadline, serving.output
