@@ -13,7 +13,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
-from django.db import DatabaseError, transaction
+from django.db import Error as DatabaseFault
+from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from devices import metrics
@@ -37,7 +39,8 @@ class Connections:
     """The devices' open connections in this process."""
 
     def __init__(self, directory: Directory, *, announce: Callable[[int, bool], None]) -> None:
-        """`announce(device_id, connected)` is called on the first connection of a device and after its last."""
+        """`announce(device_id, connected)` is called when a device's first connection, or that it has none left, is
+        recorded: not before, or a snapshot read in between would contradict it and win."""
         self._directory = directory
         self._announce = announce
         self._closers: dict[int, list[Close]] = {}
@@ -81,20 +84,25 @@ class Connections:
         for device_id, (_, at_ms) in changes.items():
             self._changed.setdefault(device_id, at_ms)
 
+    def recorded(self, changes: dict[int, tuple[bool, int]]) -> None:
+        """Tells those who watch of changes that the database has now."""
+        for device_id, (connected, _) in changes.items():
+            self._announce(device_id, connected)
+
     def all(self) -> list[int]:
         """The devices that are connected."""
         return list(self._closers)
 
     def _change(self, device_id: int, connected: bool) -> None:
         self._changed[device_id] = now_ms()
-        self._announce(device_id, connected)
 
 
 class Watchman:
     """Records in the database who is connected here, and carries out orders found there; one task, once a second."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, *, poll_interval_s: float = POLL_INTERVAL_S) -> None:
         self._connections = connections
+        self._poll_interval_s = poll_interval_s
         self._instance: GatewayInstance | None = None
         self._last_cut = 0
         self._done_cuts: set[int] = set()
@@ -102,7 +110,7 @@ class Watchman:
         self._log_limit = LogLimit()
 
     async def start(self) -> None:
-        """Registers this process. Raises DatabaseError."""
+        """Registers this process. Raises what the database driver raises."""
         await database_sync_to_async(self._register)()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="watchman")
 
@@ -114,22 +122,38 @@ class Watchman:
         await asyncio.gather(self._task, return_exceptions=True)
         try:
             await database_sync_to_async(self._sign_off)()
-        except DatabaseError as error:
+        except DatabaseFault as error:
             logger.warning("cannot record that this gateway stops, its heartbeat will say so: %s", error)
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(POLL_INTERVAL_S)
-            changes = self._connections.take_changes()
-            try:
-                reasons = await database_sync_to_async(self._round)(changes)
-            except DatabaseError as error:
-                self._connections.put_back(changes)
-                if self._log_limit.take() is not None:
-                    logger.error("cannot record who is connected nor look for revoked devices: %s", error)  # noqa: TRY400
-            else:
-                if reasons:
-                    self._connections.cut(reasons)
+            await asyncio.sleep(self._poll_interval_s)
+            # Two steps: a database that can be read but not written must not keep a device that was cut off.
+            await self._carry_out_orders()
+            await self._record_changes()
+
+    async def _carry_out_orders(self) -> None:
+        try:
+            cuts = await database_sync_to_async(self._new_cuts)()
+        except DatabaseFault as error:
+            self._note_failure("look for devices to cut off", error)
+        else:
+            if cuts:
+                self._connections.cut({cut.device_id: cut.reason for cut in cuts})
+
+    async def _record_changes(self) -> None:
+        changes = self._connections.take_changes()
+        try:
+            await database_sync_to_async(self._round)(changes)
+        except DatabaseFault as error:
+            self._connections.put_back(changes)
+            self._note_failure("record who is connected", error)
+        else:
+            self._connections.recorded(changes)
+
+    def _note_failure(self, what: str, error: Exception) -> None:
+        if self._log_limit.take() is not None:
+            logger.error("cannot %s, trying again: %s", what, error)
 
     # In a thread
 
@@ -140,15 +164,13 @@ class Watchman:
         self._instance = GatewayInstance.objects.create(heartbeat_ms=now)
         self._new_cuts()
 
-    def _round(self, changes: dict[int, tuple[bool, int]]) -> dict[int, str]:
+    def _round(self, changes: dict[int, tuple[bool, int]]) -> None:
         assert self._instance is not None
-        cuts = self._new_cuts()
         now = now_ms()
         if changes or now - self._instance.heartbeat_ms >= HEARTBEAT_INTERVAL_S * 1000:
             with transaction.atomic():
                 self._beat(now)
                 self._record(changes)
-        return {cut.device_id: cut.reason for cut in cuts}
 
     def _new_cuts(self) -> list[ConnectionCut]:
         """The orders that have not been returned before."""
@@ -171,8 +193,9 @@ class Watchman:
     def _record(self, changes: dict[int, tuple[bool, int]]) -> None:
         for device_id, (connected, at_ms) in changes.items():
             devices = Device.objects.filter(pk=device_id)
-            if connected:
-                devices.update(connected_instance=self._instance, connected_at_ms=at_ms)
+            if connected:  # unless it has connected to another gateway since, which was quicker to record it
+                earlier = Q(connected_at_ms=None) | Q(connected_at_ms__lte=at_ms)
+                devices.filter(earlier).update(connected_instance=self._instance, connected_at_ms=at_ms)
             else:  # unless it has already connected to another gateway
                 devices.filter(connected_instance=self._instance).update(
                     connected_instance=None, disconnected_at_ms=at_ms

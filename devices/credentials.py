@@ -9,6 +9,7 @@ import secrets
 import string
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -92,8 +93,10 @@ class Directory:
     and `is_current` tells.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` gives seconds."""
         self.generation = 0
+        self._clock = clock
         self._cache: OrderedDict[str, tuple[float, Identity | None]] = OrderedDict()
         self._cut_at: OrderedDict[int, int] = OrderedDict()
 
@@ -103,7 +106,7 @@ class Directory:
             return None
         token_sha256 = hash_of(token)
         known = self._cache.get(token_sha256)
-        if known is not None and known[0] > time.monotonic():
+        if known is not None and known[0] > self._clock():
             return known[1]
         generation = self.generation
         identity = await database_sync_to_async(_look_up)(token_sha256, generation)
@@ -130,7 +133,7 @@ class Directory:
         )
 
     def _remember(self, token_sha256: str, identity: Identity | None) -> None:
-        expires = time.monotonic() + (NEGATIVE_CACHE_S if identity is None else CACHE_S)
+        expires = self._clock() + (NEGATIVE_CACHE_S if identity is None else CACHE_S)
         self._cache[token_sha256] = (expires, identity)
         self._cache.move_to_end(token_sha256)
         if len(self._cache) > CACHE_SIZE:

@@ -76,10 +76,11 @@ class Group:
         self.submissions: dict[int, Submission] = {}
         """The devices in it, by their id."""
         self.received_ms = 0
+        self.seen: Sequence[tuple[int, int]] = ()
+        """The devices that are to be marked as heard of, each with the time."""
         # Set by `summarize`, once the rows are complete.
         self.latest: Sequence[Row] = ()
         self.newest: dict[int, deque[Row]] = {}
-        self.seen: Sequence[tuple[int, int]] = ()
 
     def part_of(self, device_id: int) -> "Group":
         """What one device has in it, as a group of its own."""
@@ -88,6 +89,7 @@ class Group:
         part.unnumbered = [row for row in self.unnumbered if row[0] == device_id]
         part.submissions = {device_id: self.submissions[device_id]}
         part.received_ms = self.received_ms
+        part.seen = [entry for entry in self.seen if entry[1] == device_id]
         return part
 
     def number(self, key_ids: dict[str, int]) -> None:

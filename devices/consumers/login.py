@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any, Final
 
-from django.db import DatabaseError
+from django.db import Error as DatabaseFault
 
 from devices import metrics
 from devices.credentials import Identity
@@ -37,7 +37,7 @@ async def log_in(services: DeviceServices, token: str | None, scope: Scope) -> I
         raise refused(MISSING, scope)
     try:
         device = await services.directory.authenticate(token)
-    except DatabaseError as error:
+    except DatabaseFault as error:
         raise refused(UNAVAILABLE, scope) from error
     if device is None:
         raise refused(UNKNOWN, scope)

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import psycopg
 
-from devices.writers.base import DEVICES, KEYS, LATEST, LATEST_COLUMNS, READINGS, ROW_COLUMNS, Batch
+from devices.writers.base import DEVICES, KEYS, LATEST, LATEST_COLUMNS, READINGS, ROW_COLUMNS, Batch, Row
 
 STATEMENT_TIMEOUT_S: Final = 30
 
@@ -16,10 +16,9 @@ _STAGING = """
 """
 _COPY = f"COPY incoming ({ROW_COLUMNS}) FROM STDIN"
 _INSERT = f"INSERT INTO {READINGS} ({ROW_COLUMNS}) SELECT {ROW_COLUMNS} FROM incoming ON CONFLICT DO NOTHING"  # noqa: S608
-# In the order of device and key: two gateways that write the same devices lock the same rows in the same order.
 _UPSERT = f"""
     INSERT INTO {LATEST} ({LATEST_COLUMNS})
-    SELECT DISTINCT ON (device_id, key_id) {LATEST_COLUMNS} FROM incoming ORDER BY device_id, key_id, ts DESC, seq DESC
+    SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::double precision[], %s::text[])
     ON CONFLICT (device_id, key_id) DO UPDATE SET
         ts = excluded.ts, received = excluded.received, number = excluded.number, text = excluded.text
     WHERE excluded.ts >= {LATEST}.ts
@@ -76,7 +75,10 @@ class PostgresqlWriter:
                 for row in batch.rows:
                     copy.write_row(row)
             cursor.execute(_INSERT)
-            cursor.execute(_UPSERT)
+            # In the order of device and key: two gateways that write the same devices lock rows in the same order.
+            if batch.latest:
+                latest = zip(*(row[:3] + row[4:] for row in sorted(batch.latest, key=_device_and_key)), strict=True)
+                cursor.execute(_UPSERT, [list(column) for column in latest])
             if batch.seen:
                 seen = sorted(batch.seen, key=lambda entry: entry[1])
                 cursor.execute(_SEEN, [[at for at, _ in seen], [device_id for _, device_id in seen]])
@@ -102,3 +104,7 @@ class PostgresqlWriter:
             connection.execute(_STAGING)
             self._connection = connection
         return self._connection
+
+
+def _device_and_key(row: Row) -> tuple[int, int]:
+    return row[:2]

@@ -3,11 +3,13 @@
 import sqlite3
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Final
 
 from devices.writers.base import DEVICES, KEYS, LATEST, LATEST_COLUMNS, READINGS, ROW_COLUMNS, Batch
 
-BUSY_TIMEOUT_S: Final = 5.0
+BUSY_TIMEOUT_S: Final = 2.0
+"""How long one attempt waits for a lock. devices.ingest tries again for ever, and says so in the meantime."""
 
 _INSERT = f"INSERT OR IGNORE INTO {READINGS} ({ROW_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  constants
 _UPSERT = f"""
@@ -16,7 +18,7 @@ _UPSERT = f"""
         ts = excluded.ts, received = excluded.received, number = excluded.number, text = excluded.text
     WHERE excluded.ts >= ts
 """  # noqa: S608
-_SEEN = f"UPDATE {DEVICES} SET last_seen_ms = ? WHERE id = ?"  # noqa: S608
+_SEEN = f"UPDATE {DEVICES} SET last_seen_ms = max(coalesce(last_seen_ms, 0), ?) WHERE id = ?"  # noqa: S608
 
 
 class SqliteWriter:
@@ -65,8 +67,13 @@ class SqliteWriter:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
+            # mode=rw: a file that was moved away is an error to wait for, not a new and empty database.
             connection = sqlite3.connect(
-                self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+                f"{Path(self._path).absolute().as_uri()}?mode=rw",
+                uri=True,
+                timeout=BUSY_TIMEOUT_S,
+                isolation_level=None,
+                check_same_thread=False,
             )
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")  # an acknowledged reading survives a power cut

@@ -95,16 +95,12 @@ class PostgresServer:
         with self.connect(database) as connection:
             connection.execute(statement.encode())
 
-    def new_database(self, template: str = "template1") -> str:
-        """A new database, with what `template` has in it; its name."""
+    def new_database(self) -> str:
+        """A new and empty database; its name."""
         self._databases += 1
         name = f"test_{self._databases}"
-        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        self.execute(f'CREATE DATABASE "{name}"')
         return name
-
-    def drop_database(self, name: str) -> None:
-        """Drops a database, and the connections to it."""
-        self.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
     def _command(self, program: str, *arguments: str) -> list[str]:
         command = [str(self._programs / program), "-D", str(self._data), *arguments]

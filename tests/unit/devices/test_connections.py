@@ -1,0 +1,324 @@
+"""Who is connected, for people to see; and orders to cut devices off, which come through the database."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from django.db import connections as database_connections
+
+from devices.connections import KEEP_CUTS, Connections, Watchman
+from devices.credentials import Directory, Identity, cut, set_enabled
+from devices.models import HEARTBEAT_TIMEOUT_MS, ConnectionCut, Device, GatewayInstance, now_ms
+from devices.profiles import PROFILES
+from gateway.db import database_sync_to_async
+from tests.unit.devices.conftest import MakeStoredDevice
+
+pytestmark = pytest.mark.usefixtures("database")
+
+DEADLINE_S = 10.0
+
+
+class Gateway:
+    """A gateway process, as far as its connections go."""
+
+    def __init__(self, *, poll_interval_s: float = 0.02) -> None:
+        self.announced: list[tuple[int, bool]] = []
+        self.directory = Directory()
+        self.connections = Connections(self.directory, announce=lambda *change: self.announced.append(change))
+        self.watchman = Watchman(self.connections, poll_interval_s=poll_interval_s)
+
+    async def __aenter__(self) -> "Gateway":
+        await self.watchman.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.watchman.close()
+
+    def identity(self, device: Device) -> Identity:
+        """As of now."""
+        return Identity(device.pk, device.name, PROFILES["thingsboard"], self.directory.generation)
+
+    def connect(self, device: Device) -> "Connection":
+        return Connection(self, device)
+
+
+class Connection:
+    """A device's connection, which does as it is told."""
+
+    def __init__(self, gateway: Gateway, device: Device) -> None:
+        self._gateway = gateway
+        self._identity = gateway.identity(device)
+        self.closed_for: str | None = None
+        assert gateway.connections.add(self._identity, self._close)
+
+    def _close(self, reason: str) -> None:
+        self.closed_for = reason
+        self.end()
+
+    def end(self) -> None:
+        self._gateway.connections.remove(self._identity, self._close)
+
+
+@pytest.fixture
+async def gateway(database: str) -> AsyncIterator[Gateway]:
+    async with Gateway() as running:
+        yield running
+
+
+@pytest.fixture
+def device(database: str, new_device: MakeStoredDevice) -> Device:
+    return new_device("thermo-1")
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Waits for a condition on what is in memory."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def until_stored(condition: Callable[[], bool]) -> None:
+    """Waits for a condition on the database."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not await database_sync_to_async(condition)():
+            await asyncio.sleep(0.01)
+
+
+def is_connected(device: Device, at_ms: int | None = None) -> bool:
+    return Device.objects.with_connected(at_ms or now_ms()).get(pk=device.pk).connected  # type: ignore[attr-defined]
+
+
+class TestOrders:
+    async def test_a_device_that_is_disabled_elsewhere_is_cut_off_within_two_seconds(self, device: Device) -> None:
+        async with Gateway(poll_interval_s=Watchman.__init__.__kwdefaults__["poll_interval_s"]) as gateway:
+            first, second = gateway.connect(device), gateway.connect(device)
+            ordered = time.monotonic()
+
+            await database_sync_to_async(set_enabled)(device, False)
+
+            await until(lambda: first.closed_for and second.closed_for)
+            assert time.monotonic() - ordered < 2
+            assert first.closed_for == second.closed_for == "disabled"
+
+    async def test_other_devices_stay(self, gateway: Gateway, device: Device, new_device: MakeStoredDevice) -> None:
+        other = await database_sync_to_async(new_device)("thermo-2")
+        connection, other_connection = gateway.connect(device), gateway.connect(other)
+
+        await database_sync_to_async(cut)(device, "disabled")
+
+        await until(lambda: connection.closed_for)
+        assert other_connection.closed_for is None
+
+    async def test_every_gateway_carries_it_out(self, gateway: Gateway, device: Device) -> None:
+        async with Gateway() as other:
+            here, there = gateway.connect(device), other.connect(device)
+
+            await database_sync_to_async(cut)(device, "disabled")
+
+            await until(lambda: here.closed_for and there.closed_for)
+
+    async def test_a_connection_whose_login_was_overtaken_by_it_is_not_let_in(
+        self, gateway: Gateway, device: Device
+    ) -> None:
+        looked_up_before = gateway.identity(device)
+        watched = gateway.connect(device)
+
+        await database_sync_to_async(cut)(device, "disabled")
+
+        await until(lambda: watched.closed_for)
+        assert not gateway.connections.add(looked_up_before, lambda reason: None)
+        assert gateway.connections.add(gateway.identity(device), lambda reason: None)
+
+    async def test_each_is_carried_out_once(self, gateway: Gateway, device: Device) -> None:
+        first = gateway.connect(device)
+        await database_sync_to_async(cut)(device, "disabled")
+        await until(lambda: first.closed_for)
+
+        again = gateway.connect(device)
+        await database_sync_to_async(cut)(Device(pk=device.pk + 1), "another")
+        await until(lambda: gateway.directory.generation == 2)
+
+        assert again.closed_for is None
+
+    async def test_one_with_a_lower_number_that_is_committed_later_counts_too(
+        self, gateway: Gateway, device: Device
+    ) -> None:
+        await database_sync_to_async(ConnectionCut.objects.create)(pk=500, device_id=device.pk + 1, reason="first")
+        await until(lambda: gateway.directory.generation == 1)
+        connection = gateway.connect(device)
+
+        await database_sync_to_async(ConnectionCut.objects.create)(pk=499, device=device, reason="late")
+
+        await until(lambda: connection.closed_for)
+
+    async def test_those_from_before_the_start_are_not_its_business(self, device: Device) -> None:
+        await database_sync_to_async(cut)(device, "disabled")
+
+        async with Gateway() as gateway:
+            connection = gateway.connect(device)
+            await database_sync_to_async(cut)(Device(pk=device.pk + 1), "another")
+            await until(lambda: gateway.directory.generation)
+
+        assert connection.closed_for is None
+
+    async def test_those_of_yesterday_are_deleted_at_a_start(self, device: Device) -> None:
+        await database_sync_to_async(cut)(device, "disabled")
+        yesterday = ConnectionCut.objects.update
+        await database_sync_to_async(yesterday)(created_at=device.created_at - 2 * KEEP_CUTS)
+
+        async with Gateway():
+            assert await database_sync_to_async(ConnectionCut.objects.count)() == 0
+
+    async def test_they_are_carried_out_while_nothing_can_be_written(self, gateway: Gateway, device: Device) -> None:
+        connection = gateway.connect(device)
+        await until_stored(lambda: is_connected(device))
+        await database_sync_to_async(break_writing)()
+        gateway.connect(device).end()  # something that would be written
+        connection_of_another = gateway.connect(Device(pk=device.pk + 1, name="another"))
+
+        await database_sync_to_async(cut)(device, "disabled")
+
+        await until(lambda: connection.closed_for)
+        connection_of_another.end()
+        await database_sync_to_async(mend_writing)()
+
+
+class TestWhoIsConnected:
+    async def test_is_recorded_with_the_times(self, gateway: Gateway, device: Device) -> None:
+        before = now_ms()
+
+        connection = gateway.connect(device)
+        await until_stored(lambda: is_connected(device))
+        connection.end()
+        await until_stored(lambda: not is_connected(device))
+
+        await database_sync_to_async(device.refresh_from_db)()
+        assert device.connected_at_ms is not None
+        assert device.disconnected_at_ms is not None
+        assert before <= device.connected_at_ms <= device.disconnected_at_ms <= now_ms()
+
+    async def test_those_who_watch_are_told_once_it_is_recorded(self, gateway: Gateway, device: Device) -> None:
+        connection = gateway.connect(device)
+        assert gateway.announced == []
+
+        await until(lambda: gateway.announced)
+        assert gateway.announced == [(device.pk, True)]
+        assert await database_sync_to_async(is_connected)(device)
+
+        connection.end()
+        await until(lambda: len(gateway.announced) > 1)
+        assert gateway.announced == [(device.pk, True), (device.pk, False)]
+
+    async def test_a_device_is_connected_until_its_last_connection_ends(self, gateway: Gateway, device: Device) -> None:
+        first, second = gateway.connect(device), gateway.connect(device)
+        await until(lambda: gateway.announced)
+
+        first.end()
+        assert not gateway.connections._changed
+        second.end()
+        await until(lambda: gateway.announced == [(device.pk, True), (device.pk, False)])
+
+    async def test_a_gateway_that_stops_says_that_nobody_is_connected_to_it(self, device: Device) -> None:
+        async with Gateway() as gateway:
+            gateway.connect(device)
+            await until_stored(lambda: is_connected(device))
+
+        assert not await database_sync_to_async(is_connected)(device)
+        assert not await database_sync_to_async(GatewayInstance.objects.exists)()
+
+    async def test_what_a_killed_gateway_said_ends_with_its_heartbeat(self, gateway: Gateway, device: Device) -> None:
+        gateway.connect(device)
+        await until_stored(lambda: is_connected(device))
+
+        later = now_ms() + HEARTBEAT_TIMEOUT_MS + 10_000
+
+        assert not await database_sync_to_async(is_connected)(device, later)
+
+    async def test_the_heart_beats(self, gateway: Gateway) -> None:
+        await database_sync_to_async(GatewayInstance.objects.update)(heartbeat_ms=1)
+        instance = gateway.watchman._instance
+        assert instance is not None
+
+        instance.heartbeat_ms = 1  # as if the last beat were long ago
+
+        await until_stored(lambda: GatewayInstance.objects.get().heartbeat_ms > 1)
+
+    async def test_one_that_was_taken_for_dead_registers_anew_with_its_connections(
+        self, gateway: Gateway, device: Device
+    ) -> None:
+        gateway.connect(device)
+        await until_stored(lambda: is_connected(device))
+
+        await database_sync_to_async(GatewayInstance.objects.all().delete)()
+        instance = gateway.watchman._instance
+        assert instance is not None
+        instance.heartbeat_ms = 1
+
+        await until_stored(lambda: is_connected(device))
+
+    async def test_the_dead_are_buried_at_a_start(self, database: str) -> None:
+        await database_sync_to_async(GatewayInstance.objects.create)(heartbeat_ms=1)
+
+        async with Gateway():
+            assert await database_sync_to_async(GatewayInstance.objects.count)() == 1
+
+    async def test_changes_that_could_not_be_written_are_written_later(
+        self, gateway: Gateway, device: Device, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await database_sync_to_async(break_writing)()
+        gateway.connect(device)
+        await until(lambda: "cannot record who is connected" in caplog.text)
+
+        await database_sync_to_async(mend_writing)()
+
+        await until_stored(lambda: is_connected(device))
+        assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+class TestTwoGateways:
+    async def test_a_device_that_changes_over_stays_connected(self, gateway: Gateway, device: Device) -> None:
+        async with Gateway() as other:
+            old = gateway.connect(device)
+            await until_stored(lambda: is_connected(device))
+
+            new = other.connect(device)
+            await until_stored(lambda: stored_instance(device) == other.watchman._instance)
+            old.end()
+            await until(lambda: not gateway.connections._changed)
+            await asyncio.sleep(0.05)
+
+            assert await database_sync_to_async(is_connected)(device)
+            new.end()
+            await until_stored(lambda: not is_connected(device))
+
+    async def test_the_newer_connection_counts_whichever_is_written_last(self, device: Device) -> None:
+        old, new = Gateway(poll_interval_s=3600), Gateway(poll_interval_s=3600)
+        async with old, new:
+            old.connect(device)
+            await asyncio.sleep(0.01)
+            new.connect(device)
+
+            await new.watchman._record_changes()
+            await old.watchman._record_changes()
+
+            assert await database_sync_to_async(stored_instance)(device) == new.watchman._instance
+
+
+def stored_instance(device: Device) -> GatewayInstance | None:
+    return Device.objects.select_related("connected_instance").get(pk=device.pk).connected_instance
+
+
+_TABLE = "gateway_devices_gatewayinstance"
+
+
+def break_writing() -> None:
+    """The table of gateways is away."""
+    with database_connections["default"].cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {_TABLE} RENAME TO away")
+
+
+def mend_writing() -> None:
+    with database_connections["default"].cursor() as cursor:
+        cursor.execute(f"ALTER TABLE away RENAME TO {_TABLE}")
