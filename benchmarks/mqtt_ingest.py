@@ -3,38 +3,26 @@
     python benchmarks/mqtt_ingest.py [--repeats 5] [--seconds 2] [--connections 10 100] [--payload 64 512]
 
 The server has one core, the load generator the other; the peers take turns within each repeat, and each connection
-keeps 25 to 50 publishes on the way. What counts is the acknowledgements that come back. The load generator knows them
-by their number of bytes and answers with ready-made packets; its share of a core is printed, to show that it is not
-what is measured. Mosquitto runs with `set_tcp_nodelay true`, without which it measures Nagle's algorithm.
+keeps 25 to 50 publishes on the way (load.py). What counts is the acknowledgements that come back. Mosquitto runs with
+`set_tcp_nodelay true`, without which it measures Nagle's algorithm.
 """
 
 import argparse
 import asyncio
 import os
-import resource
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import uvloop
+from load import TOPIC, WINDOW, Run, free_port, load, publishes, running
 
 ROOT = Path(__file__).resolve().parent.parent
-WINDOW = 50
-PACKETS = 1_000
-"""Ready-made packets per connection, sent over and over: more than are on the way, so no identifier is used twice."""
-REFILL = 25
-"""Publishes that are sent together. One for one, Mosquitto, which writes each PUBACK alone, would read each PUBLISH
-alone too, and wait for the load generator."""
 BUSY = 0.9
 """A server with a smaller share of its core was not what limited the rate."""
-PUBACK_BYTES = 4
-TOPIC = b"v1/devices/me/telemetry"
 
 MOSQUITTO = """\
 listener {port} 127.0.0.1
@@ -89,26 +77,6 @@ async def raw_application(scope, receive, send):
                 return
 
 
-@contextmanager
-def running(command: list[str], port: int, core: int) -> Iterator[int]:
-    """Starts a server on one core; gives its process id once it listens."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=lambda: os.sched_setaffinity(0, {core}))
-    try:
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                if time.monotonic() > deadline or process.poll() is not None:
-                    raise RuntimeError(f"{command[0]} does not listen") from None
-                time.sleep(0.05)
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
 def ours(kind: str) -> Callable[[int, int], AbstractContextManager[int]]:
     return lambda port, core: running([sys.executable, __file__, "--serve", str(port), "--kind", kind], port, core)
 
@@ -120,101 +88,6 @@ def mosquitto(port: int, core: int) -> Iterator[int]:
         configuration.write_text(MOSQUITTO.format(port=port))
         with running(["mosquitto", "-c", str(configuration)], port, core) as pid:
             yield pid
-
-
-# -- the load ---------------------------------------------------------------------------------------------------------
-
-
-def length(size: int) -> bytes:
-    return bytes((size,)) if size < 128 else bytes((size & 127 | 128, size >> 7))
-
-
-def publishes(payload: bytes) -> bytes:
-    size = len(length(2 + len(TOPIC) + 2 + len(payload)))
-    head = b"\x32" + length(2 + len(TOPIC) + 2 + len(payload)) + len(TOPIC).to_bytes(2, "big") + TOPIC
-    assert size in (1, 2)
-    return b"".join(head + packet_id.to_bytes(2, "big") + payload for packet_id in range(1, PACKETS + 1))
-
-
-class Publisher(asyncio.Protocol):
-    """Keeps WINDOW publishes on the way."""
-
-    acknowledged = 0
-
-    def __init__(self, number: int, packets: bytes, ready: asyncio.Future[None]) -> None:
-        self.client_id = f"bench-{number}".encode()
-        self.ready = ready
-        self.size = len(packets) // PACKETS
-        self.packets = memoryview(packets + packets[: WINDOW * self.size])
-        self.position = 0
-        self.rest = 0
-        self.due = 0
-        self.connected = False
-
-    def connection_made(self, transport):
-        self.transport = transport
-        body = b"\0\4MQTT\4\2\0\0" + len(self.client_id).to_bytes(2, "big") + self.client_id
-        transport.write(b"\x10" + length(len(body)) + body)
-
-    def data_received(self, data):
-        if not self.connected:
-            assert data == b"\x20\2\0\0", data
-            self.connected = True
-            self.ready.set_result(None)
-            return
-        count, self.rest = divmod(self.rest + len(data), PUBACK_BYTES)
-        Publisher.acknowledged += count
-        self.due += count
-        if self.due >= REFILL:
-            self.publish(self.due)
-            self.due = 0
-
-    def publish(self, count):
-        start = self.position
-        self.transport.write(self.packets[start * self.size : (start + count) * self.size])
-        self.position = (start + count) % PACKETS
-
-
-async def load(port: int, connections: int, packets: bytes, seconds: float, pid: int) -> tuple[float, float, float]:
-    """(acknowledgements a second, our share of a core, the server's)."""
-    loop = asyncio.get_running_loop()
-    publishers = []
-    for number in range(connections):
-        ready = loop.create_future()
-        publisher = Publisher(number, packets, ready)
-        await loop.create_connection(lambda publisher=publisher: publisher, "127.0.0.1", port)
-        await ready
-        publishers.append(publisher)
-    for publisher in publishers:
-        publisher.publish(WINDOW)
-    await asyncio.sleep(seconds / 4)
-    began, own, theirs, count = time.perf_counter(), own_cpu(), cpu_of(pid), Publisher.acknowledged
-    await asyncio.sleep(seconds)
-    took = time.perf_counter() - began
-    result = (
-        (Publisher.acknowledged - count) / took,
-        (own_cpu() - own) / took,
-        (cpu_of(pid) - theirs) / took,
-    )
-    for publisher in publishers:
-        publisher.transport.abort()
-    return result
-
-
-def own_cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def cpu_of(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def main() -> None:
@@ -243,7 +116,7 @@ def main() -> None:
         assert len(payload) == payload_bytes, len(payload)
         packets = publishes(payload)
         for connections in options.connections:
-            results: dict[str, list[tuple[float, float, float]]] = {name: [] for name in peers}
+            results: dict[str, list[Run]] = {name: [] for name in peers}
             for _ in range(options.repeats):
                 for name, start in peers.items():
                     port = free_port()
@@ -252,17 +125,17 @@ def main() -> None:
             report(payload_bytes, connections, results)
 
 
-def report(payload_bytes: int, connections: int, results: dict[str, list[tuple[float, float, float]]]) -> None:
+def report(payload_bytes: int, connections: int, results: dict[str, list[Run]]) -> None:
     """The ratio of the rates is the result. That of the processor time which a message costs the server says the same
     on a quiet machine, and on a busy one still does."""
     print(f"\n{payload_bytes} byte JSON, {connections} connections")
     medians, costs = {}, {}
     for name, runs in results.items():
-        rates = [rate for rate, _, _ in runs]
+        rates = [run.rate for run in runs]
         medians[name] = statistics.median(rates)
-        costs[name] = statistics.median(theirs / rate * 1e6 for rate, _, theirs in runs)
-        own = statistics.median(own for _, own, _ in runs)
-        theirs = statistics.median(theirs for _, _, theirs in runs)
+        costs[name] = statistics.median(run.server_share / run.rate * 1e6 for run in runs)
+        own = statistics.median(run.load_share for run in runs)
+        theirs = statistics.median(run.server_share for run in runs)
         disturbed = "  DISTURBED: the server did not have its core" if theirs < BUSY else ""
         print(
             f"  {name:<10} {medians[name]:>9,.0f}/s  ({min(rates):,.0f} to {max(rates):,.0f})"
