@@ -1,5 +1,7 @@
 """Fixtures for all tests: each real server lives in its own module of tests/support."""
 
+import pytest
+
 # In the order in which they import each other: pytest rewrites the assertions of a module when it is first imported.
 pytest_plugins = [
     "tests.support.redis",
@@ -7,3 +9,9 @@ pytest_plugins = [
     "tests.support.databases",
     "tests.support.serving",
 ]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests in a browser last: from the first of them on, Playwright keeps a loop running in this thread."""
+    items.sort(key=lambda item: "e2e" in item.path.parts)
