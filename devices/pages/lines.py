@@ -1,13 +1,24 @@
 """The command lines that a person copies to send a device's first reading."""
 
+import os
 import shlex
+import sys
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from django.http import HttpRequest
 
-from gateway.config import Config
+from gateway.config import DEFAULT_FILE, FILE_VARIABLE, Config
 
 TOPIC = "v1/devices/me/telemetry"
+
+
+def add_line(name: str) -> str:
+    """The command that adds a device, as this gateway's own command line is called on its machine."""
+    program = sys.argv[0] if Path(sys.argv[0]).name == "gateway" else "gateway"
+    file = os.environ.get(FILE_VARIABLE)
+    option = ["--config", file] if file and Path(file) != DEFAULT_FILE else []
+    return shlex.join([program, *option, "device", "add", name])
 
 
 def publish_lines(request: HttpRequest, config: Config, token: str = "TOKEN") -> list[tuple[str, str]]:  # noqa: S107

@@ -12,7 +12,7 @@ from devices.history import history
 from devices.models import Credential, Device, DeviceType, now_ms
 from devices.pages.access import watchers_only
 from devices.pages.board import STATES, BoardQuery, read_board, read_device
-from devices.pages.lines import publish_lines
+from devices.pages.lines import add_line, publish_lines
 from gateway.config import current
 
 RANGES: Final = {
@@ -56,6 +56,7 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "next_href": _page_href(query, board.page + 1) if board.page < board.pages else "",
         "socket_path": f"/ws/live/?{watched}",
         "events_path": f"/events/live/?{watched}",
+        "add_line": add_line("thermo-1"),
         "first_lines": publish_lines(request, current()),
     }
     return render(request, "devices/dashboard.html", context)

@@ -7,6 +7,7 @@ from django.test import Client
 
 from devices.models import Device, DeviceType, GatewayInstance, Key, LatestValue, now_ms
 from devices.pages.board import PAGE_SIZE, BoardQuery, read_board, read_device
+from devices.pages.lines import add_line
 from devices.templatetags.telemetry import reading_text
 from tests.unit.devices.pages.conftest import MakeDevice
 
@@ -18,9 +19,16 @@ def names(**query: Any) -> list[str]:
 def test_without_devices_the_page_shows_how_to_send_a_first_reading(watching: Client) -> None:
     page = watching.get("/").content.decode()
 
-    assert "gateway device add thermo-1" in page
+    assert "device add thermo-1" in page
     assert "mosquitto_pub -h testserver -u TOKEN -t v1/devices/me/telemetry" in page
     assert "http://testserver/api/v1/TOKEN/telemetry" in page
+
+
+def test_the_command_is_the_one_that_serve_was_started_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/opt/my gateway/bin/gateway", "serve"])
+    monkeypatch.setenv("GATEWAY_CONFIG", "/etc/gateway.toml")
+
+    assert add_line("a b") == "'/opt/my gateway/bin/gateway' --config /etc/gateway.toml device add 'a b'"
 
 
 def test_a_device_is_shown_with_its_values_and_two_separate_facts(
