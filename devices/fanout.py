@@ -5,8 +5,8 @@
 
 The group of a device gets its newest readings, up to devices.ingest.NEWEST_PER_DEVICE a commit; the group of the fleet
 the newest of each key. This is never the durable path: a channel layer that is slow or away delays nobody but
-dashboards. Commits that come while it is busy wait merged into one; of more than MAX_WAITING commits the oldest is
-dropped and counted, and dashboards make up for it with their next snapshot.
+dashboards. Commits that come while it is busy wait; of more than MAX_WAITING the oldest is dropped and counted, and
+dashboards make up for it with their next snapshot.
 """
 
 import asyncio

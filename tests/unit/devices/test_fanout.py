@@ -1,0 +1,180 @@
+"""What dashboards are told of a commit, and what a layer that is slow or away costs: dashboards, and nobody else."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devices import metrics
+from devices.credentials import Identity
+from devices.fanout import FLEET_GROUP, MAX_WAITING, Fanout, device_group
+from devices.ingest import NEWEST_PER_DEVICE, Ingest
+from devices.profiles import PROFILES, Point
+from devices.writers import make_writer
+from gateway.layers import InMemoryChannelLayer
+from gateway.layers.base import GroupSendResult
+
+TS = 1_700_000_000_000
+ONE = Identity(1, "thermo-1", PROFILES["thingsboard"], 0)
+TWO = Identity(2, "thermo-2", PROFILES["thingsboard"], 0)
+
+
+class CountingLayer(InMemoryChannelLayer):
+    """An in-memory layer that counts what it is asked to send, and fails or waits if told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[str] = []
+        self.fault: Exception | None = None
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> GroupSendResult:
+        self.sent.append(group)
+        await self.open.wait()
+        if self.fault is not None:
+            raise self.fault
+        return await super().group_send(group, message)
+
+
+class Setting:
+    """Ingest, a fan-out behind it, and those who watch."""
+
+    def __init__(self) -> None:
+        self.layer = CountingLayer()
+        self.ingest = Ingest(make_writer(), on_commit=lambda group: self.fanout.committed(group))
+        self.fanout = Fanout(self.layer, self.ingest)
+
+    async def watch(self, group: str) -> "Watcher":
+        channel = await self.layer.new_channel()
+        await self.layer.group_add(group, channel)
+        return Watcher(self.layer, channel)
+
+    async def send(self, device: Identity, *points: Point) -> None:
+        await self.ingest.submit(device, points, TS)
+
+
+class Watcher:
+    """Somebody in a group."""
+
+    def __init__(self, layer: InMemoryChannelLayer, channel: str) -> None:
+        self._layer = layer
+        self._channel = channel
+
+    async def message(self) -> dict[str, Any]:
+        async with asyncio.timeout(5):
+            message = await self._layer.receive(self._channel)
+        assert message["type"] == "readings.committed"
+        content: dict[str, Any] = json.loads(message["text"])
+        assert isinstance(content.pop("now"), int)
+        return content
+
+
+@pytest.fixture
+async def setting(sqlite_database: Path) -> AsyncIterator[Setting]:
+    setting = Setting()
+    setting.ingest.start()
+    yield setting
+    await setting.ingest.close()
+    await setting.fanout.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_the_fleet_gets_the_newest_of_each_key(setting: Setting) -> None:
+    fleet = await setting.watch(FLEET_GROUP)
+
+    await setting.send(ONE, ("t", TS, 1.0, None), ("t", TS + 1, 2.0, None), ("on", TS, 1.0, "true"))
+
+    assert await fleet.message() == {
+        "type": "readings",
+        "devices": {"1": {"name": "thermo-1", "readings": [["t", TS + 1, 2.0], ["on", TS, True]]}},
+    }
+
+
+async def test_who_watches_a_device_gets_every_reading_of_it_and_of_no_other(setting: Setting) -> None:
+    watcher = await setting.watch(device_group(1))
+
+    setting.ingest.submit(TWO, [("t", TS, 9.0, None)], TS)
+    await setting.send(ONE, ("t", TS, 1.0, None), ("t", TS + 1, None, '{"a":[1]}'))
+
+    assert await watcher.message() == {
+        "type": "readings",
+        "devices": {"1": {"name": "thermo-1", "readings": [["t", TS, 1.0], ["t", TS + 1, {"a": [1]}]]}},
+    }
+
+
+async def test_of_a_commit_with_very_many_the_newest(setting: Setting) -> None:
+    watcher = await setting.watch(device_group(1))
+
+    await setting.send(ONE, *[("t", TS + number, float(number), None) for number in range(NEWEST_PER_DEVICE + 50)])
+
+    readings = (await watcher.message())["devices"]["1"]["readings"]
+    assert len(readings) == NEWEST_PER_DEVICE
+    assert readings[-1] == ["t", TS + NEWEST_PER_DEVICE + 49, NEWEST_PER_DEVICE + 49]
+
+
+async def test_one_commit_is_one_message(setting: Setting) -> None:
+    fleet = await setting.watch(FLEET_GROUP)
+
+    setting.ingest.submit(ONE, [("t", TS, 1.0, None)], TS)
+    await setting.send(TWO, ("t", TS, 2.0, None))
+
+    assert set((await fleet.message())["devices"]) == {"1", "2"}
+    assert setting.layer.sent == [FLEET_GROUP]
+
+
+async def test_what_nobody_watches_costs_nothing(setting: Setting) -> None:
+    await setting.send(ONE, ("t", TS, 1.0, None))
+    setting.fanout.connection(1, True)
+    await until(lambda: not setting.fanout._waiting)
+
+    assert setting.layer.sent == []
+
+
+async def test_a_connection_is_told_to_the_fleet_and_to_who_watches_the_device(setting: Setting) -> None:
+    fleet, watcher = await setting.watch(FLEET_GROUP), await setting.watch(device_group(1))
+
+    setting.fanout.connection(1, True)
+
+    expected = {"type": "connection", "id": 1, "connected": True}
+    assert await fleet.message() == expected
+    assert await watcher.message() == expected
+
+
+async def test_a_layer_that_fails_stops_neither_ingest_nor_what_comes_later(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = await setting.watch(FLEET_GROUP)
+    failures = metrics.fanout_failures._value.get()
+    setting.layer.fault = ConnectionError("away")
+
+    for number in range(3):
+        await setting.send(ONE, ("t", TS + number, 1.0, None))
+    await until(lambda: len(setting.layer.sent) == 3)
+    setting.layer.fault = None
+    await setting.send(ONE, ("t", TS + 10, 2.0, None))
+
+    assert (await fleet.message())["devices"]["1"]["readings"] == [["t", TS + 10, 2.0]]
+    assert metrics.fanout_failures._value.get() == failures + 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "dashboards fall behind: the channel layer does not take messages: away"
+    ]
+
+
+async def test_a_layer_that_hangs_holds_up_no_device_and_a_bounded_number_of_commits(setting: Setting) -> None:
+    await setting.watch(FLEET_GROUP)
+    setting.layer.open.clear()
+
+    for number in range(MAX_WAITING + 20):
+        async with asyncio.timeout(5):
+            await setting.send(ONE, ("t", TS + number, 1.0, None))
+
+    assert len(setting.fanout._waiting) == MAX_WAITING
