@@ -131,7 +131,7 @@ class SentinelSetup:
 
     def _is_complete(self, sentinel: RedisServer) -> bool:
         with sentinel.client() as client:
-            known = client.sentinel_master(self.master_name)
+            known = client.sentinel_masters()[self.master_name]
             return int(known["num-slaves"]) == 1 and int(known["num-other-sentinels"]) == 2
 
 
