@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from gateway.exceptions import InvalidChannelLayerError
-from gateway.layers import BaseChannelLayer, LayerEvent, LayerUnavailableError, get_channel_layer
+from gateway.layers import BaseChannelLayer, LayerEvent, get_channel_layer
 
 logger = logging.getLogger("gateway.mqtt")
 
@@ -39,7 +39,7 @@ async def publish(topic: str, payload: bytes | str, qos: int = 0, retain: bool =
 async def bridged(layer: BaseChannelLayer, broker_publish: Callable[..., Any]) -> AsyncIterator[None]:
     """While entered, what `publish` sends anywhere on `layer` reaches `broker_publish(topic, payload, qos=, retain=)`.
 
-    A layer whose server is away at the start is joined by the layer itself when it comes back.
+    Raises LayerUnavailableError if the layer's server is away when this is entered; later the layer comes back by itself.
     """
 
     def deliver(message: dict[str, Any]) -> bool:
@@ -58,9 +58,6 @@ async def bridged(layer: BaseChannelLayer, broker_publish: Callable[..., Any]) -
     layer.attach(channel, deliver)
     try:
         await layer.group_add(GROUP, channel)
-    except LayerUnavailableError as error:
-        logger.warning("publishing from other processes waits for the channel layer: %s", error)
-    try:
         yield
     finally:
         layer.detach(channel)

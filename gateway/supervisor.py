@@ -22,7 +22,7 @@ from django.db import DatabaseError, connections
 from gateway import data_dir
 from gateway.config import Config, ListenerConfig
 from gateway.exceptions import GatewayError
-from gateway.layers import get_channel_layer
+from gateway.layers import LayerUnavailableError, get_channel_layer
 from gateway.lifespan import Lifespan, LifespanError
 from gateway.mqtt import bridged
 from gateway.observability import Lifecycle
@@ -68,6 +68,20 @@ def prepare() -> None:
         connections.close_all()
 
 
+async def check_layer() -> None:
+    """Raises GatewayError if the channel layer cannot be used: a wrong address is to be seen now, not in a dashboard.
+
+    A layer that goes away later is no reason to stop: readings are stored without it.
+    """
+    layer = get_channel_layer()
+    if layer is None:
+        return
+    try:
+        await layer.check()
+    except LayerUnavailableError as error:
+        raise GatewayError(f"cannot use the channel layer: {error}") from error
+
+
 class Supervisor:
     """Starts an application and its servers, waits for the signal to stop, and stops them."""
 
@@ -82,6 +96,7 @@ class Supervisor:
     async def run(self) -> None:
         """The whole life, in order. Raises GatewayError if a step fails, or if the application's lifespan ends."""
         self._watch_signals()
+        await check_layer()
         async with AsyncExitStack() as started:
             state = await started.enter_async_context(self._application_started())
             servers = self._make_servers(state)

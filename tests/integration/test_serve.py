@@ -239,6 +239,14 @@ class TestCannotStart:
         assert "hunter2" not in line
         assert "Traceback" not in line
 
+    def test_a_redis_that_is_away_is_one_line_and_1(self, serve: Serve) -> None:
+        serving = serve(GATEWAY_LAYER__URL="redis://:hunter2@127.0.0.1:1/0")
+
+        assert serving.ended() == 1
+        assert serving.log[-1].startswith("gateway: cannot use the channel layer: Redis at redis://127.0.0.1:1/0")
+        assert "hunter2" not in "".join(serving.log)
+        assert "Traceback" not in "".join(serving.log)
+
     def test_a_certificate_that_is_not_there_is_one_line_and_1(self, serve: Serve) -> None:
         serving = serve("--set", "listeners.0.tls.certfile=absent.pem")
 
