@@ -13,6 +13,7 @@ from devices.fanout import Fanout
 from devices.ingest import Group, Ingest
 from devices.writers import make_writer
 from gateway.layers import get_channel_layer
+from gateway.observability import NotReadyError
 from protocols.asgi import Scope
 
 
@@ -29,6 +30,12 @@ def services_of(scope: Scope) -> DeviceServices:
     """The services of the application that serves `scope`."""
     services: DeviceServices = scope["state"]["devices"]
     return services
+
+
+async def readings_are_committed(scope: Scope) -> None:
+    """A check for /readyz. Raises NotReadyError while the database takes no readings."""
+    if services_of(scope).ingest.failure is not None:
+        raise NotReadyError("readings cannot be committed; devices wait")
 
 
 @asynccontextmanager

@@ -1,7 +1,8 @@
 """At most one log line per interval, for what a peer may cause as often as it likes."""
 
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 
 
 class LogLimit:
@@ -24,3 +25,26 @@ class LogLimit:
         self._logged_at = now
         suppressed, self._suppressed = self._suppressed, 0
         return suppressed
+
+
+class LogLimits:
+    """A LogLimit for each key, so that a noisy peer does not hide another."""
+
+    def __init__(
+        self, interval_s: float = 10.0, *, size: int = 1_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Of more than `size` keys, the one that was used least recently is forgotten."""
+        self._interval_s = interval_s
+        self._size = size
+        self._clock = clock
+        self._limits: OrderedDict[Hashable, LogLimit] = OrderedDict()
+
+    def take(self, key: Hashable) -> int | None:
+        """As LogLimit.take, for lines about `key`."""
+        limit = self._limits.get(key)
+        if limit is None:
+            limit = self._limits[key] = LogLimit(self._interval_s, self._clock)
+            if len(self._limits) > self._size:
+                self._limits.popitem(last=False)
+        self._limits.move_to_end(key)
+        return limit.take()

@@ -13,6 +13,9 @@ layer_refused = Counter(
 consumer_sends_after_close = Counter(
     "gateway_consumer_sends_after_close", "Sends by a consumer whose peer had gone; they do nothing", ["protocol"]
 )
+consumer_bodies_too_large = Counter(
+    "gateway_consumer_bodies_too_large", "Request bodies larger than their HTTP consumer takes; answered with 413"
+)
 consumer_handlers_interrupted = Counter(
     "gateway_consumer_handlers_interrupted", "Handlers cancelled because they outlasted the grace after a disconnect"
 )

@@ -17,8 +17,12 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from gateway.db import database_sync_to_async
 from protocols.asgi import Receive, Scope, Send
 
-Check: TypeAlias = Callable[[], Awaitable[None]]
-"""Returns if what it looks at can work, raises if not."""
+Check: TypeAlias = Callable[[Scope], Awaitable[None]]
+"""Returns if what it looks at can work, raises if not. `scope` is that of the request, with the lifespan state."""
+
+
+class NotReadyError(Exception):
+    """Raised by a check with a text that everybody may read; of any other exception only the class is told."""
 
 
 @dataclass(slots=True)
@@ -53,7 +57,7 @@ class Readiness:
         self.timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        results = await asyncio.gather(*(_outcome(check, self.timeout_s) for check in self.checks.values()))
+        results = await asyncio.gather(*(_outcome(check, scope, self.timeout_s) for check in self.checks.values()))
         report = dict(zip(self.checks, results, strict=True))
         lifecycle: Lifecycle | None = scope.get("state", {}).get("lifecycle")
         if lifecycle is not None:
@@ -62,18 +66,20 @@ class Readiness:
         await respond(scope, send, 200 if is_ready else 503, json.dumps(report).encode() + b"\n", "application/json")
 
 
-async def _outcome(check: Check, timeout_s: float) -> str:
+async def _outcome(check: Check, scope: Scope, timeout_s: float) -> str:
     try:
         async with asyncio.timeout(timeout_s):
-            await check()
+            await check(scope)
     except TimeoutError:
         return f"no answer within {timeout_s:g} s"
+    except NotReadyError as error:
+        return str(error)
     except Exception as error:  # whatever a driver raises, the answer is 503
         return type(error).__name__  # its text may name hosts and users
     return "ok"
 
 
-async def database_answers() -> None:
+async def database_answers(scope: Scope) -> None:
     """Raises what the database driver raises if the default database does not answer."""
     await database_sync_to_async(_ask_database)()
 

@@ -13,7 +13,7 @@ django_application = get_asgi_application()  # sets Django up, which the imports
 from django.urls import path, re_path  # noqa: E402
 
 from devices.routing import http_routes, mqtt_application, websocket_routes  # noqa: E402
-from devices.services import device_services  # noqa: E402
+from devices.services import device_services, readings_are_committed  # noqa: E402
 from gateway.lifespan import LifespanApplication  # noqa: E402
 from gateway.observability import Health, Metrics, Readiness, database_answers  # noqa: E402
 from gateway.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
@@ -27,7 +27,7 @@ application = ProtocolTypeRouter(
             [
                 path("metrics", Metrics()),
                 path("healthz", Health()),
-                path("readyz", Readiness({"database": database_answers})),
+                path("readyz", Readiness({"database": database_answers, "readings": readings_are_committed})),
                 re_path(r"^static/", StaticFiles()),
                 *http_routes,
                 re_path(r"", django_application),

@@ -4,8 +4,8 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from devices import metrics
 from devices.consumers.login import UNAVAILABLE, LoginError, bearer_token, log_in
+from devices.consumers.refusals import note_payload
 from devices.profiles import PayloadError
 from devices.services import services_of
 from gateway.exceptions import Reject
@@ -51,7 +51,7 @@ class TelemetryConsumer(DeviceApiConsumer):
             points = device.profile.decode_telemetry(body)
             await services.ingest.store(device, points)
         except PayloadError as error:
-            metrics.payloads_refused.labels("http", "payload").inc()
+            note_payload(self.scope, device, error)
             await self.respond(400, str(error))
         except Reject as error:
             await self.respond(500, str(error.reason_string))

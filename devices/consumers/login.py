@@ -1,26 +1,21 @@
 """How a device logs in, whatever it speaks, and how its connection is kept revocable."""
 
-import logging
 from collections.abc import Iterable
 from typing import Any, Final
 
 from django.db import Error as DatabaseFault
 
 from devices import metrics
+from devices.consumers.refusals import note_login
 from devices.credentials import Identity
 from devices.services import DeviceServices
-from gateway.log_limit import LogLimit
 from protocols.asgi import Event, Scope
-from protocols.runner import Inbox, describe
-
-logger = logging.getLogger("gateway.devices")
+from protocols.runner import Inbox
 
 UNKNOWN: Final = "unknown token"
 MISSING: Final = "no token"
 UNAVAILABLE: Final = "database away"
 CUT: Final = "cut off while logging in"
-
-_log_limit = LogLimit(interval_s=1.0)
 
 
 class LoginError(Exception):
@@ -47,12 +42,8 @@ async def log_in(services: DeviceServices, token: str | None, scope: Scope) -> I
 def refused(reason: str, scope: Scope) -> LoginError:
     """The error for a login that is refused, once it is counted and logged."""
     metrics.logins_refused.labels(scope["type"], reason).inc()
-    if scope["type"] == "mqtt":  # whose consumers log what they refuse
-        return LoginError(reason)
-    suppressed = _log_limit.take()
-    if suppressed is not None:
-        more = f" ({suppressed} others were not logged)" if suppressed else ""
-        logger.warning("refused a device's login: %s, %s%s", describe(scope), reason, more)
+    if scope["type"] != "mqtt":  # whose server logs why it closes a connection
+        note_login(scope, reason)
     return LoginError(reason)
 
 

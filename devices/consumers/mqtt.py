@@ -1,7 +1,6 @@
 """Devices that speak MQTT, by ThingsBoard's device API v1: the token is the user name."""
 
 import asyncio
-import logging
 from typing import Any, Final
 
 from devices import metrics
@@ -13,8 +12,6 @@ from devices.profiles import PayloadError
 from devices.services import services_of
 from gateway.generic.mqtt import AsyncMqttConsumer, Reject, topic
 from protocols.asgi import Event
-
-logger = logging.getLogger("gateway.devices")
 
 SERVER_UNAVAILABLE: Final = 0x88
 BAD_USER_NAME_OR_PASSWORD: Final = 0x86
@@ -100,7 +97,6 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
 
     async def device_cut(self, event: Event) -> None:
         """The device's access was revoked or changed."""
-        logger.info("closing %s (%s): %s", self.scope["client_id"], self.device and self.device.name, event["reason"])
         await self.close(NOT_AUTHORIZED, event["reason"])
 
     async def disconnect(self, reason_code: int, reason: str) -> None:

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import msgspec
 
-from devices import metrics
 from devices.consumers.login import UNAVAILABLE, LoginError, Revocable, bearer_token, log_in
+from devices.consumers.refusals import note_payload
 from devices.credentials import Identity
 from devices.models import now_ms
 from devices.profiles import PayloadError
@@ -66,7 +66,7 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
         try:
             points = self._device.profile.decode_telemetry(telemetry)
         except PayloadError as error:
-            metrics.payloads_refused.labels("websocket", "payload").inc()
+            note_payload(self.scope, self._device, error)
             self._unanswered.append((answer_id, str(error)))
             await self._answer()
             return

@@ -1,13 +1,17 @@
 """A consumer for HTTP requests: names and behaviour are those of channels.generic.http, and long polling works."""
 
 import asyncio
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 from gateway.consumer import AsyncConsumer
 from gateway.exceptions import StopConsumer
-from gateway.metrics import consumer_sends_after_close
+from gateway.metrics import consumer_bodies_too_large, consumer_sends_after_close
 from protocols.asgi import Event
+from protocols.runner import describe
+
+logger = logging.getLogger("gateway.http")
 
 Headers: TypeAlias = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
 
@@ -63,6 +67,8 @@ class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect"
         self.__body_bytes += len(body)
         if self.max_body_bytes is not None and self.__body_bytes > self.max_body_bytes:
             self.body.clear()
+            consumer_bodies_too_large.inc()
+            logger.info("refused %s with 413: a body of more than %d bytes", describe(self.scope), self.max_body_bytes)
             await self.send_response(413, b"", headers=[(b"connection", b"close")])
             raise StopConsumer
         self.body.append(body)

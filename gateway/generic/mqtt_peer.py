@@ -92,8 +92,13 @@ class MqttPeer:
             raise Reject(NOT_AUTHORIZED)
 
     def _note_refusal(self, request: str, about: object, refusal: Reject, count: int = 1) -> None:
-        """Counts a refusal, and logs it unless this client was in the log for one a moment ago."""
+        """Counts a refusal, and logs it unless this client was in the log for one a moment ago.
+
+        One that ends the connection is logged by the server, with the reason, and not here too.
+        """
         mqtt_refusals.labels(request, f"{refusal.reason_code:#04x}").inc(count)
+        if request == "connect" or (refusal.disconnect and self.scope["mqtt_version"] < 5):
+            return
         if self.__refusal_log is None:
             self.__refusal_log = LogLimit()
         suppressed = self.__refusal_log.take()

@@ -6,8 +6,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter
 
-from gateway.observability import Health, Lifecycle, Metrics, Readiness
-from protocols.asgi import Application, Event
+from gateway.observability import Health, Lifecycle, Metrics, NotReadyError, Readiness
+from protocols.asgi import Application, Event, Scope
 
 
 async def ask(application: Application, method: str = "GET", **state: Any) -> tuple[int, dict[str, str], bytes]:
@@ -24,15 +24,15 @@ async def ask(application: Application, method: str = "GET", **state: Any) -> tu
     return start["status"], {name.decode(): value.decode() for name, value in start["headers"]}, body["body"]
 
 
-async def works() -> None:
+async def works(scope: Scope) -> None:
     pass
 
 
-async def refuses() -> None:
+async def refuses(scope: Scope) -> None:
     raise ConnectionRefusedError("host=db.internal user=gateway")
 
 
-async def hangs() -> None:
+async def hangs(scope: Scope) -> None:
     await asyncio.Event().wait()
 
 
@@ -70,6 +70,15 @@ async def test_a_failed_check_is_named_without_its_details() -> None:
 
     assert status == 503
     assert json.loads(body) == {"database": "ConnectionRefusedError", "disk": "ok"}
+
+
+async def test_a_check_may_say_what_everybody_may_read() -> None:
+    async def waits(scope: Scope) -> None:
+        raise NotReadyError(f"{scope['state']['number']} wait")
+
+    status, _, body = await ask(Readiness({"readings": waits}), number=7)
+
+    assert (status, json.loads(body)) == (503, {"readings": "7 wait"})
 
 
 async def test_a_check_that_hangs_has_failed() -> None:
