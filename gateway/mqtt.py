@@ -39,7 +39,7 @@ async def publish(topic: str, payload: bytes | str, qos: int = 0, retain: bool =
 async def bridged(layer: BaseChannelLayer, broker_publish: Callable[..., Any]) -> AsyncIterator[None]:
     """While entered, what `publish` sends anywhere on `layer` reaches `broker_publish(topic, payload, qos=, retain=)`.
 
-    Raises LayerUnavailableError if the layer's server is away when this is entered; later the layer comes back by itself.
+    Raises LayerUnavailableError if the server of the layer is away then; later on the layer comes back by itself.
     """
 
     def deliver(message: dict[str, Any]) -> bool:
