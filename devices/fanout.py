@@ -82,8 +82,11 @@ class Fanout:
             for row in group.latest:
                 latest.setdefault(row[0], []).append(row)
             await self._send(FLEET_GROUP, self._readings(group, latest))
-        for device_id, rows in group.newest.items():
-            if rows and not self._layer.group_is_empty(device_group(device_id)):
+        watched = {
+            device_id for device_id in group.submissions if not self._layer.group_is_empty(device_group(device_id))
+        }
+        if watched:  # mostly few of many devices, whose rows are gone through only then
+            for device_id, rows in group.newest_of(watched).items():
                 await self._send(device_group(device_id), self._readings(group, {device_id: rows}))
 
     def _readings(self, group: Group, rows: "dict[int, Any]") -> dict[str, Any]:

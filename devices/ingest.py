@@ -20,8 +20,9 @@ import random
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from typing import Final, TypeAlias
 from zlib import crc32
 
@@ -51,6 +52,7 @@ QUOTA_EXCEEDED: Final = 0x97
 UnnumberedRow: TypeAlias = "tuple[int, str, int, int, int, float | None, str | None]"
 
 _MASK: Final = 0x7FFF_FFFF
+_time = itemgetter(2)
 _pack_double = struct.Struct("<d").pack
 
 
@@ -67,7 +69,7 @@ class Submission:
 class Group:
     """Readings to be committed together."""
 
-    __slots__ = ("latest", "newest", "received_ms", "rows", "seen", "submissions", "unnumbered")
+    __slots__ = ("latest", "received_ms", "rows", "seen", "submissions", "unnumbered")
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -78,9 +80,8 @@ class Group:
         self.received_ms = 0
         self.seen: Sequence[tuple[int, int]] = ()
         """The devices that are to be marked as heard of, each with the time."""
-        # Set by `summarize`, once the rows are complete.
         self.latest: Sequence[Row] = ()
-        self.newest: dict[int, deque[Row]] = {}
+        """The row with the greatest time of each device and key, once `summarize` has found them."""
 
     def part_of(self, device_id: int) -> "Group":
         """What one device has in it, as a group of its own."""
@@ -99,17 +100,21 @@ class Group:
         self.unnumbered.clear()
 
     def summarize(self) -> None:
-        """Finds the latest row of each device and key, and the newest rows of each device, in order of arrival."""
-        latest: dict[tuple[int, int], Row] = {}
-        newest = {device_id: deque[Row](maxlen=NEWEST_PER_DEVICE) for device_id in self.submissions}
+        """Finds `latest`; of rows with the same time, the last to arrive."""
+        # The sort keeps the order of arrival among equals, and the dict the last of them. Most rows come in the order of
+        # their times, which sorting makes use of: it all takes half of the time of a loop that compares.
+        self.latest = list({row[:2]: row for row in sorted(self.rows, key=_time)}.values())
+
+    def newest_of(self, device_ids: Container[int]) -> dict[int, deque[Row]]:
+        """The newest rows of these devices, NEWEST_PER_DEVICE of each at most, in the order of arrival."""
+        newest: dict[int, deque[Row]] = {}
         for row in self.rows:
-            newest[row[0]].append(row)
-            device_and_key = row[:2]
-            known = latest.get(device_and_key)
-            if known is None or row[2] >= known[2]:
-                latest[device_and_key] = row
-        self.latest = list(latest.values())
-        self.newest = newest
+            device_id = row[0]
+            if device_id in device_ids:
+                if device_id not in newest:
+                    newest[device_id] = deque(maxlen=NEWEST_PER_DEVICE)
+                newest[device_id].append(row)
+        return newest
 
 
 class Ingest:

@@ -24,8 +24,12 @@ _MIN_INT64, _MAX_INT64 = -(2**63), 2**63 - 1
 _EXACT = 2**53
 _MAX_DECIMAL_PLACES = 16
 
-# Numbers that a double may not hold as ThingsBoard wants it: only then is the slower decoder asked, which sees digits.
-_ODD_NUMBER = re.compile(rb"\d{16}|\d[eE]")
+# Numbers that a double may not hold as ThingsBoard wants it: 16 digits in a row, or an exponent. Only then is the
+# slower decoder asked, which sees digits. With every digit made a 0 and E made e, they are two searches for fixed bytes
+# (0.3 us for 50 bytes); as a regular expression they take 1 us, as much as all the rest of the decoding.
+_SHAPE = bytes(ord("0") if chr(byte).isdecimal() else ord("e") if byte == ord("E") else byte for byte in range(256))
+_LONG_NUMBER = b"0" * 16
+_EXPONENT = b"0e"
 _NUMERIC_STRING = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)", re.ASCII)
 
 _decode = msgspec.json.Decoder().decode
@@ -56,7 +60,8 @@ class ThingsBoard:
 def parse_json(payload: bytes) -> Any:
     """The JSON value in `payload`. Raises PayloadError."""
     try:
-        if _ODD_NUMBER.search(payload) is None:
+        shape = payload.translate(_SHAPE)
+        if _LONG_NUMBER not in shape and _EXPONENT not in shape:
             return _decode(payload)
         value = json.loads(payload, parse_int=_parse_int, parse_float=_parse_float, parse_constant=_refuse_constant)
         _encode(value)  # raises for a lone surrogate, which is no text and which no database takes
