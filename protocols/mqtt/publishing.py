@@ -216,6 +216,10 @@ class PublishReceiver(Output):
         """Answers the oldest unanswered PUBLISH and routes its message."""
         self._pending_bytes -= len(packet.payload)
         code = event.get("reason_code", 0)
+        if code >= _FAILURE and event.get("disconnect") and (packet.qos == 0 or self.version != MQTT_5_0):
+            # Without an answer, which before MQTT 5 is a positive one: the client is to send the publish again.
+            self._refuse(code, event.get("reason_string", ""), now)
+            return
         if packet.qos == 1:
             self._unacknowledged -= 1
             if not self._closed:
@@ -230,11 +234,8 @@ class PublishReceiver(Output):
                     self._output_bytes += 4
         elif packet.qos == 2 and not self._answer_qos_2(packet, event, code):
             return
-        if code < _FAILURE:
-            if event.get("route", True) and self.session is not None:
-                self._broker.forward(packet, self.session, now)
-        elif event.get("disconnect") and (packet.qos == 0 or self.version != MQTT_5_0):
-            self._refuse(code, event.get("reason_string", ""), now)
+        if code < _FAILURE and event.get("route", True) and self.session is not None:
+            self._broker.forward(packet, self.session, now)
 
     def _answer_qos_2(self, packet: Publish, event: Event, code: int) -> bool:
         """Sends the PUBREC. Returns whether the message is this connection's to route: after the end, it is not if

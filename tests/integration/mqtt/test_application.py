@@ -271,7 +271,7 @@ class TestAcknowledging:
 
         client = await raw("c", 4, to=await serve(Deciding(refuse)))
 
-        client.send(Publish(topic="a"))
+        client.send(Publish(topic="a", qos=1, packet_id=1))
 
         await client.expect_end()
 

@@ -138,13 +138,28 @@ class TestAcknowledgementAtQos1:
         assert client.read() == [PubAck(1)]
         assert subscriber.payloads() == []
 
-    def test_or_the_application_has_the_connection_closed(self) -> None:
-        client = World().connected("c", version=4)
-        [event] = client.send(publish(1))
+    @pytest.mark.parametrize("qos", [1, 2])
+    @pytest.mark.parametrize("version", [3, 4])
+    def test_or_the_application_has_the_connection_closed_without_an_acknowledgement(
+        self, version: int, qos: int
+    ) -> None:
+        client = World().connected("c", version=version)
+        [event] = client.send(publish(1, qos=qos))
 
         client.ack(event, reason_code=0x87, disconnect=True)
 
+        assert client.read() == []
         assert client.reason == ("application", 0x87)
+
+    def test_what_is_refused_so_and_sent_again_is_a_new_publish(self) -> None:
+        world = World()
+        client = world.connected("c", version=4, clean_start=False)
+        [event] = client.send(publish(1, qos=2))
+        client.ack(event, reason_code=0x87, disconnect=True)
+
+        again = world.connected("c", version=4, clean_start=False)
+
+        assert len(again.send(publish(1, qos=2))) == 1
 
 
 class TestAcknowledgementAtQos0:
