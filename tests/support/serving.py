@@ -28,6 +28,7 @@ class Serving:
 
     def __init__(self, directory: Path, *arguments: str, **environ: str) -> None:
         self.directory = directory
+        self.environ = environ
         self.log: list[str] = []
         """The lines on standard error so far."""
         self.output = ""
@@ -70,7 +71,7 @@ class Serving:
         return subprocess.run(
             [GATEWAY, *arguments],
             cwd=self.directory,
-            env=clean_environment(),
+            env=clean_environment(**self.environ),
             capture_output=True,
             text=True,
             timeout=60,
