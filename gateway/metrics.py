@@ -27,3 +27,9 @@ mqtt_refusals = Counter(
     "Connects, publishes and filters that an MQTT consumer refused, by the reason code",
     ["request", "reason_code"],
 )
+token_refusals = Counter(
+    "gateway_token_refusals",
+    "Connections refused by the token middleware, by protocol and reason",
+    ["protocol", "reason"],
+)
+token_expiries = Counter("gateway_token_expiries", "Connections closed because their token had expired", ["protocol"])

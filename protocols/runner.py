@@ -130,6 +130,12 @@ class Inbox:
         if self._waiter is not None:
             self._wake()
 
+    def put_back(self, event: Event) -> None:
+        """Makes an event that `receive` gave out the next one again: for middleware that has to look at the first."""
+        if self._events is None:
+            self._events = deque()
+        self._events.appendleft(event)
+
     def disconnect(self, event: Event) -> None:
         """Adds the last event; the first call counts and later ones do nothing."""
         if self._final is None:

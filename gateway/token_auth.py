@@ -1,0 +1,418 @@
+"""Token authentication, the same for WebSocket, HTTP and MQTT, on any ASGI server.
+
+    async def get_token_user(token: str) -> TokenUser | None:
+        row = await ApiToken.objects.select_related("user").filter(sha256=digest(token)).afirst()
+        return TokenUser(row.user, expires_at=row.expires_at) if row else None
+
+    application = TokenAuthMiddleware(ProtocolTypeRouter({...}), get_token_user)
+
+Where a client may put its token (`sources`):
+
+| source | protocol | |
+|---|---|---|
+| "header" | HTTP, WebSocket | `Authorization: Bearer TOKEN` |
+| "subprotocol" | WebSocket | `new WebSocket(url, ["bearer", TOKEN])`: what a browser can do |
+| "first_message" | WebSocket | the first text frame, `{"token": TOKEN}`; the connection is accepted to hear it |
+| "mqtt" | MQTT | the password, or without one the username |
+
+and, by `query_parameter`, the query string, which is the way into logs of proxies and browsers.
+
+The user is `scope["user"]`, and `scope["auth"]` an `Authentication`. When the token expires the connection ends: a
+WebSocket closes with 4401, MQTT disconnects with 0x87, an HTTP response of unknown length (an event stream, a long
+poll) is complete. The consumer hears of that by its disconnect event, as of any other end.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from django.apps import apps
+
+from gateway.log_limit import LogLimits
+from gateway.metrics import token_expiries, token_refusals
+from gateway.token_sources import FIRST_MESSAGE, SOURCES, SUBPROTOCOL, Found, find, without_parameter
+from protocols.asgi import Application, Event, Receive, Scope, Send
+from protocols.runner import ClientDisconnectedError, Inbox, describe
+
+__all__ = ["Authentication", "TokenAuthMiddleware", "TokenUser"]
+
+logger = logging.getLogger("gateway.auth")
+
+CLOSE_UNAUTHORIZED: Final = 4401
+"""The close code for a token that is missing, wrong or expired: 401 in the applications' range (RFC 6455 §7.4.2)."""
+
+MQTT_BAD_CREDENTIALS: Final = 0x86
+MQTT_NOT_AUTHORIZED: Final = 0x87
+
+_LONGEST_TIMER_S: Final = 3600.0  # so that a clock that was set, or a machine that slept, is noticed
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUser:
+    """Whom a token is for, and until when: seconds since 1970 or an aware datetime; None: for ever."""
+
+    user: Any
+    expires_at: float | datetime | None = None
+
+    @property
+    def expires_s(self) -> float:
+        """`expires_at` in seconds since 1970."""
+        if self.expires_at is None:
+            return float("inf")
+        return self.expires_at.timestamp() if isinstance(self.expires_at, datetime) else float(self.expires_at)
+
+
+GetTokenUser = Callable[[str], Awaitable[Any]]
+
+
+class Authentication:
+    """`scope["auth"]`: whom the connection's token is for, and until when."""
+
+    def __init__(self, get_token_user: GetTokenUser, token_user: TokenUser) -> None:
+        self._get_token_user = get_token_user
+        self._token_user = token_user
+        self._timer: asyncio.TimerHandle | None = None
+        self._cutting: asyncio.Task[None] | None = None
+        self._cut: Callable[[], Awaitable[None]] | None = None
+
+    @property
+    def user(self) -> Any:
+        """The user."""
+        return self._token_user.user
+
+    @property
+    def expires_at(self) -> float | datetime | None:
+        """When the connection will end, as `get_token_user` said it."""
+        return self._token_user.expires_at
+
+    async def renew(self, token: str) -> bool:
+        """Lets the connection go on until `token` expires. False, and nothing changes, if it is not the user's."""
+        token_user = await identify(self._get_token_user, token)
+        if token_user is None or token_user.user != self.user:
+            return False
+        self._token_user = token_user
+        self._watch()
+        return True
+
+    @asynccontextmanager
+    async def ending_by(self, cut: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+        """While entered, calls `cut` when the token has expired."""
+        self._cut = cut
+        self._watch()
+        try:
+            yield
+        finally:
+            self._cut = None
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._cutting is not None:
+                self._cutting.cancel()
+
+    def _watch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._cut is None or self._cutting is not None:
+            return
+        left_s = self._token_user.expires_s - time.time()
+        loop = asyncio.get_running_loop()
+        if left_s <= 0:
+            self._cutting = loop.create_task(_quietly(self._cut))
+        elif left_s != float("inf"):
+            self._timer = loop.call_later(min(left_s, _LONGEST_TIMER_S), self._watch)
+
+
+async def _quietly(cut: Callable[[], Awaitable[None]]) -> None:
+    with suppress(OSError):  # the client has gone by itself
+        await cut()
+
+
+async def identify(get_token_user: GetTokenUser, token: str) -> TokenUser | None:
+    """What `get_token_user` says of `token`; None also for one that has expired."""
+    if not token:
+        return None
+    found = await get_token_user(token)
+    if found is None:
+        return None
+    token_user = found if isinstance(found, TokenUser) else TokenUser(found)
+    return token_user if token_user.expires_s > time.time() else None
+
+
+class TokenAuthMiddleware:
+    """Lets in whom `get_token_user` knows, and ends connections whose token expires. See the top of the module."""
+
+    def __init__(
+        self,
+        inner: Application,
+        get_token_user: GetTokenUser,
+        *,
+        sources: Iterable[str] = ("header", "subprotocol", "mqtt"),
+        query_parameter: str | None = None,
+        required: bool = True,
+        first_message_timeout_s: float = 10.0,
+    ) -> None:
+        """`get_token_user` is a coroutine function: token -> a user, a TokenUser, or None for a token it does not know.
+
+        `query_parameter` names a parameter of the query string that may hold the token; it is taken out of the scope
+        that `inner` gets, so that nothing there can log it. Without `required` a connection that has no token goes on
+        with the user that an outer middleware found, or AnonymousUser; a wrong token is refused all the same.
+        """
+        self.inner = inner
+        self.get_token_user = get_token_user
+        self.sources = frozenset(sources)
+        unknown = self.sources - SOURCES
+        if unknown:
+            raise ValueError(f"sources are of {', '.join(sorted(SOURCES))}, not {', '.join(sorted(unknown))}")
+        self.query_parameter = query_parameter
+        self.required = required
+        self.first_message_timeout_s = first_message_timeout_s
+        self._refusals = LogLimits()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        """Calls `inner`, or refuses. Scopes of other types, such as "lifespan", go through."""
+        match scope["type"]:
+            case "http":
+                return await self._http(scope, receive, send)
+            case "websocket":
+                return await self._websocket(scope, receive, send)
+            case "mqtt":
+                return await self._mqtt(scope, receive, send)
+            case _:
+                return await self.inner(scope, receive, send)
+
+    # HTTP
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        found = find(scope, self.sources, self.query_parameter)
+        scope = without_parameter(scope, self.query_parameter)
+        authentication = await self._authenticate(found)
+        if authentication is None and (found or self.required):
+            self._note_refusal(scope, found)
+            return await refuse_http(send, "http.response", bad_token=found is not None)
+        scope = _with_user(scope, authentication)
+        if authentication is None:
+            return await self.inner(scope, receive, send)
+        response = _HttpResponse(scope, send)
+        async with authentication.ending_by(response.expire):
+            return await self.inner(scope, receive, response.send)
+
+    # WebSocket
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        found = find(scope, self.sources, self.query_parameter)
+        scope = without_parameter(scope, self.query_parameter)
+        socket = _WebSocket(scope, send)
+        if found is not None and found.source == SUBPROTOCOL:
+            scope["subprotocols"] = scope["subprotocols"][2:]
+            socket.subprotocol = "bearer"
+        if found is None and FIRST_MESSAGE in self.sources:
+            first = await self._first_message(receive, send)
+            if first is None:
+                return None
+            connect, found = first
+            receive = _again(connect, receive)
+            socket.accepted = True
+            scope["extensions"] = {
+                name: value
+                for name, value in (scope.get("extensions") or {}).items()
+                if name != "websocket.http.response"  # it has had its response
+            }
+        authentication = await self._authenticate(found)
+        if authentication is None and (found or self.required):
+            self._note_refusal(scope, found)
+            return await socket.refuse(receive, found)
+        scope = _with_user(scope, authentication)
+        if authentication is None:
+            return await self.inner(scope, receive, socket.send)
+        async with authentication.ending_by(socket.expire):
+            return await self.inner(scope, receive, socket.send)
+
+    async def _first_message(self, receive: Receive, send: Send) -> tuple[Event, Found] | None:
+        """The connect event and the token of the first message; None if the client leaves before."""
+        connect = await receive()
+        if connect["type"] != "websocket.connect":
+            return None
+        await send({"type": "websocket.accept", "subprotocol": None})
+        try:
+            async with asyncio.timeout(self.first_message_timeout_s):
+                message = await receive()
+        except TimeoutError:
+            return connect, Found(FIRST_MESSAGE, "")
+        if message["type"] != "websocket.receive":
+            return None
+        return connect, Found(FIRST_MESSAGE, _token_of(message))
+
+    # MQTT
+
+    async def _mqtt(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        connect = await receive()
+        if connect["type"] != "mqtt.connect":
+            return None
+        found = find(scope, self.sources, None, password=connect["password"])
+        authentication = await self._authenticate(found)
+        if authentication is None and (found or self.required):
+            self._note_refusal(scope, found)
+            code = MQTT_BAD_CREDENTIALS if found else MQTT_NOT_AUTHORIZED
+            await send({"type": "mqtt.reject", "reason_code": code})
+            return None
+        scope = _with_user(dict(scope), authentication)
+        if authentication is None:
+            return await self.inner(scope, _again(connect, receive), send)
+        # The credentials were the token: they have done their work, and a consumer is not to take them for others.
+        if connect["password"] is None:
+            scope["username"] = None
+        connect = {**connect, "password": None, "allow_anonymous": False}
+
+        async def expire() -> None:
+            _note_expiry(scope)
+            await send(
+                {"type": "mqtt.close", "reason_code": MQTT_NOT_AUTHORIZED, "reason_string": "the token has expired"}
+            )
+
+        async with authentication.ending_by(expire):
+            return await self.inner(scope, _again(connect, receive), send)
+
+    async def _authenticate(self, found: Found | None) -> Authentication | None:
+        if found is None:
+            return None
+        token_user = await identify(self.get_token_user, found.token)
+        return Authentication(self.get_token_user, token_user) if token_user is not None else None
+
+    def _note_refusal(self, scope: Scope, found: Found | None) -> None:
+        reason = "missing" if found is None else "invalid"
+        token_refusals.labels(scope["type"], reason).inc()
+        suppressed = self._refusals.take((scope.get("client") or [None])[0])
+        if suppressed is not None:
+            how = "no token" if found is None else f"a token that is not valid ({found.source})"
+            more = f"; {suppressed} refusals before it were not logged" if suppressed else ""
+            logger.warning("refused %s: %s%s", describe(scope), how, more)
+
+
+def _with_user(scope: Scope, authentication: Authentication | None) -> Scope:
+    if authentication is not None:
+        scope["user"] = authentication.user
+        scope["auth"] = authentication
+    elif "user" not in scope and apps.is_installed("django.contrib.auth"):
+        from django.contrib.auth.models import AnonymousUser  # needs the app registry
+
+        scope["user"] = AnonymousUser()
+    return scope
+
+
+def _again(event: Event, receive: Receive) -> Receive:
+    """A `receive` that gives out `event` first: our servers' own one if it can, which a consumer knows to use well."""
+    inbox = getattr(receive, "__self__", None)
+    if isinstance(inbox, Inbox):
+        inbox.put_back(event)
+        return receive
+    first = [event]
+
+    async def receive_again() -> Event:
+        return first.pop() if first else await receive()
+
+    return receive_again
+
+
+def _token_of(message: Event) -> str:
+    try:
+        token = json.loads(message.get("text") or "")["token"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return token if isinstance(token, str) else ""
+
+
+def _note_expiry(scope: Scope) -> None:
+    token_expiries.labels(scope["type"]).inc()
+    logger.info("closed %s: its token has expired", describe(scope))
+
+
+async def refuse_http(send: Send, prefix: str, *, bad_token: bool) -> None:
+    """Answers 401 (RFC 6750 §3), to a request or, as "websocket.http.response", to a handshake."""
+    challenge = b'Bearer error="invalid_token"' if bad_token else b"Bearer"
+    headers = [(b"www-authenticate", challenge), (b"content-length", b"0"), (b"cache-control", b"no-store")]
+    await send({"type": f"{prefix}.start", "status": 401, "headers": headers})
+    await send({"type": f"{prefix}.body", "body": b""})
+
+
+class _HttpResponse:
+    """The sending side of a request: ends a response of unknown length when told to."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
+        self._send = send
+        self._expired = False
+        self._begun = False
+        self._open_ended = False
+        self._ended = False
+
+    async def send(self, event: Event) -> None:
+        if self._ended:
+            raise ClientDisconnectedError
+        if event["type"] == "http.response.start":
+            self._open_ended = not any(name.lower() == b"content-length" for name, _ in event.get("headers", ()))
+        elif event["type"] == "http.response.body":
+            if not event.get("more_body", False):
+                self._open_ended = False
+            elif self._open_ended and self._expired:  # it had expired before the response began
+                event = {**event, "more_body": False}
+                self._ended = True
+                _note_expiry(self._scope)
+            self._begun = True
+        await self._send(event)
+
+    async def expire(self) -> None:
+        self._expired = True
+        if self._open_ended and self._begun:
+            self._ended = True
+            _note_expiry(self._scope)
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class _WebSocket:
+    """The sending side of a WebSocket: knows what has been said, and closes it when told to."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
+        self._send = send
+        self._closed = False
+        self._expired = False
+        self.accepted = False
+        """Whether it was accepted to hear its first message."""
+        self.subprotocol: str | None = None
+        """What to choose if the application chooses nothing: a browser insists on one of those that it offered."""
+
+    async def send(self, event: Event) -> None:
+        if self._expired:
+            raise ClientDisconnectedError
+        kind = event["type"]
+        if kind == "websocket.accept":
+            if self.accepted:
+                return
+            if self.subprotocol and not event.get("subprotocol"):
+                event = {**event, "subprotocol": self.subprotocol}
+        elif kind == "websocket.close":
+            self._closed = True
+        await self._send(event)
+
+    async def expire(self) -> None:
+        if not self._closed:
+            self._expired = True
+            _note_expiry(self._scope)
+            await self._send({"type": "websocket.close", "code": CLOSE_UNAUTHORIZED, "reason": "the token has expired"})
+
+    async def refuse(self, receive: Receive, found: Found | None) -> None:
+        """Answers 401, or closes with 4401 where a browser may be listening, which is shown no status."""
+        if not self.accepted:
+            await receive()
+        by_browser = found is not None and found.source != "header"
+        if by_browser and not self.accepted:
+            await self._send({"type": "websocket.accept", "subprotocol": self.subprotocol})
+        elif not self.accepted and "websocket.http.response" in (self._scope.get("extensions") or {}):
+            await refuse_http(self._send, "websocket.http.response", bad_token=found is not None)
+            return
+        await self._send({"type": "websocket.close", "code": CLOSE_UNAUTHORIZED, "reason": "a valid token is needed"})
