@@ -1,0 +1,179 @@
+"""Devices on WebSocket, by the websockets library, through the real server, to the real database."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Subprotocol
+
+from tests.integration.devices.conftest import Gateway, Watched
+from tests.support.fleet import FleetDevice
+
+TS = 1_700_000_000_000
+
+LogIn: TypeAlias = Callable[[FleetDevice], Awaitable[ClientConnection]]
+
+
+@pytest.fixture
+async def log_in(gateway: Gateway) -> AsyncIterator[LogIn]:
+    """Opens a device's WebSocket."""
+    opened: list[ClientConnection] = []
+
+    async def open_one(device: FleetDevice) -> ClientConnection:
+        opened.append(await connect(url(gateway), additional_headers={"Authorization": f"Bearer {device.token}"}))
+        return opened[-1]
+
+    yield open_one
+    for connection in opened:
+        await connection.close()
+
+
+def url(gateway: Gateway) -> str:
+    return f"ws://{gateway.host}:{gateway.http_port}/ws/device/"
+
+
+async def receive(connection: ClientConnection) -> Any:
+    async with asyncio.timeout(10):
+        return json.loads(await connection.recv())
+
+
+class TestTelemetry:
+    async def test_an_ack_means_stored(self, log_in: LogIn, gateway: Gateway, device: FleetDevice) -> None:
+        connection = await log_in(device)
+
+        for number in (1, 2):
+            await connection.send(json.dumps({"ts": TS + number, "values": {"t": number}}))
+            assert await receive(connection) == {"ack": number}
+            assert len(gateway.stored(device)) == number
+
+    async def test_the_ack_has_the_id_that_the_device_gave(
+        self, log_in: LogIn, gateway: Gateway, device: FleetDevice
+    ) -> None:
+        connection = await log_in(device)
+
+        for given in ("a", 7, None, [1]):
+            await connection.send(json.dumps({"id": given, "telemetry": [{"t": 1}]}))
+            assert await receive(connection) == {"ack": given}
+        await connection.send(b'{"t": 2}')
+        assert await receive(connection) == {"ack": 5}
+
+    @pytest.mark.parametrize("beside", [[], ["fieldgate.v1"]])
+    async def test_the_token_may_come_as_a_subprotocol(
+        self, gateway: Gateway, device: FleetDevice, beside: list[str]
+    ) -> None:
+        offered = [Subprotocol(name) for name in (*beside, device.token)]
+
+        async with connect(url(gateway), subprotocols=offered) as connection:
+            assert connection.subprotocol == offered[0]
+            await connection.send('{"t": 1}')
+            assert await receive(connection) == {"ack": 1}
+
+    async def test_the_acks_follow_the_commit_in_the_order_of_the_messages(
+        self, log_in: LogIn, gateway: Gateway, device: FleetDevice
+    ) -> None:
+        connection = await log_in(device)
+        with gateway.locked():
+            for _ in range(3):
+                await connection.send('{"t": 1}')
+            await connection.send("nonsense")
+            await connection.send('{"t": 2}')
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await connection.recv()
+            assert gateway.stored(device) == []
+
+        answers = [await receive(connection) for _ in range(5)]
+
+        assert [answer.get("ack", answer.get("id")) for answer in answers] == [1, 2, 3, 4, 5]
+        assert "error" in answers[3]
+        assert len(gateway.stored(device)) == 4
+
+    async def test_many_messages_at_once_are_all_acknowledged(
+        self, log_in: LogIn, gateway: Gateway, device: FleetDevice
+    ) -> None:
+        connection = await log_in(device)
+
+        for number in range(5_000):
+            await connection.send(json.dumps({"ts": TS + number, "values": {"t": 1}}))
+
+        assert [(await receive(connection))["ack"] for _ in range(5_000)] == list(range(1, 5_001))
+        assert len(gateway.stored(device)) == 5_000
+
+
+class TestRefusals:
+    """Each has its status or close code, one line in the log and a counter, and nothing else suffers."""
+
+    @pytest.mark.parametrize(
+        ("headers", "why"), [({"Authorization": "Bearer unknown"}, "unknown token"), ({}, "no token")]
+    )
+    async def test_401_for_a_token_that_is_none(
+        self, gateway: Gateway, watched: Watched, headers: dict[str, str], why: str
+    ) -> None:
+        await asyncio.sleep(1)  # the log has a line a second of logins of one address
+
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(url(gateway), additional_headers=headers)
+
+        assert refused.value.response.status_code == 401
+        assert json.loads(refused.value.response.body) == {"error": why}
+        line = await watched.line()
+        assert "refused a device's login: websocket /ws/device/ from 127.0.0.1:" in line
+        assert why in line
+        assert watched.risen(f'gateway_device_logins_refused_total{{protocol="websocket",reason="{why}"}}') == 1
+
+    async def test_what_is_no_telemetry_is_answered_and_the_connection_lives(
+        self, log_in: LogIn, gateway: Gateway, device: FleetDevice, watched: Watched
+    ) -> None:
+        connection = await log_in(device)
+
+        await connection.send("22 degrees")
+        answer = await receive(connection)
+        await connection.send('{"id": "x", "telemetry": 5}')
+        with_id = await receive(connection)
+        await connection.send('{"good": 1}')
+        good = await receive(connection)
+
+        assert answer["id"] == 1
+        assert answer["error"].startswith("not JSON")
+        assert with_id == {"error": "expected a JSON object or array, got a number", "id": "x"}
+        assert good == {"ack": 3}
+        assert [key for key, _, _ in gateway.stored(device)] == ["good"]
+        assert f"refused what {device.name} sent: websocket /ws/device/ from 127.0.0.1:" in await watched.line()
+        assert watched.risen('gateway_payloads_refused_total{protocol="websocket",reason="payload"}') == 2
+
+    async def test_1009_for_a_message_that_is_too_large(
+        self, log_in: LogIn, gateway: Gateway, device: FleetDevice, watched: Watched
+    ) -> None:
+        connection = await log_in(device)
+
+        await connection.send('{"t": 1}' + " " * 2**20)
+        with pytest.raises(ConnectionClosed) as closed:
+            await receive(connection)
+
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
+        assert "closed the WebSocket of 127.0.0.1:" in await watched.line()
+        assert watched.risen('gateway_websocket_closed_total{code="1009"}') == 1
+        assert gateway.stored(device) == []
+
+
+class TestRevocation:
+    async def test_cuts_the_connection_within_two_seconds(
+        self, log_in: LogIn, gateway: Gateway, device: FleetDevice, watched: Watched
+    ) -> None:
+        connection = await log_in(device)
+        await asyncio.to_thread(gateway.serving.command, "device", "rotate", device.name)
+        revoked = time.monotonic()
+
+        with pytest.raises(ConnectionClosed) as closed:
+            await receive(connection)
+
+        assert time.monotonic() - revoked < 2
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4401, "credentials rotated")
+        assert f"closing the WebSocket of {device.name}: credentials rotated" in await watched.line()
