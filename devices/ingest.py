@@ -101,8 +101,8 @@ class Group:
 
     def summarize(self) -> None:
         """Finds `latest`; of rows with the same time, the last to arrive."""
-        # The sort keeps the order of arrival among equals, and the dict the last of them. Most rows come in the order of
-        # their times, which sorting makes use of: it all takes half of the time of a loop that compares.
+        # The sort keeps the order of arrival among equals, and the dict the last of them. Most rows come in the order
+        # of their times, which sorting makes use of: it all takes half of the time of a loop that compares.
         self.latest = list({row[:2]: row for row in sorted(self.rows, key=_time)}.values())
 
     def newest_of(self, device_ids: Container[int]) -> dict[int, deque[Row]]:

@@ -7,13 +7,14 @@ what it still has. Whatever is acknowledged by then is stored.
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import django
 from django.core.management import call_command, get_commands
@@ -31,6 +32,9 @@ from protocols.asgi import Application
 from protocols.server import Listener, ProtocolServer, Tunnel, load_protocol
 
 logger = logging.getLogger("gateway.supervisor")
+
+YOUNG_OBJECTS: Final = 20_000
+"""How many objects are made before the garbage collector looks at them; Python's own 700 are less than one commit."""
 
 
 def serve(config: Config, *, program: str = "gateway") -> None:
@@ -82,6 +86,16 @@ async def check_layer() -> None:
         raise GatewayError(f"cannot use the channel layer: {error}") from error
 
 
+def spare_what_stays() -> None:
+    """Tells the garbage collector of what a server is like: a million objects that stay, and bursts of young ones.
+
+    It would look at what waits for a commit again and again, which took an eighth of the time under load.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, 20, 10)
+
+
 class Supervisor:
     """Starts an application and its servers, waits for the signal to stop, and stops them."""
 
@@ -104,6 +118,7 @@ class Supervisor:
             await self._start(servers)
             await self._bridge_layer(started, servers)
             await self._announce(servers)
+            spare_what_stays()
             self.lifecycle.is_ready = True
 
             await self._stopping.wait()
