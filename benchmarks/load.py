@@ -45,9 +45,9 @@ def connect_packet(client_id: bytes, username: str | None) -> bytes:
     return b"\x10" + length(len(body)) + body
 
 
-def publish_packet(payload: bytes, packet_id: int) -> bytes:
+def publish_packet(payload: bytes, packet_id: int, topic: bytes = TOPIC) -> bytes:
     """A PUBLISH of QoS 1."""
-    body = field(TOPIC) + packet_id.to_bytes(2, "big") + payload
+    body = field(topic) + packet_id.to_bytes(2, "big") + payload
     return b"\x32" + length(len(body)) + body
 
 

@@ -12,27 +12,17 @@ import asyncio
 import os
 import statistics
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import uvloop
 from load import TOPIC, WINDOW, Run, free_port, load, publishes, running
+from peers.mosquitto import mosquitto
 
 ROOT = Path(__file__).resolve().parent.parent
 BUSY = 0.9
 """A server with a smaller share of its core was not what limited the rate."""
-
-MOSQUITTO = """\
-listener {port} 127.0.0.1
-allow_anonymous true
-set_tcp_nodelay true
-max_inflight_messages 0
-max_queued_messages 0
-persistence false
-log_type none
-"""
 
 
 # -- the servers ------------------------------------------------------------------------------------------------------
@@ -79,15 +69,6 @@ async def raw_application(scope, receive, send):
 
 def ours(kind: str) -> Callable[[int, int], AbstractContextManager[int]]:
     return lambda port, core: running([sys.executable, __file__, "--serve", str(port), "--kind", kind], port, core)
-
-
-@contextmanager
-def mosquitto(port: int, core: int) -> Iterator[int]:
-    with tempfile.TemporaryDirectory() as directory:
-        configuration = Path(directory) / "mosquitto.conf"
-        configuration.write_text(MOSQUITTO.format(port=port))
-        with running(["mosquitto", "-c", str(configuration)], port, core) as pid:
-            yield pid
 
 
 def main() -> None:
