@@ -56,6 +56,7 @@ class Lifespan:
         self._answers: asyncio.Queue[Event | None] = asyncio.Queue()
         self._run: ApplicationRun | None = None
         self._is_up = False
+        self._has_answered = False
         self._failed = False
 
     async def startup(self) -> None:
@@ -67,7 +68,7 @@ class Lifespan:
         }
         self._inbox.feed({"type": "lifespan.startup"}, 0)
         self._run = ApplicationRun(
-            self._application, scope, self._answers.put, inbox=self._inbox, on_finished=self._finished
+            self._with_or_without, scope, self._take_answer, inbox=self._inbox, on_finished=self._finished
         )
         self._is_up = await self._answer("startup")
         self._report_failure()  # one that came right behind the answer
@@ -79,6 +80,19 @@ class Lifespan:
         self._is_up = False
         self._inbox.feed({"type": "lifespan.shutdown"}, 0)
         await self._answer("shutdown")
+
+    async def _with_or_without(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application; that it has nothing for lifespans is no error."""
+        try:
+            await self._application(scope, receive, send)
+        except Exception as error:
+            if self._has_answered:
+                raise
+            logger.info("the application does without a lifespan: %r", error)
+
+    async def _take_answer(self, event: Event) -> None:
+        self._has_answered = True
+        self._answers.put_nowait(event)
 
     async def _answer(self, stage: str) -> bool:
         """Whether the application answered at all; one that raises at once does without (ASGI lifespan, "Scope")."""

@@ -5,6 +5,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
+from django.test import AsyncClient
+
 from gateway.events import is_disconnect, size_bytes
 from protocols.asgi import Application, Event, Scope
 from protocols.runner import Inbox
@@ -40,6 +42,24 @@ class ApplicationCommunicator:
     def future(self) -> "asyncio.Future[None]":
         """The task that the application runs in."""
         return self._start()
+
+    async def login(self, user: Any, backend: str | None = None) -> None:
+        """Connects as `user` without asking for a password, as `Client.force_login`; to be called before all else.
+
+        The request gets the cookie of a new session, which the application reads by AuthMiddlewareStack as it reads a
+        browser's. A scope without headers (MQTT knows no cookies) gets the user as `scope["user"]`.
+        """
+        if self._task is not None:
+            raise RuntimeError("the application runs already: call login() before the first event")
+        if "headers" not in self.scope:
+            self.scope["user"] = user
+            return
+        client = AsyncClient()
+        await client.aforce_login(user, backend)
+        others = [(name, value) for name, value in self.scope["headers"] if name != b"cookie"]
+        cookies = [value.decode("latin-1") for name, value in self.scope["headers"] if name == b"cookie"]
+        cookies += [f"{name}={morsel.value}" for name, morsel in client.cookies.items()]
+        self.scope["headers"] = [*others, (b"cookie", "; ".join(cookies).encode("latin-1"))]
 
     async def send_input(self, message: Event) -> None:
         """Gives the application an event."""

@@ -57,7 +57,7 @@ async def test_a_failure_on_shutdown_is_told() -> None:
         await lifespan.shutdown()
 
 
-async def test_an_application_that_raises_at_once_does_without_lifespans() -> None:
+async def test_an_application_that_raises_at_once_does_without_lifespans(caplog: pytest.LogCaptureFixture) -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         raise ValueError(f"no application for {scope['type']}")
 
@@ -65,6 +65,7 @@ async def test_an_application_that_raises_at_once_does_without_lifespans() -> No
 
     await lifespan.startup()
     await lifespan.shutdown()
+    assert not caplog.records
 
 
 async def test_background_work_that_breaks_off_is_reported_while_the_server_runs() -> None:

@@ -1,0 +1,48 @@
+"""An application and its servers, up for the time of a block: for tests and for development.
+
+`gateway serve` is more (gateway.supervisor): it has a configuration, signals, a data directory, a limit to each wait.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+from gateway.layers import get_channel_layer
+from gateway.lifespan import Lifespan
+from gateway.mqtt import bridged
+from protocols.asgi import Application
+from protocols.server import Listener, ProtocolServer, Tunnel, load_protocol
+
+END_TIMEOUT_S = 5.0
+
+
+@asynccontextmanager
+async def serving(
+    application: Application, listeners: Mapping[str, Sequence[Listener]]
+) -> AsyncIterator[Mapping[str, ProtocolServer]]:
+    """Runs the application's lifespan and a server for each protocol of `listeners`; gives the servers by protocol.
+
+    Raises LifespanError or OSError if something cannot start. At the end connections have `END_TIMEOUT_S` to end.
+    """
+    async with AsyncExitStack() as started:
+        lifespan = Lifespan(application, on_failure=lambda: None)  # it has logged why
+        await lifespan.startup()
+        started.push_async_callback(lifespan.shutdown)
+        servers: dict[str, ProtocolServer] = {}
+        tunnels: dict[str, Tunnel] = {}
+        for protocol in sorted(listeners, key=lambda name: name == "http"):  # which carries what the others offer
+            server = load_protocol(protocol)(application, listeners[protocol], state=lifespan.state, tunnels=tunnels)
+            tunnels |= server.offered_tunnels()
+            started.push_async_callback(_close, server)
+            await server.start()
+            servers[protocol] = server
+            layer, broker_publish = get_channel_layer(), getattr(server, "publish", None)
+            if layer is not None and broker_publish is not None:
+                await started.enter_async_context(bridged(layer, broker_publish))
+        yield servers
+
+
+async def _close(server: ProtocolServer) -> None:
+    with suppress(TimeoutError):  # what has not ended is cut off
+        async with asyncio.timeout(END_TIMEOUT_S):
+            await server.close()
