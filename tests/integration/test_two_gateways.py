@@ -256,9 +256,14 @@ async def test_a_revocation_by_one_cuts_the_connection_to_the_other(site: Site, 
     assert time.monotonic() - revoked < 2
 
 
+@pytest.mark.parametrize("fault", ["killed", "hanging"])
 async def test_redis_away_for_ten_seconds_stops_no_device_and_dashboards_say_stale_and_recover(
-    site: Site, device: FleetDevice, watch: Watch
+    site: Site, device: FleetDevice, watch: Watch, fault: str
 ) -> None:
+    take_away, bring_back = {
+        "killed": (site.redis.stop, site.redis.start),
+        "hanging": (site.redis.pause, site.redis.resume),
+    }[fault]
     dashboards = [await watch(gateway, f"/ws/live/{device.pk}/") for gateway in (site.one, site.two)]
     client = await site.one.mqtt(device)
     packet_id = 0
@@ -271,14 +276,14 @@ async def test_redis_away_for_ten_seconds_stops_no_device_and_dashboards_say_sta
         async with asyncio.timeout(1):
             assert await client.receive() == PubAck(packet_id)
 
-    site.redis.stop()
+    take_away()
     away = time.monotonic()
     for dashboard in dashboards:
         assert (await dashboard.next("stale", 10))["why"] == "layer"
     while time.monotonic() - away < 10:
         await publish()
         await asyncio.sleep(0.1)
-    site.redis.start()
+    bring_back()
 
     for dashboard in dashboards:
         snapshot = await recovered(dashboard)

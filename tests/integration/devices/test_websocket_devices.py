@@ -98,8 +98,10 @@ class TestTelemetry:
     ) -> None:
         connection = await log_in(device)
 
-        for number in range(5_000):
-            await connection.send(json.dumps({"ts": TS + number, "values": {"t": 1}}))
+        with gateway.locked():
+            for number in range(5_000):
+                await connection.send(json.dumps({"ts": TS + number, "values": {"t": 1}}))
+            await asyncio.sleep(0.5)
 
         assert [(await receive(connection))["ack"] for _ in range(5_000)] == list(range(1, 5_001))
         assert len(gateway.stored(device)) == 5_000
