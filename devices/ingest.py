@@ -198,8 +198,10 @@ class Ingest:
                 rows.append((device_id, key_id, ts, seq, received_ms, number, text))
             else:
                 unnumbered.append((device_id, key, ts, seq, received_ms, number, text))
-        if unnumbered and len(key_ids) + len(group.unnumbered) > MAX_KNOWN_KEYS:
-            raise Reject(QUOTA_EXCEEDED, f"there are {MAX_KNOWN_KEYS} different keys already")
+        if unnumbered and len(key_ids) + len(group.unnumbered) + len(unnumbered) > MAX_KNOWN_KEYS:
+            new_keys = {row[1] for part in (group.unnumbered, unnumbered) for row in part}
+            if len(key_ids) + len(new_keys) > MAX_KNOWN_KEYS:
+                raise Reject(QUOTA_EXCEEDED, f"there are {MAX_KNOWN_KEYS} different keys already")
         submission = group.submissions.get(device_id)
         if submission is None:
             future = asyncio.get_running_loop().create_future()

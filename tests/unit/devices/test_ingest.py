@@ -1,0 +1,119 @@
+"""Ingest, as far as it is the same on every database; what it does with each is in tests/conformance."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from devices import metrics
+from devices.credentials import Identity
+from devices.ingest import MAX_KNOWN_KEYS, Group, Ingest
+from devices.models import LatestValue, Reading
+from devices.profiles import PROFILES
+from devices.profiles.thingsboard import MAX_POINTS
+from devices.writers import make_writer
+from gateway.db import database_sync_to_async
+from gateway.exceptions import Reject
+
+TS = 1_700_000_000_000
+DEVICE = Identity(1, "thermo-1", PROFILES["thingsboard"], 0)
+
+
+class Announced:
+    """What is called with each commit; fails if told to."""
+
+    def __init__(self) -> None:
+        self.groups: list[Group] = []
+        self.fault: Exception | None = None
+
+    def __call__(self, group: Group) -> None:
+        self.groups.append(group)
+        if self.fault is not None:
+            raise self.fault
+
+
+@pytest.fixture
+def announced() -> Announced:
+    return Announced()
+
+
+@pytest.fixture
+async def ingest(sqlite_database: Path, announced: Announced) -> AsyncIterator[Ingest]:
+    ingest = Ingest(make_writer(), on_commit=announced)
+    ingest.start()
+    yield ingest
+    await ingest.close()
+
+
+async def count() -> int:
+    return await database_sync_to_async(Reading.objects.count)()
+
+
+async def test_store_returns_when_it_is_stored(ingest: Ingest) -> None:
+    await ingest.store(DEVICE, [("t", TS, 1.0, None)])
+
+    assert await count() == 1
+
+
+async def test_a_waiter_that_gives_up_takes_nothing_from_the_others(ingest: Ingest) -> None:
+    impatient = asyncio.create_task(ingest.store(DEVICE, [("t", TS, 1.0, None)]))
+    patient = asyncio.create_task(ingest.store(DEVICE, [("t", TS + 1, 1.0, None)]))
+    await asyncio.sleep(0)
+
+    impatient.cancel()
+    await patient
+
+    assert await count() == 2
+
+
+async def test_a_message_without_readings_is_acknowledged_as_any_other(ingest: Ingest) -> None:
+    await ingest.store(DEVICE, [])
+
+    assert await count() == 0
+
+
+async def test_what_becomes_of_a_commit_elsewhere_stops_no_commit(
+    ingest: Ingest, announced: Announced, caplog: pytest.LogCaptureFixture
+) -> None:
+    announced.fault = ZeroDivisionError()
+
+    for number in range(2):
+        await ingest.store(DEVICE, [("t", TS + number, 1.0, None)])
+
+    assert await count() == 2
+    assert len(announced.groups) == 2
+    assert caplog.text.count("announcing a commit failed") == 2
+
+
+async def test_the_number_of_keys_is_bounded(ingest: Ingest) -> None:
+    for start in range(0, MAX_KNOWN_KEYS, MAX_POINTS):
+        await ingest.store(DEVICE, [(f"k{start + number}", TS, 1.0, None) for number in range(MAX_POINTS)])
+
+    with pytest.raises(Reject, match="different keys") as refused:
+        ingest.submit(DEVICE, [("one more", TS, 1.0, None)], TS)
+
+    assert refused.value.reason_code == 0x97
+    await ingest.store(DEVICE, [("k0", TS + 1, 1.0, None)])
+    assert await database_sync_to_async(LatestValue.objects.count)() == MAX_KNOWN_KEYS
+
+
+async def test_a_time_in_seconds_is_stored_as_it_is_counted_and_logged_once_in_a_while(
+    ingest: Ingest, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = metrics.timestamps_in_seconds._value.get()
+
+    for number in range(3):
+        await ingest.store(DEVICE, [("t", TS // 1000 + number, 1.0, None)])
+
+    assert await count() == 3
+    assert metrics.timestamps_in_seconds._value.get() == before + 3
+    assert caplog.text.count("thermo-1 sends the time 1700000000, which in milliseconds is 1970") == 1
+
+
+async def test_what_was_committed_is_counted(ingest: Ingest) -> None:
+    before = metrics.readings_committed._value.get()
+
+    await ingest.store(DEVICE, [("t", TS, 1.0, None), ("u", TS, 1.0, None)])
+
+    assert metrics.readings_committed._value.get() == before + 2
