@@ -88,7 +88,7 @@ class Lifespan:
         except Exception as error:
             if self._has_answered:
                 raise
-            logger.info("the application does without a lifespan: %r", error)
+            logger.debug("the application does without a lifespan: %r", error)
 
     async def _take_answer(self, event: Event) -> None:
         self._has_answered = True
