@@ -2,11 +2,8 @@
 
 import asyncio
 import http.client
-import http.cookiejar
 import json
-import re
 import time
-import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from protocols.mqtt.packets import Disconnect, PubAck, Publish
 from tests.integration.mqtt.raw_client import RawClient
+from tests.support.administrator import Administrator
 from tests.support.fleet import FleetDevice, add_devices
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
@@ -93,8 +91,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServ
 
     try:
         one, two = start("one"), start("two")
-        cookie = log_in(two.url, first_password(one.serving))
-        yield Site(one, two, redis, postgres_server, database, cookie)
+        administrator = Administrator(two.url, one.serving)
+        yield Site(one, two, redis, postgres_server, database, administrator.cookie)
     finally:
         for serving in started:
             serving.kill()
@@ -307,24 +305,3 @@ def is_connected(site: Site, gateway: Gateway, device: FleetDevice) -> bool:
     request = urllib.request.Request(f"{gateway.url}/devices/{device.pk}/", headers={"Cookie": site.cookie})
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
         return "Not connected" not in response.read().decode()
-
-
-def first_password(serving: Serving) -> str:
-    deadline = time.monotonic() + TIMEOUT_S
-    while (match := re.search(r"password +(\S{16})\n", serving.output)) is None:
-        assert time.monotonic() < deadline, "no password was printed"
-        time.sleep(0.05)
-    return match[1]
-
-
-def log_in(url: str, password: str) -> str:
-    """Logs the first administrator in, as a browser would; the Cookie header of the session."""
-    cookies = http.cookiejar.CookieJar()
-    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(cookies))
-    with opener.open(f"{url}/login/", timeout=TIMEOUT_S) as response:
-        token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', response.read().decode())
-    assert token is not None
-    form = {"username": "admin", "password": password, "csrfmiddlewaretoken": token[1]}
-    opener.open(f"{url}/login/", urllib.parse.urlencode(form).encode(), timeout=TIMEOUT_S).close()
-    (session,) = [cookie for cookie in cookies if cookie.name == "sessionid"]
-    return f"sessionid={session.value}"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.integration.mqtt.waiting import until
+from tests.support.administrator import Administrator
 from tests.support.fleet import FleetDevice, add_devices
 from tests.support.serving import Serving
 
@@ -103,6 +104,12 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 def devices(gateway: Gateway) -> Iterator[FleetDevice]:
     """Devices, one for each that is asked for."""
     return iter(add_devices(gateway.serving, *(f"device-{number}" for number in range(100))))
+
+
+@pytest.fixture(scope="module")
+def administrator(gateway: Gateway) -> Administrator:
+    """Somebody at the admin of the gateway."""
+    return Administrator(gateway.url, gateway.serving)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from tests.integration.devices.conftest import Gateway, Watched
+from tests.support.administrator import Administrator
 from tests.support.fleet import FleetDevice
 
 TS = 1_700_000_000_000
@@ -165,7 +166,22 @@ class TestRefusals:
 
 
 class TestRevocation:
-    async def test_cuts_the_connection_within_two_seconds(
+    async def test_in_the_admin_cuts_the_connection_within_two_seconds(
+        self, log_in: LogIn, administrator: Administrator, device: FleetDevice
+    ) -> None:
+        connection = await log_in(device)
+        fields = {"action": "disable_devices", "_selected_action": str(device.pk)}
+        await asyncio.to_thread(administrator.submit, "/admin/gateway_devices/device/", **fields)
+        revoked = time.monotonic()
+
+        with pytest.raises(ConnectionClosed) as closed:
+            await receive(connection)
+
+        assert time.monotonic() - revoked < 2
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4401, "disabled")
+
+    async def test_on_the_command_line_cuts_the_connection_within_two_seconds(
         self, log_in: LogIn, gateway: Gateway, device: FleetDevice, watched: Watched
     ) -> None:
         connection = await log_in(device)
