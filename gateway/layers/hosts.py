@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import redis
 import redis.asyncio
 import redis.asyncio.sentinel
+import redis.cluster
 import redis.sentinel
 from redis.exceptions import RedisError
 
@@ -21,10 +22,10 @@ RING_SIZE = 4096
 
 
 def decode_hosts(hosts: Hosts | None) -> list[Host]:
-    """Each entry of `hosts` as a dict of one of three kinds: with "address", with "sentinels", or with "host".
+    """Each entry of `hosts` as a dict of one of four kinds: with "address", "sentinels", "cluster", or with "host".
 
     Raises ValueError when `hosts` is a string, InvalidChannelLayerError when an entry cannot be connected to by any
-    server: a wrong scheme, an unknown option. Nothing is connected.
+    server: a wrong scheme, an unknown option; or when there is a cluster and something else. Nothing is connected.
     """
     if not hosts:
         return [{"address": DEFAULT_HOST}]
@@ -36,6 +37,8 @@ def decode_hosts(hosts: Hosts | None) -> list[Host]:
             async_pool(host).make_connection()
         except (TypeError, ValueError, RedisError) as error:
             raise InvalidChannelLayerError(f"wrong Redis host {describe_host(host)}: {error}") from error
+    if len(decoded) > 1 and any("cluster" in host for host in decoded):
+        raise InvalidChannelLayerError("a Redis Cluster is the only host: it spreads the names over its nodes itself")
     return decoded
 
 
@@ -44,6 +47,8 @@ def _decode_host(entry: "str | Sequence[Any] | Mapping[str, Any]") -> Host:
         host = dict(entry)
         if "sentinels" in host and not host.get("master_name"):
             raise ValueError("A Redis host with sentinels needs a master_name.")
+        if "cluster" in host and not host["cluster"]:
+            raise ValueError("A Redis Cluster needs at least one (host, port).")
         return host
     if isinstance(entry, str):
         return {"address": entry}
@@ -55,6 +60,8 @@ def describe_host(host: Host) -> str:
     if "sentinels" in host:
         sentinels = ", ".join(f"{name}:{port}" for name, port in host["sentinels"])
         return f"{host['master_name']} of sentinels {sentinels}"
+    if "cluster" in host:
+        return "cluster " + ", ".join(f"{name}:{port}" for name, port in host["cluster"])
     if "address" in host:
         scheme, _, rest = str(host["address"]).partition("://")
         return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
@@ -62,8 +69,8 @@ def describe_host(host: Host) -> str:
 
 
 def async_pool(host: Host, **defaults: Any) -> AsyncPool:
-    """A pool for `host`; `defaults` are options of its connections that `host` may override."""
-    options = {**defaults, **host}
+    """A pool for `host`, of a cluster its first node; `defaults` are options that `host` may override."""
+    options = {**defaults, **(node_host(host, host["cluster"][0]) if "cluster" in host else host)}
     if "address" in options:
         pool: AsyncPool = redis.asyncio.ConnectionPool.from_url(options.pop("address"), **options)
         return pool
@@ -75,6 +82,12 @@ def async_pool(host: Host, **defaults: Any) -> AsyncPool:
     elif "path" in options:
         options["connection_class"] = redis.asyncio.UnixDomainSocketConnection
     return redis.asyncio.ConnectionPool(**options)
+
+
+def node_host(host: Host, address: "Sequence[Any]") -> Host:
+    """The node at `address` of the cluster `host`."""
+    options = {name: value for name, value in host.items() if name not in ("cluster", "sharded")}
+    return {**options, "host": address[0], "port": int(address[1])}
 
 
 async def leave_sentinels(pool: AsyncPool) -> None:
@@ -98,6 +111,16 @@ def sync_pool(host: Host, **defaults: Any) -> redis.ConnectionPool:
     elif "path" in options:
         options["connection_class"] = redis.UnixDomainSocketConnection
     return redis.ConnectionPool(**options)
+
+
+def sync_client(host: Host, **defaults: Any) -> "redis.Redis | redis.RedisCluster":
+    """A synchronous client for `host`. That of a cluster connects at once."""
+    if "cluster" not in host:
+        return redis.Redis(connection_pool=sync_pool(host, **defaults))
+    options = {**defaults, **host}
+    options.pop("sharded", None)
+    nodes = [redis.cluster.ClusterNode(name, int(port)) for name, port in options.pop("cluster")]
+    return redis.RedisCluster(startup_nodes=nodes, **options)
 
 
 def _sentinel(sentinel_class: Any, options: Host) -> tuple[str, Any]:

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -25,6 +25,7 @@ from gateway.metrics import layer_reconnects
 logger = logging.getLogger("gateway.layer")
 
 Argument: TypeAlias = bytes | str | int | float
+Locate: TypeAlias = Callable[[], Awaitable[Host]]
 
 REPLY_TIMEOUT_S = 2.0
 QUIET_S = 5.0
@@ -40,20 +41,18 @@ class Link:
 
     purpose = "commands"
 
-    def __init__(self, host: Host) -> None:
-        """`host` is one entry of `decode_hosts`; its socket_timeout, if any, is used as the reply timeout."""
-        self.where = describe_host(host)
-        # RESP 2: a connection that subscribes gets its messages as replies in every version of Redis and redis-py.
-        self._pool = async_pool({**host, "protocol": 2}, socket_timeout=None, socket_connect_timeout=REPLY_TIMEOUT_S)
-        options: Any = self._pool.connection_kwargs  # where a timeout given in the URL ends up, too
-        self.reply_timeout_s: float = options.get("socket_timeout") or REPLY_TIMEOUT_S
-        options["socket_timeout"] = None
+    def __init__(self, host: Host, locate: Locate | None = None) -> None:
+        """`host` is one entry of `decode_hosts`; its socket_timeout, if any, is used as the reply timeout.
+
+        `locate` is asked before each attempt to connect, for a server that moves about.
+        """
+        self._locate = locate
+        self._aim(host)
         self.patience_s = 0.0
         self.up = False
         self.ever_up = False
         self.error: BaseException | None = None
         self._loop = asyncio.get_running_loop()
-        self._connection: Any = None
         self._task: asyncio.Task[None] | None = None
         self._unwritten: list[bytes] = []
         self._unwritten_bytes = 0
@@ -61,6 +60,16 @@ class Link:
         self._settled: list[asyncio.Future[None]] = []
         self._asked_at: float | None = None
         self._heard_at = 0.0
+
+    def _aim(self, host: Host) -> None:
+        """The next connection is made to `host`."""
+        self.where = describe_host(host)
+        # RESP 2: a connection that subscribes gets its messages as replies in every version of Redis and redis-py.
+        self._pool = async_pool({**host, "protocol": 2}, socket_timeout=None, socket_connect_timeout=REPLY_TIMEOUT_S)
+        options: Any = self._pool.connection_kwargs  # where a timeout given in the URL ends up, too
+        self.reply_timeout_s: float = options.get("socket_timeout") or REPLY_TIMEOUT_S
+        options["socket_timeout"] = None
+        self._connection: Any = self._pool.make_connection()
 
     @property
     def down(self) -> bool:
@@ -70,7 +79,6 @@ class Link:
     def start(self) -> None:
         """Connects, unless that was begun."""
         if self._task is None:
-            self._connection = self._pool.make_connection()
             self._task = self._loop.create_task(self._run(), name=f"redis {self.purpose} {self.where}")
 
     async def wait_settled(self) -> bool:
@@ -160,12 +168,15 @@ class Link:
                 await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311
         finally:
             self.up = False  # ended by us: nobody is told of a loss
+            self.error = None
             await self._lose()
 
     async def _connect(self) -> None:
         timeout_s = self.reply_timeout_s * 2  # an attempt may ask a Sentinel first
         try:
             async with asyncio.timeout(timeout_s):
+                if self._locate is not None:
+                    self._aim(await self._locate())
                 await self._connection.connect()
         except TimeoutError:
             raise TimeoutError(f"no connection within {timeout_s:g} s") from None
@@ -227,10 +238,16 @@ class Link:
 class CommandLink(Link):
     """Commands and their replies, pipelined: as many in flight as callers there are."""
 
-    def __init__(self, host: Host, scripts: Mapping[str, str] | None = None) -> None:
-        """`scripts` maps Lua scripts, loaded whenever the connection is made, to their digests."""
+    def __init__(
+        self, host: Host, scripts: Mapping[str, str] | None = None, on_lost: Callable[[], None] | None = None
+    ) -> None:
+        """`scripts` maps Lua scripts, loaded whenever the connection is made, to their digests.
+
+        `on_lost` is called whenever the connection fails.
+        """
         super().__init__(host)
         self._scripts = scripts or {}
+        self._on_link_lost = on_lost
         self._inflight: deque[asyncio.Future[Any]] = deque()
         self._unsent: list[tuple[Argument, ...]] = []
 
@@ -290,6 +307,8 @@ class CommandLink(Link):
             if not future.done():
                 future.set_exception(self.unavailable())
         self._inflight.clear()
+        if self._on_link_lost is not None and self.error is not None:
+            self._on_link_lost()
 
     def _ping(self) -> None:
         self.execute_quietly("PING")

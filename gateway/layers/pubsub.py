@@ -19,9 +19,6 @@ import secrets
 import uuid
 from collections.abc import Sequence
 
-import redis
-from redis.exceptions import RedisError
-
 from gateway.exceptions import ChannelFull
 from gateway.layers.base import (
     NOBODY,
@@ -33,12 +30,15 @@ from gateway.layers.base import (
     SyncChannelLayer,
     require_message,
 )
+from gateway.layers.cluster import ClusterCommands
+from gateway.layers.cluster_subscriptions import ClusterSubscriptions
 from gateway.layers.drops import GONE, UNAVAILABLE, UNDECODABLE
-from gateway.layers.hosts import Host, Hosts, describe_host, sync_pool
-from gateway.layers.links import REPLY_TIMEOUT_S, CommandLink, SubscriberLink
+from gateway.layers.hosts import Hosts
 from gateway.layers.local import LocalChannels
 from gateway.layers.names import escape_name, require_name
 from gateway.layers.remote import ConnectionHook, ConnectionNews, RemoteChannelLayer
+from gateway.layers.servers import Hooks, HostSubscriptions, Owns, Subscriptions, check_all
+from gateway.layers.sync_clients import SyncClients
 
 ORIGIN_BYTES = 8
 
@@ -112,63 +112,57 @@ class _LoopLayer:
             capacity=layer.get_capacity, expiry=layer.expiry, group_expiry=layer.group_expiry, drops=self.drops
         )
         self.news = ConnectionNews(layer, self.local)
-        self.commands = [CommandLink(host) for host in layer.hosts]
-        self.subscribers = [self._subscriber(shard, host) for shard, host in enumerate(layer.hosts)]
-        self._groups: dict[bytes, str] = {}
-
-    def _subscriber(self, shard: int, host: Host) -> SubscriberLink:
-        return SubscriberLink(
-            host,
-            on_message=self._receive,
-            on_disconnect=lambda: self.news.lost(self._affected(shard)),
-            on_reconnect=lambda: self.news.back(self._affected(shard)),
+        self.commands = layer.make_commands()
+        hooks = Hooks(on_message=self._receive, on_lost=self._lost, on_back=self._back)
+        self.subscriptions: Subscriptions = (
+            ClusterSubscriptions(self.commands, **hooks)
+            if isinstance(self.commands, ClusterCommands)
+            else HostSubscriptions(layer.hosts, **hooks)
         )
+        self._groups: dict[bytes, str] = {}
+        self._cut_off: set[str] = set()
 
     @property
     def connected(self) -> bool:
-        return not any(link.down for link in self.subscribers)
+        return not self.subscriptions.down
 
     async def flush(self) -> None:
         await self.close()
         self.local.clear()
 
     async def close(self) -> None:
-        for subscriber in self.subscribers:
-            subscriber.wanted.clear()
-            await subscriber.close()
-        for commands in self.commands:
-            await commands.close()
+        await self.subscriptions.close()
+        await self.commands.close()
         self._groups.clear()
+        self._cut_off.clear()
 
     async def check(self) -> None:
-        for commands in self.commands:
-            await commands.execute("PING")
+        await check_all(self.commands)
 
     # Channels
 
     async def new_channel(self, prefix: str) -> str:
         channel = f"{prefix}{self.process}!{uuid.uuid4().hex}"
-        await self._subscribe(self.layer.channel_key(channel))
+        await self.subscriptions.subscribe(self.layer.channel_key(channel))
         self.local.open(channel)
         return channel
 
     async def receive(self, channel: str) -> Message:
         if not self.local.knows(channel):
-            await self._subscribe(self.layer.channel_key(channel))
+            await self.subscriptions.subscribe(self.layer.channel_key(channel))
             self.local.open(channel)
         return await self.local.get(channel)
 
     def attach(self, channel: str, deliver: Deliver) -> None:
         if not self.local.knows(channel):
-            key = self.layer.channel_key(channel)
-            self.subscribers[self.layer.shard(key)].want(key)
+            self.subscriptions.want(self.layer.channel_key(channel))
         self.local.attach(channel, deliver)
 
     def detach(self, channel: str) -> None:
         for group in self.local.detach(channel):
             self._unsubscribe_group(group)
         if "!" not in channel:
-            self._unsubscribe(self.layer.channel_key(channel))
+            self.subscriptions.unsubscribe(self.layer.channel_key(channel))
 
     async def send(self, channel: str, message: Message) -> None:
         if "!" in channel and self.local.knows(channel):
@@ -193,7 +187,7 @@ class _LoopLayer:
         self._groups[key] = group
         self.local.join(group, channel)
         try:
-            await self._subscribe(key)
+            await self.subscriptions.subscribe(key)
         except LayerUnavailableError:
             self._leave(group, channel)
             raise
@@ -216,27 +210,15 @@ class _LoopLayer:
 
     async def _publish(self, key: bytes, payload: bytes, result: GroupSendResult, where: str) -> None:
         try:
-            await self.commands[self.layer.shard(key)].execute("PUBLISH", key, payload)
+            await self.commands.publish(key, payload)
         except LayerUnavailableError as error:
             self.drops.add(UNAVAILABLE, where)
             raise LayerUnavailableError(str(error), result) from error.__cause__
 
-    # Subscriptions
-
-    async def _subscribe(self, key: bytes) -> None:
-        """Returns when subscribed, or when that waits for a lost connection; raises if there never was one."""
-        link = self.subscribers[self.layer.shard(key)]
-        if not await link.subscribe(key) and not link.ever_up:
-            link.wanted.discard(key)
-            raise link.unavailable()
-
-    def _unsubscribe(self, key: bytes) -> None:
-        self.subscribers[self.layer.shard(key)].unsubscribe(key)
-
     def _unsubscribe_group(self, group: str) -> None:
         key = self.layer.group_key(group)
         self._groups.pop(key, None)
-        self._unsubscribe(key)
+        self.subscriptions.unsubscribe(key)
 
     # What comes from Redis
 
@@ -263,27 +245,35 @@ class _LoopLayer:
             return
         self.drops.add(GONE, channel)
         if "!" not in channel:
-            self._unsubscribe(self.layer.channel_key(channel))
+            self.subscriptions.unsubscribe(self.layer.channel_key(channel))
 
-    def _affected(self, shard: int) -> list[str]:
-        """The channels whose own messages, or those of a group they are in, come over that host."""
-        if len(self.layer.hosts) == 1:
-            return list(self.local.channels)
+    # Losing connections
+
+    def _lost(self, owns: Owns) -> None:
+        affected = [name for name in self._affected(owns) if name not in self._cut_off]
+        self._cut_off.update(affected)
+        self.news.lost(affected)
+
+    def _back(self, owns: Owns) -> None:
+        affected = self._affected(owns)
+        self._cut_off = {name for name in self._cut_off.difference(affected) if self.local.knows(name)}
+        self.news.back(affected)
+
+    def _affected(self, owns: Owns) -> list[str]:
+        """The channels whose own messages, or those of a group they are in, come by a key that `owns` tells."""
         return [
             name
             for name, channel in self.local.channels.items()
-            if self.layer.shard(self.layer.channel_key(name)) == shard
-            or any(self.layer.shard(self.layer.group_key(group)) == shard for group in channel.groups)
+            if owns(self.layer.channel_key(name)) or any(owns(self.layer.group_key(group)) for group in channel.groups)
         ]
 
 
 class _Sync:
-    """Publishes over redis-py's synchronous client, whose pool is safe to share between threads and forks."""
+    """Publishes over redis-py's synchronous clients."""
 
     def __init__(self, layer: RedisPubSubChannelLayer) -> None:
         self._layer = layer
-        timeouts = {"socket_timeout": REPLY_TIMEOUT_S, "socket_connect_timeout": REPLY_TIMEOUT_S}
-        self._clients = [redis.Redis(connection_pool=sync_pool(host, **timeouts)) for host in layer.hosts]
+        self._clients = SyncClients(layer.hosts)
 
     def send(self, channel: str, message: Message) -> None:
         """As the layer's `send`."""
@@ -300,13 +290,7 @@ class _Sync:
 
     def close(self) -> None:
         """Closes the connections, which open again when used."""
-        for client in self._clients:
-            client.connection_pool.disconnect()
+        self._clients.close()
 
     def _publish(self, key: bytes, message: Message) -> None:
-        shard = self._layer.shard(key)
-        try:
-            self._clients[shard].publish(key, bytes(ORIGIN_BYTES) + self._layer.serialize(message))
-        except (RedisError, OSError) as error:
-            where = describe_host(self._layer.hosts[shard])
-            raise LayerUnavailableError(f"Redis at {where} is not available: {error}") from error
+        self._clients.publish(key, bytes(ORIGIN_BYTES) + self._layer.serialize(message))

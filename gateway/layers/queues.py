@@ -4,15 +4,16 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import AskError, MovedError, NoScriptError, TryAgainError
 
 from gateway.layers.hosts import Host
-from gateway.layers.links import Link
+from gateway.layers.links import Link, Locate
 from gateway.layers.scripts import DEADLINE_BYTES, DIGESTS, TAKE
 
 BLOCK_S = 5
 IDLE_S = 10
 BATCH = 100
+BETWEEN_NODES_S = 0.1
 
 
 class QueueReader(Link):
@@ -33,12 +34,13 @@ class QueueReader(Link):
         on_disconnect: Callable[[], None],
         on_reconnect: Callable[[], None],
         on_idle: Callable[[], None],
+        locate: Locate | None = None,
     ) -> None:
         """`wanted` says how many elements somebody waits for; None: all, always. `on_message(payload)` per element.
 
         `on_idle` is called when nobody has waited for some time.
         """
-        super().__init__(host)
+        super().__init__(host, locate)
         # A blocked request is answered this much later than asked.
         self.patience_s = BLOCK_S
         self._key = key
@@ -96,6 +98,9 @@ class QueueReader(Link):
         if requested == "identify":
             self.client_id = reply if isinstance(reply, int) else None  # an ACL may forbid to ask
             self._request_if_wanted()
+        elif isinstance(reply, AskError | TryAgainError) and not isinstance(reply, MovedError):
+            # The slot is on its way to another node, which says so when it has arrived.
+            self._loop.call_later(BETWEEN_NODES_S, self._request_if_wanted)
         elif isinstance(reply, Exception):
             raise reply
         elif requested == "take":

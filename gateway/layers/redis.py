@@ -21,8 +21,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from gateway.exceptions import ChannelFull
 from gateway.layers.base import (
@@ -35,14 +34,17 @@ from gateway.layers.base import (
     SyncChannelLayer,
     require_message,
 )
+from gateway.layers.cluster import ClusterCommands
 from gateway.layers.drops import FULL, GONE, UNAVAILABLE, UNDECODABLE
-from gateway.layers.hosts import Hosts, describe_host, sync_pool
-from gateway.layers.links import REPLY_TIMEOUT_S, CommandLink
+from gateway.layers.hosts import Hosts
+from gateway.layers.links import CommandLink
 from gateway.layers.local import LocalChannels
 from gateway.layers.names import escape_name, require_name
 from gateway.layers.queues import QueueReader
 from gateway.layers.remote import ConnectionHook, ConnectionNews, RemoteChannelLayer
 from gateway.layers.scripts import DIGESTS, PUSH
+from gateway.layers.servers import check_all
+from gateway.layers.sync_clients import SyncClients
 
 PROCESS_QUEUE_CAPACITY = 10_000
 """Elements that wait for one process, which drains them at once: each of its channels is bounded there."""
@@ -127,7 +129,9 @@ class _LoopLayer:
             capacity=layer.get_capacity, expiry=layer.expiry, group_expiry=layer.group_expiry, drops=self.drops
         )
         self.news = ConnectionNews(layer, self.local)
-        self.commands = [CommandLink(host, scripts=DIGESTS) for host in layer.hosts]
+        self.commands = layer.make_commands(DIGESTS)
+        if isinstance(self.commands, ClusterCommands):
+            self.commands.on_well = self._rewrite_memberships
         self.readers: dict[bytes, QueueReader] = {}
         self._joined: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -135,15 +139,15 @@ class _LoopLayer:
 
     @property
     def connected(self) -> bool:
-        return not any(link.down for link in (*self.commands, *self.readers.values()))
+        return not any(link.down for link in (*self.commands.links, *self.readers.values()))
 
     async def check(self) -> None:
-        for commands in self.commands:
-            await commands.execute("PING")
+        await check_all(self.commands)
 
     async def flush(self) -> None:
-        for commands in self.commands:
-            await _delete(commands, f"{self.layer.prefix}:")
+        await self.commands.connect()
+        for link in self.commands.links:
+            await _delete(link, f"{self.layer.prefix}:")
         await self.close()
         self.local.clear()
 
@@ -153,13 +157,11 @@ class _LoopLayer:
             self._refresh = None
         for task in self._tasks:
             task.cancel()
-        for link in (*self.readers.values(), *self.commands):
-            await link.close()
+        for reader in self.readers.values():
+            await reader.close()
+        await self.commands.close()
         self.readers.clear()
         self._joined.clear()
-
-    def _link(self, key: bytes) -> CommandLink:
-        return self.commands[self.layer.shard(key)]
 
     # Channels
 
@@ -196,16 +198,18 @@ class _LoopLayer:
         """What Redis has handed over, or is about to, is for another reader, here or elsewhere."""
         self._give_back(channel, self.local.take_unread(channel))
         if reader.blocked and reader.client_id is not None and not self.local.waiting(channel):
-            self._link(self.layer.queue_key(channel)).execute_quietly("CLIENT", "UNBLOCK", reader.client_id)
+            self.commands.execute_quietly(self.layer.queue_key(channel), "CLIENT", "UNBLOCK", reader.client_id)
 
     def _reader(self, channel: str) -> QueueReader:
         key = self.layer.queue_key(channel)
         reader = self.readers.get(key)
         if reader is None:
             shared = "!" in channel
+            host, locate = self.commands.where(key)
             reader = self.readers[key] = QueueReader(
-                self.layer.hosts[self.layer.shard(key)],
+                host,
                 key,
+                locate=locate,
                 # A queue of a process is drained; from any other, nothing is taken that nobody waits for.
                 wanted=None if shared else lambda: self.local.waiting(channel),
                 on_message=self._receive_shared if shared else lambda payload: self._receive(channel, payload),
@@ -224,7 +228,7 @@ class _LoopLayer:
         for message in reversed(messages):
             key, arguments = self.layer.push_arguments(channel, message)
             # No task: this may be the end of the event loop.
-            self._link(key).execute_quietly("EVALSHA", DIGESTS[PUSH], 1, key, *arguments[:-1], "front")
+            self.commands.execute_quietly(key, "EVALSHA", DIGESTS[PUSH], 1, key, *arguments[:-1], "front")
 
     async def send(self, channel: str, message: Message) -> None:
         if channel.startswith(self.process) and self.local.knows(channel):
@@ -241,7 +245,7 @@ class _LoopLayer:
             raise ChannelFull(channel)
 
     async def _push(self, key: bytes, arguments: Sequence[Any]) -> bool:
-        return bool(await self._link(key).run_script(PUSH, key, arguments))
+        return bool(await self.commands.run_script(PUSH, key, arguments))
 
     # Groups
 
@@ -255,7 +259,7 @@ class _LoopLayer:
         try:
             await self._write_membership(group, self.process)
         except LayerUnavailableError:
-            if not self._link(self.layer.group_key(group)).ever_up:
+            if not self.commands.was_up(self.layer.group_key(group)):
                 self.local.leave(group, channel)
                 raise
         else:
@@ -267,21 +271,21 @@ class _LoopLayer:
             if self.local.leave(group, channel):
                 self._leave_soon(group, self.process)
         else:
-            await self._link(self.layer.group_key(group)).execute("ZREM", self.layer.group_key(group), _text(channel))
+            key = self.layer.group_key(group)
+            await self.commands.execute(key, "ZREM", key, _text(channel))
 
     def _leave_soon(self, group: str, member: str) -> None:
         self._joined.discard(group)
         key = self.layer.group_key(group)
-        link = self._link(key)
-        if not link.down:  # else the membership ends by not being refreshed
-            link.execute_quietly("ZREM", key, _text(member))
+        if not self.commands.is_down(key):  # else the membership ends by not being refreshed
+            self.commands.execute_quietly(key, "ZREM", key, _text(member))
 
     async def _write_membership(self, group: str, member: str) -> None:
         key = self.layer.group_key(group)
-        link = self._link(key)
-        added = link.execute("ZADD", key, int(time.time()), _text(member))
-        link.execute_quietly("EXPIRE", key, math.ceil(self.layer.group_expiry))
-        await added
+        try:
+            await self.commands.execute(key, "ZADD", key, int(time.time()), _text(member))
+        finally:
+            self.commands.execute_quietly(key, "EXPIRE", key, math.ceil(self.layer.group_expiry))
 
     async def group_send(self, group: str, message: Message) -> GroupSendResult:
         layer = self.layer
@@ -305,8 +309,7 @@ class _LoopLayer:
     async def _members(self, group: str) -> list[str]:
         """The members outside this event loop."""
         key = self.layer.group_key(group)
-        link = self._link(key)
-        names = await link.execute("ZRANGEBYSCORE", key, oldest_membership(self.layer), "+inf")
+        names = await self.commands.execute(key, "ZRANGEBYSCORE", key, oldest_membership(self.layer), "+inf")
         return [name for name in map(_name, names) if name != self.process]
 
     # What comes from Redis
@@ -349,6 +352,11 @@ class _LoopLayer:
         await self._write_memberships()
         self.news.back(list(self.local.channels))
 
+    def _rewrite_memberships(self) -> None:
+        """A node of a cluster was lost or replaced, perhaps by one that has not heard of all of them."""
+        if self.local.groups:
+            self._do(self._write_memberships())
+
     async def _write_memberships(self) -> None:
         """Writes every membership of this process, again and again until Redis has them."""
         self._joined.clear()
@@ -379,19 +387,17 @@ class _LoopLayer:
 
 
 class _Sync:
-    """Sends over redis-py's synchronous client, whose pool is safe to share between threads and forks."""
+    """Sends over redis-py's synchronous clients."""
 
     def __init__(self, layer: RedisChannelLayer) -> None:
         self._layer = layer
-        timeouts = {"socket_timeout": REPLY_TIMEOUT_S, "socket_connect_timeout": REPLY_TIMEOUT_S}
-        self._clients = [redis.Redis(connection_pool=sync_pool(host, **timeouts)) for host in layer.hosts]
+        self._clients = SyncClients(layer.hosts)
 
     def send(self, channel: str, message: Message) -> None:
         """As the layer's `send`."""
         require_name("Channel", channel)
         require_message(message)
-        key, arguments = self._layer.push_arguments(channel, message)
-        if not self._run(key, lambda client: self._push(client, key, arguments)):
+        if not self._push(*self._layer.push_arguments(channel, message)):
             raise ChannelFull(channel)
 
     def group_send(self, group: str, message: Message) -> GroupSendResult:
@@ -399,30 +405,23 @@ class _Sync:
         require_name("Group", group)
         require_message(message)
         key = self._layer.group_key(group)
-        names = self._run(key, lambda client: client.zrangebyscore(key, oldest_membership(self._layer), "+inf"))
-        refused = 0
-        for queue, arguments in group_pushes(self._layer, group, message, map(_name, names)):
-            refused += not self._run(queue, lambda client, q=queue, a=arguments: self._push(client, q, a))
-        return GroupSendResult(0, refused)
+        oldest = oldest_membership(self._layer)
+        names = self._clients.run(key, lambda client: client.zrangebyscore(key, oldest, "+inf"))
+        pushes = group_pushes(self._layer, group, message, map(_name, names))
+        return GroupSendResult(0, sum(not self._push(*push) for push in pushes))
 
     def close(self) -> None:
         """Closes the connections, which open again when used."""
-        for client in self._clients:
-            client.connection_pool.disconnect()
+        self._clients.close()
 
-    def _push(self, client: Any, key: bytes, arguments: Sequence[Any]) -> bool:
-        try:
-            return bool(client.evalsha(DIGESTS[PUSH], 1, key, *arguments))
-        except NoScriptError:
-            return bool(client.eval(PUSH, 1, key, *arguments))
+    def _push(self, key: bytes, arguments: Sequence[Any]) -> bool:
+        def push(client: Any) -> bool:
+            try:
+                return bool(client.evalsha(DIGESTS[PUSH], 1, key, *arguments))
+            except NoScriptError:
+                return bool(client.eval(PUSH, 1, key, *arguments))
 
-    def _run(self, key: bytes, command: Any) -> Any:
-        shard = self._layer.shard(key)
-        try:
-            return command(self._clients[shard])
-        except (RedisError, OSError) as error:
-            where = describe_host(self._layer.hosts[shard])
-            raise LayerUnavailableError(f"Redis at {where} is not available: {error}") from error
+        return bool(self._clients.run(key, push))
 
 
 def oldest_membership(layer: RedisChannelLayer) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from gateway.layers.base import (
@@ -16,12 +16,14 @@ from gateway.layers.base import (
     SyncChannelLayer,
     require_message,
 )
+from gateway.layers.cluster import ClusterCommands
 from gateway.layers.drops import DropLog
 from gateway.layers.hosts import Hosts, decode_hosts, shard_of
 from gateway.layers.local import LocalChannels
 from gateway.layers.loops import PerLoop
 from gateway.layers.names import require_name
 from gateway.layers.serializers import registry
+from gateway.layers.servers import Commands, HostCommands
 
 logger = logging.getLogger("gateway.layer")
 
@@ -185,6 +187,12 @@ class RemoteChannelLayer(BaseChannelLayer, Generic[State]):
     def shard(self, key: bytes) -> int:
         """The host for `key`."""
         return shard_of(key, len(self.hosts))
+
+    def make_commands(self, scripts: Mapping[str, str] | None = None) -> Commands:
+        """The connections of the running event loop for commands."""
+        if "cluster" in self.hosts[0]:
+            return ClusterCommands(self.hosts[0], scripts)
+        return HostCommands(self.hosts, scripts)
 
 
 class ConnectionNews:

@@ -6,6 +6,8 @@
 - `redis+core://`, `rediss+core://`: Redis lists, for workers that share the messages of a channel;
 - `redis+sentinel://[user:password@]host[:port],host[:port].../master[/db]`, `rediss+sentinel://`: publish/subscribe on
   the master that the Sentinels name.
+- `redis+cluster://[user:password@]host[:port],host[:port]...`, `rediss+cluster://`: publish/subscribe on a Redis
+  Cluster, some of whose nodes are named; `redis+core+cluster://`: lists there.
 
 Options of the layer (prefix, expiry, group_expiry, capacity, serializer_format) and of the connection, which are those
 of redis-py (socket_timeout, ssl_ca_certs, ...), are given in the query.
@@ -21,6 +23,7 @@ MEMORY = "gateway.layers.InMemoryChannelLayer"
 PUBSUB = "gateway.layers.pubsub.RedisPubSubChannelLayer"
 CORE = "gateway.layers.redis.RedisChannelLayer"
 
+DEFAULT_PORT = 6379
 DEFAULT_SENTINEL_PORT = 26379
 
 LAYER_OPTIONS: dict[str, type] = {
@@ -46,14 +49,17 @@ def channel_layers_from_url(url: str) -> dict[str, dict[str, Any]]:
         case (("redis" | "rediss"), "sentinel"):
             config["hosts"] = [_sentinels(url, connection)]
             return _layers(PUBSUB, config)
+        case (("redis" | "rediss"), ("cluster" | "pubsub+cluster" | "core+cluster")):
+            config["hosts"] = [_cluster(url, connection)]
+            return _layers(CORE if kind.startswith("core") else PUBSUB, config)
         case (("redis" | "rediss" | "unix"), ("" | "pubsub" | "core")):
             address = parts._replace(scheme=transport, query=urlencode(connection)).geturl()
             # urlunsplit writes "unix:/path" for an empty host, which redis-py does not take.
             config["hosts"] = [address.replace("unix:/", "unix:///", 1) if "://" not in address else address]
             return _layers(CORE if kind == "core" else PUBSUB, config)
     raise InvalidChannelLayerError(
-        f"a channel layer URL begins with memory://, redis://, rediss://, unix://, redis+pubsub://, redis+core:// "
-        f"or redis+sentinel://, not with {parts.scheme!r}"
+        f"a channel layer URL begins with memory://, redis://, rediss://, unix://, redis+pubsub://, redis+core://, "
+        f"redis+sentinel:// or redis+cluster://, not with {parts.scheme!r}"
     )
 
 
@@ -80,15 +86,33 @@ def _options(query: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _sentinels(url: str, connection: dict[str, str]) -> dict[str, Any]:
     parts = urlsplit(url)
-    login, _, addresses = parts.netloc.rpartition("@")
+    addresses = parts.netloc.rpartition("@")[2]
     master, _, database = parts.path.strip("/").partition("/")
     if not master:
         raise InvalidChannelLayerError("a redis+sentinel:// URL names its master: redis+sentinel://host:26379/mymaster")
-    host: dict[str, Any] = {key: _scalar(value) for key, value in connection.items()}
-    host["sentinels"] = [_address(address) for address in addresses.split(",")]
-    host["master_name"] = unquote(master)
+    host: dict[str, Any] = {
+        "sentinels": [_address(address, DEFAULT_SENTINEL_PORT) for address in addresses.split(",")],
+        "master_name": unquote(master),
+    }
     if database:
         host["db"] = int(database)
+    return {**host, **_connection(url, connection)}
+
+
+def _cluster(url: str, connection: dict[str, str]) -> dict[str, Any]:
+    parts = urlsplit(url)
+    if parts.path.strip("/"):
+        raise InvalidChannelLayerError("a redis+cluster:// URL has no path: a cluster has one database, and no name")
+    addresses = parts.netloc.rpartition("@")[2]
+    nodes = [_address(address, DEFAULT_PORT) for address in addresses.split(",")]
+    return {"cluster": nodes, **_connection(url, connection)}
+
+
+def _connection(url: str, connection: dict[str, str]) -> dict[str, Any]:
+    """The options of each connection: those of the query, the login and TLS."""
+    parts = urlsplit(url)
+    login = parts.netloc.rpartition("@")[0]
+    host: dict[str, Any] = {key: _scalar(value) for key, value in connection.items()}
     username, _, password = login.partition(":")
     if username:
         host["username"] = unquote(username)
@@ -99,11 +123,11 @@ def _sentinels(url: str, connection: dict[str, str]) -> dict[str, Any]:
     return host
 
 
-def _address(address: str) -> tuple[str, int]:
+def _address(address: str, default_port: int) -> tuple[str, int]:
     parts = urlsplit(f"//{address}")
     if not parts.hostname:
-        raise InvalidChannelLayerError("a redis+sentinel:// URL has hosts: redis+sentinel://host:26379/mymaster")
-    return parts.hostname, parts.port or DEFAULT_SENTINEL_PORT
+        raise InvalidChannelLayerError("this channel layer URL has hosts: redis+cluster://host:6379,host:6379")
+    return parts.hostname, parts.port or default_port
 
 
 def _scalar(text: str) -> str | float | bool:

@@ -15,14 +15,14 @@ from gateway.exceptions import ChannelFull
 from gateway.layers import BaseChannelLayer, GroupSendResult, InMemoryChannelLayer
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.layers.redis import RedisChannelLayer
-from tests.support.redis import RedisServer
+from tests.support.redis import ClusterSetup, RedisServer
 
 Layers = Callable[..., BaseChannelLayer]
 
 NAMES = ["plain-name_1.x", "user@example.org", "v1/devices/me/+", "größe ✓", "a" * 5000, "%41", "A", "a b\n", "~"]
 
 
-@pytest.fixture(params=["memory", "pubsub", "redis"])
+@pytest.fixture(params=["memory", "pubsub", "redis", "cluster pubsub", "cluster plain pubsub", "cluster redis"])
 def backend(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -42,18 +42,29 @@ async def layers(backend: str, request: pytest.FixtureRequest) -> AsyncIterator[
             return shared[0]
 
     else:
-        server: RedisServer = request.getfixturevalue("redis_server")
+        hosts = _hosts(backend, request)
         prefix = f"test-{uuid.uuid4().hex}"
 
         def make(**options: Any) -> BaseChannelLayer:
-            layer_class = RedisPubSubChannelLayer if backend == "pubsub" else RedisChannelLayer
-            layer = layer_class(hosts=[server.url], prefix=prefix, **options)
+            layer_class = RedisPubSubChannelLayer if backend.endswith("pubsub") else RedisChannelLayer
+            layer = layer_class(hosts=hosts, prefix=prefix, **options)
             made.append(layer)
             return layer
 
     yield make
     for layer in made:
         await layer.close()
+
+
+def _hosts(backend: str, request: pytest.FixtureRequest) -> list[Any]:
+    if not backend.startswith("cluster"):
+        server: RedisServer = request.getfixturevalue("redis_server")
+        return [server.url]
+    cluster: ClusterSetup = request.getfixturevalue("redis_cluster")
+    host: dict[str, Any] = {"cluster": cluster.addresses}
+    if backend == "cluster plain pubsub":  # what a cluster before Redis 7 is used with
+        host["sharded"] = False
+    return [host]
 
 
 async def receive(layer: BaseChannelLayer, channel: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+import redis
 from asgiref.sync import async_to_sync
 from prometheus_client import REGISTRY
 
@@ -71,6 +72,14 @@ async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def wait_until_alone(client: "redis.Redis") -> None:
+    """Returns when the server has noticed that all other connections are closed."""
+    deadline = time.monotonic() + 5
+    while len(client.client_list()) > 1:
+        assert time.monotonic() < deadline, client.client_list()
+        time.sleep(0.01)
 
 
 def dropped(reason: str) -> float:
@@ -330,8 +339,7 @@ class TestThreadsAndLoops:
         layer = layer_class(hosts=[redis_server.url], prefix=f"test-{uuid.uuid4().hex}")
         with redis_server.client() as client, warnings.catch_warnings():
             warnings.simplefilter("error")
-            client.ping()
-            before = len(client.client_list())
+            wait_until_alone(client)
 
             def script() -> None:
                 async_to_sync(layer.group_send)("group", {"type": "m"})
@@ -344,7 +352,7 @@ class TestThreadsAndLoops:
                 thread.join()
             gc.collect()
 
-            assert len(client.client_list()) == before
+            wait_until_alone(client)
             assert len(layer._loops) <= 1
         assert [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")] == []
 

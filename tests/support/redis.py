@@ -5,13 +5,15 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from redis.crc import key_slot
 
 START_TIMEOUT_S = 10.0
+SLOTS = 16384
 
 
 class RedisServer:
@@ -21,7 +23,7 @@ class RedisServer:
         self.directory = directory
         self.port = port or free_port()
         self.unix_socket = directory / "redis.sock"
-        self._options = options
+        self.options = options
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -35,7 +37,7 @@ class RedisServer:
 
     def start(self) -> None:
         """Starts the server and returns when it answers."""
-        config = [option for option in self._options if option.endswith(".conf")]  # has to come first
+        config = [option for option in self.options if option.endswith(".conf")]  # has to come first
         command = [
             "redis-server",
             *config,
@@ -47,7 +49,7 @@ class RedisServer:
             str(self.directory),
         ]
         command += ["--save", "", "--appendonly", "no", "--unixsocket", str(self.unix_socket)]
-        command += [option for option in self._options if option not in config]
+        command += [option for option in self.options if option not in config]
         with (self.directory / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -135,6 +137,94 @@ class SentinelSetup:
             return int(known["num-slaves"]) == 1 and int(known["num-other-sentinels"]) == 2
 
 
+class ClusterSetup:
+    """Three masters that share the slots, and as many replicas, of the first masters, as asked for."""
+
+    def __init__(self, directory: Path, *, replicas: int = 0) -> None:
+        self.nodes = [self._node(directory / f"node-{number}") for number in range(3)]
+        self.replicas = [self._node(directory / f"replica-{number}") for number in range(replicas)]
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        return [("127.0.0.1", node.port) for node in self.nodes]
+
+    def start(self) -> None:
+        """Returns when every node finds the cluster complete: about three seconds, of which Redis waits two."""
+        for node in (*self.nodes, *self.replicas):
+            node.start()
+        for number, node in enumerate(self.nodes):
+            with node.client() as client:
+                first, end = (-(-SLOTS * part // len(self.nodes)) for part in (number, number + 1))
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
+                client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        self._introduce()
+        for node, replica in zip(self.nodes, self.replicas, strict=False):
+            self._wait(lambda node=node, replica=replica: self.node_id(node) in self._known_to(replica))
+            with replica.client() as client:
+                client.execute_command("CLUSTER", "REPLICATE", self.node_id(node))
+        members = len(self.nodes) + len(self.replicas)
+        for node in (*self.nodes, *self.replicas):
+            self._wait(lambda node=node: self._is_complete(node, members))
+        for replica in self.replicas:
+            self._wait(lambda replica=replica: self._is_synchronized(replica))
+
+    def stop(self) -> None:
+        for node in (*self.nodes, *self.replicas):
+            node.stop()
+
+    def owner(self, key: bytes) -> RedisServer:
+        """The server of `key`, as the cluster was made."""
+        return self.nodes[key_slot(key) * len(self.nodes) // SLOTS]
+
+    def move_slot(self, slot: int, source: RedisServer, target: RedisServer) -> None:
+        """Gives an empty slot to another node, which the others learn from it."""
+        for node in (target, source, *self.nodes):
+            with node.client() as client:
+                client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", self.node_id(target))
+
+    @staticmethod
+    def node_id(node: RedisServer) -> str:
+        with node.client() as client:
+            reply: bytes = client.execute_command("CLUSTER", "MYID")
+            return reply.decode()
+
+    @staticmethod
+    def _node(directory: Path) -> RedisServer:
+        directory.mkdir(parents=True)
+        options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--cluster-node-timeout", "800")
+        return RedisServer(directory, options=(*options, "--repl-diskless-sync-delay", "0"))
+
+    def _introduce(self) -> None:
+        with self.nodes[0].client() as client:
+            for node in (*self.nodes[1:], *self.replicas):
+                bus = node.options[node.options.index("--cluster-port") + 1]
+                client.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
+
+    @staticmethod
+    def _known_to(node: RedisServer) -> set[str]:
+        with node.client() as client:
+            reply: bytes = client.execute_command("CLUSTER", "NODES")
+            return set(reply.decode().split())
+
+    @staticmethod
+    def _is_complete(node: RedisServer, members: int) -> bool:
+        with node.client() as client:
+            reply: bytes = client.execute_command("CLUSTER", "INFO")
+            return {"cluster_state:ok", f"cluster_known_nodes:{members}"} <= set(reply.decode().split())
+
+    @staticmethod
+    def _is_synchronized(replica: RedisServer) -> bool:
+        with replica.client() as client:
+            return client.info("replication").get("master_link_status") == "up"
+
+    @staticmethod
+    def _wait(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not condition():
+            assert time.monotonic() < deadline, "the cluster did not come together"
+            time.sleep(0.02)
+
+
 def free_port() -> int:
     """A port that was free a moment ago."""
     with socket.socket() as probe:
@@ -173,6 +263,30 @@ def sentinel_setup(tmp_path: Path) -> Iterator[SentinelSetup]:
     """Servers whose master a test may stop."""
     _require_redis()
     setup = SentinelSetup(tmp_path)
+    try:
+        setup.start()
+        yield setup
+    finally:
+        setup.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterSetup]:
+    """Three nodes that live as long as the session; tests keep apart by the prefix of their keys."""
+    _require_redis()
+    setup = ClusterSetup(tmp_path_factory.mktemp("cluster"))
+    try:
+        setup.start()
+        yield setup
+    finally:
+        setup.stop()
+
+
+@pytest.fixture
+def own_redis_cluster(tmp_path: Path) -> Iterator[ClusterSetup]:
+    """Three nodes for one test, the first of which has a replica."""
+    _require_redis()
+    setup = ClusterSetup(tmp_path, replicas=1)
     try:
         setup.start()
         yield setup

@@ -36,6 +36,17 @@ from gateway.layers.url import CORE, MEMORY, PUBSUB, channel_layers_from_url
                 ]
             },
         ),
+        ("redis+cluster://a,b:7001", PUBSUB, {"hosts": [{"cluster": [("a", 6379), ("b", 7001)]}]}),
+        (
+            "rediss+core+cluster://u:p@a:1?sharded=no&prefix=x",
+            CORE,
+            {
+                "hosts": [
+                    {"cluster": [("a", 1)], "sharded": False, "username": "u", "password": "p", "ssl": True},
+                ],
+                "prefix": "x",
+            },
+        ),
         (
             "rediss+sentinel://[::1]:5/main",
             PUBSUB,
@@ -48,7 +59,17 @@ def test_a_url_names_a_backend_and_its_config(url: str, backend: str, config: di
 
 
 @pytest.mark.parametrize(
-    "url", ["", "localhost", "amqp://h", "redis+x://h", "memory://?x=1", "redis://h?capacity=a", "redis+sentinel://h"]
+    "url",
+    [
+        "",
+        "localhost",
+        "amqp://h",
+        "redis+x://h",
+        "memory://?x=1",
+        "redis://h?capacity=a",
+        "redis+sentinel://h",
+        "redis+cluster://h/1",
+    ],
 )
 def test_anything_else_is_an_error_without_the_password(url: str) -> None:
     with pytest.raises(InvalidChannelLayerError):

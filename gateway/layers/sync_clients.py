@@ -1,0 +1,67 @@
+"""Plain synchronous clients, for the layers' `sync`: made when first used, safe to share between threads and forks."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.exceptions import RedisClusterException, RedisError
+
+from gateway.layers.base import LayerUnavailableError
+from gateway.layers.hosts import Host, describe_host, shard_of, sync_client
+from gateway.layers.links import REPLY_TIMEOUT_S
+
+TIMEOUTS = {"socket_timeout": REPLY_TIMEOUT_S, "socket_connect_timeout": REPLY_TIMEOUT_S}
+
+
+class SyncClients:
+    """A client for each host of a layer."""
+
+    def __init__(self, hosts: Sequence[Host]) -> None:
+        self._hosts = hosts
+        self._clients: dict[int, Any] = {}
+        self._sharded: bool | None = hosts[0].get("sharded") if "cluster" in hosts[0] else False
+        self._lock = threading.Lock()
+
+    def run(self, key: bytes, command: Callable[[Any], Any]) -> Any:
+        """What `command` returns, called with the client for `key`. LayerUnavailableError when Redis is away."""
+        shard = shard_of(key, len(self._hosts))
+        try:
+            return command(self._client(shard))
+        # RedisClusterException is none of the others.
+        except (RedisError, RedisClusterException, OSError) as error:
+            where = describe_host(self._hosts[shard])
+            raise LayerUnavailableError(f"Redis at {where} is not available: {error}") from error
+
+    def publish(self, key: bytes, payload: bytes) -> None:
+        """Gives `payload` to who has subscribed to `key`."""
+        self.run(key, lambda client: self._publish(client, key, payload))
+
+    def close(self) -> None:
+        """Closes the connections, which open again when used."""
+        with self._lock:
+            clients, self._clients = self._clients, {}
+        for client in clients.values():
+            pool = getattr(client, "connection_pool", None)
+            if pool is not None:
+                pool.disconnect()  # which a client does not do to a pool that it was given
+            else:
+                client.close()
+
+    def _client(self, shard: int) -> Any:
+        client = self._clients.get(shard)
+        if client is None:
+            with self._lock:
+                if shard not in self._clients:
+                    self._clients[shard] = sync_client(self._hosts[shard], **TIMEOUTS)
+                client = self._clients[shard]
+        return client
+
+    def _publish(self, client: Any, key: bytes, payload: bytes) -> None:
+        if self._sharded is None:
+            # As every process decides (cluster.py); asked of one node, because not every redis-py asks a cluster.
+            node = client.get_redis_connection(client.get_random_node())
+            self._sharded = any(node.execute_command("COMMAND INFO", "SPUBLISH"))
+        if self._sharded:
+            client.execute_command("SPUBLISH", key, payload)
+        else:
+            client.publish(key, payload)
