@@ -35,17 +35,15 @@ from typing import Any, Final
 from django.apps import apps
 
 from gateway.log_limit import LogLimits
-from gateway.metrics import token_expiries, token_refusals
+from gateway.metrics import token_refusals
 from gateway.token_sources import FIRST_MESSAGE, SOURCES, SUBPROTOCOL, Found, find, without_parameter
+from gateway.token_wires import HttpResponse, WebSocket, note_expiry, refuse_http
 from protocols.asgi import Application, Event, Receive, Scope, Send
-from protocols.runner import ClientDisconnectedError, Inbox, describe
+from protocols.runner import Inbox, describe
 
 __all__ = ["Authentication", "TokenAuthMiddleware", "TokenUser"]
 
 logger = logging.getLogger("gateway.auth")
-
-CLOSE_UNAUTHORIZED: Final = 4401
-"""The close code for a token that is missing, wrong or expired: 401 in the applications' range (RFC 6455 §7.4.2)."""
 
 MQTT_BAD_CREDENTIALS: Final = 0x86
 MQTT_NOT_AUTHORIZED: Final = 0x87
@@ -197,7 +195,7 @@ class TokenAuthMiddleware:
         scope = _with_user(scope, authentication)
         if authentication is None:
             return await self.inner(scope, receive, send)
-        response = _HttpResponse(scope, send)
+        response = HttpResponse(scope, send)
         async with authentication.ending_by(response.expire):
             return await self.inner(scope, receive, response.send)
 
@@ -206,7 +204,7 @@ class TokenAuthMiddleware:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> Any:
         found = find(scope, self.sources, self.query_parameter)
         scope = without_parameter(scope, self.query_parameter)
-        socket = _WebSocket(scope, send)
+        socket = WebSocket(scope, send)
         if found is not None and found.source == SUBPROTOCOL:
             scope["subprotocols"] = scope["subprotocols"][2:]
             socket.subprotocol = "bearer"
@@ -269,7 +267,7 @@ class TokenAuthMiddleware:
         connect = {**connect, "password": None, "allow_anonymous": False}
 
         async def expire() -> None:
-            _note_expiry(scope)
+            note_expiry(scope)
             await send(
                 {"type": "mqtt.close", "reason_code": MQTT_NOT_AUTHORIZED, "reason_string": "the token has expired"}
             )
@@ -324,95 +322,3 @@ def _token_of(message: Event) -> str:
     except (ValueError, KeyError, TypeError):
         return ""
     return token if isinstance(token, str) else ""
-
-
-def _note_expiry(scope: Scope) -> None:
-    token_expiries.labels(scope["type"]).inc()
-    logger.info("closed %s: its token has expired", describe(scope))
-
-
-async def refuse_http(send: Send, prefix: str, *, bad_token: bool) -> None:
-    """Answers 401 (RFC 6750 §3), to a request or, as "websocket.http.response", to a handshake."""
-    challenge = b'Bearer error="invalid_token"' if bad_token else b"Bearer"
-    headers = [(b"www-authenticate", challenge), (b"content-length", b"0"), (b"cache-control", b"no-store")]
-    await send({"type": f"{prefix}.start", "status": 401, "headers": headers})
-    await send({"type": f"{prefix}.body", "body": b""})
-
-
-class _HttpResponse:
-    """The sending side of a request: ends a response of unknown length when told to."""
-
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self._scope = scope
-        self._send = send
-        self._expired = False
-        self._begun = False
-        self._open_ended = False
-        self._ended = False
-
-    async def send(self, event: Event) -> None:
-        if self._ended:
-            raise ClientDisconnectedError
-        if event["type"] == "http.response.start":
-            self._open_ended = not any(name.lower() == b"content-length" for name, _ in event.get("headers", ()))
-        elif event["type"] == "http.response.body":
-            if not event.get("more_body", False):
-                self._open_ended = False
-            elif self._open_ended and self._expired:  # it had expired before the response began
-                event = {**event, "more_body": False}
-                self._ended = True
-                _note_expiry(self._scope)
-            self._begun = True
-        await self._send(event)
-
-    async def expire(self) -> None:
-        self._expired = True
-        if self._open_ended and self._begun:
-            self._ended = True
-            _note_expiry(self._scope)
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-class _WebSocket:
-    """The sending side of a WebSocket: knows what has been said, and closes it when told to."""
-
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self._scope = scope
-        self._send = send
-        self._closed = False
-        self._expired = False
-        self.accepted = False
-        """Whether it was accepted to hear its first message."""
-        self.subprotocol: str | None = None
-        """What to choose if the application chooses nothing: a browser insists on one of those that it offered."""
-
-    async def send(self, event: Event) -> None:
-        if self._expired:
-            raise ClientDisconnectedError
-        kind = event["type"]
-        if kind == "websocket.accept":
-            if self.accepted:
-                return
-            if self.subprotocol and not event.get("subprotocol"):
-                event = {**event, "subprotocol": self.subprotocol}
-        elif kind == "websocket.close":
-            self._closed = True
-        await self._send(event)
-
-    async def expire(self) -> None:
-        if not self._closed:
-            self._expired = True
-            _note_expiry(self._scope)
-            await self._send({"type": "websocket.close", "code": CLOSE_UNAUTHORIZED, "reason": "the token has expired"})
-
-    async def refuse(self, receive: Receive, found: Found | None) -> None:
-        """Answers 401, or closes with 4401 where a browser may be listening, which is shown no status."""
-        if not self.accepted:
-            await receive()
-        by_browser = found is not None and found.source != "header"
-        if by_browser and not self.accepted:
-            await self._send({"type": "websocket.accept", "subprotocol": self.subprotocol})
-        elif not self.accepted and "websocket.http.response" in (self._scope.get("extensions") or {}):
-            await refuse_http(self._send, "websocket.http.response", bad_token=found is not None)
-            return
-        await self._send({"type": "websocket.close", "code": CLOSE_UNAUTHORIZED, "reason": "a valid token is needed"})
