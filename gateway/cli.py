@@ -224,6 +224,8 @@ def manage(arguments: tuple[str, ...]) -> None:
 
 def main() -> NoReturn:
     """The console script."""
+    if "DJANGO_SETTINGS_MODULE" in os.environ:  # of a project in the working directory, as with `manage.py`
+        sys.path.insert(0, str(Path.cwd()))
     try:
         cli(prog_name="gateway")
     except ConfigError as error:

@@ -79,6 +79,7 @@ class Worker:
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # Windows: KeyboardInterrupt does it
                 loop.add_signal_handler(number, stopped.set)
+        logger.info("Running worker for channels %s", self.channels)
         work = asyncio.create_task(self.handle())
         wait = asyncio.create_task(stopped.wait())
         await asyncio.wait({work, wait}, return_when=asyncio.FIRST_COMPLETED)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from playwright.sync_api import BrowserContext, expect, sync_playwright
 
 from tests.support import tutorial
 from tests.support.django_project import RunServer, run
+from tests.support.serving import clean_environment
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = "/usr/bin/chromium"
@@ -94,6 +96,20 @@ def test_the_project_is_in_order_and_has_nothing_of_the_product(project: Path, p
     assert "'gateway'" in loaded
     assert "'devices'" not in loaded
     assert "'project'" not in loaded
+
+
+def test_gateway_serve_and_gateway_worker_run_the_project(project: Path, python: str) -> None:
+    gateway = Path(python).with_name("gateway")
+    environ = clean_environment(DJANGO_SETTINGS_MODULE="mysite.settings")
+    ports = ("--set", "listeners.0.bind=127.0.0.1:0", "--set", "listeners.1.bind=127.0.0.1:0")
+    for command, ready in ((("serve", *ports), "ready: "), (("worker", "mails"), "Running worker")):
+        process = subprocess.Popen([gateway, *command], cwd=project, env=environ, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        with process.stderr:
+            lines = list(takewhile(lambda line, ready=ready: ready not in line, process.stderr))
+            process.terminate()
+            lines += process.stderr
+        assert process.wait(30) == 0, "".join(lines)
 
 
 def test_two_pages_in_a_room_see_each_others_messages(server: RunServer) -> None:

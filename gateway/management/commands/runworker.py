@@ -1,6 +1,5 @@
 """`manage.py runworker CHANNEL...`: handles what is sent to named channels, in this process."""
 
-import logging
 from argparse import ArgumentParser
 from typing import Any
 
@@ -9,8 +8,6 @@ from django.core.management.base import BaseCommand, CommandError
 from gateway.layers import DEFAULT_CHANNEL_LAYER, get_channel_layer
 from gateway.routing import get_default_application
 from gateway.worker import Worker
-
-logger = logging.getLogger("gateway.worker")
 
 
 class Command(BaseCommand):
@@ -30,5 +27,4 @@ class Command(BaseCommand):
         layer = get_channel_layer(options["layer"])
         if layer is None:
             raise CommandError("You do not have any CHANNEL_LAYERS configured.")
-        logger.info("Running worker for channels %s", options["channels"])
         Worker(application=get_default_application(), channels=options["channels"], channel_layer=layer).run()
