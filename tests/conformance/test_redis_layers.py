@@ -219,21 +219,40 @@ async def send_until_it_works(layer: Layer, group: str, message: dict[str, Any])
                 return
 
 
-class TestSentinel:
-    async def test_a_failover_under_load_is_survived_and_told(
+async def send_all_the_time(layer: Layer, group: str) -> None:
+    while True:
+        with contextlib.suppress(LayerUnavailableError):
+            await layer.group_send(group, {"type": "load"})
+        await asyncio.sleep(0.01)
+
+
+class TestUnderLoad:
+    async def test_a_restart_is_survived_and_told_once(
+        self, own_redis_server: RedisServer, make_layer: MakeLayer
+    ) -> None:
+        here, elsewhere = make_layer(own_redis_server), make_layer(own_redis_server)
+        members = [await Receiver(here).join("group") for _ in range(100)]
+        load = asyncio.create_task(send_all_the_time(elsewhere, "group"))
+        await until(lambda: {"type": "load"} in members[-1].messages)
+
+        own_redis_server.stop()
+        await until(lambda: not here.connected)
+        own_redis_server.start()
+        await until(lambda: members[-1].events() == ["layer.disconnected", "layer.reconnected"])
+        came_back_at = len(members[-1].messages)
+        await until(lambda: len(members[-1].messages) > came_back_at + 20)
+        load.cancel()
+
+        assert [member.events() for member in members] == [["layer.disconnected", "layer.reconnected"]] * 100
+
+    async def test_a_failover_by_sentinel_is_survived_and_told_once(
         self, sentinel_setup: SentinelSetup, make_layer: MakeLayer
     ) -> None:
         host = {"sentinels": sentinel_setup.addresses, "master_name": sentinel_setup.master_name}
         here, elsewhere = make_layer(None, hosts=[host]), make_layer(None, hosts=[host])
         members = [await Receiver(here).join("group") for _ in range(3)]
 
-        async def send_all_the_time() -> None:
-            while True:
-                with contextlib.suppress(LayerUnavailableError):
-                    await elsewhere.group_send("group", {"type": "load"})
-                await asyncio.sleep(0.01)
-
-        load = asyncio.create_task(send_all_the_time())
+        load = asyncio.create_task(send_all_the_time(elsewhere, "group"))
         await until(lambda: {"type": "load"} in members[0].messages)
         sentinel_setup.master.stop()
         await until(lambda: members[0].events() == ["layer.disconnected", "layer.reconnected"], timeout_s=20)
