@@ -16,7 +16,15 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from gateway.layers.base import LayerUnavailableError
 from gateway.layers.hosts import Host, async_pool, describe_host, leave_sentinels
@@ -34,6 +42,14 @@ MIN_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 1.0
 MAX_UNWRITTEN_BYTES = 64 * 1024 * 1024
 NAMES_PER_COMMAND = 500
+
+
+CLUSTER_ERRORS: dict[str, Callable[[str], ResponseError]] = {
+    "ASK": AskError,
+    "CLUSTERDOWN": ClusterDownError,
+    "MOVED": MovedError,
+    "TRYAGAIN": TryAgainError,
+}
 
 
 class Link:
@@ -220,7 +236,7 @@ class Link:
             try:
                 reply = await read_response(disable_decoding=True)
             except ResponseError as error:
-                reply = error
+                reply = _specific(error)
             self._heard_at = self._loop.time()
             self._asked_at = self._heard_at if self._on_reply(reply) else None
 
@@ -436,6 +452,13 @@ class SubscriberLink(Link):
 
     def _ping(self) -> None:
         self._write("PING")
+
+
+def _specific(error: ResponseError) -> ResponseError:
+    """`error` as the class for what a node of a cluster says; redis-py 5 has that in its own cluster client only."""
+    word, _, rest = str(error).partition(" ")
+    specific = CLUSTER_ERRORS.get(word) if type(error) is ResponseError else None
+    return specific(rest) if specific is not None else error
 
 
 def _ignore(future: "asyncio.Future[Any]") -> None:

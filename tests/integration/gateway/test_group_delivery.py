@@ -1,4 +1,4 @@
-"""A message to a group, all the way to its consumers: none is lost, none is encoded twice, nobody waits for the slow."""
+"""A message to a group, all the way to its consumers: none is lost or encoded twice, nobody waits for the slow."""
 
 import asyncio
 import socket
@@ -249,7 +249,8 @@ async def test_a_slow_client_costs_a_bounded_amount_of_memory_and_delays_nobody(
         dropped += (await layer.group_send("dashboards", {"type": "note", "text": TEXT})).dropped
         if number % 10 == 0:
             # Each ten have to be there before the next ten: whoever waited for the slow one would not come to an end.
-            await until(lambda: all(client.received >= number * len(TEXT) for _, client in fast), timeout_s=5)
+            expected = number * len(TEXT)
+            await until(lambda: all(client.received >= expected for _, client in fast), timeout_s=5)  # noqa: B023
 
     # Of 32 MB, the slow one has what is in the kernel's buffers and in ours, and the rest was never kept for it.
     assert Dashboard.taken["/slow"] * len(TEXT) < 8_000_000
