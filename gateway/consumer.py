@@ -17,11 +17,12 @@ import asyncio
 import functools
 import logging
 import weakref
-from collections.abc import Callable, Hashable, Iterable
-from typing import Any, ClassVar, cast
+from collections.abc import Callable, Coroutine, Hashable, Iterable
+from typing import Any, ClassVar, ParamSpec, cast
 
 from asgiref.sync import async_to_sync
 
+from gateway.background import Background, Periodic
 from gateway.db import database_sync_to_async
 from gateway.events import disconnect_event
 from gateway.exceptions import StopConsumer
@@ -39,6 +40,8 @@ __all__ = ["AsyncConsumer", "SyncConsumer", "get_handler_name"]
 
 logger = logging.getLogger("gateway.consumer")
 layer_logger = logging.getLogger("gateway.layer")
+
+P = ParamSpec("P")
 
 DISCONNECT_TIMEOUT_S = 5.0
 
@@ -67,13 +70,16 @@ class AsyncConsumer:
     """How long a handler may go on, and events that came before may still be handled, when the connection has ended.
     Then the handler is cancelled and the disconnect handler runs. None: for ever (until the server cancels)."""
 
+    max_background: ClassVar[int] = 100
+    """How many tasks of `spawn` and repetitions of `every` a consumer may have at a time."""
+
     scope: Scope
     channel_layer: BaseChannelLayer | None
     channel_name: str
     base_send: Callable[[Event], Any]
 
     _sync: ClassVar[bool] = False
-    _gateway_events: ClassVar[tuple[str, ...] | None] = ("mailbox.overflow",)
+    _gateway_events: ClassVar[tuple[str, ...] | None] = ("mailbox.overflow", "background.turn", "background.failed")
     _gateway_handlers: ClassVar[dict[str, Handler]] = {}
     _gateway_message_handlers: ClassVar[dict[str, Handler]] = {}
     __own_dispatch: ClassVar[bool] = False
@@ -82,6 +88,8 @@ class AsyncConsumer:
     # `_inbox` and `_closed` are for subclasses to use.
     _inbox: Inbox
     _closed: bool
+    __loop: asyncio.AbstractEventLoop
+    __background: Background | None
     __began: bool
     __interrupted: bool
 
@@ -128,6 +136,8 @@ class AsyncConsumer:
         self.scope = scope
         # Not in __init__: one instance may serve several connections in a test, and __init__ is the subclass's own.
         self.__began = self.__interrupted = self._closed = False
+        self.__loop = asyncio.get_running_loop()
+        self.__background = None
         self.base_send = async_to_sync(send) if self._sync else send
         self.channel_layer = get_channel_layer(self.channel_layer_alias)
         # `receive` of our own servers is a method of the inbox, which takes layer messages too: one task per
@@ -165,15 +175,79 @@ class AsyncConsumer:
         key: str = message["type"]
         return key
 
+    # Background work
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        """Runs `coroutine` beside the handlers, in a task that is cancelled and awaited before the disconnect handler.
+
+        What it raises is logged and given to `background_failed`; StopConsumer ends the consumer. Raises RuntimeError
+        when there are `max_background` already, or the connection has ended.
+        """
+        return self._gateway_background().spawn(coroutine)
+
+    def every(self, seconds: float, function: Callable[[], Any]) -> Periodic:
+        """Calls `function` (a coroutine function, of no argument) every `seconds`, in turn with the handlers.
+
+        It is first called when `seconds` are over, and not any more when the connection has ended, or after `cancel()`
+        of what is returned. Calls that a slow handler holds up do not pile up. What it raises is logged and given to
+        `background_failed`, and it is called again; StopConsumer ends the consumer. Raises as `spawn`.
+        """
+        return self._gateway_background().every(seconds, function)
+
+    async def background_failed(self, event: Event) -> None:
+        """Called with event["error"], which background work raised; does nothing, unless overridden."""
+
+    async def background_turn(self, event: Event) -> None:
+        """Makes the next call of `every`, or tells of a task that failed."""
+        await self._gateway_turn(event, _as_it_is)
+
+    async def _gateway_turn(self, event: Event, run: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """`run` makes what is called awaitable."""
+        periodic: Periodic | None = event.get("periodic")
+        error = event.get("error")
+        if periodic is not None and not (periodic.cancelled or self._inbox.disconnected):
+            try:
+                await run(periodic.function)()
+            except StopConsumer:
+                raise
+            except Exception as failure:
+                self._gateway_background().report(failure, periodic.function)
+                error = failure
+            periodic.schedule()
+        if isinstance(error, StopConsumer):
+            raise error
+        if error is not None:
+            await run(self.background_failed)({"type": "background.failed", "error": error})
+
+    def _gateway_background(self) -> Background:
+        if self.__background is None:
+            inbox = self._inbox
+            self.__background = Background(
+                type(self).__qualname__,
+                self.max_background,
+                loop=self.__loop,
+                interject=lambda periodic: inbox.interject({"type": "background.turn", "periodic": periodic}),
+                failed=lambda error: inbox.interject({"type": "background.turn", "error": error}),
+            )
+        return self.__background
+
+    async def __end_background(self) -> None:
+        if self.__background is not None:
+            await self.__background.end()
+
     # Life
 
     async def __live(self, lane: Lane) -> None:
         """Handles events up to the disconnect, and that one exactly once, whatever happens before."""
         try:
             disconnect = await self.__until_disconnect(lane)
+            await self.__end_background()
         except BaseException as error:
-            if self.__began:
-                await self.__handle_disconnect(error)
+            try:
+                await self.__end_background()
+            finally:
+                if self.__began:
+                    await self.__handle_disconnect(error)
             raise
         await self.dispatch(disconnect)
 
@@ -321,6 +395,10 @@ def _do_nothing() -> None:
     pass
 
 
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
 class SyncConsumer(AsyncConsumer, events=()):
     """Runs the handlers of one connection in a thread, one after the other; connections run side by side.
 
@@ -334,11 +412,34 @@ class SyncConsumer(AsyncConsumer, events=()):
 
     async def dispatch(self, message: Event) -> None:
         """Runs the handler of `message` in a thread. Raises ValueError if there is none."""
-        await _call_in_thread(self._gateway_handler_of(message), self, message)
+        handler = self._gateway_handler_of(message)
+        if handler is SyncConsumer.background_turn:
+            await handler(self, message)
+        else:
+            await _call_in_thread(handler, self, message)
 
     def send(self, message: Event) -> None:  # type: ignore[override]  # synchronous, as all of its methods
         """Gives an event to the server, and waits until it has taken it."""
         self.base_send(message)
+
+    def spawn(self, function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> None:  # type: ignore[override]
+        """Runs `function` in a thread, beside the handlers. Otherwise as in AsyncConsumer, but it is not interrupted:
+
+        the disconnect handler waits for it. To be called in a handler.
+        """
+        background = self._gateway_background()
+
+        async def begin() -> None:
+            background.spawn(database_sync_to_async(function)(*args, **kwargs), interruptible=False)
+
+        asyncio.run_coroutine_threadsafe(begin(), background.loop).result()
+
+    def background_failed(self, event: Event) -> None:  # type: ignore[override]
+        """Called with event["error"], which background work raised; does nothing, unless overridden."""
+
+    async def background_turn(self, event: Event) -> None:
+        """Makes the next call of `every`, or tells of a task that failed: each in a thread."""
+        await self._gateway_turn(event, database_sync_to_async)
 
     def mailbox_overflow(self, event: Event) -> None:  # type: ignore[override]
         """The mailbox of policy "close" is full. Ends the consumer, and with it the connection; may be overridden."""

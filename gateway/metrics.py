@@ -22,6 +22,9 @@ consumer_handlers_interrupted = Counter(
 consumer_events_skipped = Counter(
     "gateway_consumer_events_skipped", "Events not yet handled when the grace after a disconnect was over"
 )
+consumer_background_failures = Counter(
+    "gateway_consumer_background_failures", "Exceptions of what consumers had begun with spawn() or every()"
+)
 mqtt_refusals = Counter(
     "gateway_mqtt_refusals",
     "Connects, publishes and filters that an MQTT consumer refused, by the reason code",

@@ -81,8 +81,9 @@ class Lane(Executor):
         self._token: Token[ThreadSensitiveContext] | None = None
 
     def enter(self) -> None:
-        """Makes this the lane of the current context, unless there is a thread-sensitive context around it."""
-        if SyncToAsync.thread_sensitive_context.get(None) is None:
+        """Makes this the lane of the current context, unless it has a thread-sensitive context that is no lane."""
+        around = SyncToAsync.thread_sensitive_context.get(None)
+        if around is None or isinstance(SyncToAsync.context_to_thread_executor.get(around), Lane):
             context = ThreadSensitiveContext()
             SyncToAsync.context_to_thread_executor[context] = self
             self._token = SyncToAsync.thread_sensitive_context.set(context)
