@@ -42,19 +42,20 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
 
     async def connect(self, password: bytes | None) -> None:
         """Logs the device in by its token. 0x86 (5 before MQTT 5) for an unknown one, 0x88 if the database is away."""
-        token = self.scope["username"]
-        if token is None and self.allow_anonymous:
-            await super().connect(password)
+        if self._anonymous(password):
+            self.unrestricted = True
+            await self.accept(client_id=f"anonymous/{self.scope['client_id']}")
             return
         services = services_of(self.scope)
         try:
-            device = await log_in(services, token, self.scope)
+            device = await log_in(services, self.scope["username"], self.scope)
             self.register(services, device, self.scope)
         except LoginError as error:
             raise Reject(self._refusal_code(error), error.reason) from None
         self.device = device
         self._ingest = services.ingest
-        # Two devices may well have the same client ID, that of their SDK: it shall not make one cut the other off.
+        # A client ID is anybody's choice: it shall not make one device, or an anonymous client, take over the session
+        # of another. Two devices may well have the same one, that of their SDK.
         await self.accept(client_id=f"{device.device_id}/{self.scope['client_id']}")
 
     @topic("v1/devices/me/telemetry", route=False)
@@ -74,6 +75,10 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         if not ingest.has_room:
             await ingest.ready()
         return ingest.submit(device, points, now_ms())
+
+    def allow_will(self, will: dict[str, Any]) -> bool:
+        """A device has none; that of an anonymous client is for the topics that it may publish to."""
+        return super().allow_will(will) and not will["topic"].startswith(DEVICE_TOPICS)
 
     async def receive_publish(
         self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: dict[str, Any]

@@ -10,8 +10,8 @@
             return ingest.submit(self.device, decode(event["payload"]))          # acknowledged when that is done
 
 Nothing is allowed that the consumer does not allow: by default only anonymous clients are accepted, where the listener
-says so, and may then do all that a client of a plain broker may; publishes without a topic handler and subscriptions
-of other clients are refused until `receive_publish` and `subscribe` say otherwise.
+says so, and may then do all that a client of a plain broker may; publishes without a topic handler, subscriptions and
+wills of other clients are refused until `receive_publish`, `subscribe` and `allow_will` say otherwise.
 
 What a publish handler does decides its acknowledgement: returning None acknowledges now; returning an asyncio.Future,
 which many publishes may share, when that is done, and the next publish is handled meanwhile; raising `Reject`, or a
@@ -94,7 +94,7 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
     ) -> None:
         """Accepts the connection; see `mqtt.accept` in docs/events.md."""
         self.accepted = True
-        await self._gateway_send(accept_event(client_id, properties, maximum_qos))
+        await self._gateway_send(accept_event(client_id, properties, maximum_qos, self._gateway_will()))
 
     async def reject(self, reason_code: int = NOT_AUTHORIZED, reason_string: str | None = None) -> None:
         """Refuses the connection."""
@@ -299,7 +299,7 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
     ) -> None:
         """Accepts the connection; see `mqtt.accept` in docs/events.md."""
         self.accepted = True
-        self._gateway_send(accept_event(client_id, properties, maximum_qos))
+        self._gateway_send(accept_event(client_id, properties, maximum_qos, self._gateway_will()))
 
     def reject(self, reason_code: int = NOT_AUTHORIZED, reason_string: str | None = None) -> None:
         """Refuses the connection."""

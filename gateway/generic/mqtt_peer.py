@@ -72,6 +72,14 @@ class MqttPeer:
         """Takes and ignores anything; `groups` of the class are joined by each accepted connection."""
         self.groups = self.groups if self.groups is not None else []
 
+    def allow_will(self, will: dict[str, Any]) -> bool:
+        """Whether the message counts that the client wants published when its connection is lost; else it is dropped.
+
+        Asked by `accept`. Only that of an `unrestricted` client counts, unless overridden: a will is a publish that no
+        handler sees. `will` is that of the scope (docs/events.md).
+        """
+        return self.unrestricted
+
     def _anonymous(self, password: bytes | None) -> bool:
         return self.allow_anonymous and self.scope["username"] is None and password is None
 
@@ -85,6 +93,14 @@ class MqttPeer:
         if self._closed or self._inbox.disconnected:
             consumer_sends_after_close.labels("mqtt").inc()
             return True
+        return False
+
+    def _gateway_will(self) -> bool | None:
+        """What `mqtt.accept` says of the will: False if it does not count."""
+        will = self.scope["will"]
+        if will is None or self.allow_will(will):
+            return None
+        self._note_refusal("will", will["topic"], Reject(NOT_AUTHORIZED))
         return False
 
     def _require_unrestricted(self) -> None:
@@ -111,8 +127,10 @@ class MqttPeer:
         logger.error("%s %r of %s failed (%d)", request, about, describe(self.scope), count, exc_info=error)
 
 
-def accept_event(client_id: str | None, properties: dict[str, Any] | None, maximum_qos: int | None) -> Event:
-    options = {"client_id": client_id, "properties": properties, "maximum_qos": maximum_qos}
+def accept_event(
+    client_id: str | None, properties: dict[str, Any] | None, maximum_qos: int | None, will: bool | None
+) -> Event:
+    options = {"client_id": client_id, "properties": properties, "maximum_qos": maximum_qos, "will": will}
     return {"type": "mqtt.accept"} | {key: value for key, value in options.items() if value is not None}
 
 

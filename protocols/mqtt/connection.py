@@ -364,7 +364,7 @@ class Connection(PublishReceiver):
         self.connect = None
         self.session = session
         self.state = State.CONNECTED
-        self._will = connect.will
+        self._will = terms.will
         self._maximum_qos = terms.maximum_qos
         self._max_packet_bytes = terms.max_packet_bytes
         self.send_maximum = terms.send_maximum

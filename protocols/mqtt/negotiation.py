@@ -8,7 +8,7 @@ import msgspec
 from protocols.asgi import Event
 from protocols.mqtt.errors import ProtocolError
 from protocols.mqtt.options import NEVER_EXPIRES, MqttOptions
-from protocols.mqtt.packets import MQTT_3_1, MQTT_5_0, Connect, Properties, ReasonCode
+from protocols.mqtt.packets import MQTT_3_1, MQTT_5_0, Connect, Properties, ReasonCode, Will
 
 UNLIMITED: Final = 0xFFFF_FFFF
 _RECEIVE_MAXIMUM_DEFAULT: Final = 65_535
@@ -18,6 +18,7 @@ class Terms(msgspec.Struct, frozen=True):
     """What holds for one connection."""
 
     client_id: str
+    will: Will | None
     keep_alive_s: int
     """0 for none."""
     session_expiry_s: int
@@ -52,14 +53,17 @@ def with_assigned_client_id(connect: Connect) -> Connect:
 def agree(connect: Connect, accept: Event, options: MqttOptions, *, assigned: bool) -> Terms:
     """The terms of a connection that the application accepts. Raises ProtocolError if the will asks too much.
 
-    `assigned` says that the client sent no identifier, and the one in `connect` is ours.
+    `assigned` says that the client sent no identifier, and the one in `connect` is ours. The client is told of that one
+    only, and not of the identity that the application gives it: clients take what they are told for their identifier,
+    and the application would be given its own identity to map when they come back.
     """
     client_id = connect.client_id
     if accept.get("client_id") is not None:
         client_id = accept["client_id"]
     maximum_qos = int(accept.get("maximum_qos", 2))
-    if connect.will is not None and connect.will.qos > maximum_qos:  # [MQTT5-3.2.2-12]
-        raise ProtocolError(ReasonCode.QOS_NOT_SUPPORTED, f"will QoS {connect.will.qos}; at most {maximum_qos}")
+    will = connect.will if accept.get("will", True) else None
+    if will is not None and will.qos > maximum_qos:  # [MQTT5-3.2.2-12]
+        raise ProtocolError(ReasonCode.QOS_NOT_SUPPORTED, f"will QoS {will.qos}; at most {maximum_qos}")
     asked = connect.properties
     keep_alive_s = _keep_alive(connect, options)
     session_expiry_s = min(_asked_expiry(connect), options.max_session_expiry_s)
@@ -72,8 +76,8 @@ def agree(connect: Connect, accept: Event, options: MqttOptions, *, assigned: bo
         }
         if maximum_qos < 2:  # [MQTT5-3.2.2-9]
             connack["maximum_qos"] = maximum_qos
-        if assigned or client_id != connect.client_id:  # [MQTT5-3.2.2-16]
-            connack["assigned_client_identifier"] = client_id
+        if assigned:  # [MQTT5-3.2.2-16]
+            connack["assigned_client_identifier"] = connect.client_id
         if keep_alive_s != connect.keep_alive_s:  # [MQTT5-3.2.2-21]
             connack["server_keep_alive"] = keep_alive_s
         if session_expiry_s != asked.get("session_expiry_interval", 0):
@@ -81,6 +85,7 @@ def agree(connect: Connect, accept: Event, options: MqttOptions, *, assigned: bo
         connack.update(accept.get("properties") or {})
     return Terms(
         client_id=client_id,
+        will=will,
         keep_alive_s=keep_alive_s,
         session_expiry_s=session_expiry_s,
         maximum_qos=maximum_qos,

@@ -64,6 +64,25 @@ class TestByDefault:
             assert await client.publish("any/topic", b"x") == 0x87
             assert await client.subscribe("a", "b") == [0x87, 0x87]
 
+    @BOTH
+    async def test_nor_leave_a_will(self, served: Any, base: Any, caplog: pytest.LogCaptureFixture) -> None:
+        class Subject(base):  # type: ignore[misc]
+            def _anonymous(self, password: bytes | None) -> bool:
+                raise AcceptConnection
+
+        assert await self._answer_to_a_will(served(Subject.as_asgi())) == {"type": "mqtt.accept", "will": False}
+        assert "refused will 'gone' of mqtt test from" in caplog.text
+
+    @BOTH
+    async def test_an_anonymous_client_may(self, served: Any, base: Any) -> None:
+        assert await self._answer_to_a_will(served(base.as_asgi())) == {"type": "mqtt.accept"}
+
+    async def _answer_to_a_will(self, application: Any) -> Any:
+        will = {"topic": "gone", "payload": b"x", "qos": 0, "retain": False, "properties": {}}
+        async with MqttCommunicator(application, allow_anonymous=True, will=will) as client:
+            await client.send_input(client._connect)
+            return await client.receive_output()
+
 
 class Accepting(AsyncMqttConsumer):
     async def connect(self, password: bytes | None) -> None:

@@ -167,9 +167,22 @@ class TestClientIdentifier:
 
         [packet] = client.read()
         assert isinstance(packet, ConnAck)
-        assert packet.properties["assigned_client_identifier"] == "device.7"
         assert world.broker.sessions.get("whatever") is None
         assert world.broker.sessions.get("device.7") is client.connection.session
+        assert "assigned_client_identifier" not in packet.properties
+
+    def test_of_which_a_client_without_one_is_not_told_either(self) -> None:
+        """It would come back with it, and the application would take it for the client's own."""
+        client = World().client()
+        client.send(connect(""))
+        assert client.connection.connect is not None
+        assigned = client.connection.connect.client_id
+
+        client.answer({"type": "mqtt.accept", "client_id": f"7/{assigned}"})
+
+        [packet] = client.read()
+        assert isinstance(packet, ConnAck)
+        assert packet.properties["assigned_client_identifier"] == assigned
 
 
 class TestConnack:

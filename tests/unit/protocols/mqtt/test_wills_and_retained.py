@@ -74,6 +74,18 @@ class TestWill:
 
         assert subscriber.payloads() == []
 
+    def test_not_if_the_application_accepted_the_connection_without_it(self) -> None:
+        world = World()
+        subscriber = watcher(world)
+        client = world.client()
+        client.send(Connect(version=5, client_id="c", will=will()))
+
+        client.answer({"type": "mqtt.accept", "will": False, "maximum_qos": 0})
+        client.lose()
+
+        assert client.connection.session is not None
+        assert subscriber.payloads() == []
+
     def test_it_may_be_retained(self) -> None:
         world = World()
 

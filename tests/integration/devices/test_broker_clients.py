@@ -1,0 +1,95 @@
+"""Devices and ordinary clients of the broker on one listener: neither gets at what is the other's."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from protocols.mqtt.packets import Publish, Will
+from tests.integration.devices.conftest import Gateway, Watched
+from tests.integration.mqtt.raw_client import RawClient
+from tests.support.fleet import FleetDevice, add_devices
+from tests.support.serving import Serving
+
+COMMANDS = "v1/devices/me/rpc/request/+"
+COMMAND = "v1/devices/me/rpc/request/1"
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """One that takes clients without credentials."""
+    directory: Path = tmp_path_factory.mktemp("gateway")
+    serving = Serving(directory, "--set", "listeners.1.allow_anonymous=true")
+    try:
+        yield Gateway(serving.ready())
+    finally:
+        serving.kill()
+
+
+@pytest.fixture(scope="module")
+def devices(gateway: Gateway) -> Iterator[FleetDevice]:
+    """Devices, one for each that is asked for."""
+    return iter(add_devices(gateway.serving, *(f"device-{number}" for number in range(20))))
+
+
+class Clients:
+    """The clients of one test."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._address = (gateway.host, gateway.mqtt_port)
+        self._opened: list[RawClient] = []
+
+    async def connect(self, client_id: str, **connect: object) -> RawClient:
+        """A client of MQTT 5 that was let in."""
+        client = await RawClient.open(self._address, 5)
+        self._opened.append(client)
+        connack = await client.connect(client_id, **connect)
+        assert connack.reason_code == 0
+        assert not connack.session_present
+        return client
+
+    def close(self) -> None:
+        for client in self._opened:
+            client.abort()
+
+
+@pytest.fixture
+async def clients(gateway: Gateway) -> AsyncIterator[Clients]:
+    opened = Clients(gateway)
+    yield opened
+    opened.close()
+
+
+async def test_no_client_identifier_gives_an_anonymous_client_the_session_of_a_device(
+    clients: Clients, device: FleetDevice
+) -> None:
+    victim = await clients.connect(
+        "sensor", username=device.token, clean_start=False, properties={"session_expiry_interval": 3600}
+    )
+    assert await victim.subscribe(COMMANDS) == 0
+
+    await clients.connect(f"{device.pk}/sensor", clean_start=False)
+
+    await victim.expect_nothing_more()
+
+
+async def test_a_will_is_no_way_to_publish_what_its_client_may_not(
+    clients: Clients, gateway: Gateway, device: FleetDevice, devices: Iterator[FleetDevice], watched: Watched
+) -> None:
+    commanded = await clients.connect("commanded", username=device.token)
+    assert await commanded.subscribe(COMMANDS) == 0
+    listening = await clients.connect("listening")
+    assert await listening.subscribe("#") == 0
+    will = Will(topic=COMMAND, payload=b'{"method": "unlock"}', retain=True)
+
+    for credentials in ({"username": next(devices).token}, {}):
+        villain = await clients.connect("villain", will=will, **credentials)
+        villain.abort()
+        assert "refused will 'v1/devices/me/rpc/request/1' of mqtt villain from 127.0.0.1:" in await watched.line()
+        watched = Watched(gateway)
+
+    goodbye = await clients.connect("goodbye", will=Will(topic="goodbye", payload=b"1"))
+    goodbye.abort()
+
+    assert await listening.receive() == Publish(topic="goodbye", payload=b"1")
+    await commanded.expect_nothing_more()
