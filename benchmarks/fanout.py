@@ -16,6 +16,7 @@ The memory of an idle consumer, in that group, is the growth of the server's res
 
 import argparse
 import asyncio
+import gc
 import os
 import statistics
 import subprocess
@@ -293,6 +294,7 @@ def main() -> None:
     elif options.serve == THEIRS:
         serve_theirs(options.redis)
     else:
+        gc.disable()  # the pauses that are measured are those of the servers
         with tempfile.TemporaryDirectory() as directory:
             redis = RedisServer(Path(directory))
             redis.start()
