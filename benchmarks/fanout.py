@@ -61,6 +61,7 @@ def configure(backend: str, url: str) -> None:
 async def serve_ours(url: str) -> None:
     configure("gateway.layers.pubsub.RedisPubSubChannelLayer", url)
     from gateway.generic.websocket import AsyncWebsocketConsumer
+    from gateway.supervisor import spare_what_stays
     from protocols.http import HttpOptions, HttpServer
     from protocols.server import Listener
 
@@ -73,6 +74,7 @@ async def serve_ours(url: str) -> None:
     listener = Listener(bind="127.0.0.1:0", options=HttpOptions(max_connections=100_000))
     server = HttpServer(Dashboard.as_asgi(), [listener], state={})
     await server.start()
+    spare_what_stays()  # as `gateway serve` does: p99 27 ms instead of 77
     print(server.addresses[0].rpartition(":")[2], flush=True)
     await asyncio.Event().wait()
 
