@@ -94,8 +94,8 @@ class Endpoint(asyncio.Protocol):
             if run is None:
                 run = self._run = self._start()
             run.inbox.feed_many(events, len(data))
-            if connection.congested:
-                self._stop_reading(_CONGESTED)
+        if connection.congested:  # also by what is no event: a publish that is sent again and again
+            self._stop_reading(_CONGESTED)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The last call of the transport."""

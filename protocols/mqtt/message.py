@@ -5,6 +5,7 @@ from typing import Any
 
 from protocols.mqtt.codec import EncodedPublish, prepare_publish
 from protocols.mqtt.packets import MQTT_5_0, Properties
+from protocols.mqtt.properties import size_bytes as properties_size
 from protocols.mqtt.topics import validate_topic_name
 
 _NOT_FORWARDED = ("topic_alias", "subscription_identifier", "will_delay_interval")
@@ -16,7 +17,7 @@ class Message:
     `expires_at` is in the same clock as every `now`; None for a message without message_expiry_interval.
     """
 
-    __slots__ = ("_encoded", "expires_at", "payload", "properties", "qos", "retain", "topic")
+    __slots__ = ("_encoded", "expires_at", "payload", "properties", "qos", "retain", "size_bytes", "topic")
 
     def __init__(
         self,
@@ -34,6 +35,8 @@ class Message:
         self.qos = qos
         self.retain = retain
         self.properties = _forwarded(properties) if properties else {}
+        self.size_bytes = len(topic) + len(payload) + (properties_size(properties) if properties else 0)
+        """What the message counts in the bounds of queues and of the retained messages."""
         interval = self.properties.get("message_expiry_interval")
         self.expires_at: float | None = None if interval is None else now + interval
         self._encoded: dict[tuple[bool, int, bool, int], EncodedPublish] | None = None
@@ -52,11 +55,6 @@ class Message:
         message = cls(topic, payload, qos, bool(retain), properties, now=now)
         message.encoded(MQTT_5_0, qos, message.retain, now)
         return message
-
-    @property
-    def size_bytes(self) -> int:
-        """What the message counts in the bounds of queues and of the retained messages."""
-        return len(self.topic) + len(self.payload)
 
     def expired(self, now: float) -> bool:
         """Whether the message is not to be delivered any more [MQTT5-3.3.2-5]."""

@@ -135,6 +135,9 @@ PROPERTIES: Final[tuple[Property, ...]] = (
     _row(0x2A, "shared_subscription_available", Kind.BYTE, _CONNACK),
 )
 
+_PAIR_BYTES: Final = 160
+"""Two strings and the tuple that holds them, besides their characters."""
+
 _BY_IDENTIFIER: Final = {row.identifier: row for row in PROPERTIES}
 _BY_NAME: Final = {row.name: row for row in PROPERTIES}
 
@@ -191,6 +194,17 @@ def _read_value(reader: Reader, row: Property) -> Any:
 def _check_text(row: Property, text: str) -> None:
     if row.name == "response_topic" and (not text or "+" in text or "#" in text):  # [MQTT5-3.3.2-14]
         raise ProtocolError(ReasonCode.PROTOCOL_ERROR, "response_topic is not a topic name")
+
+
+def size_bytes(properties: Properties) -> int:
+    """What properties take of memory, roughly: a peer may send a hundred thousand of them in one packet."""
+    size = 0
+    for value in properties.values():
+        if isinstance(value, list):
+            size += sum(_PAIR_BYTES + len(name) + len(text) for name, text in value)
+        elif isinstance(value, (str, bytes)):
+            size += len(value)
+    return size
 
 
 def encode_properties(properties: Properties, carrier: int) -> bytes:

@@ -25,11 +25,12 @@ from protocols.mqtt.packets import (
     PubRel,
     ReasonCode,
 )
+from protocols.mqtt.properties import size_bytes as properties_size
 from protocols.mqtt.reason_codes import sendable
 from protocols.mqtt.session import Session
 
 MAX_PENDING_BYTES: Final = 1024 * 1024
-"""Payloads that wait for the application's acknowledgement; above it the socket is not read."""
+"""What waits for the application's acknowledgement; above it the socket is not read."""
 
 _FAILURE: Final = 0x80
 _DUPLICATE: Final[Event] = {"route": False}
@@ -118,7 +119,9 @@ class PublishReceiver(Output):
         if self._pending is None:
             self._pending = deque()
         self._pending.append(packet)
-        self._pending_bytes += len(packet.payload)
+        self._pending_bytes += len(packet.topic) + len(packet.payload)
+        if packet.properties:
+            self._pending_bytes += properties_size(packet.properties)
         ack_id = self._next
         self._next = ack_id + 1
         events.append(
@@ -164,8 +167,7 @@ class PublishReceiver(Output):
             return True
         if self.session.received is not None and packet_id in self.session.received:
             if self._pending:
-                self._pending.append(packet)
-                self._pending_bytes += len(packet.payload)
+                self._pending.append(Publish(topic="", qos=2, packet_id=packet_id))
                 self._set_early(self._next, _DUPLICATE)
                 self._next += 1
             else:
@@ -214,7 +216,9 @@ class PublishReceiver(Output):
 
     def _release(self, packet: Publish, event: Event, now: float) -> None:
         """Answers the oldest unanswered PUBLISH and routes its message."""
-        self._pending_bytes -= len(packet.payload)
+        self._pending_bytes -= len(packet.topic) + len(packet.payload)
+        if packet.properties:
+            self._pending_bytes -= properties_size(packet.properties)
         code = event.get("reason_code", 0)
         if code >= _FAILURE and event.get("disconnect") and (packet.qos == 0 or self.version != MQTT_5_0):
             # Without an answer, which before MQTT 5 is a positive one: the client is to send the publish again.

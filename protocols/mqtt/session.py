@@ -271,25 +271,29 @@ class Session:
 
     def acknowledged(self, packet_id: int, now: float) -> None:
         """A PUBACK has come: the message is delivered, or refused, which ends it too."""
-        delivery = self._inflight.get(packet_id)
-        if delivery is not None and delivery.qos == 1:
-            del self._inflight[packet_id]
+        if self._take_inflight(packet_id, qos=1):
             self.pump(now)
 
     def received_by_client(self, packet_id: int, reason_code: int, now: float) -> None:
         """A PUBREC has come: the client owns the message, or refuses it [MQTT5-4.3.3-4]."""
-        delivery = self._inflight.get(packet_id)
         refused = reason_code >= ReasonCode.UNSPECIFIED_ERROR
-        if delivery is not None and delivery.qos == 2:
-            del self._inflight[packet_id]
-            if not refused:
-                self._released[packet_id] = None
+        if self._take_inflight(packet_id, qos=2) and not refused:
+            self._released[packet_id] = None
         if refused:
             self.pump(now)
             return
         if self.link is not None:
             known = packet_id in self._released
             self.link.write_pubrel(packet_id, ReasonCode.SUCCESS if known else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)
+
+    def _take_inflight(self, packet_id: int, *, qos: int) -> bool:
+        delivery = self._inflight.get(packet_id)
+        if delivery is None or delivery.qos != qos:
+            return False
+        del self._inflight[packet_id]
+        if self._resend and delivery in self._resend:  # the answer is to what an earlier connection has sent
+            self._resend.remove(delivery)
+        return True
 
     def completed(self, packet_id: int, now: float) -> None:
         """A PUBCOMP has come: the delivery at QoS 2 is over."""

@@ -150,6 +150,22 @@ class TestSendingAgain:
         again.send(PubAck(1))
         assert again.payloads() == [b"1"]
 
+    def test_what_the_client_answers_before_its_turn_does_not_come(self) -> None:
+        """It answers what the connection before has sent it."""
+        world = World()
+        client = subscribed(world)
+        for number in range(3):
+            world.publish("t", b"%d" % number, qos=1)
+        client.lose()
+        again = back(world, properties={**KEEP, "receive_maximum": 1})
+        assert payloads(again.earlier) == [b"0"]
+
+        again.send(PubAck(2))
+        assert again.read() == []
+
+        again.send(PubAck(1))
+        assert again.payloads() == [b"2"]
+
     def test_nothing_is_sent_again_within_a_connection(self) -> None:
         world = World()
         client = subscribed(world, keep_alive_s=0)
@@ -255,6 +271,16 @@ class TestQueueOfAnAbsentClient:
             world.publish("t", b"x" * size, qos=1)
 
         assert [len(payload) for payload in payloads(back(world).earlier)] == [60, 30]
+
+    def test_where_properties_count_as_many_as_there_are(self) -> None:
+        world = World(MqttOptions(max_queued_bytes=10_000))
+        subscribed(world).lose()
+
+        for _ in range(5):
+            world.publish("t", b"x", qos=1, properties={"user_property": [("", "")] * 30})
+
+        assert len(back(world).earlier) == 2
+        assert world.broker.dropped["queue_full"] == 3
 
     def test_what_has_been_sent_makes_room(self) -> None:
         world = World(MqttOptions(max_queued_messages=2, max_queued_bytes=100))

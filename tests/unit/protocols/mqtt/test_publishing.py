@@ -378,6 +378,20 @@ class TestFlowControl:
         client.ack(event)
         assert not client.connection.congested
 
+    def test_topics_and_properties_count_too(self) -> None:
+        client = World().connected("c")
+        pairs = [("name", "x" * 50_000)] * 5
+
+        [event] = client.send(Publish(topic="t", qos=1, packet_id=1, properties={"user_property": pairs}))
+        events = [event]
+        for number in range(2, 22):
+            events += client.send(Publish(topic="t" * 50_000, qos=1, packet_id=number))
+        assert client.connection.congested
+
+        for event in events:
+            client.ack(event)
+        assert not client.connection.congested
+
     def test_nor_while_too_many_subscribes_wait(self) -> None:
         client = World().connected("c")
 

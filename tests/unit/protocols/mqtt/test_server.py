@@ -188,6 +188,26 @@ class TestBackPressure:
         gate.set()
         await until(lambda: endpoint.connection.received_publishes == 1_000)
 
+    async def test_so_does_a_publish_sent_again_and_again_which_the_application_does_not_see(
+        self, serve: Serve
+    ) -> None:
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            while (event := await receive())["type"] != "mqtt.disconnect":
+                if event.get("qos") != 1:
+                    await answer(event, send)
+
+        server = await serve(application, receive_maximum=100)
+        client = await Client.connected(server)
+        again = Publish(topic="t", payload=b"x" * 50_000, qos=2, packet_id=1)
+        client.send(again)
+        await client.receive()
+
+        client.send(Publish(topic="t", qos=1, packet_id=2), *[again] * 1_000)
+
+        [endpoint] = server._hub.open
+        await until(lambda: endpoint._unread != 0)
+        assert endpoint.connection.received_publishes < 200
+
     async def test_a_client_that_takes_nothing_is_not_read_and_is_cut_off(
         self, serve: Serve, caplog: pytest.LogCaptureFixture
     ) -> None:
