@@ -16,7 +16,7 @@ consumer is an ordinary one, with its own channel and groups, and gets its disco
 import asyncio
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from gateway.consumer import AsyncConsumer
 from gateway.generic.websocket import EVENTS, AsyncJsonWebsocketConsumer
@@ -127,10 +127,9 @@ class AsyncJsonWebsocketDemultiplexer(AsyncJsonWebsocketConsumer, events=(*EVENT
             return
         for name, application in self.applications.items():
             stream = self.__streams[name] = _Stream(name, self, self.__news)
-            if isinstance(application, type) and issubclass(application, AsyncConsumer):
-                stream.start(application.as_asgi())
-            else:
-                stream.start(application)
+            if isinstance(application, type):
+                application = cast("type[AsyncConsumer]", application).as_asgi()
+            stream.start(application)
 
     async def accept(self, *args: Any, **kwargs: Any) -> None:
         """Accepts the connection."""
