@@ -1,17 +1,15 @@
 """Devices that speak HTTP, by ThingsBoard's device API v1: POST /api/v1/TOKEN/telemetry."""
 
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import msgspec
 
 from devices.consumers.login import UNAVAILABLE, LoginError, bearer_token, log_in
 from devices.consumers.refusals import note_payload
-from devices.profiles import PayloadError
+from devices.profiles import MAX_PAYLOAD_BYTES, PayloadError
 from devices.services import services_of
 from gateway.exceptions import Reject
 from gateway.generic.http import AsyncHttpConsumer
-
-MAX_BODY_BYTES: Final = 262_144
 
 _JSON = (b"content-type", b"application/json")
 
@@ -19,7 +17,7 @@ _JSON = (b"content-type", b"application/json")
 class DeviceApiConsumer(AsyncHttpConsumer):
     """Base of the requests of devices. Answers are empty, or {"error": why}."""
 
-    max_body_bytes: ClassVar[int | None] = MAX_BODY_BYTES
+    max_body_bytes: ClassVar[int | None] = MAX_PAYLOAD_BYTES
 
     async def respond(self, status: int, error: str = "", *headers: tuple[bytes, bytes]) -> None:
         """Sends the response: empty, unless there is an error to tell."""

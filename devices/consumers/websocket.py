@@ -19,7 +19,7 @@ from devices.consumers.login import UNAVAILABLE, LoginError, Revocable, bearer_t
 from devices.consumers.refusals import note_payload
 from devices.credentials import Identity
 from devices.models import now_ms
-from devices.profiles import PayloadError
+from devices.profiles import MAX_PAYLOAD_BYTES, PayloadError
 from devices.services import DeviceServices, services_of
 from gateway.exceptions import Reject
 from gateway.generic.websocket import AsyncWebsocketConsumer
@@ -29,7 +29,9 @@ logger = logging.getLogger("gateway.devices")
 
 SUBPROTOCOL: Final = "fieldgate.v1"
 CUT_OFF: Final = 4401
+MESSAGE_TOO_BIG: Final = 1009
 MAX_UNANSWERED: Final = 1_000
+MAX_ID_BYTES: Final = 100
 
 
 class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
@@ -61,20 +63,21 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
         """Takes one message."""
         payload = text_data.encode() if text_data is not None else bytes_data or b""
         self._count += 1
-        answer_id, telemetry = _envelope(payload, self._count)
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            self._note(PayloadError(f"more than {MAX_PAYLOAD_BYTES} bytes"))
+            await self.close(MESSAGE_TOO_BIG, "message too big")
+            return
+        await self._make_room()
+        answer_id: Any = self._count
         ingest = self._services.ingest
         try:
+            answer_id, telemetry = _envelope(payload, self._count)
             points = self._device.profile.decode_telemetry(telemetry)
         except PayloadError as error:
-            note_payload(self.scope, self._device, error)
+            self._note(error)
             self._unanswered.append((answer_id, str(error)))
             await self._answer()
             return
-        if len(self._unanswered) >= MAX_UNANSWERED:
-            oldest = self._unanswered[0][1]
-            assert isinstance(oldest, asyncio.Future)
-            await asyncio.wait([oldest])
-            await self._answer()
         await ingest.ready()
         committed = ingest.submit(self._device, points, now_ms())
         self._unanswered.append((answer_id, committed))
@@ -97,6 +100,17 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
 
     def _committed(self, committed: "asyncio.Future[None]") -> None:
         self._inbox.interject({"type": "device.committed"})
+
+    async def _make_room(self) -> None:
+        """Waits while as many messages are unanswered as may be."""
+        while len(self._unanswered) >= MAX_UNANSWERED:
+            oldest = self._unanswered[0][1]
+            assert isinstance(oldest, asyncio.Future), "an error is answered at once when nothing is before it"
+            await asyncio.wait([oldest])
+            await self._answer()
+
+    def _note(self, error: PayloadError) -> None:
+        note_payload(self.scope, self._device, error)
 
     async def _answer(self) -> None:
         """Answers messages up to the first whose commit is not done."""
@@ -124,9 +138,9 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
 
 
 class _Envelope(msgspec.Struct):
-    """{"id": any, "telemetry": ...}; the telemetry is left as it is, for the profile to read."""
+    """{"id": any, "telemetry": ...}; both are left as they are, to be sent back and for the profile to read."""
 
-    id: Any
+    id: msgspec.Raw
     telemetry: msgspec.Raw
 
 
@@ -134,9 +148,12 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
 def _envelope(payload: bytes, count: int) -> tuple[Any, bytes]:
-    """The id to answer with and the telemetry in a message."""
+    """The id to answer with, which is `count` if none is given, and the telemetry in a message. Raises PayloadError."""
     try:
         envelope = _decode_envelope(payload)
     except (msgspec.MsgspecError, RecursionError):
         return count, payload
-    return envelope.id, bytes(envelope.telemetry)
+    answer_id = bytes(envelope.id)
+    if len(answer_id) > MAX_ID_BYTES:
+        raise PayloadError(f"an id has at most {MAX_ID_BYTES} bytes")
+    return msgspec.Raw(answer_id), bytes(envelope.telemetry)

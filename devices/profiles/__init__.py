@@ -6,9 +6,9 @@
 from collections.abc import Mapping
 from typing import Final
 
-from devices.profiles.base import PayloadError, Point, Profile
+from devices.profiles.base import MAX_PAYLOAD_BYTES, PayloadError, Point, Profile
 from devices.profiles.thingsboard import ThingsBoard
 
-__all__ = ["PROFILES", "PayloadError", "Point", "Profile"]
+__all__ = ["MAX_PAYLOAD_BYTES", "PROFILES", "PayloadError", "Point", "Profile"]
 
 PROFILES: Final[Mapping[str, Profile]] = {"thingsboard": ThingsBoard()}

@@ -1,10 +1,14 @@
 """What a payload profile is, and what it makes of a payload."""
 
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 Point: TypeAlias = tuple[str, int | None, float | None, str | None]
 """A reading as it came: key; device time in ms UTC, None if the server is to stamp it; then number and text, as
 devices.models.StoredValue keeps them. A tuple, because a busy gateway makes hundreds of thousands a second."""
+
+
+MAX_PAYLOAD_BYTES: Final = 262_144
+"""What a message of a device may have, by HTTP and WebSocket; by MQTT, the listener's max_packet_bytes says it."""
 
 
 class PayloadError(ValueError):

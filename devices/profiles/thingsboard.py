@@ -8,7 +8,7 @@ integer beyond 64 bits and a decimal of more than 16 places become strings. `ts`
 
 import json
 import re
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 import msgspec
@@ -137,7 +137,10 @@ def _parse_int(digits: str) -> int | str:
 
 def _parse_float(digits: str) -> float | str:
     number = float(digits)
-    exponent = Decimal(digits).as_tuple().exponent
+    try:
+        exponent = Decimal(digits).as_tuple().exponent
+    except InvalidOperation:  # it has an exponent of 19 digits or more
+        return digits
     places = -exponent if isinstance(exponent, int) else 0
     return digits if places > _MAX_DECIMAL_PLACES or abs(number) == float("inf") else number
 

@@ -107,6 +107,24 @@ class TestTelemetry:
         assert [(await receive(connection))["ack"] for _ in range(5_000)] == list(range(1, 5_001))
         assert len(gateway.stored(device)) == 5_000
 
+    async def test_neither_acks_nor_errors_wait_without_end(
+        self, log_in: LogIn, gateway: Gateway, device: FleetDevice
+    ) -> None:
+        connection = await log_in(device)
+
+        async def flood() -> None:
+            for _ in range(4_000):
+                async with asyncio.timeout(0.5):  # until the socket is not read any more
+                    await connection.send("x" * 10_000)
+
+        with gateway.locked():
+            await connection.send('{"t": 1}')
+            with pytest.raises(TimeoutError):
+                await flood()
+
+        assert await receive(connection) == {"ack": 1}
+        connection.transport.abort()
+
 
 class TestRefusals:
     """Each has its status or close code, one line in the log and a counter, and nothing else suffers."""
@@ -143,24 +161,35 @@ class TestRefusals:
 
         assert answer["id"] == 1
         assert answer["error"].startswith("not JSON")
+        await connection.send(json.dumps({"id": "x" * 100, "telemetry": {"t": 1}}))
+        long_id = await receive(connection)
+
+        assert long_id == {"error": "an id has at most 100 bytes", "id": 4}
         assert with_id == {"error": "expected a JSON object or array, got a number", "id": "x"}
         assert good == {"ack": 3}
         assert [key for key, _, _ in gateway.stored(device)] == ["good"]
         assert f"refused what {device.name} sent: websocket /ws/device/ from 127.0.0.1:" in await watched.line()
-        assert watched.risen('gateway_payloads_refused_total{protocol="websocket",reason="payload"}') == 2
+        assert watched.risen('gateway_payloads_refused_total{protocol="websocket",reason="payload"}') == 3
 
+    @pytest.mark.parametrize(
+        ("size_bytes", "line"),
+        [
+            (2**20, "closed the WebSocket of 127.0.0.1:"),
+            (2**18, " sent: websocket /ws/device/ from 127.0.0.1:"),
+        ],
+    )
     async def test_1009_for_a_message_that_is_too_large(
-        self, log_in: LogIn, gateway: Gateway, device: FleetDevice, watched: Watched
+        self, log_in: LogIn, gateway: Gateway, device: FleetDevice, watched: Watched, size_bytes: int, line: str
     ) -> None:
         connection = await log_in(device)
 
-        await connection.send('{"t": 1}' + " " * 2**20)
+        await connection.send('{"t": 1}' + " " * size_bytes)
         with pytest.raises(ConnectionClosed) as closed:
             await receive(connection)
 
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1009
-        assert "closed the WebSocket of 127.0.0.1:" in await watched.line()
+        assert line in await watched.line()
         assert watched.risen('gateway_websocket_closed_total{code="1009"}') == 1
         assert gateway.stored(device) == []
 
