@@ -1,7 +1,7 @@
 """How the process logs: records of the standard library's `logging`, formatted by structlog, on standard error.
 
 The console form is for people, one line an event; the JSON form has one object a line for a collector. A token in the
-path of the device API never reaches either.
+path of the device API reaches neither, nor does one in the text of an exception.
 """
 
 import logging
@@ -53,7 +53,7 @@ def configure(options: LogOptions) -> None:
 def _processors(options: LogOptions) -> "list[structlog.types.Processor]":
     last: list[structlog.types.Processor]
     if options.format == "json":
-        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        last = [structlog.processors.JSONRenderer(ensure_ascii=False)]
     else:
         last = [
             structlog.dev.ConsoleRenderer(
@@ -62,12 +62,14 @@ def _processors(options: LogOptions) -> "list[structlog.types.Processor]":
                 exception_formatter=structlog.dev.plain_traceback,
             )
         ]
-    return [structlog.stdlib.ProcessorFormatter.remove_processors_meta, hide_tokens, *last]
+    first = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    return [first, structlog.processors.format_exc_info, hide_tokens, *last]
 
 
 def hide_tokens(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Masks the access token of a device API path in the text of a record, whoever wrote it."""
-    text = event.get("event")
-    if isinstance(text, str) and "/api/v1/" in text:
-        event["event"] = _TOKEN_IN_PATH.sub(r"\1***", text)
+    """Masks the access token of a device API path in the texts of a record, whoever wrote it."""
+    for part in ("event", "exception"):
+        text = event.get(part)
+        if isinstance(text, str) and "/api/v1/" in text:
+            event[part] = _TOKEN_IN_PATH.sub(r"\1***", text)
     return event

@@ -296,7 +296,7 @@ def describe(scope: Scope) -> str:
     if scope.get("path"):
         parts.append(redact_path(scope["path"]))
     if scope.get("client_id"):
-        parts.append(str(scope["client_id"]))
+        parts.append(printable(str(scope["client_id"])))
     client = scope.get("client")
     if client:
         parts.append(f"from {client[0]}:{client[1]}")
@@ -305,5 +305,9 @@ def describe(scope: Scope) -> str:
 
 def redact_path(path: str) -> str:
     """A path as a log may show it: a device token in it is hidden, a line break cannot forge a line."""
-    path = _TOKEN_IN_PATH.sub(r"\1***", path)
-    return path if path.isprintable() else path.encode("unicode_escape").decode("ascii")
+    return printable(_TOKEN_IN_PATH.sub(r"\1***", path))
+
+
+def printable(text: str) -> str:
+    """What a peer has chosen, as a log may show it."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")

@@ -72,7 +72,8 @@ def accept_response(
     ]
     if subprotocol is not None:
         if subprotocol not in offer.subprotocols:
-            raise ValueError(f"subprotocol {subprotocol!r} was not offered; the client offers {offer.subprotocols}")
+            # what was offered is not said: a subprotocol may be a token, and this text comes into a log
+            raise ValueError(f"subprotocol {subprotocol!r} was not offered by the client")
         lines.append((b"sec-websocket-protocol", subprotocol.encode("ascii")))
     for name, value in headers:
         if name.lower() in _OURS:

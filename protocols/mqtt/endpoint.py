@@ -14,7 +14,7 @@ from protocols.asgi import ASGI_VERSION, MQTT_SPEC_VERSION, Event, Scope
 from protocols.mqtt.connection import Connection, End, State
 from protocols.mqtt.hub import Hub, Site
 from protocols.mqtt.packets import Connect, Will
-from protocols.runner import ApplicationRun, Inbox
+from protocols.runner import ApplicationRun, Inbox, printable
 from protocols.sockets import client_address, server_address, tls_extension
 
 logger = logging.getLogger("gateway.mqtt")
@@ -298,8 +298,7 @@ class Endpoint(asyncio.Protocol):
     def _who(self) -> str:
         address = client_address(self._transport)
         where = f"{address[0]}:{address[1]}" if address else "a local socket"
-        name = self._name if self._name.isprintable() else ascii(self._name)
-        return f"{name} from {where}" if name else where
+        return f"{printable(self._name)} from {where}" if self._name else where
 
 
 def _will(will: Will | None) -> dict[str, Any] | None:

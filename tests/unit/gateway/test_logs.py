@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -72,3 +73,17 @@ def test_the_token_in_a_device_path_is_masked_whoever_wrote_it(
     output = capsys.readouterr().err
     assert "s3cr3tt0k3n" not in output
     assert "/api/v1/***/telemetry?x=1" in output
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_and_in_the_text_of_an_exception(form: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(LogOptions(format=form))
+
+    try:
+        int("/api/v1/s3cr3tt0k3n/telemetry")
+    except ValueError:
+        logging.getLogger("other").exception("failed")
+
+    output = capsys.readouterr().err
+    assert "s3cr3tt0k3n" not in output
+    assert "ValueError: invalid literal for int() with base 10: '/api/v1/***/telemetry'" in output

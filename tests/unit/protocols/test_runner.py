@@ -181,6 +181,9 @@ class TestDescriptions:
         }
         assert describe(scope) == "http POST /api/v1/***/telemetry from 192.0.2.7:5"
 
+    def test_a_client_identifier_forges_no_line(self) -> None:
+        assert describe({"type": "mqtt", "client_id": "a\nforged"}) == "mqtt a\\nforged"
+
     @pytest.mark.parametrize(
         ("path", "shown"),
         [

@@ -319,7 +319,7 @@ class TestEnds:
         assert len(await client.ended()) == 1
         [record] = [record for record in caplog.records if record.name == "gateway.mqtt"]
         line = record.getMessage()
-        assert line.startswith("closed 'c\\n' from 127.0.0.1:")
+        assert line.startswith("closed c\\n from 127.0.0.1:")
         assert line.endswith("application, 0x86 unknown token")
 
     async def test_a_client_that_sends_all_before_it_reads_is_told_why_it_is_closed(self, serve: Serve) -> None:

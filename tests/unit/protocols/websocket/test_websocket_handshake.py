@@ -77,6 +77,12 @@ class TestAccept:
         with pytest.raises(ValueError, match="was not offered"):
             accept_response(self.encoder, self.offered, subprotocol="other")
 
+    def test_and_does_not_repeat_what_was_which_may_be_a_token(self) -> None:
+        with pytest.raises(ValueError, match="other") as raised:
+            accept_response(self.encoder, Offer(b"accept=", ["s3cr3tt0k3n"]), subprotocol="other")
+
+        assert "s3cr3tt0k3n" not in str(raised.value)
+
     @pytest.mark.parametrize(
         "header",
         [(b"Sec-WebSocket-Extensions", b"permessage-deflate"), (b"connection", b"close"), (b"a", b"b\r\nc: d")],
