@@ -362,8 +362,8 @@ class AsyncConsumer:
             return cls.__refuse(message, str(error))
         if name in cls._gateway_message_handlers:
             return True
-        if isinstance(message, LayerEvent):
-            return False
+        if isinstance(message, LayerEvent):  # nobody can forge it, so it may call what a class of ours has for it
+            return name in cls._gateway_handlers
         if name in cls._gateway_handlers:
             return cls.__refuse(message, "only the connection sends events of this type")
         if hasattr(cls, name):

@@ -5,6 +5,7 @@ import pytest
 # In the order in which they import each other: pytest rewrites the assertions of a module when it is first imported.
 pytest_plugins = [
     "tests.support.redis",
+    "tests.support.layers",
     "tests.support.postgres",
     "tests.support.databases",
     "tests.support.serving",

@@ -1,11 +1,13 @@
 """A consumer for server-sent events (WHATWG HTML, section 9.2), with groups as WebSocket consumers have them."""
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from gateway.exceptions import AcceptConnection, DenyConnection, InvalidChannelLayerError, StopConsumer
 from gateway.generic.http import AsyncHttpConsumer, Headers
+from gateway.resume import ResumableGroups
 from protocols.asgi import Event
 
 HEADERS = (
@@ -43,6 +45,7 @@ class AsyncSseConsumer(AsyncHttpConsumer, events=("sse.heartbeat",)):
     heartbeat_interval_s: ClassVar[float] = 15.0
     """How often a comment is sent, so that proxies keep the connection and a client that has gone is noticed."""
 
+    _stream_open = False
     __heartbeat: asyncio.TimerHandle | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -60,10 +63,16 @@ class AsyncSseConsumer(AsyncHttpConsumer, events=("sse.heartbeat",)):
 
     async def handle(self, body: bytes) -> None:
         """Joins the groups, then `connect`."""
+        await self._gateway_join_groups()
+        await self.__connect()
+
+    async def _gateway_join_groups(self) -> None:
         if self.groups and not hasattr(self.channel_layer, "group_add"):
             raise InvalidChannelLayerError("BACKEND is unconfigured or doesn't support groups")
         for group in self.groups or ():
             await self.channel_layer.group_add(group, self.channel_name)  # type: ignore[union-attr]
+
+    async def __connect(self) -> None:
         try:
             await self.connect()
         except AcceptConnection:
@@ -80,6 +89,7 @@ class AsyncSseConsumer(AsyncHttpConsumer, events=("sse.heartbeat",)):
         more = headers.items() if isinstance(headers, Mapping) else headers or ()
         await self.send_headers(headers=[*HEADERS, *more])
         await self.send_body(COMMENT, more_body=True)  # now the client knows that it is connected
+        self._stream_open = True
         self.__schedule_heartbeat()
 
     async def deny(self, status: int = 403, body: bytes = b"") -> None:
@@ -98,6 +108,7 @@ class AsyncSseConsumer(AsyncHttpConsumer, events=("sse.heartbeat",)):
 
     async def close(self) -> None:
         """Ends the stream. The client connects again by itself."""
+        self._stream_open = False
         await self.send_body(b"")
 
     async def sse_heartbeat(self, message: Event) -> None:
@@ -124,3 +135,34 @@ class AsyncSseConsumer(AsyncHttpConsumer, events=("sse.heartbeat",)):
     async def mailbox_overflow(self, event: Event) -> None:
         """Ends the stream: the client comes back for a fresh start."""
         await self.close()
+
+
+class AsyncResumableSseConsumer(ResumableGroups, AsyncSseConsumer, events=()):
+    """Gives a client that comes back what was sent to its groups meanwhile, if `group_log().send` has sent it.
+
+    Each event carries the cursor as its `id`, which an EventSource returns as Last-Event-ID.
+    """
+
+    async def handle(self, body: bytes) -> None:
+        """`connect`, then joins the groups and gives the handlers what the client has not seen."""
+        await super().handle(body)
+        if self._stream_open:
+            await self.resume(self.groups or (), self.last_event_id)
+            await self.send_body(f"id: {self.cursor}\n\n".encode(), more_body=True)
+
+    async def _gateway_join_groups(self) -> None:
+        pass  # when the stream is open, which the events that were missed are sent into
+
+    async def send_event(
+        self,
+        data: str,
+        event: str | None = None,
+        id: str | None = None,  # noqa: A002
+        retry: int | None = None,
+    ) -> None:
+        """Sends one event, whose `id` is the cursor unless given."""
+        await super().send_event(data, event, self.cursor if id is None else id, retry)
+
+    async def group_gap(self, event: Event) -> None:
+        """Sends an event "gap" that names the group, to a page that then fetches a fresh state; may be overridden."""
+        await self.send_event(json.dumps({"group": event["group"]}), event="gap")

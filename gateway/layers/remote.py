@@ -1,6 +1,7 @@
 """What the layers over Redis share: their options, one state per event loop, and the news of a lost connection."""
 
 import asyncio
+import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -81,12 +82,13 @@ class RemoteChannelLayer(BaseChannelLayer, Generic[State]):
         self.on_disconnect = on_disconnect
         self.on_reconnect = on_reconnect
         self.drops = DropLog()
-        self._serializer = registry.get_serializer(
+        self.make_serializer = functools.partial(
+            registry.get_serializer,
             serializer_format,
             symmetric_encryption_keys=symmetric_encryption_keys,
             random_prefix_length=random_prefix_length,
-            expiry=expiry,
         )
+        self._serializer = self.make_serializer(expiry=expiry)
         self._loops: PerLoop[State] = PerLoop(make_state)
         self._sync: SyncChannelLayer | None = None
 
