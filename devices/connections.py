@@ -109,10 +109,12 @@ class Watchman:
         self._task: asyncio.Task[None] | None = None
         self._log_limit = LogLimit()
 
-    async def start(self) -> None:
-        """Registers this process. Raises what the database driver raises."""
+    async def start(self) -> "asyncio.Task[None]":
+        """Registers this process, and begins; the task that is returned ends by `close` only. Raises what the database
+        driver raises."""
         await database_sync_to_async(self._register)()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="watchman")
+        return self._task
 
     async def close(self) -> None:
         """Says that nobody is connected here any more."""
@@ -135,7 +137,7 @@ class Watchman:
     async def _carry_out_orders(self) -> None:
         try:
             cuts = await database_sync_to_async(self._new_cuts)()
-        except DatabaseFault as error:
+        except Exception as error:  # whatever a driver raises, or the start of a thread
             self._note_failure("look for devices to cut off", error)
         else:
             if cuts:
@@ -145,7 +147,7 @@ class Watchman:
         changes = self._connections.take_changes()
         try:
             await database_sync_to_async(self._round)(changes)
-        except DatabaseFault as error:
+        except Exception as error:
             self._connections.put_back(changes)
             self._note_failure("record who is connected", error)
         else:

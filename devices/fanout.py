@@ -68,13 +68,20 @@ class Fanout:
         while True:
             await self._work.wait()
             self._work.clear()
-            connections, self._connections = self._connections, {}
-            for device_id, connected in connections.items():
-                change = {"type": "connection", "id": device_id, "connected": connected, "now": now_ms()}
-                await self._send(FLEET_GROUP, change)
-                await self._send(device_group(device_id), change)
-            while self._waiting:
-                await self._announce_group(self._waiting.popleft())
+            try:
+                await self._announce()
+            except Exception:
+                logger.exception("announcing to dashboards failed")
+                self._work.set()  # for what still waits
+
+    async def _announce(self) -> None:
+        connections, self._connections = self._connections, {}
+        for device_id, connected in connections.items():
+            change = {"type": "connection", "id": device_id, "connected": connected, "now": now_ms()}
+            await self._send(FLEET_GROUP, change)
+            await self._send(device_group(device_id), change)
+        while self._waiting:
+            await self._announce_group(self._waiting.popleft())
 
     async def _announce_group(self, group: Group) -> None:
         if not self._layer.group_is_empty(FLEET_GROUP):

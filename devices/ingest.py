@@ -143,9 +143,10 @@ class Ingest:
         """Why nothing can be committed now; None while all is well."""
         metrics.readings_waiting.set_function(lambda: self._uncommitted)
 
-    def start(self) -> None:
-        """Begins to commit."""
+    def start(self) -> "asyncio.Task[None]":
+        """Begins to commit, in the task that is returned; it ends by `close` only."""
         self._task = asyncio.get_running_loop().create_task(self._commit_groups(), name="ingest")
+        return self._task
 
     async def close(self) -> None:
         """Commits what was submitted, however long that takes; cancelling it gives up, and nothing is acknowledged."""
@@ -257,10 +258,12 @@ class Ingest:
             ((device_id, submission),) = group.submissions.items()
             metrics.readings_unstorable.inc(len(group.rows) + len(group.unnumbered))
             logger.error("the database refuses what %s (%d) sent: %s", submission.name, device_id, error)  # noqa: TRY400
-            submission.future.set_exception(Reject(UNSTORABLE, f"cannot be stored: {error}", disconnect=True))
+            if not submission.future.done():
+                submission.future.set_exception(Reject(UNSTORABLE, f"cannot be stored: {error}", disconnect=True))
             return
         for submission in group.submissions.values():
-            submission.future.set_result(None)
+            if not submission.future.done():  # it may have been cancelled, by who awaited it
+                submission.future.set_result(None)
         try:
             self._on_commit(group)
         except Exception:  # what becomes of it elsewhere must not stop the commits

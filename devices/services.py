@@ -1,7 +1,7 @@
 """What the consumers of devices work with: made when the application starts, found in `scope["state"]["devices"]`."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from devices.fanout import Fanout
 from devices.ingest import Group, Ingest
 from devices.writers import make_writer
 from gateway.layers import get_channel_layer
+from gateway.lifespan import relying_on
 from gateway.observability import NotReadyError
 from protocols.asgi import Scope
 
@@ -53,12 +54,12 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
     fanout = Fanout(layer, ingest)
     connections = Connections(directory, announce=fanout.connection)
     watchman = Watchman(connections)
-    await watchman.start()
-    ingest.start()
-    state["devices"] = DeviceServices(ingest, directory, connections)
-    try:
-        yield
-    finally:
-        await ingest.close()
-        await watchman.close()
-        await fanout.close()
+    async with AsyncExitStack() as started:
+        started.push_async_callback(fanout.close)
+        watching = await watchman.start()
+        started.push_async_callback(watchman.close)
+        committing = ingest.start()
+        started.push_async_callback(ingest.close)
+        state["devices"] = DeviceServices(ingest, directory, connections)
+        async with relying_on(committing, watching):
+            yield

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from protocols.asgi import ASGI_VERSION, LIFESPAN_SPEC_VERSION, Application, Event, Receive, Scope, Send
@@ -42,6 +42,24 @@ class LifespanApplication:
             await send({"type": f"lifespan.{stage}.failed", "message": "".join(traceback.format_exception_only(error))})
         else:
             await send({"type": "lifespan.shutdown.complete"})
+
+
+@asynccontextmanager
+async def relying_on(*tasks: "asyncio.Task[Any]") -> AsyncIterator[None]:
+    """Breaks off the block when one of `tasks` ends, with what it raised: a server without its background work would
+    go on to take what is never done. To be used in `running`."""
+    async with asyncio.TaskGroup() as group:
+        watches = [group.create_task(_expect_no_end(task)) for task in tasks]
+        yield
+        for watch in watches:
+            watch.cancel()
+
+
+async def _expect_no_end(task: "asyncio.Task[Any]") -> None:
+    await asyncio.wait([task])
+    if not task.cancelled() and (error := task.exception()) is not None:
+        raise error
+    raise RuntimeError(f"the task {task.get_name()} has ended")
 
 
 class Lifespan:

@@ -32,6 +32,11 @@ class CountingLayer(InMemoryChannelLayer):
         self.open = asyncio.Event()
         self.open.set()
 
+    def group_is_empty(self, group: str) -> bool:
+        if isinstance(self.fault, ZeroDivisionError):
+            raise self.fault
+        return super().group_is_empty(group)
+
     async def group_send(self, group: str, message: dict[str, Any]) -> GroupSendResult:
         self.sent.append(group)
         await self.open.wait()
@@ -167,6 +172,21 @@ async def test_a_layer_that_fails_stops_neither_ingest_nor_what_comes_later(
     assert [record.getMessage() for record in caplog.records] == [
         "dashboards fall behind: the channel layer does not take messages: away"
     ]
+
+
+async def test_nor_does_one_that_fails_where_nobody_expects_it(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = await setting.watch(FLEET_GROUP)
+    setting.layer.fault = ZeroDivisionError()
+    await setting.send(ONE, ("t", TS, 1.0, None))
+    await until(lambda: caplog.records)
+
+    setting.layer.fault = None
+    await setting.send(ONE, ("t", TS + 10, 2.0, None))
+
+    assert (await fleet.message())["devices"]["1"]["readings"] == [["t", TS + 10, 2.0]]
+    assert "announcing to dashboards failed" in caplog.text
 
 
 async def test_a_layer_that_hangs_holds_up_no_device_and_a_bounded_number_of_commits(setting: Setting) -> None:

@@ -67,6 +67,16 @@ async def test_a_waiter_that_gives_up_takes_nothing_from_the_others(ingest: Inge
     assert await count() == 2
 
 
+async def test_a_future_that_somebody_cancels_stops_no_commit(ingest: Ingest) -> None:
+    other = Identity(2, "thermo-2", PROFILES["thingsboard"], 0)
+
+    ingest.submit(DEVICE, [("t", TS, 1.0, None)], TS).cancel()
+    await ingest.store(other, [("t", TS, 1.0, None)])
+    await ingest.store(DEVICE, [("t", TS + 1, 1.0, None)])
+
+    assert await count() == 3
+
+
 async def test_a_message_without_readings_is_acknowledged_as_any_other(ingest: Ingest) -> None:
     await ingest.store(DEVICE, [])
 

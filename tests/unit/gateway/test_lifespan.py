@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.lifespan import Lifespan, LifespanApplication, LifespanError
+from gateway.lifespan import Lifespan, LifespanApplication, LifespanError, relying_on
 from protocols.asgi import Receive, Scope, Send
 
 
@@ -81,3 +81,45 @@ async def test_background_work_that_breaks_off_is_reported_while_the_server_runs
 
     await asyncio.wait_for(failed.wait(), 5)
     await lifespan.shutdown()
+
+
+class TestRelyingOnTasks:
+    @pytest.mark.parametrize("fault", [ZeroDivisionError("on purpose"), None], ids=["raises", "returns"])
+    async def test_a_task_that_ends_ends_the_application(
+        self, fault: Exception | None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        end, failed = asyncio.Event(), asyncio.Event()
+
+        async def work() -> None:
+            await end.wait()
+            if fault is not None:
+                raise fault
+
+        @asynccontextmanager
+        async def running(state: dict[str, Any]) -> AsyncIterator[None]:
+            async with relying_on(asyncio.create_task(work(), name="writer")):
+                yield
+
+        lifespan = Lifespan(LifespanApplication(running), on_failure=failed.set)
+        await lifespan.startup()
+        assert not failed.is_set()
+
+        end.set()
+
+        await asyncio.wait_for(failed.wait(), 5)
+        assert ("ZeroDivisionError: on purpose" if fault else "the task writer has ended") in caplog.text
+
+    async def test_while_it_works_the_application_ends_as_ever(self) -> None:
+        work = asyncio.create_task(asyncio.Event().wait())
+
+        @asynccontextmanager
+        async def running(state: dict[str, Any]) -> AsyncIterator[None]:
+            async with relying_on(work):
+                yield
+
+        lifespan = Lifespan(LifespanApplication(running), on_failure=unexpected)
+        await lifespan.startup()
+        await lifespan.shutdown()
+
+        assert not work.done()
+        work.cancel()
