@@ -95,11 +95,13 @@ def serve(server: str) -> None:
 
 
 async def serve_ours() -> None:
+    from gateway.supervisor import spare_what_stays
     from protocols.http import HttpOptions, HttpServer
     from protocols.server import Listener
 
     server = HttpServer(application, [Listener(bind="127.0.0.1:0", options=HttpOptions())], state={})
     await server.start()
+    spare_what_stays()  # as `gateway serve` does; uvicorn leaves Python's default
     print(server.addresses[0].rpartition(":")[2], flush=True)
     await asyncio.Event().wait()
 
