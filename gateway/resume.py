@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+from gateway.background import Periodic
 from gateway.consumer import AsyncConsumer
 from gateway.layers import LayerEvent, LayerUnavailableError
 from gateway.layers.log import GroupLog, Position, group_log
@@ -28,6 +29,7 @@ from protocols.asgi import Event
 
 logger = logging.getLogger("gateway.layer")
 
+RETRY_S = 0.5
 MAX_CURSOR_LENGTH = 8192
 
 
@@ -36,6 +38,7 @@ class ResumableGroups(AsyncConsumer, events=("layer.reconnected", "group.gap")):
 
     __followed: dict[str, Position] = {}
     __log: GroupLog
+    __retry: Periodic | None = None
 
     @property
     def cursor(self) -> str:
@@ -57,9 +60,9 @@ class ResumableGroups(AsyncConsumer, events=("layer.reconnected", "group.gap")):
             await self.channel_layer.group_add(group, self.channel_name)
             if positions is None:
                 await self.__tell_gap(group, None)
-            await self.__catch_up(group)
+        await self.__catch_up_all()
 
-    async def leave(self, group: str) -> None:
+    async def unfollow(self, group: str) -> None:
         """Leaves a group that `resume` joined."""
         self.__followed.pop(group, None)
         assert self.channel_layer is not None
@@ -82,8 +85,7 @@ class ResumableGroups(AsyncConsumer, events=("layer.reconnected", "group.gap")):
             return
         await super().dispatch(message)
         if isinstance(message, LayerEvent):
-            for group in list(self.__followed):
-                await self.__catch_up(group)
+            await self.__catch_up_all()
 
     async def __take(self, group: str, position: Position, message: Event) -> None:
         seen = self.__followed[group]
@@ -95,13 +97,25 @@ class ResumableGroups(AsyncConsumer, events=("layer.reconnected", "group.gap")):
             await self.__tell_gap(group, seen)
             await self.__give(group, position, message)
 
+    async def __catch_up_all(self) -> None:
+        """Reads all logs; if Redis takes part in the layer again but not yet here, tries again until they are read."""
+        caught_up = [await self.__catch_up(group) for group in list(self.__followed)]
+        if all(caught_up):
+            if self.__retry is not None:
+                self.__retry.cancel()
+                self.__retry = None
+        elif self.__retry is None:
+            self.__retry = self.every(RETRY_S, self.__catch_up_all)
+
     async def __catch_up(self, group: str) -> bool:
         """Reads the log; False when it cannot be read now."""
-        seen = self.__followed[group]
+        seen = self.__followed.get(group)
+        if seen is None:
+            return True  # a handler left it
         try:
             replay = await self.__log.read(group, seen)
         except LayerUnavailableError as error:
-            logger.warning("the log of a group cannot be read: %s", error)
+            logger.info("the log of a group cannot be read: %s", error)  # the layer says so aloud, once
             return False
         if replay.gap:
             await self.__tell_gap(group, seen)

@@ -15,7 +15,6 @@ import copy
 import re
 import threading
 import time
-import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Self
@@ -269,19 +268,16 @@ def logged(message: Message, group: str, position: Position) -> Message:
     return {**message, "log": {"group": group, "position": str(position)}}
 
 
-_logs: "weakref.WeakKeyDictionary[BaseChannelLayer, GroupLog]" = weakref.WeakKeyDictionary()
-
-
 def group_log(alias: str = DEFAULT_CHANNEL_LAYER) -> GroupLog:
     """The logs of the layer of the alias `alias`, with the options `LOG` of its entry in CHANNEL_LAYERS.
 
     KeyError when there is no such layer, InvalidChannelLayerError when it cannot have logs.
     """
     layer = channel_layers[alias]
-    log = _logs.get(layer)
+    log: GroupLog | None = layer.__dict__.get("_group_log")
     if log is None:
         options: dict[str, Any] = channel_layers.configs.get(alias, {}).get("LOG", {})
-        log = _logs[layer] = make_group_log(layer, **options)
+        log = layer.__dict__["_group_log"] = make_group_log(layer, **options)
     return log
 
 
