@@ -52,12 +52,14 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
     """Base of MQTT consumers whose methods are coroutines."""
 
     disconnect_grace_s: ClassVar[float | None] = 5.0
-    """Longer than elsewhere: publishes that came before the end are still handled."""
+    """Longer than elsewhere: publishes that came before the end are still handled. As long again, futures that handlers
+    returned are waited for, where the publish is to be routed when they are done."""
 
     # The last future that a handler returned, while it is not done, and the acknowledgements that wait for it. Mostly
     # publishes in a row share one, so that it costs an append each, and one callback per connection.
     __awaited: "asyncio.Future[Any] | None" = None
     __waiting_acks: list[Event]
+    __unsettled: "dict[asyncio.Future[Any], list[Event]] | None" = None
 
     async def mqtt_connect(self, event: Event) -> None:
         """Asks `connect`, then joins the groups."""
@@ -157,6 +159,9 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
             raise TypeError(f"a publish handler returns None or an asyncio.Future, not {outcome!r}")
         self.__awaited = outcome
         self.__waiting_acks = acks = [ack]
+        if self.__unsettled is None:
+            self.__unsettled = {}
+        self.__unsettled[outcome] = acks
         outcome.add_done_callback(functools.partial(self.__settled, acks))
 
     def __settled(self, acks: list[Event], outcome: "asyncio.Future[Any]") -> None:
@@ -168,6 +173,8 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
         """Sends the acknowledgements that waited for a future."""
         outcome: asyncio.Future[Any] = event["outcome"]
         acks: list[Event] = event["acks"]
+        if self.__unsettled is not None:
+            self.__unsettled.pop(outcome, None)
         error = asyncio.CancelledError() if outcome.cancelled() else outcome.exception()
         if isinstance(error, Reject):
             self._note_refusal("publish", f"{len(acks)} at once", error, len(acks))
@@ -239,7 +246,17 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
                 await self.channel_layer.group_discard(group, self.channel_name)
         finally:
             await self.disconnect(event["reason_code"], event["reason"])
+        if self._inbox.finished and self.__unsettled:
+            await self.__settle_late(self.__unsettled)
         raise StopConsumer
+
+    async def __settle_late(self, unsettled: "dict[asyncio.Future[Any], list[Event]]") -> None:
+        """Has the broker route what the client has published and not waited for, within the grace."""
+        routed = [outcome for outcome, acks in unsettled.items() if any(ack.get("route", True) for ack in acks)]
+        if routed:
+            done, _ = await asyncio.wait(routed, timeout=self.disconnect_grace_s)
+            for outcome in [outcome for outcome in routed if outcome in done]:
+                await self.mqtt_settled({"outcome": outcome, "acks": unsettled[outcome]})
 
     async def disconnect(self, reason_code: int, reason: str) -> None:
         """Called exactly once, when the connection has ended or the consumer failed; to be overridden.

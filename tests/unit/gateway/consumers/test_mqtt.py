@@ -345,14 +345,38 @@ class TestAFutureFromAHandler:
 
         assert (await client.receive_ack(ack_id))["reason_code"] == 0x83
 
-    async def test_that_is_done_after_the_client_has_left_harms_nobody(self, client: MqttCommunicator) -> None:
-        await client.send_publish("a", b"x")
-        assert await client.receive_nothing(timeout=0.01)
-        await client.disconnect()
-        Storing.commit.set_result(None)
-
+    async def test_that_is_done_when_the_client_has_left_acknowledges_all_the_same_and_so_routes(
+        self, client: MqttCommunicator
+    ) -> None:
+        ack_id = await client.send_publish("a", b"x", qos=0)
+        client.inbox.disconnect({"type": "mqtt.disconnect", "reason_code": 0, "reason": "client", "properties": {}})
         assert await client.receive_nothing(timeout=0.01)
         assert Storing.ended == [0]
+
+        Storing.commit.set_result(None)
+
+        assert (await client.receive_ack(ack_id))["reason_code"] == 0
+        await client.wait()
+
+    @pytest.mark.parametrize(("grace_s", "route"), [(0.01, True), (None, False)])
+    async def test_that_is_done_too_late_harms_nobody_and_nobody_waits_where_nothing_is_to_be_routed(
+        self, served: Any, grace_s: float | None, route: bool
+    ) -> None:
+        class Subject(Storing):
+            disconnect_grace_s = grace_s
+            route_publishes = route
+
+        Storing.ended = []
+        Storing.commit = asyncio.get_running_loop().create_future()
+        async with MqttCommunicator(served(Subject.as_asgi())) as client:
+            await client.connect()
+            await client.send_publish("a", b"x")
+            assert await client.receive_nothing(timeout=0.01)
+            await client.disconnect()
+            Storing.commit.set_result(None)
+
+            assert await client.receive_nothing(timeout=0.01)
+            assert Storing.ended == [0]
 
     async def test_anything_else_is_a_fault_of_the_handler(self, served: Any) -> None:
         class Wrong(Accepting):
