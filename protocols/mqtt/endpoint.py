@@ -25,7 +25,7 @@ CLOSE_TIMEOUT_S: Final = 5.0
 _NEVER: Final = float("inf")
 
 # Why a socket is not read, as bits of `Endpoint._unread`.
-_INBOX_FULL, _CONGESTED, _UNANSWERED, _NOT_WRITABLE = 1, 2, 4, 8
+_INBOX_FULL, _CONGESTED, _UNANSWERED, _NOT_WRITABLE, _STOPPING = 1, 2, 4, 8, 16
 
 _LOG_LEVELS: Final = {
     "client": logging.DEBUG,
@@ -194,6 +194,10 @@ class Endpoint(asyncio.Protocol):
             if self._drained is None:
                 self._drained = self._hub.loop.create_future()
             await asyncio.shield(self._drained)
+
+    def stop_reading(self) -> None:
+        """The server stops: what has been read is still answered."""
+        self._stop_reading(_STOPPING)
 
     def cancel(self) -> None:
         """Ends the application instance, which has had its time."""

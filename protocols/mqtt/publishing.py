@@ -86,6 +86,11 @@ class PublishReceiver(Output):
         return self._next - 1
 
     @property
+    def unanswered(self) -> bool:
+        """Whether the client waits for the answer to a publish."""
+        return bool(self._pending) and not self._closed
+
+    @property
     def congested(self) -> bool:
         """Whether so many publishes wait for the application that the socket should not be read."""
         pending = self._pending

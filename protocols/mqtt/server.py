@@ -29,6 +29,8 @@ __all__ = ["MqttOptions", "MqttServer"]
 
 TUNNEL_PATH = "/mqtt"
 
+_ANSWER_POLL_S = 0.02
+
 
 class MqttServer(ProtocolServer):
     """Serves MQTT 3.1, 3.1.1 and 5.0 over TCP, TLS, Unix sockets and, by its tunnel, WebSocket; on asyncio's own loop
@@ -36,6 +38,10 @@ class MqttServer(ProtocolServer):
 
     protocol: ClassVar[str] = "mqtt"
     Options: ClassVar[type] = MqttOptions
+
+    answer_grace_s: ClassVar[float] = 5.0
+    """How long `close` lets the application answer the publishes that it has: what is stored and not acknowledged is
+    sent again."""
 
     def __init__(
         self,
@@ -98,18 +104,13 @@ class MqttServer(ProtocolServer):
             server.close()
 
     async def close(self) -> None:
-        """See ProtocolServer. Wills are published first, while there are subscribers to get them."""
+        """See ProtocolServer. Publishes are answered first; then wills are published, while there are subscribers."""
         self.stop_accepting()
         if not self._addresses:
             return
-        now = self._hub.loop.time()
-        endpoints = list(self._hub.open)
-        for endpoint in endpoints:
-            endpoint.connection.publish_will(now)
-        self.broker.publish_pending_wills(now)
-        for endpoint in endpoints:
-            endpoint.connection.shut_down(now)
         try:
+            await self._answer_publishes()
+            self._say_goodbye()
             await self._hub.wait_until_empty()
         except asyncio.CancelledError:
             for endpoint in list(self._hub.open):
@@ -118,3 +119,24 @@ class MqttServer(ProtocolServer):
             raise
         finally:
             self._hub.stop()
+
+    async def _answer_publishes(self) -> None:
+        """Reads nothing more, and waits for the application to answer what has been read, up to `answer_grace_s`."""
+        endpoints = list(self._hub.open)
+        for endpoint in endpoints:
+            endpoint.stop_reading()
+        give_up_at = self._hub.loop.time() + self.answer_grace_s
+        # An event would have to be looked after by each acknowledgement, for this one moment.
+        while any(endpoint.connection.unanswered for endpoint in endpoints):  # noqa: ASYNC110
+            if self._hub.loop.time() >= give_up_at:
+                return
+            await asyncio.sleep(_ANSWER_POLL_S)
+
+    def _say_goodbye(self) -> None:
+        now = self._hub.loop.time()
+        endpoints = list(self._hub.open)
+        for endpoint in endpoints:
+            endpoint.connection.publish_will(now)
+        self.broker.publish_pending_wills(now)
+        for endpoint in endpoints:
+            endpoint.connection.shut_down(now)
