@@ -59,6 +59,8 @@ def refusal_of(head: RequestHead) -> Refusal | None:
     major, minor = head.version
     if major != 1 or minor > 1:
         return Refusal(505, "http_version")
+    if head.chunked and not minor:  # faulty framing, says RFC 9112 §6.1: a proxy may read another request from it
+        return Refusal(400, "chunked_http_10")
     if head.method == "CONNECT":
         return Refusal(405, "connect")
     path = head.path

@@ -127,7 +127,7 @@ class MqttServer(ProtocolServer):
             endpoint.stop_reading()
         give_up_at = self._hub.loop.time() + self.answer_grace_s
         # An event would have to be looked after by each acknowledgement, for this one moment.
-        while any(endpoint.connection.unanswered for endpoint in endpoints):  # noqa: ASYNC110
+        while any(endpoint.connection.unanswered for endpoint in endpoints):
             if self._hub.loop.time() >= give_up_at:
                 return
             await asyncio.sleep(_ANSWER_POLL_S)

@@ -66,6 +66,13 @@ class TestRefusals:
         assert refusal is not None
         assert refusal.reason == "bad_host"
 
+    def test_chunks_over_http_1_0(self) -> None:
+        """RFC 9112 §6.1"""
+        refusal = refusal_of(parsed(b"POST / HTTP/1.0", b"Transfer-Encoding: chunked"))
+
+        assert refusal is not None
+        assert (refusal.status, refusal.reason) == (400, "chunked_http_10")
+
     def test_a_byte_that_somebody_may_take_for_a_line_break(self) -> None:
         refusal = refusal_of(parsed(b"GET / HTTP/1.1", b"Host: x", b"A: b\x85c"))
         assert refusal is not None
