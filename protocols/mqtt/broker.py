@@ -156,10 +156,14 @@ class Broker:
         if share_name is not None:
             return
         session = subscriber.session
+        most = len(self.retained) + session.options.max_queued_messages
+        if session.queued > most:  # it subscribes over and over: not even looking is what keeps the loop free
+            self.dropped["queue_full"] += 1
+            return
         for message in self.retained.match(inner):
             if message.expired(now):
                 self.retained.remove(message.topic)
-            elif session.queued > len(self.retained) + session.options.max_queued_messages:
+            elif session.queued > most:
                 self.dropped["queue_full"] += 1
             else:
                 qos = min(message.qos, subscriber.qos)
