@@ -22,9 +22,7 @@ import asyncio
 import functools
 from typing import Any, ClassVar
 
-from asgiref.sync import async_to_sync
-
-from gateway.consumer import AsyncConsumer, SyncConsumer
+from gateway.consumer import AsyncConsumer
 from gateway.exceptions import AcceptConnection, DenyConnection, Reject, StopConsumer
 from gateway.generic.mqtt_peer import (
     ADMINISTRATIVE_ACTION,
@@ -42,6 +40,7 @@ from gateway.generic.mqtt_peer import (
     reason_event,
     refuse,
 )
+from gateway.generic.mqtt_sync import MqttConsumer
 from gateway.topics import topic
 from protocols.asgi import Event
 
@@ -276,154 +275,3 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
             await self.base_send(event)
         except OSError:
             self._closed = True
-
-
-class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
-    """Base of MQTT consumers whose methods run in a thread.
-
-    As AsyncMqttConsumer, but for this: a publish is acknowledged when its handler has returned, and only then the next
-    one is handled.
-    """
-
-    def mqtt_connect(self, event: Event) -> None:
-        """Asks `connect`, then joins the groups."""
-        self.allow_anonymous = event["allow_anonymous"]
-        try:
-            self.connect(event["password"])
-        except AcceptConnection:
-            self.accept()
-        except DenyConnection:
-            self.reject()
-        except Reject as refusal:
-            self.reject(refusal.reason_code, refusal.reason_string)
-        for group in self._gateway_groups():
-            async_to_sync(self.channel_layer.group_add)(group, self.channel_name)
-
-    def connect(self, password: bytes | None) -> None:
-        """As AsyncMqttConsumer.connect."""
-        if self._anonymous(password):
-            self.unrestricted = True
-            self.accept()
-        else:
-            self.reject(BAD_USER_NAME_OR_PASSWORD)
-
-    def accept(
-        self,
-        *,
-        client_id: str | None = None,
-        properties: dict[str, Any] | None = None,
-        maximum_qos: int | None = None,
-    ) -> None:
-        """Accepts the connection; see `mqtt.accept` in docs/events.md."""
-        self.accepted = True
-        self._gateway_send(accept_event(client_id, properties, maximum_qos, self._gateway_will()))
-
-    def reject(self, reason_code: int = NOT_AUTHORIZED, reason_string: str | None = None) -> None:
-        """Refuses the connection."""
-        self._note_refusal("connect", self.scope["client_id"], Reject(reason_code, reason_string))
-        self._gateway_send(reason_event("mqtt.reject", reason_code, reason_string))
-        self._closed = True
-
-    def mqtt_publish(self, event: Event) -> None:
-        """Gives a publish to the handler of its topic, else to `receive_publish`, and acknowledges by the outcome."""
-        handler = self._gateway_topics.find(event["topic"])
-        ack = publish_ack(event["ack_id"], handler.route if handler is not None else self.route_publishes)
-        try:
-            if handler is not None:
-                handler.call(self, event)
-            else:
-                self.receive_publish(
-                    event["topic"],
-                    event["payload"],
-                    qos=event["qos"],
-                    retain=event["retain"],
-                    properties=event["properties"],
-                )
-        except Reject as refusal:
-            self._note_refusal("publish", event["topic"], refusal)
-            refuse(ack, refusal)
-        except StopConsumer:
-            raise
-        except Exception as error:
-            self._note_failure("publish", event["topic"], error)
-            refuse(ack, FAILED)
-        self._gateway_send(ack)
-
-    def receive_publish(
-        self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: dict[str, Any]
-    ) -> None:
-        """As AsyncMqttConsumer.receive_publish, but for the future."""
-        self._require_unrestricted()
-
-    def mqtt_subscribe(self, event: Event) -> None:
-        """Asks `subscribe` for each filter."""
-        results = [self.__subscribe(subscription) for subscription in event["subscriptions"]]
-        self._gateway_send(filters_ack(event["ack_id"], results))
-
-    def __subscribe(self, subscription: dict[str, Any]) -> int | Reject:
-        topic_filter, qos = subscription["topic_filter"], subscription["qos"]
-        try:
-            granted = self.subscribe(topic_filter, qos, share_name=subscription["share_name"])
-        except Reject as refusal:
-            self._note_refusal("subscribe", topic_filter, refusal)
-            return refusal
-        except StopConsumer:
-            raise
-        except Exception as error:
-            self._note_failure("subscribe", topic_filter, error)
-            return FAILED
-        return qos if granted is None else granted
-
-    def subscribe(self, topic_filter: str, qos: int, *, share_name: str | None) -> int | None:
-        """As AsyncMqttConsumer.subscribe."""
-        self._require_unrestricted()
-        return None
-
-    def mqtt_unsubscribe(self, event: Event) -> None:
-        """Tells `unsubscribe` of each filter."""
-        for topic_filter in event["topic_filters"]:
-            self.unsubscribe(topic_filter)
-        self._gateway_send(filters_ack(event["ack_id"], [SUCCESS] * len(event["topic_filters"])))
-
-    def unsubscribe(self, topic_filter: str) -> None:
-        """Called with each filter that the client gives up; to be overridden."""
-
-    def publish(
-        self,
-        topic: str,
-        payload: bytes | str,
-        *,
-        qos: int = 0,
-        retain: bool = False,
-        properties: dict[str, Any] | None = None,
-    ) -> None:
-        """Sends a message to this client, whether it has subscribed or not; text is sent as UTF-8."""
-        self._gateway_send(publish_event(topic, payload, qos, retain, properties))
-
-    def close(self, reason_code: int = ADMINISTRATIVE_ACTION, reason_string: str | None = None) -> None:
-        """Closes the connection; MQTT 5 clients are told why."""
-        self._gateway_send(reason_event("mqtt.close", reason_code, reason_string))
-        self._closed = True
-
-    def mqtt_disconnect(self, event: Event) -> None:
-        """Leaves the groups, then `disconnect`."""
-        try:
-            for group in self._gateway_groups():
-                async_to_sync(self.channel_layer.group_discard)(group, self.channel_name)
-        finally:
-            self.disconnect(event["reason_code"], event["reason"])
-        raise StopConsumer
-
-    def disconnect(self, reason_code: int, reason: str) -> None:
-        """As AsyncMqttConsumer.disconnect."""
-
-    def mailbox_overflow(self, event: Event) -> None:  # type: ignore[override]
-        """Closes with 0x97, quota exceeded."""
-        self.close(QUOTA_EXCEEDED)
-
-    def _gateway_send(self, event: Event) -> None:
-        if not self._gateway_peer_gone():
-            try:
-                self.base_send(event)
-            except OSError:
-                self._closed = True
