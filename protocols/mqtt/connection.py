@@ -29,7 +29,6 @@ from protocols.mqtt.packets import (
     ConnAck,
     Connect,
     Disconnect,
-    Packet,
     PacketType,
     PingReq,
     Properties,
@@ -43,15 +42,12 @@ from protocols.mqtt.packets import (
     Unsubscribe,
     Will,
 )
-from protocols.mqtt.publishing import PublishReceiver
 from protocols.mqtt.reason_codes import sendable
-from protocols.mqtt.subscribing import PendingAnswer, answer_subscribe, answer_unsubscribe, pending_subscribe
+from protocols.mqtt.subscribing import SubscribeReceiver
 
 NEVER: Final = float("inf")
 MAX_HELD_BYTES: Final = 256 * 1024
 """What a client may send before it is accepted."""
-MAX_PENDING_ANSWERS: Final = 64
-"""SUBSCRIBE and UNSUBSCRIBE packets that wait for the application; with more, the socket is not read."""
 ANSWER_TIMEOUT_S: Final = 30.0
 """How long the application may take to accept or reject."""
 
@@ -90,16 +86,14 @@ class End(NamedTuple):
         }
 
 
-class Connection(PublishReceiver):
+class Connection(SubscribeReceiver):
     """The server's side of one connection; it is the `Link` of its session."""
 
     __slots__ = (
-        "_answers",
         "_assigned",
         "_decoder",
         "_grace_s",
         "_held",
-        "_last_answer_id",
         "_will",
         "connect",
         "deadline",
@@ -121,16 +115,8 @@ class Connection(PublishReceiver):
         self._held = b""
         self._assigned = False
         self._will: Will | None = None
-        # SUBSCRIBE and UNSUBSCRIBE packets that wait for their acknowledgement, by ack_id: negative ones, downwards.
-        self._answers: dict[int, PendingAnswer] | None = None
-        self._last_answer_id = 0
 
     # -- what the server asks ---------------------------------------------------------------------------------------
-
-    @property
-    def congested(self) -> bool:
-        """Whether so much waits for the application that the socket should not be read."""
-        return super().congested or (self._answers is not None and len(self._answers) >= MAX_PENDING_ANSWERS)
 
     def receive(self, data: bytes, now: float) -> list[Event]:
         """Takes what the socket gave; returns events for the application, `mqtt.connect` the first of all."""
@@ -246,7 +232,7 @@ class Connection(PublishReceiver):
         self.deadline = NEVER
         self.connect = None
         self._held = b""
-        self._answers = None
+        self._forget_answers()
         self._wire.flush_soon()
         if self.session is not None:
             self._broker.detach(self.session, self._will if with_will else None, now)
@@ -287,29 +273,6 @@ class Connection(PublishReceiver):
     def _received_pubcomp(self, packet: PubComp, events: list[Event], now: float) -> None:
         assert self.session is not None
         self.session.completed(packet.packet_id, now)
-
-    def _received_subscribe(self, packet: Subscribe, events: list[Event], now: float) -> None:
-        pending, event = pending_subscribe(packet, self._options)
-        if event is None:
-            self._write(encode(pending.suback(), self.version))
-        else:
-            self._await_answer(pending, event, events)
-
-    def _received_unsubscribe(self, packet: Unsubscribe, events: list[Event], now: float) -> None:
-        event: Event = {
-            "type": "mqtt.unsubscribe",
-            "topic_filters": list(packet.topic_filters),
-            "properties": packet.properties,
-        }
-        self._await_answer(PendingAnswer(packet), event, events)
-
-    def _await_answer(self, pending: PendingAnswer, event: Event, events: list[Event]) -> None:
-        if self._answers is None:
-            self._answers = {}
-        self._last_answer_id -= 1
-        self._answers[self._last_answer_id] = pending
-        event["ack_id"] = self._last_answer_id
-        events.append(event)
 
     def _received_pingreq(self, packet: PingReq, events: list[Event], now: float) -> None:
         self._write(_PINGRESP)  # [MQTT5-3.12.4-1] [MQTT3-3.12.4-1]
@@ -398,38 +361,16 @@ class Connection(PublishReceiver):
         code = event.get("reason_code", ReasonCode.ADMINISTRATIVE_ACTION)
         self.close(code, "application", now, text=event.get("reason_string", ""), properties=event.get("properties"))
 
-    def _answer(self, event: Event, now: float) -> None:
-        if self._closed:
-            return
-        pending = self._answers.pop(event["ack_id"], None) if self._answers is not None else None
-        if pending is None or self.session is None:
-            self.unknown_acks += 1
-            return
-        properties: Properties = {}
-        if self._problem_information and event.get("reason_string"):
-            properties = {"reason_string": event["reason_string"]}
-        answer: Packet
-        if isinstance(pending.packet, Subscribe):
-            answer, granted = answer_subscribe(
-                pending, event, properties, self._maximum_qos, self._broker, self.session
-            )
-            self._write(encode(answer, self.version))  # [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] [MQTT3-3.8.4-1]
-            for topic_filter, subscriber in granted:
-                self._broker.send_retained(topic_filter, subscriber, now)
-        else:
-            answer = answer_unsubscribe(pending, event, properties, self._broker, self.session)
-            self._write(encode(answer, self.version))  # [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] [MQTT3-3.10.4-4]
-
     _HANDLERS: ClassVar[dict[State, dict[type, Callable[["Connection", Any, list[Event], float], None]]]] = {
         State.CONNECTING: {Connect: _received_connect},
         State.CONNECTED: {
-            Publish: PublishReceiver.received_publish,
+            Publish: SubscribeReceiver.received_publish,
             PubAck: _received_puback,
             PubRec: _received_pubrec,
-            PubRel: PublishReceiver.received_pubrel,
+            PubRel: SubscribeReceiver.received_pubrel,
             PubComp: _received_pubcomp,
-            Subscribe: _received_subscribe,
-            Unsubscribe: _received_unsubscribe,
+            Subscribe: SubscribeReceiver.received_subscribe,
+            Unsubscribe: SubscribeReceiver.received_unsubscribe,
             PingReq: _received_pingreq,
             Disconnect: _received_disconnect,
         },

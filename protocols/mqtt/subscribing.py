@@ -1,10 +1,15 @@
 """SUBSCRIBE and UNSUBSCRIBE: what the application is asked, and what its answer becomes."""
 
+from typing import Final
+
 from protocols.asgi import Event
 from protocols.mqtt.broker import Broker
+from protocols.mqtt.codec import encode
 from protocols.mqtt.errors import InvalidTopicError
 from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.output import Wire
 from protocols.mqtt.packets import (
+    Packet,
     PacketType,
     Properties,
     ReasonCode,
@@ -14,11 +19,15 @@ from protocols.mqtt.packets import (
     UnsubAck,
     Unsubscribe,
 )
+from protocols.mqtt.publishing import PublishReceiver
 from protocols.mqtt.reason_codes import sendable
 from protocols.mqtt.session import Session, Subscriber
 from protocols.mqtt.topics import split_shared, validate_topic_filter
 
-_FAILURE = 0x80
+MAX_PENDING_ANSWERS: Final = 64
+"""SUBSCRIBE and UNSUBSCRIBE packets that wait for the application; with more, the socket is not read."""
+
+_FAILURE: Final = 0x80
 
 
 class PendingAnswer:
@@ -141,3 +150,71 @@ def _codes(event: Event, expected: int) -> list[int]:
         got = "none" if codes is None else len(codes)
         raise ValueError(f"mqtt.ack: expected {expected} reason_codes, one per filter asked about; got {got}")
     return list(codes)
+
+
+class SubscribeReceiver(PublishReceiver):
+    """The SUBSCRIBE and UNSUBSCRIBE packets that wait for their acknowledgement, besides the publishes."""
+
+    __slots__ = ("_answers", "_last_answer_id")
+
+    def __init__(self, broker: Broker, options: MqttOptions, wire: Wire) -> None:
+        super().__init__(broker, options, wire)
+        # By ack_id: negative ones, downwards.
+        self._answers: dict[int, PendingAnswer] | None = None
+        self._last_answer_id = 0
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much waits for the application that the socket should not be read."""
+        return super().congested or (self._answers is not None and len(self._answers) >= MAX_PENDING_ANSWERS)
+
+    def received_subscribe(self, packet: Subscribe, events: list[Event], now: float) -> None:
+        """Takes a SUBSCRIBE; adds the event to `events`, unless every filter is refused already."""
+        pending, event = pending_subscribe(packet, self._options)
+        if event is None:
+            self._write(encode(pending.suback(), self.version))
+        else:
+            self._await_answer(pending, event, events)
+
+    def received_unsubscribe(self, packet: Unsubscribe, events: list[Event], now: float) -> None:
+        """Takes an UNSUBSCRIBE; adds the event to `events`."""
+        event: Event = {
+            "type": "mqtt.unsubscribe",
+            "topic_filters": list(packet.topic_filters),
+            "properties": packet.properties,
+        }
+        self._await_answer(PendingAnswer(packet), event, events)
+
+    def _await_answer(self, pending: PendingAnswer, event: Event, events: list[Event]) -> None:
+        if self._answers is None:
+            self._answers = {}
+        self._last_answer_id -= 1
+        self._answers[self._last_answer_id] = pending
+        event["ack_id"] = self._last_answer_id
+        events.append(event)
+
+    def _answer(self, event: Event, now: float) -> None:
+        if self._closed:
+            return
+        pending = self._answers.pop(event["ack_id"], None) if self._answers is not None else None
+        if pending is None or self.session is None:
+            self.unknown_acks += 1
+            return
+        properties: Properties = {}
+        if self._problem_information and event.get("reason_string"):
+            properties = {"reason_string": event["reason_string"]}
+        answer: Packet
+        if isinstance(pending.packet, Subscribe):
+            answer, granted = answer_subscribe(
+                pending, event, properties, self._maximum_qos, self._broker, self.session
+            )
+            self._write(encode(answer, self.version))  # [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] [MQTT3-3.8.4-1]
+            for topic_filter, subscriber in granted:
+                self._broker.send_retained(topic_filter, subscriber, now)
+        else:
+            answer = answer_unsubscribe(pending, event, properties, self._broker, self.session)
+            self._write(encode(answer, self.version))  # [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] [MQTT3-3.10.4-4]
+
+    def _forget_answers(self) -> None:
+        """The connection has ended."""
+        self._answers = None

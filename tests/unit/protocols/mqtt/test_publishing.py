@@ -5,7 +5,6 @@ import itertools
 
 import pytest
 
-from protocols.mqtt.connection import MAX_PENDING_ANSWERS
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.packets import (
     Connect,
@@ -20,6 +19,7 @@ from protocols.mqtt.packets import (
     Subscription,
 )
 from protocols.mqtt.publishing import MAX_PENDING_BYTES
+from protocols.mqtt.subscribing import MAX_PENDING_ANSWERS
 from tests.unit.protocols.mqtt.harness import Client, World
 
 
