@@ -150,7 +150,7 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
 
         See the top of the module for what to return or raise.
         """
-        self._require_unrestricted()
+        self._require_unrestricted(topic)
         return None
 
     def __wait_for(self, outcome: "asyncio.Future[Any]", ack: Event) -> None:

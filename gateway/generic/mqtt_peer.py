@@ -21,6 +21,9 @@ NOT_AUTHORIZED = 0x87
 QUOTA_EXCEEDED = 0x97
 ADMINISTRATIVE_ACTION = 0x98
 
+STATUS_PREFIX = "$SYS/"
+"""What the broker says of itself: nobody else publishes there."""
+
 EVENTS = ("mqtt.connect", "mqtt.publish", "mqtt.subscribe", "mqtt.unsubscribe", "mqtt.disconnect")
 
 # The connection of a client before MQTT 5 is closed on a failure of ours: it cannot be told of it, and would take a
@@ -78,7 +81,7 @@ class MqttPeer:
         Asked by `accept`. Only that of an `unrestricted` client counts, unless overridden: a will is a publish that no
         handler sees. `will` is that of the scope (docs/events.md).
         """
-        return self.unrestricted
+        return self.unrestricted and not will["topic"].startswith(STATUS_PREFIX)
 
     def _anonymous(self, password: bytes | None) -> bool:
         return self.allow_anonymous and self.scope["username"] is None and password is None
@@ -103,9 +106,11 @@ class MqttPeer:
         self._note_refusal("will", will["topic"], Reject(NOT_AUTHORIZED))
         return False
 
-    def _require_unrestricted(self) -> None:
+    def _require_unrestricted(self, publish_to: str = "") -> None:
         if not self.unrestricted:
             raise Reject(NOT_AUTHORIZED)
+        if publish_to.startswith(STATUS_PREFIX):
+            raise Reject(NOT_AUTHORIZED, "a topic of the broker itself")
 
     def _note_refusal(self, request: str, about: object, refusal: Reject, count: int = 1) -> None:
         """Counts a refusal, and logs it unless this client was in the log for one a moment ago.

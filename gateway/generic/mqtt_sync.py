@@ -100,7 +100,7 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: dict[str, Any]
     ) -> None:
         """As AsyncMqttConsumer.receive_publish, but for the future."""
-        self._require_unrestricted()
+        self._require_unrestricted(topic)
 
     def mqtt_subscribe(self, event: Event) -> None:
         """Asks `subscribe` for each filter."""

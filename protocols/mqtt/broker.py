@@ -18,8 +18,8 @@ from protocols.mqtt.options import BrokerLimits, MqttOptions
 from protocols.mqtt.packets import Properties, Publish, ReasonCode, Will
 from protocols.mqtt.session import Link, Session, Subscriber
 from protocols.mqtt.shared import SharedGroup
-from protocols.mqtt.store import RetainedStore, SessionStore
-from protocols.mqtt.topics import TopicTree, split_shared
+from protocols.mqtt.store import MemoryRetainedStore, RetainedStore, SessionStore
+from protocols.mqtt.topics import TopicTree, is_status_topic, split_shared
 
 
 class SessionQuotaError(MqttError):
@@ -38,6 +38,10 @@ class Broker:
         self.limits = limits
         self.dropped: Counter[str] = Counter()
         """Messages that did not reach a subscriber or were not retained, by reason."""
+        self.expired_sessions = 0
+        """How many sessions have ended because their client did not come back in time."""
+        self.status = MemoryRetainedStore()
+        """What the broker says of itself below `$SYS/`: retained, but neither stored nor counted among the others."""
         self._tree: TopicTree[Subscriber | SharedGroup] = TopicTree()
         self._groups: dict[tuple[str, str], SharedGroup] = {}
         self._due: list[tuple[float, int, Session]] = []
@@ -58,6 +62,13 @@ class Broker:
         """Publishes from outside, to every subscriber. Returns to how many. Raises ValueError for what MQTT cannot
         say, such as a topic with wildcards, and TypeError for a payload that is not bytes."""
         return self.route(Message.checked(topic, payload, qos, retain, properties, now=now), None, now)
+
+    def publish_status(self, topic: str, text: str, now: float) -> None:
+        """Publishes below `$SYS/`, retained, for those whom the application lets subscribe to it."""
+        message = Message(topic, text.encode(), 2, True, None, now=now)
+        self.status.put(message)
+        self._fan_out(message, self._tree.match(topic), None, now)
+        message.forget_encoded()
 
     def forward(self, packet: Publish, sender: Session, now: float) -> None:
         """Routes what a client published. The message is made only if somebody or something awaits it."""
@@ -102,6 +113,9 @@ class Broker:
         return count
 
     def _retain(self, message: Message) -> None:
+        if is_status_topic(message.topic):
+            self.dropped["retained_reserved"] += 1
+            return
         if not message.payload:
             self.retained.remove(message.topic)  # [MQTT5-3.3.1-6] [MQTT5-3.3.1-7] [MQTT3-3.3.1-10] [MQTT3-3.3.1-11]
             return
@@ -160,7 +174,8 @@ class Broker:
         if session.queued > most:  # it subscribes over and over: not even looking is what keeps the loop free
             self.dropped["queue_full"] += 1
             return
-        for message in self.retained.match(inner):
+        store = self.status if is_status_topic(inner) else self.retained
+        for message in store.match(inner):
             if message.expired(now):
                 self.retained.remove(message.topic)
             elif session.queued > most:
@@ -170,6 +185,16 @@ class Broker:
                 # [MQTT5-3.3.1.3] [MQTT3-3.3.1-8]
                 session.deliver(message, qos, True, subscriber.identifiers, now, bounded=False)
                 message.forget_encoded()
+
+    @property
+    def subscription_count(self) -> int:
+        """How many subscriptions there are, shared ones apart."""
+        return len(self._tree) - len(self._groups)
+
+    @property
+    def shared_subscription_count(self) -> int:
+        """How many memberships of shared subscriptions there are."""
+        return sum(len(group) for group in self._groups.values())
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
@@ -240,6 +265,7 @@ class Broker:
             if session.will is not None and session.will_at <= now:
                 self._publish_will(session, now)
             if session.ends_at is not None and session.ends_at <= now:
+                self.expired_sessions += 1
                 self._end(session, now)
             else:
                 self._schedule(session)

@@ -44,6 +44,7 @@ from protocols.mqtt.packets import (
 )
 from protocols.mqtt.reason_codes import sendable
 from protocols.mqtt.subscribing import SubscribeReceiver
+from protocols.mqtt.traffic import Counts
 
 NEVER: Final = float("inf")
 MAX_HELD_BYTES: Final = 256 * 1024
@@ -98,6 +99,7 @@ class Connection(SubscribeReceiver):
         "connect",
         "deadline",
         "end",
+        "received_packets",
         "state",
     )
 
@@ -112,6 +114,7 @@ class Connection(SubscribeReceiver):
         """When `check` is to be called."""
         self._grace_s = 0.0
         """1.5 x keep alive, once the client is accepted; 0 for none: a CONNECT that dribbles in gets no more time."""
+        self.received_packets = 0
         self._held = b""
         self._assigned = False
         self._will: Will | None = None
@@ -131,8 +134,10 @@ class Connection(SubscribeReceiver):
         if self._held:
             data, self._held = self._held + data, b""
         handlers = self._HANDLERS[self.state]
+        packets = 0
         try:
             for packet in self._decoder.decode(data):
+                packets += 1
                 handler = handlers.get(type(packet))
                 if handler is None:
                     raise ProtocolError(  # [MQTT5-3.1.0-2] [MQTT3-3.1.0-2]
@@ -143,6 +148,7 @@ class Connection(SubscribeReceiver):
                     break
         except MqttError as error:
             self._fail(error, now)
+        self.received_packets += packets
         return events
 
     def check(self, now: float, *, reading: bool) -> None:
@@ -183,6 +189,16 @@ class Connection(SubscribeReceiver):
         self.writable = True
         if self.session is not None and self.end is None:
             self.session.pump(now)
+
+    def counts(self) -> Counts:
+        """What has gone through it so far."""
+        return Counts(
+            self.received_packets,
+            self.received_publishes,
+            self.received_payload_bytes,
+            self.sent_publishes,
+            self.sent_payload_bytes,
+        )
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

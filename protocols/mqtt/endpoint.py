@@ -14,6 +14,7 @@ from protocols.asgi import ASGI_VERSION, MQTT_SPEC_VERSION, Event, Scope
 from protocols.mqtt.connection import Connection, End, State
 from protocols.mqtt.hub import Hub, Site
 from protocols.mqtt.packets import Connect, Will
+from protocols.mqtt.traffic import Counts
 from protocols.runner import ApplicationRun, Inbox, printable
 from protocols.sockets import client_address, server_address, tls_extension
 
@@ -34,6 +35,8 @@ _LOG_LEVELS: Final = {
     "protocol_error": logging.WARNING,
 }
 
+
+_NOTHING: Final = Counts(0, 0, 0, 0, 0)
 
 _LINGERING: Final = frozenset({"protocol_error", "application"})
 """The ends by which we interrupt the client."""
@@ -70,7 +73,7 @@ class Endpoint(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._ended = False
         self._lost = False
-        self._counted = (0, 0)
+        self._counted = _NOTHING
 
     # -- the transport ----------------------------------------------------------------------------------------------
 
@@ -78,6 +81,7 @@ class Endpoint(asyncio.Protocol):
         """asyncio and uvloop have set TCP_NODELAY already: an acknowledgement never waits for another."""
         self._transport = cast(asyncio.Transport, transport)
         metrics.mqtt_connections.inc()
+        self._hub.traffic.sockets += 1
         self._hub.open.add(self)
         self._site.open += 1
         if self._site.open > self._site.options.max_connections:
@@ -88,6 +92,7 @@ class Endpoint(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Everything that `data` completes goes to the application in one step."""
         connection = self.connection
+        self._hub.traffic.received_bytes += len(data)
         events = connection.receive(data, self._hub.loop.time())
         if events:
             run = self._run
@@ -130,8 +135,13 @@ class Endpoint(asyncio.Protocol):
 
     def flush(self) -> None:
         """Writes what the connection has for the client, as one piece."""
-        if self.connection.output and not self._transport.is_closing():
-            self._transport.write(self.connection.take_output())
+        output = self.connection.output
+        if output and not self._transport.is_closing():
+            traffic = self._hub.traffic
+            traffic.sent_packets += len(output)
+            data = self.connection.take_output()
+            traffic.sent_bytes += len(data)
+            self._transport.write(data)
 
     def settle(self) -> None:
         """Writes what there is and, if the connection has ended, ends the transport and tells the application."""
@@ -189,6 +199,7 @@ class Endpoint(asyncio.Protocol):
             return
         connection.send(event, self._hub.loop.time())
         if self._unread & _UNANSWERED and connection.state is State.CONNECTED:
+            self._hub.traffic.connections += 1
             self._take_held()
         while not connection.writable and not self._lost:
             if self._drained is None:
@@ -286,13 +297,16 @@ class Endpoint(asyncio.Protocol):
     def count(self) -> None:
         """Adds what has happened since the last call to the counts of the hub."""
         connection, hub = self.connection, self._hub
-        received, sent = self._counted
-        hub.received_publishes += connection.received_publishes - received
-        hub.sent_publishes += connection.sent_publishes - sent
-        hub.unknown_acks += connection.unknown_acks
-        connection.unknown_acks = 0
-        if (connection.received_publishes, connection.sent_publishes) != self._counted:
-            self._counted = (connection.received_publishes, connection.sent_publishes)
+        earlier = self._counted
+        if (connection.received_packets, connection.sent_publishes) != (
+            earlier.received_packets,
+            earlier.sent_publishes,
+        ):
+            self._counted = connection.counts()
+            hub.traffic.add(self._counted, earlier)
+        if connection.unknown_acks:
+            hub.unknown_acks += connection.unknown_acks
+            connection.unknown_acks = 0
 
     def _log(self, end: End) -> None:
         level = _LOG_LEVELS.get(end.reason, logging.INFO)

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from protocols import metrics
 from protocols.asgi import Application
 from protocols.mqtt.broker import Broker
+from protocols.mqtt.connection import State
 from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.status import StatusTopics
+from protocols.mqtt.traffic import Traffic
 
 if TYPE_CHECKING:
     from protocols.mqtt.endpoint import Endpoint
@@ -43,9 +46,11 @@ class Hub:
         self.broker = broker
         self.open: set[Endpoint] = set()
         """Those whose transport is there, or whose application still is at work."""
-        self.received_publishes = 0
-        self.sent_publishes = 0
+        self.traffic = Traffic()
         self.unknown_acks = 0
+        self._status: StatusTopics | None = None
+        self._exported = Traffic()
+        self._exported_expired = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unwritten: list[Endpoint] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -63,6 +68,9 @@ class Hub:
         self._loop = asyncio.get_running_loop()
         self._tick_s = max(_SHORTEST_TICK_S, min(_LONGEST_TICK_S, shortest_timeout_s / 4))
         self._timer = self._loop.call_later(self._tick_s, self._tick)
+        self._status = StatusTopics(
+            self.broker, self.traffic, interval_s=self.broker.limits.sys_interval_s, now=self._loop.time()
+        )
 
     def stop(self) -> None:
         """Stops the clock and writes the counts to the metrics. Idempotent."""
@@ -103,17 +111,30 @@ class Hub:
                 endpoint.deadline_passed(now)
         self.broker.tick(now)
         self._count()
+        if self._status is not None:
+            self._status.tick(sum(endpoint.connection.state is State.CONNECTED for endpoint in self.open), now)
 
     def _count(self) -> None:
         """Adds up here what is counted in plain integers on the way: a metric's lock costs more than an ack."""
         for endpoint in self.open:
             endpoint.count()
-        metrics.mqtt_publishes.labels("received").inc(self.received_publishes)
-        metrics.mqtt_publishes.labels("sent").inc(self.sent_publishes)
-        metrics.mqtt_unknown_acks.inc(self.unknown_acks)
-        self.received_publishes = self.sent_publishes = self.unknown_acks = 0
-        for reason, count in self.broker.dropped.items():
+        broker, traffic = self.broker, self.traffic
+        for reason, count in broker.dropped.items():
             metrics.mqtt_dropped.labels(reason).inc(count)
-        self.broker.dropped.clear()
-        metrics.mqtt_sessions.set(len(self.broker.sessions))
-        metrics.mqtt_retained.set(len(self.broker.retained))
+            traffic.dropped += count
+        broker.dropped.clear()
+        recent, self._exported = traffic.since(self._exported), traffic.copy()
+        for direction in ("received", "sent"):
+            metrics.mqtt_publishes.labels(direction).inc(getattr(recent, f"{direction}_publishes"))
+            metrics.mqtt_packets.labels(direction).inc(getattr(recent, f"{direction}_packets"))
+            metrics.mqtt_bytes.labels(direction).inc(getattr(recent, f"{direction}_bytes"))
+        metrics.mqtt_accepted.inc(recent.connections)
+        metrics.mqtt_unknown_acks.inc(self.unknown_acks)
+        self.unknown_acks = 0
+        metrics.mqtt_expired_sessions.inc(broker.expired_sessions - self._exported_expired)
+        self._exported_expired = broker.expired_sessions
+        metrics.mqtt_sessions.set(len(broker.sessions))
+        metrics.mqtt_subscriptions.labels("plain").set(broker.subscription_count)
+        metrics.mqtt_subscriptions.labels("shared").set(broker.shared_subscription_count)
+        metrics.mqtt_retained.set(len(broker.retained))
+        metrics.mqtt_retained_bytes.set(broker.retained.size_bytes)

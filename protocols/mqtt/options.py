@@ -49,6 +49,8 @@ class MqttOptions:
     max_retained_messages: int = _option(100_000, "retained messages of the broker; more are not retained", 0)
     max_retained_bytes: int = _option(67_108_864, "bytes of the broker's retained messages, topics included", 0)
 
+    sys_interval_s: int = _option(10, "seconds between two looks at what is published below $SYS/; 0: nothing is", 0)
+
     def __post_init__(self) -> None:
         for option in fields(self):
             value = getattr(self, option.name)
@@ -72,6 +74,8 @@ class BrokerLimits:
     max_retained_messages: int
     max_retained_bytes: int
     max_topic_levels: int
+    sys_interval_s: int = 0
+    """No bound, but of the broker as a whole too."""
 
     @classmethod
     def of(cls, options: Iterable[MqttOptions]) -> "BrokerLimits":
@@ -82,4 +86,5 @@ class BrokerLimits:
             max_retained_messages=max(one.max_retained_messages for one in every),
             max_retained_bytes=max(one.max_retained_bytes for one in every),
             max_topic_levels=max(one.max_topic_levels for one in every),
+            sys_interval_s=max(one.sys_interval_s for one in every),
         )

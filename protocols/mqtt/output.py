@@ -37,6 +37,7 @@ class Output:
         "_wire",
         "output",
         "send_maximum",
+        "sent_payload_bytes",
         "sent_publishes",
         "version",
         "writable",
@@ -51,6 +52,7 @@ class Output:
         self.writable = True
         self.send_maximum = 0
         self.sent_publishes = 0
+        self.sent_payload_bytes = 0
         self._output_bytes = 0
         self._max_packet_bytes = UNLIMITED
         self._aliases_out: OutboundAliases | None = None
@@ -121,6 +123,7 @@ class Output:
         if alias and not known and self._aliases_out is not None:
             self._aliases_out.sent(message.topic, alias)
         self.sent_publishes += 1
+        self.sent_payload_bytes += len(message.payload)
         self._write(encoded.with_packet_id(packet_id, dup=dup) if qos else encoded.head)
         return True
 

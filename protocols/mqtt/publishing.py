@@ -58,6 +58,7 @@ class PublishReceiver(Output):
         "_problem_information",
         "_receiving",
         "_unacknowledged",
+        "received_payload_bytes",
         "session",
         "unknown_acks",
     )
@@ -78,6 +79,7 @@ class PublishReceiver(Output):
         self._receiving: set[int] | None = None
         self._unacknowledged = 0
         self._aliases_in: InboundAliases | None = None
+        self.received_payload_bytes = 0
         self.unknown_acks = 0
 
     @property
@@ -124,7 +126,9 @@ class PublishReceiver(Output):
         if self._pending is None:
             self._pending = deque()
         self._pending.append(packet)
-        self._pending_bytes += len(packet.topic) + len(packet.payload)
+        payload_bytes = len(packet.payload)
+        self.received_payload_bytes += payload_bytes
+        self._pending_bytes += len(packet.topic) + payload_bytes
         if packet.properties:
             self._pending_bytes += properties_size(packet.properties)
         ack_id = self._next

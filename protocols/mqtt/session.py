@@ -150,6 +150,11 @@ class Session:
         return len(self._queue) if self._queue else 0
 
     @property
+    def queued_bytes(self) -> int:
+        """How many bytes they have, those of retained messages apart."""
+        return self._queued_bytes
+
+    @property
     def unacknowledged(self) -> int:
         """How many QoS 1 and 2 messages are under way on this connection."""
         waiting = len(self._resend) if self._resend else 0

@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 MAX_TOPIC_BYTES: Final = 65_535
 SHARE_PREFIX: Final = "$share/"
+STATUS_PREFIX: Final = "$SYS/"
 
 
 def validate_topic_name(topic: str) -> None:
@@ -68,6 +69,11 @@ def split_shared(topic_filter: str) -> tuple[str | None, str]:
         return None, topic_filter
     _, share_name, inner = topic_filter.split("/", 2)
     return share_name, inner
+
+
+def is_status_topic(topic: str) -> bool:
+    """Whether a topic or a filter (not shared) is of the tree in which the broker speaks of itself [MQTT5-4.7.2]."""
+    return topic.startswith(STATUS_PREFIX)
 
 
 def is_wildcard(topic_filter: str) -> bool:

@@ -40,6 +40,7 @@ class TestByDefault:
             assert await client.receive_ack() == {"type": "mqtt.ack", "ack_id": ack_id, "reason_code": 0}
             assert await client.subscribe("#", "$share/g/a/b", qos=2) == [2, 2]
             assert await client.unsubscribe("#") == [0]
+            assert await client.publish("$SYS/broker/version", b"forged") == 0x87
 
     @BOTH
     async def test_a_client_that_a_subclass_accepts_may_neither_publish_nor_subscribe(
@@ -77,8 +78,13 @@ class TestByDefault:
     async def test_an_anonymous_client_may(self, served: Any, base: Any) -> None:
         assert await self._answer_to_a_will(served(base.as_asgi())) == {"type": "mqtt.accept"}
 
-    async def _answer_to_a_will(self, application: Any) -> Any:
-        will = {"topic": "gone", "payload": b"x", "qos": 0, "retain": False, "properties": {}}
+    @BOTH
+    async def test_but_not_below_the_broker_s_own_topics(self, served: Any, base: Any) -> None:
+        answer = await self._answer_to_a_will(served(base.as_asgi()), "$SYS/broker/version")
+        assert answer == {"type": "mqtt.accept", "will": False}
+
+    async def _answer_to_a_will(self, application: Any, topic: str = "gone") -> Any:
+        will = {"topic": topic, "payload": b"x", "qos": 0, "retain": False, "properties": {}}
         async with MqttCommunicator(application, allow_anonymous=True, will=will) as client:
             await client.send_input(client._connect)
             return await client.receive_output()

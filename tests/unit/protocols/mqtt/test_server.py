@@ -405,3 +405,26 @@ class TestClose:
         with pytest.raises(OSError, match=f"cannot listen at {server.addresses[0]}"):
             await other.start()
         await other.close()
+
+
+async def test_what_goes_through_the_server_is_told_below_sys(serve: Serve) -> None:
+    server = await serve(sys_interval_s=1)
+    reader, writer = await asyncio.open_connection(*server.addresses[0].split(":"))
+    writer.write(encode(Connect(version=4, client_id="c"), 4))
+    writer.write(encode(Publish(topic="a", payload=b"12345", qos=1, packet_id=1), 4))
+    subscriptions = tuple(
+        Subscription(topic_filter=f"$SYS/broker/{name}", qos=0)
+        for name in ("publish/bytes/received", "publish/messages/received", "clients/connected", "load/sockets/1min")
+    )
+    writer.write(encode(Subscribe(packet_id=2, subscriptions=subscriptions), 4))
+    decoder, told = Decoder(max_packet_bytes=10_000, version=4), dict[str, bytes]()
+
+    async with asyncio.timeout(60):
+        while told.get("publish/bytes/received") != b"5" or len(told) < 4:
+            for packet in decoder.decode(await reader.read(10_000)):
+                if isinstance(packet, Publish):
+                    told[packet.topic.removeprefix("$SYS/broker/")] = packet.payload
+
+    writer.close()
+    assert told["publish/messages/received"] == told["clients/connected"] == b"1"
+    assert float(told["load/sockets/1min"]) > 0
