@@ -214,7 +214,7 @@ class Inbox:
 class ApplicationRun:
     """One application instance at work on one scope."""
 
-    __slots__ = ("_begun", "_close_timeout_s", "_ended", "_on_finished", "_scope", "_timeout", "inbox", "task")
+    __slots__ = ("_begun", "_close_timeout_s", "_ended", "_on_finished", "_timeout", "inbox", "scope", "task")
 
     def __init__(
         self,
@@ -232,7 +232,7 @@ class ApplicationRun:
         exception if it raised or was cancelled. The wire then answers what is still unanswered (500, 1011, 0x83).
         """
         self.inbox = inbox
-        self._scope = scope
+        self.scope = scope
         self._on_finished = on_finished
         self._close_timeout_s = close_timeout_s
         self._timeout: asyncio.TimerHandle | None = None
@@ -260,7 +260,7 @@ class ApplicationRun:
         logger.warning(
             "application did not return within %g s of the disconnect and was cancelled: %s",
             self._close_timeout_s,
-            describe(self._scope),
+            describe(self.scope),
         )
         self.cancel()
 

@@ -89,6 +89,11 @@ class Decoder:
         self._needed = _MINIMUM_HEADER
         self._error: MqttError | None = None
 
+    def continue_from(self, other: "Decoder") -> None:
+        """Takes over the stream of `other`, which is not to be used any more."""
+        self.version = other.version
+        self._rest, self._needed, self._error = other._rest, other._needed, other._error
+
     def decode(self, data: bytes) -> Iterator[Packet]:
         """Yields the packets that `data` completes; keeps the beginning of one that is incomplete.
 

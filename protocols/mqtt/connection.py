@@ -12,8 +12,7 @@ when asked to by the wire, and calls `check` about once a second. Invariants:
 """
 
 from collections.abc import Callable
-from enum import Enum, auto
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final
 
 from protocols.asgi import Event
 from protocols.mqtt.aliases import OutboundAliases
@@ -43,7 +42,9 @@ from protocols.mqtt.packets import (
     Will,
 )
 from protocols.mqtt.reason_codes import sendable
+from protocols.mqtt.states import End, State
 from protocols.mqtt.subscribing import SubscribeReceiver
+from protocols.mqtt.trace import Tap, TracedDecoder, TracedDrops, TracedOutput
 from protocols.mqtt.traffic import Counts
 
 NEVER: Final = float("inf")
@@ -54,37 +55,6 @@ ANSWER_TIMEOUT_S: Final = 30.0
 
 _FAILURE: Final = 0x80
 _PINGRESP: Final = b"\xd0\x00"
-
-
-class State(Enum):
-    """What a connection waits for."""
-
-    CONNECTING = auto()
-    """The CONNECT packet."""
-    AUTHORIZING = auto()
-    """`mqtt.accept` or `mqtt.reject`."""
-    CONNECTED = auto()
-    """Anything: it is in use."""
-    CLOSED = auto()
-    """Nothing more."""
-
-
-class End(NamedTuple):
-    """How a connection ended. `reason` is that of `mqtt.disconnect`; `text` is for a log."""
-
-    reason_code: int
-    reason: str
-    text: str = ""
-    properties: Properties = {}
-
-    def event(self) -> Event:
-        """The `mqtt.disconnect` event."""
-        return {
-            "type": "mqtt.disconnect",
-            "reason_code": int(self.reason_code),
-            "reason": self.reason,
-            "properties": self.properties,
-        }
 
 
 class Connection(SubscribeReceiver):
@@ -200,6 +170,21 @@ class Connection(SubscribeReceiver):
             self.sent_payload_bytes,
         )
 
+    def watch(self, tap: Tap | None) -> None:
+        """Tells `tap` from now on what goes in and out and what is refused; with None, nobody."""
+        if isinstance(self._decoder, TracedDecoder):
+            self._decoder = self._decoder.plain()
+        self.tap = tap
+        self._dropped = self._broker.dropped
+        if tap is not None:
+            self._decoder = TracedDecoder(self._decoder, tap)
+            self.output = TracedOutput(self.output, self.version, tap)
+            self._dropped = TracedDrops(self._dropped, tap)
+        elif isinstance(self.output, TracedOutput):
+            self.output = list(self.output)
+        if self.session is not None:
+            self.session.dropped = self._dropped
+
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def take_over(self, now: float) -> None:
@@ -253,6 +238,9 @@ class Connection(SubscribeReceiver):
         if self.session is not None:
             self._broker.detach(self.session, self._will if with_will else None, now)
         self._will = None
+        if self.tap is not None:
+            self.tap.tell("closed", "", f"{end.reason} {end.reason_code:#04x} {end.text}".rstrip())
+            self.watch(None)
 
     # -- packets ----------------------------------------------------------------------------------------------------
 

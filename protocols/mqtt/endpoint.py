@@ -11,9 +11,12 @@ from typing import Any, Final, cast
 
 from protocols import metrics
 from protocols.asgi import ASGI_VERSION, MQTT_SPEC_VERSION, Event, Scope
-from protocols.mqtt.connection import Connection, End, State
+from protocols.mqtt.connection import Connection
+from protocols.mqtt.description import describe, kind
 from protocols.mqtt.hub import Hub, Site
 from protocols.mqtt.packets import Connect, Will
+from protocols.mqtt.states import End, State
+from protocols.mqtt.trace import Tap
 from protocols.mqtt.traffic import Counts
 from protocols.runner import ApplicationRun, Inbox, printable
 from protocols.sockets import client_address, server_address, tls_extension
@@ -97,7 +100,7 @@ class Endpoint(asyncio.Protocol):
         if events:
             run = self._run
             if run is None:
-                run = self._run = self._start()
+                run = self._start()
             run.inbox.feed_many(events, len(data))
         if connection.congested:  # also by what is no event: a publish that is sent again and again
             self._stop_reading(_CONGESTED)
@@ -222,13 +225,16 @@ class Endpoint(asyncio.Protocol):
         # What the client sends before it is accepted stays, but for one read, in its socket.
         self._stop_reading(_UNANSWERED)
         inbox = Inbox(pause=self._pause_for_inbox, resume=self._resume_for_inbox)
-        return ApplicationRun(
+        self._run = ApplicationRun(
             self._hub.application,
             self._scope(connect),
             self.send,
             inbox=inbox,
             on_finished=self._application_finished,
         )
+        if self._hub.tracing:
+            self.watch()
+        return self._run
 
     def _scope(self, connect: Connect) -> Scope:
         tls = tls_extension(self._transport)
@@ -254,6 +260,8 @@ class Endpoint(asyncio.Protocol):
         session = self.connection.session
         if session is not None:
             self._name = session.client_id
+        if self._hub.tracing:
+            self.watch()
         self._read_on(_UNANSWERED)
         self.data_received(b"")
 
@@ -294,6 +302,27 @@ class Endpoint(asyncio.Protocol):
 
     # -- what is known of it ----------------------------------------------------------------------------------------
 
+    def watch(self) -> None:
+        """Has the connection told to the traces of its client, under the name that it uses and under that it has."""
+        connection, run = self.connection, self._run
+        if run is None or connection.end is not None:
+            return
+        traces = self._hub.tracing.of(self._name, run.scope["client_id"])
+        before = connection.tap
+        if not traces:
+            if before is not None:
+                connection.watch(None)
+            return
+        tap = Tap(traces, self._name, self._where())
+        connection.watch(tap)
+        new = traces if before is None else [trace for trace in traces if trace not in before.traces]
+        connect = connection.connect
+        for trace in new:
+            if connect is None:
+                trace.add(self._name, tap.address, "opened", "", "is connected already")
+            else:
+                trace.add(self._name, tap.address, "in", kind(connect), describe(connect, payloads=trace.payloads))
+
     def count(self) -> None:
         """Adds what has happened since the last call to the counts of the hub."""
         connection, hub = self.connection, self._hub
@@ -313,9 +342,12 @@ class Endpoint(asyncio.Protocol):
         if logger.isEnabledFor(level):
             logger.log(level, "closed %s: %s, %#04x %s", self._who(), end.reason, end.reason_code, end.text)
 
-    def _who(self) -> str:
+    def _where(self) -> str:
         address = client_address(self._transport)
-        where = f"{address[0]}:{address[1]}" if address else "a local socket"
+        return f"{address[0]}:{address[1]}" if address else "a local socket"
+
+    def _who(self) -> str:
+        where = self._where()
         return f"{printable(self._name)} from {where}" if self._name else where
 
 

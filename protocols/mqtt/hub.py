@@ -5,15 +5,17 @@ one callback at the end of the loop pass, one write each, however many messages 
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from protocols import metrics
 from protocols.asgi import Application
 from protocols.mqtt.broker import Broker
-from protocols.mqtt.connection import State
 from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.states import State
 from protocols.mqtt.status import StatusTopics
+from protocols.mqtt.trace import Trace, Tracing
 from protocols.mqtt.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Hub:
         self.open: set[Endpoint] = set()
         """Those whose transport is there, or whose application still is at work."""
         self.traffic = Traffic()
+        self.tracing = Tracing()
         self.unknown_acks = 0
         self._status: StatusTopics | None = None
         self._exported = Traffic()
@@ -84,6 +87,21 @@ class Hub:
         if not self._unwritten:
             self.loop.call_soon(self._settle)
         self._unwritten.append(endpoint)
+
+    @contextmanager
+    def traced(self, trace: Trace) -> Iterator[Trace]:
+        """Tells the trace what its client does. Raises TooManyTracesError."""
+        self.tracing.add(trace)
+        self._watch()
+        try:
+            yield trace
+        finally:
+            self.tracing.remove(trace)
+            self._watch()
+
+    def _watch(self) -> None:
+        for endpoint in self.open:
+            endpoint.watch()
 
     def gone(self, endpoint: "Endpoint") -> None:
         """Neither the transport nor the application of this connection is left."""

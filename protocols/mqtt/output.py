@@ -11,6 +11,7 @@ from protocols.mqtt.codec import encode, prepare_publish
 from protocols.mqtt.message import Message
 from protocols.mqtt.negotiation import UNLIMITED
 from protocols.mqtt.packets import ConnAck, Disconnect, PubAck, PubRec, PubRel
+from protocols.mqtt.trace import Tap
 
 FLUSH_BYTES: Final = 64 * 1024
 """More output than this is written at once, so that a fan-out in one loop pass meets the socket's back-pressure."""
@@ -39,6 +40,7 @@ class Output:
         "send_maximum",
         "sent_payload_bytes",
         "sent_publishes",
+        "tap",
         "version",
         "writable",
     )
@@ -56,6 +58,8 @@ class Output:
         self._output_bytes = 0
         self._max_packet_bytes = UNLIMITED
         self._aliases_out: OutboundAliases | None = None
+        self.tap: Tap | None = None
+        """Who is told what is refused, while somebody watches the connection."""
 
     def take_output(self) -> bytes:
         """The bytes to write, as one piece."""

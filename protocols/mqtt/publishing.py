@@ -229,10 +229,13 @@ class PublishReceiver(Output):
         if packet.properties:
             self._pending_bytes -= properties_size(packet.properties)
         code = event.get("reason_code", 0)
-        if code >= _FAILURE and event.get("disconnect") and (packet.qos == 0 or self.version != MQTT_5_0):
-            # Without an answer, which before MQTT 5 is a positive one: the client is to send the publish again.
-            self._refuse(code, event.get("reason_string", ""), now)
-            return
+        if code >= _FAILURE:
+            if self.tap is not None:
+                self.tap.refused("PUBLISH", code, event.get("reason_string", ""), packet.topic)
+            if event.get("disconnect") and (packet.qos == 0 or self.version != MQTT_5_0):
+                # Without an answer, which before MQTT 5 is a positive one: the client is to send the publish again.
+                self._refuse(code, event.get("reason_string", ""), now)
+                return
         if packet.qos == 1:
             self._unacknowledged -= 1
             if not self._closed:

@@ -13,6 +13,7 @@ The events between server and application are specified in docs/events.md.
 import asyncio
 import functools
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 from protocols.asgi import Application
@@ -22,6 +23,7 @@ from protocols.mqtt.hub import Hub, Site
 from protocols.mqtt.options import BrokerLimits, MqttOptions
 from protocols.mqtt.packets import Properties
 from protocols.mqtt.store import MemoryRetainedStore, MemorySessionStore
+from protocols.mqtt.trace import Trace
 from protocols.server import Listener, ProtocolServer, Tunnel
 from protocols.sockets import bound_address, listen_at_all
 
@@ -97,6 +99,11 @@ class MqttServer(ProtocolServer):
         """Publishes to every subscriber of this server. Returns to how many. Raises ValueError or TypeError for what
         MQTT cannot say. To be called in the server's loop; `gateway.mqtt.publish` is the way from elsewhere."""
         return self.broker.publish(topic, payload, qos, retain, properties, now=self._hub.loop.time())
+
+    def trace(self, client_id: str, *, payloads: bool = False) -> AbstractContextManager[Trace]:
+        """Watches a client, known by the identity of its session or by what it calls itself, connected or not. To be
+        used in the server's loop. Entering raises TooManyTracesError."""
+        return self._hub.traced(Trace(client_id, payloads=payloads))
 
     def stop_accepting(self) -> None:
         """See ProtocolServer."""

@@ -1,10 +1,12 @@
 """SUBSCRIBE and UNSUBSCRIBE: what the application is asked, and what its answer becomes."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from protocols.asgi import Event
 from protocols.mqtt.broker import Broker
 from protocols.mqtt.codec import encode
+from protocols.mqtt.description import kind
 from protocols.mqtt.errors import InvalidTopicError
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.output import Wire
@@ -172,7 +174,9 @@ class SubscribeReceiver(PublishReceiver):
         """Takes a SUBSCRIBE; adds the event to `events`, unless every filter is refused already."""
         pending, event = pending_subscribe(packet, self._options)
         if event is None:
-            self._write(encode(pending.suback(), self.version))
+            answer = pending.suback()
+            self._tell_refused(pending, answer.reason_codes, "")
+            self._write(encode(answer, self.version))
         else:
             self._await_answer(pending, event, events)
 
@@ -208,12 +212,28 @@ class SubscribeReceiver(PublishReceiver):
             answer, granted = answer_subscribe(
                 pending, event, properties, self._maximum_qos, self._broker, self.session
             )
+            self._tell_refused(pending, answer.reason_codes, event.get("reason_string", ""))
             self._write(encode(answer, self.version))  # [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] [MQTT3-3.8.4-1]
             for topic_filter, subscriber in granted:
                 self._broker.send_retained(topic_filter, subscriber, now)
         else:
             answer = answer_unsubscribe(pending, event, properties, self._broker, self.session)
+            self._tell_refused(pending, answer.reason_codes, event.get("reason_string", ""))
             self._write(encode(answer, self.version))  # [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] [MQTT3-3.10.4-4]
+
+    def _tell_refused(self, pending: PendingAnswer, reason_codes: Sequence[int], reason: str) -> None:
+        """Tells who watches, because a client before 5.0 is not told the codes. `reason` is the application's."""
+        if self.tap is None:
+            return
+        packet = pending.packet
+        if isinstance(packet, Subscribe):
+            filters = [subscription.topic_filter for subscription in packet.subscriptions]
+        else:
+            filters = list(packet.topic_filters)
+        for index, (topic_filter, code) in enumerate(zip(filters, reason_codes, strict=True)):
+            if code >= _FAILURE:
+                by_us = bool(pending.refused) and pending.refused[index] is not None
+                self.tap.refused(kind(packet), code, "" if by_us else reason, topic_filter)
 
     def _forget_answers(self) -> None:
         """The connection has ended."""

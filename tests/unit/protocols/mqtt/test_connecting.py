@@ -3,7 +3,7 @@
 import pytest
 
 from protocols.mqtt.codec import encode
-from protocols.mqtt.connection import ANSWER_TIMEOUT_S, MAX_HELD_BYTES, State
+from protocols.mqtt.connection import ANSWER_TIMEOUT_S, MAX_HELD_BYTES
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.packets import (
     Auth,
@@ -17,6 +17,7 @@ from protocols.mqtt.packets import (
     ReasonCode,
     Will,
 )
+from protocols.mqtt.states import State
 from tests.unit.protocols.mqtt.harness import World
 
 

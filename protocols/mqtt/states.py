@@ -1,0 +1,38 @@
+"""The states of a connection, and how it can end."""
+
+from enum import Enum, auto
+from typing import NamedTuple
+
+from protocols.asgi import Event
+from protocols.mqtt.packets import Properties
+
+
+class State(Enum):
+    """What a connection waits for."""
+
+    CONNECTING = auto()
+    """The CONNECT packet."""
+    AUTHORIZING = auto()
+    """`mqtt.accept` or `mqtt.reject`."""
+    CONNECTED = auto()
+    """Anything: it is in use."""
+    CLOSED = auto()
+    """Nothing more."""
+
+
+class End(NamedTuple):
+    """How a connection ended. `reason` is that of `mqtt.disconnect`; `text` is for a log."""
+
+    reason_code: int
+    reason: str
+    text: str = ""
+    properties: Properties = {}
+
+    def event(self) -> Event:
+        """The `mqtt.disconnect` event."""
+        return {
+            "type": "mqtt.disconnect",
+            "reason_code": int(self.reason_code),
+            "reason": self.reason,
+            "properties": self.properties,
+        }

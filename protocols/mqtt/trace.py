@@ -1,0 +1,205 @@
+"""Watching one client live: its packets in both directions, decoded, and every refusal with its reason.
+
+    with server.trace("sensor-17") as trace:
+        async for event in trace:
+            print(event)
+
+A connection that nobody watches pays nothing for this: one that is watched gets another decoder and another output
+list, which tell a `Tap` of each packet before they do their work, and its refusals, all of them off the common path,
+look whether there is a tap. A trace is bounded: when its reader falls behind, events are lost, and it is told how many.
+"""
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from protocols import metrics
+from protocols.mqtt.codec import Decoder
+from protocols.mqtt.description import describe, kind
+from protocols.mqtt.errors import MqttError
+from protocols.mqtt.packets import Packet
+from protocols.mqtt.wire import MAX_VARIABLE
+
+CAPACITY: Final = 1_000
+"""Events that wait for the reader of a trace."""
+
+MAX_TRACES: Final = 16
+"""Traces of one server at a time: each costs the loop that serves everybody."""
+
+
+class TooManyTracesError(Exception):
+    """Raised when as many traces are open as may be."""
+
+    def __init__(self) -> None:
+        super().__init__(f"{MAX_TRACES} traces are open already")
+
+
+@dataclass(frozen=True, slots=True)
+class TraceEvent:
+    """One thing that happened."""
+
+    time: float
+    """Seconds since 1970."""
+    client_id: str
+    """The identity of the session; before the client is accepted, what it calls itself."""
+    address: str
+    kind: str
+    """"opened", "in", "out" (a packet from, to the client), "refused", "dropped", "closed", or "lost" for events of
+    which this one takes the place."""
+    packet: str
+    """The type of a packet, "PUBLISH"; of a refusal, what was refused."""
+    text: str
+    """The details, without secrets."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+class Trace:
+    """What the connections of one client identifier do, from now on. An asynchronous iterator that does not end."""
+
+    def __init__(self, client_id: str, *, payloads: bool = False, clock: Callable[[], float] = time.time) -> None:
+        """`payloads`: whether the beginning of each payload is shown."""
+        self.client_id = client_id
+        self.payloads = payloads
+        self._clock = clock
+        self._events: deque[TraceEvent] = deque()
+        self._lost = 0
+        self._arrived = asyncio.Event()
+
+    def add(self, client_id: str, address: str, kind: str, packet: str, text: str) -> None:
+        """Takes an event, or counts it as lost."""
+        if len(self._events) >= CAPACITY:
+            self._lost += 1
+            metrics.mqtt_trace_lost.inc()
+            return
+        if self._lost:
+            self._note_loss()
+        self._events.append(TraceEvent(self._clock(), client_id, address, kind, packet, text))
+        self._arrived.set()
+
+    def _note_loss(self) -> None:
+        text = f"{self._lost} events: they came faster than they were read"
+        self._lost = 0
+        self._events.append(TraceEvent(self._clock(), self.client_id, "", "lost", "", text))
+
+    def __aiter__(self) -> AsyncIterator[TraceEvent]:
+        return self
+
+    async def __anext__(self) -> TraceEvent:
+        while not self._events:
+            self._arrived.clear()
+            if self._lost:
+                self._note_loss()
+            else:
+                await self._arrived.wait()
+        return self._events.popleft()
+
+
+class Tap:
+    """Between a connection and the traces that watch it."""
+
+    def __init__(self, traces: Iterable[Trace], client_id: str, address: str) -> None:
+        self.traces = list(traces)
+        self.client_id = client_id
+        self.address = address
+
+    def tell(self, kind: str, packet: str, text: str) -> None:
+        """Something happened that is the same for every trace."""
+        for trace in self.traces:
+            trace.add(self.client_id, self.address, kind, packet, text)
+
+    def packet(self, direction: str, packet: Packet) -> None:
+        """A packet came "in" or went "out"."""
+        for trace in self.traces:
+            text = describe(packet, payloads=trace.payloads)
+            trace.add(self.client_id, self.address, direction, kind(packet), text)
+
+    def refused(self, what: str, reason_code: int, reason: str, about: str = "") -> None:
+        """The application or the broker does not do what the client asks for."""
+        parts = (repr(about) if about else "", f"{reason_code:#04x}", reason)
+        self.tell("refused", what, " ".join(part for part in parts if part))
+
+
+class TracedDecoder(Decoder):
+    """A decoder that tells of each packet before it is handled."""
+
+    __slots__ = ("_tap",)
+
+    def __init__(self, decoder: Decoder, tap: Tap) -> None:
+        """Goes on with the stream where `decoder` is in it."""
+        super().__init__(max_packet_bytes=decoder.max_packet_bytes)
+        self.continue_from(decoder)
+        self._tap = tap
+
+    def decode(self, data: bytes) -> Iterator[Packet]:
+        try:
+            for packet in super().decode(data):
+                self._tap.packet("in", packet)
+                yield packet
+        except MqttError as error:
+            self._tap.refused("packet", error.reason_code, error.text)
+            raise
+
+    def plain(self) -> Decoder:
+        """A decoder that goes on where this one is, and tells nobody."""
+        decoder = Decoder(max_packet_bytes=self.max_packet_bytes)
+        decoder.continue_from(self)
+        return decoder
+
+
+class TracedOutput(list[bytes]):
+    """The output of a connection, which tells of each packet when it is written."""
+
+    __slots__ = ("_decoder", "_tap")
+
+    def __init__(self, output: list[bytes], version: int, tap: Tap) -> None:
+        super().__init__(output)
+        self._decoder = Decoder(max_packet_bytes=MAX_VARIABLE + 5, version=version)
+        self._tap = tap
+
+    def append(self, data: bytes) -> None:
+        super().append(data)
+        for packet in self._decoder.decode(data):
+            self._tap.packet("out", packet)
+
+
+class TracedDrops(Counter[str]):
+    """Counts drops where they were counted before, and tells of them. It holds nothing itself."""
+
+    def __init__(self, counter: Counter[str], tap: Tap) -> None:
+        super().__init__()
+        self.counter = counter
+        self._tap = tap
+
+    def __setitem__(self, reason: str, count: int) -> None:
+        self.counter[reason] += count  # what `drops[reason] += 1` makes of an empty counter: 1
+        self._tap.tell("dropped", "PUBLISH", f"to this client: {reason}")
+
+
+class Tracing:
+    """The traces of one server. False while there is none."""
+
+    def __init__(self) -> None:
+        self._traces: list[Trace] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._traces)
+
+    def of(self, *client_ids: str) -> list[Trace]:
+        """The traces of a client that is known by any of these names."""
+        return [trace for trace in self._traces if trace.client_id in client_ids]
+
+    def add(self, trace: Trace) -> None:
+        """Has the trace among those that are told. Raises TooManyTracesError."""
+        if len(self._traces) >= MAX_TRACES:
+            raise TooManyTracesError
+        self._traces.append(trace)
+
+    def remove(self, trace: Trace) -> None:
+        """Tells it nothing more."""
+        self._traces.remove(trace)
