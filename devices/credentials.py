@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from django.db import transaction
 from django.utils import timezone
@@ -86,8 +86,12 @@ def cut_deleted(sender: type[Device], instance: Device, **kwargs: Any) -> None:
     cut(instance, "deleted")
 
 
+LookUp: TypeAlias = Callable[[str, int], "Identity | None"]
+"""From a key of the directory and its generation to what the database has for it."""
+
+
 class Directory:
-    """Looks tokens up, and remembers what it found: known tokens for minutes, unknown ones for seconds.
+    """Looks devices up, by token or name, and remembers what it found: for minutes, and for seconds what is not there.
 
     `generation` rises with each batch of cuts. What was looked up before one may be out of date: it is not remembered,
     and `is_current` tells.
@@ -104,14 +108,23 @@ class Directory:
         """The device whose valid token this is, if there is one. Raises what the database driver raises."""
         if not token or len(token) > MAX_TOKEN_LENGTH:
             return None
-        token_sha256 = hash_of(token)
-        known = self._cache.get(token_sha256)
+        return await self._find(hash_of(token), _by_token)
+
+    async def named(self, name: str) -> Identity | None:
+        """The device of this name, for who has been authenticated by others; None if it is disabled or not there.
+
+        Raises what the database driver raises.
+        """
+        return await self._find(f"name {name}", _by_name)
+
+    async def _find(self, key: str, look_up: "LookUp") -> Identity | None:
+        known = self._cache.get(key)
         if known is not None and known[0] > self._clock():
             return known[1]
         generation = self.generation
-        identity = await database_sync_to_async(_look_up)(token_sha256, generation)
+        identity = await database_sync_to_async(look_up)(key, generation)
         if generation == self.generation:
-            self._remember(token_sha256, identity)
+            self._remember(key, identity)
         return identity
 
     def is_current(self, identity: Identity) -> bool:
@@ -127,20 +140,20 @@ class Directory:
         while len(self._cut_at) > CACHE_SIZE:  # of lookups that began so many cuts ago none is under way
             self._cut_at.popitem(last=False)
         self._cache = OrderedDict(
-            (token_sha256, (expires, identity))
-            for token_sha256, (expires, identity) in self._cache.items()
+            (key, (expires, identity))
+            for key, (expires, identity) in self._cache.items()
             if identity is not None and identity.device_id not in device_ids
         )
 
-    def _remember(self, token_sha256: str, identity: Identity | None) -> None:
+    def _remember(self, key: str, identity: Identity | None) -> None:
         expires = self._clock() + (NEGATIVE_CACHE_S if identity is None else CACHE_S)
-        self._cache[token_sha256] = (expires, identity)
-        self._cache.move_to_end(token_sha256)
+        self._cache[key] = (expires, identity)
+        self._cache.move_to_end(key)
         if len(self._cache) > CACHE_SIZE:
             self._cache.popitem(last=False)
 
 
-def _look_up(token_sha256: str, generation: int) -> Identity | None:
+def _by_token(token_sha256: str, generation: int) -> Identity | None:
     credential = (
         Credential.objects.select_related("device__type")
         .filter(token_sha256=token_sha256, revoked_at=None, device__enabled=True)
@@ -148,5 +161,16 @@ def _look_up(token_sha256: str, generation: int) -> Identity | None:
     )
     if credential is None:
         return None
-    device = credential.device
+    return _identity(credential.device, generation)
+
+
+def _by_name(key: str, generation: int) -> Identity | None:
+    name = key.removeprefix("name ")
+    if "\0" in name:  # which PostgreSQL does not take
+        return None
+    device = Device.objects.select_related("type").filter(name=name, enabled=True).first()
+    return None if device is None else _identity(device, generation)
+
+
+def _identity(device: Device, generation: int) -> Identity:
     return Identity(device.pk, device.name, PROFILES[device.type.profile], generation)

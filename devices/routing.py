@@ -2,10 +2,12 @@
 
 from django.urls import path, re_path
 
+from devices.consumers.bridge import BridgeMqttConsumer
 from devices.consumers.http import TelemetryConsumer, UnknownPathConsumer
 from devices.consumers.mqtt import DeviceMqttConsumer
 from devices.consumers.websocket import DeviceWebsocketConsumer
 from devices.live import live_http_routes, live_websocket_routes
+from protocols.asgi import Receive, Scope, Send
 
 http_routes = [
     path("api/v1/telemetry", TelemetryConsumer.as_asgi()),
@@ -17,4 +19,11 @@ websocket_routes = [
     path("ws/device/", DeviceWebsocketConsumer.as_asgi()),
     *live_websocket_routes,
 ]
-mqtt_application = DeviceMqttConsumer.as_asgi()
+_device_application = DeviceMqttConsumer.as_asgi()
+_bridge_application = BridgeMqttConsumer.as_asgi()
+
+
+async def mqtt_application(scope: Scope, receive: Receive, send: Send) -> None:
+    """A device, a client of the broker, or a bridge to another one."""
+    is_bridge = "bridge" in scope["extensions"]
+    await (_bridge_application if is_bridge else _device_application)(scope, receive, send)

@@ -1,12 +1,13 @@
 """What watches a gateway asks over HTTP: /metrics, /healthz and /readyz, as ASGI applications without Django's stack.
 
 /healthz answers as long as the event loop turns. /readyz says 503 while the process starts, stops, or has no database:
-a load balancer then sends nobody here. /metrics is in Prometheus' text format; it holds no secret and no device's name.
+a load balancer then sends nobody here. What protocol servers say of themselves is in its answer too, and takes no
+process out of service. /metrics is in Prometheus' text format; it holds no secret and no device's name.
 """
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -16,6 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from gateway.db import database_sync_to_async
 from protocols.asgi import Receive, Scope, Send
+from protocols.server import ProtocolServer
 
 Check: TypeAlias = Callable[[Scope], Awaitable[None]]
 """Returns if what it looks at can work, raises if not. `scope` is that of the request, with the lifespan state."""
@@ -30,6 +32,8 @@ class Lifecycle:
     """How far the process is; the supervisor keeps it, and every scope has it as state["lifecycle"]."""
 
     is_ready: bool = False
+    servers: Sequence[ProtocolServer] = ()
+    """Those that were started, which may have something to say."""
 
 
 class Metrics:
@@ -63,6 +67,8 @@ class Readiness:
         if lifecycle is not None:
             report["server"] = "ok" if lifecycle.is_ready else "starting or stopping"
         is_ready = all(outcome == "ok" for outcome in report.values())
+        for server in lifecycle.servers if lifecycle is not None else ():
+            report.update(server.status())
         await respond(scope, send, 200 if is_ready else 503, json.dumps(report).encode() + b"\n", "application/json")
 
 

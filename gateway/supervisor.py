@@ -116,6 +116,7 @@ class Supervisor:
             servers = self._make_servers(state)
             started.push_async_callback(self._close, servers)
             await self._start(servers)
+            self.lifecycle.servers = servers
             await self._bridge_layer(started, servers)
             await self._announce(servers)
             spare_what_stays()
@@ -152,6 +153,7 @@ class Supervisor:
         """Gives the lifespan state that every scope gets a copy of."""
         lifespan = Lifespan(self.application, on_failure=self._fail)
         lifespan.state["lifecycle"] = self.lifecycle
+        lifespan.state["data_dir"] = self.config.data_dir
         try:
             await lifespan.startup()
         except LifespanError as error:
@@ -171,7 +173,7 @@ class Supervisor:
             self._failures.append(f"the application could not end properly: {error}")
 
     def _make_servers(self, state: dict[str, Any]) -> list[ProtocolServer]:
-        """One server for each protocol, in the order of the configuration; HTTP carries what the others offer."""
+        """One server for each protocol, those that listen first; HTTP carries what the others offer."""
         listeners: dict[str, list[Listener]] = {}
         for listener in self.config.listeners:
             listeners.setdefault(listener.protocol, []).append(make_listener(listener))
@@ -179,10 +181,19 @@ class Supervisor:
         tunnels: dict[str, Tunnel] = {}
         for protocol in sorted(listeners, key=lambda name: name == "http"):
             server_class = load_protocol(protocol)
-            server = server_class(self.application, listeners[protocol], state=state, tunnels=tunnels)
+            try:
+                server = server_class(self.application, listeners[protocol], state=state, tunnels=tunnels)
+            except ValueError as error:
+                raise GatewayError(f"cannot serve {protocol}: {error}") from error
             tunnels.update(server.offered_tunnels())
             servers[protocol] = server
-        return [servers[protocol] for protocol in listeners]
+        in_order = sorted((servers[protocol] for protocol in listeners), key=lambda server: not server.listens)
+        for server in in_order:
+            try:
+                server.meet(in_order)
+            except ValueError as error:
+                raise GatewayError(f"cannot serve {server.protocol}: {error}") from error
+        return in_order
 
     async def _start(self, servers: Sequence[ProtocolServer]) -> None:
         for server in servers:
@@ -231,6 +242,8 @@ def bound_urls(config: Config, servers: Sequence[ProtocolServer]) -> list[str]:
     """The addresses that the servers listen at, as URLs: "http://127.0.0.1:8000", "mqtts://[::1]:8883"."""
     urls = []
     for server in servers:
+        if not server.listens:
+            continue
         listeners = [listener for listener in config.listeners if listener.protocol == server.protocol]
         for listener, address in zip(listeners, server.addresses, strict=True):
             scheme = server.protocol + ("s" if listener.tls else "")

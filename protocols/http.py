@@ -18,7 +18,7 @@ from protocols.connections import Connections
 from protocols.http_connection import HttpConnection
 from protocols.http_options import HttpOptions, Site
 from protocols.server import Listener, ProtocolServer
-from protocols.sockets import bound_address, listen_at_all
+from protocols.sockets import Listening, listen_at_all
 
 __all__ = ["HttpOptions", "HttpServer"]
 
@@ -32,7 +32,7 @@ class HttpServer(ProtocolServer):
     response_grace_s: ClassVar[float] = 5.0
     """How long `close` lets responses end before it tells their applications that the client has gone."""
 
-    _servers: Sequence[asyncio.Server] = ()
+    _servers: Sequence[Listening] = ()
     _addresses: Sequence[str] = ()
     _connections: Connections | None = None
 
@@ -47,7 +47,7 @@ class HttpServer(ProtocolServer):
             connections.stop()
             raise
         self._connections = connections
-        self._addresses = [bound_address(server) for server in self._servers]
+        self._addresses = [listening.address for listening in self._servers]
 
     def _factory(self, listener: Listener, connections: Connections) -> Callable[[], HttpConnection]:
         site = Site(

@@ -1,6 +1,5 @@
 """From a parsed request head to an ASGI scope, or to a refusal. Sans I/O."""
 
-import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -9,6 +8,7 @@ from urllib.parse import unquote
 
 from protocols.aiohttp_parsers import RequestHead
 from protocols.asgi import ASGI_VERSION, HTTP_SPEC_VERSION, WEBSOCKET_SPEC_VERSION, Scope
+from protocols.trusted import TrustedPeers, parse_address
 
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
@@ -41,7 +41,6 @@ class _LoweredNames(dict[bytes, bytes]):
 
 _lowered_names = _LoweredNames({name.lower().encode(): name.lower().encode() for name in _COMMON_NAMES.split()})
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -153,17 +152,14 @@ def websocket_scope(http: Scope, subprotocols: Sequence[str]) -> Scope:
 
 
 class Forwarding:
-    """Which peers are believed when they say for whom they speak."""
-
-    UNIX = "unix"
+    """Which peers are believed when they say for whom they speak, and what they say."""
 
     def __init__(self, trusted: Sequence[str]) -> None:
-        """`trusted` are networks ("10.0.0.0/8", "::1") and "unix" for the peers of unix sockets. Raises ValueError."""
-        self._unix = self.UNIX in trusted
-        self._networks: Sequence[Network] = [ipaddress.ip_network(each) for each in trusted if each != self.UNIX]
+        """`trusted` as TrustedPeers has it. Raises ValueError."""
+        self._trusted = TrustedPeers(trusted)
 
     def __bool__(self) -> bool:
-        return bool(self._networks) or self._unix
+        return bool(self._trusted)
 
     def apply(
         self, headers: Headers, client: tuple[str, int] | None, scheme: str
@@ -173,33 +169,18 @@ class Forwarding:
         X-Forwarded-For is read from the right, past the proxies that are trusted: what stands further left is the
         client's own claim.
         """
-        if not (self._unix if client is None else self._trusts(client[0])):
+        if client not in self._trusted:
             return client, scheme
         hops = b",".join([value for name, value in headers if name == b"x-forwarded-for"]).split(b",")
         for hop in reversed(hops):
             address = hop.strip().decode("latin-1")
-            if not _is_address(address):
+            if parse_address(address) is None:
                 break
             client = (address, 0)
-            if not self._trusts(address):
+            if not self._trusted.has_address(address):
                 break
         forwarded = [value for name, value in headers if name == b"x-forwarded-proto"]
         if forwarded:
             last = forwarded[-1].rsplit(b",", 1)[-1].strip().lower()
             scheme = {b"https": "https", b"wss": "https", b"http": "http", b"ws": "http"}.get(last, scheme)
         return client, scheme
-
-    def _trusts(self, address: str) -> bool:
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(parsed in network for network in self._networks)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

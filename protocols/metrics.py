@@ -2,6 +2,15 @@
 
 from prometheus_client import Counter, Gauge
 
+connections_refused = Counter(
+    "gateway_connections_refused", "Connections that came no further than PROXY header and TLS handshake", ["reason"]
+)
+tls_reloads = Counter("gateway_tls_reloads", "Certificates that were read again", ["result"])
+tls_revoked = Counter("gateway_tls_revoked", "Connections ended because their certificate is on a revocation list")
+tls_certificate_expires = Gauge(
+    "gateway_tls_certificate_expires_seconds", "When a server certificate ends, in Unix time", ["certfile"]
+)
+
 http_connections = Gauge("gateway_http_connections", "Open connections of HTTP listeners, WebSockets included")
 http_responses = Counter("gateway_http_responses", "HTTP responses by status", ["status"])
 http_refused = Counter("gateway_http_refused", "Requests refused before an application saw them", ["reason"])

@@ -27,12 +27,21 @@ class Listener:
     """One place to listen at.
 
     `bind` is "host:port", "[v6]:port" (port 0: any free one) or "unix:/path"; `options` is an instance of the
-    server's `Options`.
+    server's `Options`. What follows holds for whoever listens by `protocols.sockets.listen`.
     """
 
     bind: str
     options: Any
     ssl_context: ssl.SSLContext | None = None
+    proxy_protocol: Sequence[str] = ()
+    """The networks of the proxies that begin each connection with a PROXY header, "unix" for peers of a Unix socket;
+    nobody else may connect then. Empty: there are none."""
+    handshake_timeout_s: float = 10.0
+    """How long PROXY header and TLS handshake may take together."""
+    max_handshakes: int = 1_000
+    """How many connections may be in the middle of that."""
+    dead_peer_timeout_s: float = 90.0
+    """After how long a peer whose machine answers nothing is given up, by TCP itself; 0 leaves it to the system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +60,7 @@ class Tunnel:
 class ProtocolServer(abc.ABC):
     """Serves one protocol on all of its listeners: each connection becomes a scope, run by protocols.runner.
 
-    The supervisor calls, in this order: `start`, `stop_accepting`, `close`. It may call `close` after a failed
+    The supervisor calls, in this order: `meet`, `start`, `stop_accepting`, `close`. It may call `close` after a failed
     `start`.
     """
 
@@ -62,6 +71,10 @@ class ProtocolServer(abc.ABC):
     """A frozen dataclass: the keys that a `[[listeners]]` table of this protocol may have besides `protocol`, `bind`
     and `tls`, with their types and defaults. Each field's docstring-like `metadata={"help": "..."}` is its manual."""
 
+    listens: ClassVar[bool] = True
+    """False for a protocol that connects to others: its `[[listeners]]` tables have neither `bind` nor `tls`, its
+    `Listener.bind` is empty, `addresses` has nothing, and it is started when all that listen are."""
+
     def __init__(
         self,
         application: Application,
@@ -70,8 +83,9 @@ class ProtocolServer(abc.ABC):
         state: Mapping[str, Any],
         tunnels: Mapping[str, Tunnel] | None = None,
     ) -> None:
-        """`state` is the lifespan state, copied shallowly into each scope. `tunnels` maps a path to what other
-        servers want carried over WebSocket; servers other than HTTP ignore it."""
+        """`state` is the lifespan state, copied shallowly into each scope; its "data_dir" is the directory in which a
+        server may keep files. `tunnels` maps a path to what other servers want carried over WebSocket; servers other
+        than HTTP ignore it. Raises ValueError for listeners that do not go together."""
         self.application = application
         self.listeners = listeners
         self.state = state
@@ -96,6 +110,18 @@ class ProtocolServer(abc.ABC):
     @abc.abstractmethod
     def addresses(self) -> Sequence[str]:
         """The bound addresses in the order of `listeners`, with the real port: "127.0.0.1:1883"."""
+
+    def meet(self, servers: Sequence["ProtocolServer"]) -> None:
+        """Is told of all servers of the process, before the first is started. Raises ValueError if one that it needs
+        is missing."""
+        return
+
+    def status(self) -> Mapping[str, str]:
+        """What /readyz is to say of it besides that the process is ready: "ok", or what is wrong, for each name.
+
+        Everybody may read it. It makes no process unready.
+        """
+        return {}
 
     def offered_tunnels(self) -> Mapping[str, Tunnel]:
         """What this server wants carried over WebSocket: path -> tunnel. Called before `start`."""

@@ -4,18 +4,17 @@ Every wire uses these, so that a bind address, a taken port and a client certifi
 """
 
 import asyncio
+import functools
 import os
-import ssl
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from cryptography import x509
-
+from protocols import tls
+from protocols.doorway import Doorway, Entrance
 from protocols.server import Listener
 
 BACKLOG: Final = 1024
-
-_TLS_VERSIONS: Final = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
 
 def parse_bind(bind: str) -> tuple[str, int] | str:
@@ -35,44 +34,88 @@ def parse_bind(bind: str) -> tuple[str, int] | str:
     return host, int(port)
 
 
-async def listen(listener: Listener, protocol_factory: Callable[[], asyncio.BaseProtocol]) -> asyncio.Server:
+class Listening:
+    """A place that is listened at, until `close`."""
+
+    def __init__(self, server: asyncio.Server, entrance: Entrance) -> None:
+        self._server = server
+        self._entrance = entrance
+
+    @property
+    def address(self) -> str:
+        """Where it really listens: "127.0.0.1:1883", "[::1]:1883" or "unix:/path"."""
+        name = self._server.sockets[0].getsockname()
+        if isinstance(name, (str, bytes)):
+            return f"unix:{os.fsdecode(name)}"
+        host, port = name[0], name[1]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def end_revoked(self) -> None:
+        """Ends the connections whose client certificates are on the revocation lists that are in use now."""
+        self._entrance.end_revoked()
+
+    def close(self) -> None:
+        """Closes the socket; connections go on, but for those which are not through with their handshake."""
+        self._server.close()
+        self._entrance.close()
+
+
+async def listen(listener: Listener, protocol_factory: Callable[[], asyncio.BaseProtocol]) -> Listening:
     """Binds and begins to accept. Raises OSError, with the address in its text, and ValueError for a bad `bind`."""
-    loop = asyncio.get_running_loop()
+    entrance = Entrance(listener, protocol_factory)
+    factory = functools.partial(Doorway, entrance) if entrance.needed else protocol_factory
     address = parse_bind(listener.bind)
+    loop = asyncio.get_running_loop()
     try:
         if isinstance(address, str):
-            return await loop.create_unix_server(protocol_factory, address, ssl=listener.ssl_context, backlog=BACKLOG)
-        host, port = address
-        return await loop.create_server(
-            protocol_factory, host or None, port, ssl=listener.ssl_context, backlog=BACKLOG, reuse_address=True
-        )
+            server = await loop.create_unix_server(factory, address, backlog=BACKLOG)
+        else:
+            host, port = address
+            server = await loop.create_server(factory, host or None, port, backlog=BACKLOG, reuse_address=True)
+            _give_up_dead_peers(server, listener.dead_peer_timeout_s)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise OSError(error.errno, f"cannot listen at {listener.bind}: {reason}") from error
+    return Listening(server, entrance)
 
 
 async def listen_at_all(
     listeners: Sequence[Listener], factories: Sequence[Callable[[], asyncio.BaseProtocol]]
-) -> list[asyncio.Server]:
+) -> list[Listening]:
     """Binds each listener with the factory of the same position, all or none. Raises as `listen` does."""
-    servers: list[asyncio.Server] = []
+    opened: list[Listening] = []
     try:
         for listener, factory in zip(listeners, factories, strict=True):
-            servers.append(await listen(listener, factory))
+            opened.append(await listen(listener, factory))
     except BaseException:
-        for server in servers:
-            server.close()
+        for listening in opened:
+            listening.close()
         raise
-    return servers
+    return opened
 
 
-def bound_address(server: asyncio.Server) -> str:
-    """Where a server really listens: "127.0.0.1:1883", "[::1]:1883" or "unix:/path"."""
-    name = server.sockets[0].getsockname()
-    if isinstance(name, (str, bytes)):
-        return f"unix:{os.fsdecode(name)}"
-    host, port = name[0], name[1]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _give_up_dead_peers(server: asyncio.Server, timeout_s: float) -> None:
+    """Has TCP find out that a peer is gone which says nothing: a machine that lost power, a network that forgot the
+    connection. Accepted sockets inherit it all from the listening one, so that no connection costs a system call."""
+    if not timeout_s:
+        return
+    for listening in server.sockets:
+        with socket.socket(fileno=os.dup(listening.fileno())) as own:  # uvloop's cannot be set
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _dead_peer_options(timeout_s).items():
+                if hasattr(socket, name):
+                    own.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _dead_peer_options(timeout_s: float) -> dict[str, int]:
+    """Probes after half of the time, three of them; and for what was sent and not acknowledged the whole of it."""
+    interval_s = max(1, round(timeout_s / 6))
+    return {
+        "TCP_KEEPIDLE": max(1, round(timeout_s / 2)),
+        "TCP_KEEPINTVL": interval_s,
+        "TCP_KEEPCNT": 3,
+        "TCP_USER_TIMEOUT": max(1, round(timeout_s * 1000)),
+    }
 
 
 def client_address(transport: asyncio.BaseTransport) -> tuple[str, int] | None:
@@ -90,29 +133,5 @@ def server_address(transport: asyncio.BaseTransport) -> tuple[str, int | None] |
 
 
 def tls_extension(transport: asyncio.BaseTransport) -> dict[str, Any] | None:
-    """The value of `scope["extensions"]["tls"]` (ASGI TLS extension); None for a connection without TLS."""
-    ssl_object = transport.get_extra_info("ssl_object")
-    if ssl_object is None:
-        return None
-    certificate = ssl_object.getpeercert(binary_form=True)
-    return {
-        "server_cert": None,
-        "client_cert_chain": [ssl.DER_cert_to_PEM_cert(certificate)] if certificate else [],
-        "client_cert_name": _subject(certificate) if certificate else None,
-        "client_cert_error": None,
-        "tls_version": _TLS_VERSIONS.get(ssl_object.version()),
-        "cipher_suite": _cipher_suite(ssl_object),
-    }
-
-
-def _subject(certificate: bytes) -> str:
-    return x509.load_der_x509_certificate(certificate).subject.rfc4514_string()
-
-
-def _cipher_suite(ssl_object: ssl.SSLObject) -> int | None:
-    """The IANA number of the cipher in use: OpenSSL's id of it is that number in its low 16 bits."""
-    cipher = ssl_object.cipher()
-    if cipher is None:
-        return None
-    known: list[dict[str, Any]] = list(ssl_object.context.get_ciphers())  # type: ignore[arg-type]
-    return next((entry["id"] & 0xFFFF for entry in known if entry["name"] == cipher[0]), None)
+    """The value of `scope["extensions"]["tls"]`: see protocols.tls."""
+    return tls.tls_extension(transport.get_extra_info("ssl_object"))

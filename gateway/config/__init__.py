@@ -157,6 +157,8 @@ def _build_listeners(node: Node, builder: Builder) -> tuple[ListenerConfig, ...]
         if listener is None:
             continue
         listeners.append(listener)
+        if not listener.bind:
+            continue
         taken_at = seen.setdefault(listener.bind, table.origin)
         if taken_at is not table.origin and not listener.bind.endswith(":0"):
             builder.fault(table.origin, f"listeners.{index}.bind: {listener.bind} is another listener's, at {taken_at}")
@@ -168,17 +170,27 @@ def _build_listener(table: Table, path: str, builder: Builder) -> ListenerConfig
     own = {"protocol", "bind", "tls"}
     common = Table(table.origin, {key: node for key, node in table.items.items() if key in own})
     rest = Table(table.origin, {key: node for key, node in table.items.items() if key not in own})
-    options = None
+    given: dict[str, Any] = {"options": None}
     match common.items.get("protocol"):
         case Leaf(value=str(protocol), origin=origin):
             try:
-                options = builder.build(load_protocol(protocol).Options, rest, path, known=own)
+                server = load_protocol(protocol)
+                given["options"] = builder.build(server.Options, rest, path, known=own)
+                if not server.listens:
+                    given["bind"] = ""
+                    _refuse_bind(protocol, common, path, builder)
             except UnknownProtocolError as error:
                 builder.fault(origin, f"{path}.protocol: {error}")
             except ImportError as error:
                 builder.fault(origin, f"{path}.protocol: {protocol} cannot be loaded: {error}")
-    listener: ListenerConfig | None = builder.build(ListenerConfig, common, path, given={"options": options})
+    listener: ListenerConfig | None = builder.build(ListenerConfig, common, path, given=given, known=given)
     return listener
+
+
+def _refuse_bind(protocol: str, common: Table, path: str, builder: Builder) -> None:
+    for key in ("bind", "tls"):
+        if key in common.items:
+            builder.fault(common.items[key].origin, f"{path}.{key}: {protocol} does not listen, it connects")
 
 
 _current: Loaded | None = None

@@ -82,6 +82,13 @@ class Builder:
             if isinstance(node, Table):
                 return self.build(nested, node, path)
             return self.fault(node.origin, f"{path}: expected a table [{path}], got {_shown(node)}")
+        repeated = _dataclass_repeated_in(wanted)
+        if repeated is not None and isinstance(node, Tables):
+            self.origins[path] = node.origin
+            items = [self.build(repeated, table, f"{path}.{index}") for index, table in enumerate(node.items)]
+            return tuple(items)
+        if repeated is not None:
+            return self.fault(node.origin, f"{path}: expected tables, each headed [[{_header(path)}]]")
         if not isinstance(node, Leaf):
             return self.fault(node.origin, f"{path}: expected {_expected(wanted)}, got {_shown(node)}")
         self.origins[path] = node.origin
@@ -131,6 +138,17 @@ def _plain(wanted: Any) -> Any:
 def _dataclass_in(wanted: Any) -> type[Any] | None:
     plain = _plain(wanted)
     return plain if isinstance(plain, type) and dataclasses.is_dataclass(plain) else None
+
+
+def _dataclass_repeated_in(wanted: Any) -> type[Any] | None:
+    """The dataclass of a field that is a tuple of them."""
+    plain = _plain(wanted)
+    return _dataclass_in(get_args(plain)[0]) if get_origin(plain) is tuple else None
+
+
+def _header(path: str) -> str:
+    """How a table at this path is headed: without the numbers of those that it is in."""
+    return ".".join(key for key in path.split(".") if not key.isdecimal())
 
 
 def _is_list(wanted: Any) -> bool:

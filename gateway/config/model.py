@@ -66,12 +66,15 @@ class ListenerConfig:
 
     protocol: str
     bind: Annotated[str, AfterValidator(_check_bind)]
+    """Empty for a protocol that does not listen."""
     tls: TlsOptions | None = None
     options: Any
 
     @property
     def host(self) -> str | None:
-        """The host part of `bind`, without brackets; None for a Unix socket."""
+        """The host part of `bind`, without brackets; None for a Unix socket, and where nothing listens."""
+        if not self.bind:
+            return None
         address = parse_bind(self.bind)
         return None if isinstance(address, str) else address[0]
 

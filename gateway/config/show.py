@@ -56,6 +56,8 @@ def _values(options: Any, path: str, origins: Mapping[str, str], effective: bool
         key = f"{path}.{item.name}" if path else item.name
         if value is None or dataclasses.is_dataclass(value) or key in ("listeners", "sections"):
             continue
+        if item.name == "bind" and not value:  # of a protocol that does not listen
+            continue
         origin = origins.get(key, "default")
         if effective or origin != "default":
             yield f"{f'{item.name} = {_toml(_masked(key, item, value))}':<47} # {origin}"
@@ -73,6 +75,9 @@ def _toml(value: Any) -> str:
             return f"[{', '.join(_toml(item) for item in value)}]"
         case bool() | int() | float():
             return json.dumps(value)
+        case _ if dataclasses.is_dataclass(value):
+            keys = ((item.name, getattr(value, item.name)) for item in dataclasses.fields(value))
+            return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in keys if inner is not None) + " }"
         case Path():
             return json.dumps(str(value), ensure_ascii=False)
         case Mapping():

@@ -25,7 +25,7 @@ from protocols.mqtt.packets import Properties
 from protocols.mqtt.store import MemoryRetainedStore, MemorySessionStore
 from protocols.mqtt.trace import Trace
 from protocols.server import Listener, ProtocolServer, Tunnel
-from protocols.sockets import bound_address, listen_at_all
+from protocols.sockets import Listening, listen_at_all
 
 __all__ = ["MqttOptions", "MqttServer"]
 
@@ -61,7 +61,7 @@ class MqttServer(ProtocolServer):
             limits=BrokerLimits.of(self._options),
         )
         self._hub = Hub(application, state, self.broker)
-        self._servers: Sequence[asyncio.Server] = ()
+        self._servers: Sequence[Listening] = ()
         self._addresses: Sequence[str] = ()
 
     async def start(self) -> None:
@@ -76,7 +76,7 @@ class MqttServer(ProtocolServer):
         except BaseException:
             self._hub.stop()
             raise
-        self._addresses = [bound_address(server) for server in self._servers]
+        self._addresses = [listening.address for listening in self._servers]
 
     @property
     def addresses(self) -> Sequence[str]:

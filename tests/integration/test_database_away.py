@@ -68,7 +68,7 @@ class Trial:
 
     def readiness(self) -> tuple[int, dict[str, str]]:
         try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=10) as response:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=30) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             with error:
@@ -85,7 +85,7 @@ class Trial:
 
     def waiting(self) -> float:
         """How many readings wait for their commit."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as response:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as response:
             match = re.search(r"^gateway_readings_waiting (\S+)$", response.read().decode(), re.MULTILINE)
         assert match is not None
         return float(match[1])
@@ -266,7 +266,7 @@ async def post(trial: Trial, device: FleetDevice, body: bytes) -> int:
 
 _HOLD = """
 import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], timeout=20, isolation_level=None)
+connection = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
 connection.execute("BEGIN EXCLUSIVE")
 print(flush=True)
 sys.stdin.read()
@@ -320,7 +320,7 @@ def stopped(server: PostgresServer) -> Iterator[None]:
 
 
 def sqlite_rows(file: Path, query: str) -> list[Any]:
-    connection = sqlite3.connect(file, timeout=20)
+    connection = sqlite3.connect(file, timeout=30)
     try:
         return connection.execute(query).fetchall()
     finally:

@@ -139,7 +139,7 @@ def test_a_page_shows_the_temperature_that_is_published_over_mqtt(server: RunSer
     def publish(payload: str) -> str:
         (command,) = (line for line in tutorial.commands("thermometer.md") if line.endswith(payload))
         words = [str(mqtt_port) if word == "1883" else word for word in command.split()]
-        done = subprocess.run([*words, "-d"], capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run([*words, "-d"], capture_output=True, text=True, timeout=30, check=False)
         return done.stdout + done.stderr
 
     def visit(context: BrowserContext) -> None:

@@ -12,7 +12,7 @@ import pytest
 import redis
 from redis.crc import key_slot
 
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 30.0
 SLOTS = 16384
 
 

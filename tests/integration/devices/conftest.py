@@ -42,7 +42,7 @@ class Gateway:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Nobody else can write to the database."""
-        connection = sqlite3.connect(self._database, timeout=20, isolation_level=None)
+        connection = sqlite3.connect(self._database, timeout=30, isolation_level=None)
         connection.execute("BEGIN EXCLUSIVE")
         try:
             yield
@@ -51,7 +51,7 @@ class Gateway:
             connection.close()
 
     def query(self, statement: str, *parameters: object) -> list[Any]:
-        connection = sqlite3.connect(self._database, timeout=20)
+        connection = sqlite3.connect(self._database, timeout=30)
         try:
             return connection.execute(statement, parameters).fetchall()
         finally:
@@ -59,7 +59,7 @@ class Gateway:
 
     def counters(self) -> dict[str, float]:
         """Every counter at /metrics, with its labels, as the text there names it."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as response:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as response:
             text = response.read().decode()
         return {
             name: float(value)

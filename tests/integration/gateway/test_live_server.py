@@ -54,7 +54,7 @@ class LiveServer(ChannelsLiveServerTestCase):
             channel_layers.set("default", self.old_layer)
 
     def fetch(self, path: str) -> tuple[int, bytes]:
-        with urllib.request.urlopen(self.live_server_url + path, timeout=10) as response:
+        with urllib.request.urlopen(self.live_server_url + path, timeout=30) as response:
             return response.status, response.read()
 
     def test_pages_and_static_files_are_served(self) -> None:
@@ -63,7 +63,7 @@ class LiveServer(ChannelsLiveServerTestCase):
 
     async def test_the_application_sees_the_database_of_the_test_and_the_test_sees_its(self) -> None:
         await get_user_model().objects.acreate(username="test")
-        async with asyncio.timeout(20), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(30), aiohttp.ClientSession() as session:
             sockets = [await session.ws_connect(f"{self.live_server_ws_url}/counter/") for _ in range(5)]
             for number, socket in enumerate(sockets):
                 await socket.send_str(f"user-{number}")
@@ -76,7 +76,7 @@ class LiveServer(ChannelsLiveServerTestCase):
 
     async def test_what_the_test_sends_over_the_layer_reaches_the_application(self) -> None:
         async with (
-            asyncio.timeout(20),
+            asyncio.timeout(30),
             aiohttp.ClientSession() as session,
             session.ws_connect(f"{self.live_server_ws_url}/news/") as socket,
         ):

@@ -86,7 +86,7 @@ def server(project: Path, request: pytest.FixtureRequest) -> Iterator[RunServer]
 
 
 def fetch(port: int, path: str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as response:
         return str(response.read().decode())
 
 
@@ -103,12 +103,12 @@ def test_it_serves_pages_static_files_and_websockets_and_logs_requests(server: R
 async def echo(port: int) -> str:
     async with aiohttp.ClientSession() as session, session.ws_connect(f"http://127.0.0.1:{port}/") as websocket:
         await websocket.send_str("hello")
-        return str((await websocket.receive(timeout=10)).data)
+        return str((await websocket.receive(timeout=30)).data)
 
 
 @pytest.mark.parametrize("server", [["--mqtt", "0"]], indirect=True)
 def test_it_serves_mqtt_if_asked_to(server: RunServer) -> None:
-    with socket.create_connection(("127.0.0.1", server.port("mqtt")), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", server.port("mqtt")), timeout=30) as client:
         client.sendall(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c")
         assert client.recv(4) == b"\x20\x02\x00\x00"
 
@@ -137,7 +137,7 @@ def test_daphnes_options(server: RunServer) -> None:
 
 @pytest.mark.parametrize("server", [["--noreload", "--noasgi"]], indirect=True)
 def test_noasgi_is_djangos_own_server(server: RunServer) -> None:
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.port()}/", timeout=10) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port()}/", timeout=30) as response:
         assert response.headers["Server"].startswith("WSGIServer")
 
 

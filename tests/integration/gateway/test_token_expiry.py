@@ -66,21 +66,21 @@ application = TokenAuthMiddleware(
 
 async def websocket_by_header(url: str, session: aiohttp.ClientSession) -> None:
     async with session.ws_connect(url, headers={"Authorization": "Bearer token"}) as socket:
-        message = await socket.receive(timeout=5)
+        message = await socket.receive(timeout=30)
         assert (message.type, socket.close_code) == (aiohttp.WSMsgType.CLOSE, 4401)
 
 
 async def websocket_by_subprotocol(url: str, session: aiohttp.ClientSession) -> None:
     async with session.ws_connect(url, protocols=["bearer", "token"]) as socket:
         assert socket.protocol == "bearer"
-        await socket.receive(timeout=5)
+        await socket.receive(timeout=30)
         assert socket.close_code == 4401
 
 
 async def websocket_by_first_message(url: str, session: aiohttp.ClientSession) -> None:
     async with session.ws_connect(url) as socket:
         await socket.send_str('{"token": "token"}')
-        await socket.receive(timeout=5)
+        await socket.receive(timeout=30)
         assert socket.close_code == 4401
 
 
@@ -103,7 +103,7 @@ async def test_http_and_websocket_end(client: Any, end: object) -> None:
     server = HttpServer(application, [Listener(bind="127.0.0.1:0", options=HttpOptions())], state={})
     await server.start()
     try:
-        async with asyncio.timeout(10), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(30), aiohttp.ClientSession() as session:
             await client(f"http://{server.addresses[0]}/", session)
             while not ended:
                 await asyncio.sleep(0.01)
@@ -120,7 +120,7 @@ async def test_mqtt_disconnects_with_not_authorized() -> None:
         host, _, port = server.addresses[0].rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(CONNECT)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             received = await reader.read()
         writer.close()
         await writer.wait_closed()

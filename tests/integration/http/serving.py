@@ -28,7 +28,7 @@ async def serving(
     try:
         yield server
     finally:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await server.close()
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 """How long anything may take before a test gives it up; nothing waits that long when all is well."""
 
 

@@ -143,9 +143,9 @@ class TestLookingUp:
         token = issue(device)
 
         with CaptureQueriesContext(connection) as queries:
-            from devices.credentials import _look_up
+            from devices.credentials import _by_token
 
-            assert _look_up(hash_of(token), 0) is not None
+            assert _by_token(hash_of(token), 0) is not None
 
         assert len(queries) == 1
 

@@ -70,7 +70,7 @@ class Watcher:
         self._channel = channel
 
     async def message(self) -> dict[str, Any]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             message = await self._layer.receive(self._channel)
         assert message["type"] == "readings.committed"
         content: dict[str, Any] = json.loads(message["text"])
@@ -88,7 +88,7 @@ async def setting(sqlite_database: Path) -> AsyncIterator[Setting]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.001)
 
@@ -194,7 +194,7 @@ async def test_a_layer_that_hangs_holds_up_no_device_and_a_bounded_number_of_com
     setting.layer.open.clear()
 
     for number in range(MAX_WAITING + 20):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await setting.send(ONE, ("t", TS + number, 1.0, None))
 
     assert len(setting.fanout._waiting) == MAX_WAITING

@@ -188,7 +188,7 @@ class TestFaults:
             ),
             (
                 "[[listeners]]\nprotocol = 'htp'\nbind = '127.0.0.1:1'",
-                "gateway.toml:2: listeners.0.protocol: no protocol 'htp' is installed; known: http, mqtt",
+                "gateway.toml:2: listeners.0.protocol: no protocol 'htp' is installed; known: http, mqtt, mqtt-bridge",
             ),
             (
                 "[database]\nurl = 'mysql://x/y'",

@@ -49,7 +49,7 @@ async def working(application: Application, layer: InMemoryChannelLayer, *channe
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0)
 

@@ -68,7 +68,7 @@ async def test_a_handler_uses_the_layer_through_async_to_sync(served: Any, layer
 
 
 async def test_handlers_of_different_connections_run_at_the_same_time(served: Any) -> None:
-    together = threading.Barrier(4, timeout=5)
+    together = threading.Barrier(4, timeout=30)
 
     class Meeting(SyncConsumer):
         def meet(self, event: dict[str, Any]) -> None:
@@ -80,7 +80,7 @@ async def test_handlers_of_different_connections_run_at_the_same_time(served: An
         await connection.send_input({"type": "meet"})
 
     for connection in connections:
-        assert await connection.receive_output(timeout=5) == {"type": "met"}
+        assert await connection.receive_output(timeout=30) == {"type": "met"}
         await connection.stop()
 
 

@@ -114,7 +114,7 @@ class TestReaders:
         local.put("a", {"type": "m"})
         first.cancel()
 
-        assert await asyncio.wait_for(second, 1) == {"type": "m"}
+        assert await asyncio.wait_for(second, 30) == {"type": "m"}
 
     async def test_unread_messages_can_be_taken_when_nobody_waits(self, local: LocalChannels) -> None:
         local.put("a", {"type": "m"})
@@ -155,7 +155,7 @@ class TestThreads:
 
         await asyncio.to_thread(local.put, "a", {"type": "m"})
 
-        assert await asyncio.wait_for(reader, 1) == {"type": "m"}
+        assert await asyncio.wait_for(reader, 30) == {"type": "m"}
 
     def test_the_owner_of_a_closed_loop_is_forgotten(self, local: LocalChannels) -> None:
         async def attach() -> None:

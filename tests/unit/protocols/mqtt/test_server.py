@@ -100,7 +100,7 @@ class Client:
         assert isinstance(await self.receive(), SubAck)
 
     async def receive(self) -> Packet:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not self._packets:
                 data = await self.reader.read(65_536)
                 if not data:
@@ -120,7 +120,7 @@ class Client:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Returns when the condition holds, looked at in each pass of the loop."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0)
 
@@ -331,7 +331,7 @@ class TestEnds:
             await loop.sock_connect(client, (host, int(port)))
 
             packets = Connect(version=5, client_id="c"), Publish(topic="t", payload=b"x" * 10_000_000)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await loop.sock_sendall(client, b"".join(encode(packet, 5) for packet in packets))
 
                 received = b""
