@@ -87,7 +87,7 @@ class Builder:
             self.origins[path] = node.origin
             items = [self.build(repeated, table, f"{path}.{index}") for index, table in enumerate(node.items)]
             return tuple(items)
-        if repeated is not None:
+        if repeated is not None and not (isinstance(node, Leaf) and node.value == []):
             return self.fault(node.origin, f"{path}: expected tables, each headed [[{_header(path)}]]")
         if not isinstance(node, Leaf):
             return self.fault(node.origin, f"{path}: expected {_expected(wanted)}, got {_shown(node)}")

@@ -1,0 +1,229 @@
+"""One bridge: connects, has the application asked, subscribes; and begins again when the connection has ended."""
+
+import asyncio
+import logging
+import random
+from typing import Any, Final
+
+from protocols.asgi import Application
+from protocols.bridge import metrics
+from protocols.bridge.exchange import Ending, Exchange
+from protocols.bridge.options import BridgeOptions
+from protocols.bridge.outgoing import Outgoing
+from protocols.bridge.upstream import Upstream, UpstreamError, UpstreamMessage, Welcome
+from protocols.mqtt.broker import Broker
+from protocols.runner import printable
+
+logger = logging.getLogger("gateway.bridge")
+
+ANSWER_TIMEOUT_S: Final = 30.0
+"""How long the application may take to accept."""
+ANSWER_GRACE_S: Final = 5.0
+"""How long, at the end, the application may take to acknowledge what it has."""
+_POLL_S: Final = 0.02
+_NOTE_INTERVAL_S: Final = 10.0
+
+
+class Bridge:
+    """A bridge from its `start` to its `close`. `status` is what /readyz says of it."""
+
+    def __init__(
+        self,
+        application: Application,
+        options: BridgeOptions,
+        *,
+        client_id: str,
+        state: Any,
+        broker: Broker,
+    ) -> None:
+        self.options = options
+        self.status = "not connected"
+        self._application = application
+        self._state = state
+        self._client_id = client_id
+        self._loop = asyncio.get_running_loop()
+        self._outgoing = Outgoing(options, broker, client_id=client_id, clock=self._loop.time, note=self.note)
+        self._exchange: Exchange | None = None
+        self._closing = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._noted: dict[str, tuple[float, int]] = {}
+        self._delay_s = options.reconnect_min_s
+        self._connected = metrics.connected.labels(options.name)
+        self._connected.set(0)
+        metrics.unanswered.labels(options.name).set_function(
+            lambda: 0 if self._exchange is None else self._exchange.unanswered
+        )
+        metrics.waiting.labels(options.name).set_function(lambda: self._outgoing.waiting)
+
+    def start(self) -> None:
+        """Begins; messages for upstream wait from now on, whether it is there or not."""
+        self._outgoing.start()
+        self._task = self._loop.create_task(self._run(), name=f"bridge {self.options.name}")
+
+    def stop(self) -> None:
+        """Connects no more."""
+        self._closing.set()
+
+    async def close(self) -> None:
+        """Lets the application acknowledge what it has, says goodbye upstream, and waits for the application's end.
+        Cancelling it cuts all that off."""
+        self.stop()
+        if self._task is None:
+            return
+        try:
+            await asyncio.shield(self._task)
+        except asyncio.CancelledError:
+            if self._exchange is not None:
+                self._exchange.cancel()
+            self._task.cancel()
+            raise
+        finally:
+            self._outgoing.stop()
+
+    def note(self, reason: str, text: str) -> None:
+        """Counts a message that is not passed on, and logs it unless there was one like it a moment ago."""
+        metrics.dropped.labels(self.options.name, reason).inc()
+        logged_at, suppressed = self._noted.get(reason, (float("-inf"), 0))
+        now = self._loop.time()
+        if now - logged_at < _NOTE_INTERVAL_S:
+            self._noted[reason] = (logged_at, suppressed + 1)
+            return
+        self._noted[reason] = (now, 0)
+        more = f" ({suppressed} more before it)" if suppressed else ""
+        logger.warning("bridge %s: %s%s", self.options.name, printable(text), more)
+
+    async def _run(self) -> None:
+        while not self._closing.is_set():
+            try:
+                ending = await self._converse()
+            except UpstreamError as error:
+                metrics.connects.labels(self.options.name, "failed").inc()
+                ending = Ending("lost", str(error))
+            except Exception:  # a fault of ours must not end the bridge for ever
+                logger.exception("bridge %s: failed", self.options.name)
+                ending = Ending("lost", "an error of the gateway, see the log")
+            if self._closing.is_set():
+                break
+            await self._wait(ending)
+
+    async def _wait(self, ending: Ending) -> None:
+        """Waits before the next attempt: doubling, and no two bridges alike."""
+        delay_s = self._delay_s * random.uniform(0.5, 1.0)  # noqa: S311  spreads load, keeps no secret
+        self._delay_s = min(2 * self._delay_s, self.options.reconnect_max_s)
+        url, text = self.options.url, printable(ending.text)
+        logger.warning("bridge %s: %s: %s; next attempt in %.1f s", self.options.name, url, text, delay_s)
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._closing.wait()
+        except TimeoutError:
+            pass
+
+    async def _converse(self) -> Ending:
+        """One connection, from its begin to its end. Raises UpstreamError."""
+        ears = _Ears(self._outgoing)
+        upstream = Upstream(self.options, client_id=self._client_id, listener=ears)
+        exchange = None
+        try:
+            welcome = await upstream.open()
+            exchange = self._exchange = Exchange(
+                self._application,
+                self.options,
+                client_id=self._client_id,
+                state=self._state,
+                upstream=upstream,
+                outgoing=self._outgoing,
+                note=self.note,
+            )
+            ears.exchange_is(exchange)
+            await self._use(upstream, exchange, welcome)
+            await self._until_end(exchange)
+            if self._closing.is_set():
+                await self._say_goodbye(upstream, exchange)
+            return exchange.ended.result()
+        finally:
+            self._connected.set(0)
+            self.status = "not connected"
+            self._outgoing.disconnected()
+            upstream.abort()
+            if exchange is not None:
+                exchange.end(Ending("lost", "the connection could not be used"))
+                await exchange.finished
+                self._exchange = None
+
+    async def _use(self, upstream: Upstream, exchange: Exchange, welcome: Welcome) -> None:
+        """Has the application accept, and subscribes; does nothing if the connection ends meanwhile."""
+        await asyncio.wait(
+            (exchange.accepted, exchange.ended), timeout=ANSWER_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        if exchange.ended.done():
+            return
+        if not exchange.accepted.done():
+            raise UpstreamError("the application does not say whether it takes the bridge")
+        await upstream.subscribe(self.options.filters)
+        self._outgoing.connected(
+            upstream, send_maximum=welcome.receive_maximum, max_packet_bytes=welcome.max_packet_bytes
+        )
+        self._delay_s = self.options.reconnect_min_s
+        self._connected.set(1)
+        self.status = "ok"
+        metrics.connects.labels(self.options.name, "connected").inc()
+        again = "its session is there" if welcome.session_present else "a new session"
+        logger.info("bridge %s: connected to %s as %s, %s", self.options.name, self.options.url, self._client_id, again)
+
+    async def _until_end(self, exchange: Exchange) -> None:
+        closing = self._loop.create_task(self._closing.wait())
+        try:
+            await asyncio.wait((exchange.ended, closing), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            closing.cancel()
+
+    async def _say_goodbye(self, upstream: Upstream, exchange: Exchange) -> None:
+        exchange.stop_reading()
+        give_up_at = self._loop.time() + ANSWER_GRACE_S
+        # An event would have to be looked after by each acknowledgement, for this one moment.
+        while exchange.unanswered and not exchange.ended.done():
+            if self._loop.time() >= give_up_at:
+                break
+            await asyncio.sleep(_POLL_S)
+        if not exchange.ended.done():
+            await upstream.close()
+            exchange.end(Ending("shutdown", "the gateway stops"))
+
+
+class _Ears:
+    """What the connection tells: to the exchange, once there is one, and to what is sent."""
+
+    def __init__(self, outgoing: Outgoing) -> None:
+        self._outgoing = outgoing
+        self._exchange: Exchange | None = None
+        self._before: list[UpstreamMessage] = []
+        self._lost: Ending | None = None
+
+    def exchange_is(self, exchange: Exchange) -> None:
+        """From now on there is an application; upstream may have spoken already, for a session that was there."""
+        self._exchange = exchange
+        for message in self._before:
+            exchange.message(message)
+        self._before.clear()
+        if self._lost is not None:
+            exchange.end(self._lost)
+
+    def message(self, message: UpstreamMessage) -> None:
+        if self._exchange is None:
+            self._before.append(message)
+        else:
+            self._exchange.message(message)
+
+    def published(self, mid: int, refused: str | None) -> None:
+        self._outgoing.published(mid, refused)
+
+    def full(self) -> None:
+        self._outgoing.full()
+
+    def drained(self) -> None:
+        self._outgoing.drained()
+
+    def lost(self, reason: str) -> None:
+        self._lost = Ending("lost", reason)
+        if self._exchange is not None:
+            self._exchange.end(self._lost)

@@ -1,0 +1,386 @@
+"""One connection to the broker upstream: Paho's client, driven by the event loop.
+
+Paho has hooks for a loop that is not its own (`loop_read`, `loop_write`, `loop_misc`), and they are used instead of its
+thread: messages need not be handed from thread to thread, and a socket that is not read is all there is to
+back-pressure. Only what blocks, resolving the name, connecting and the TLS handshake, runs in a thread.
+
+A client is used for one connection: what is under way is remembered by the session of docs/bridge.md, not by Paho.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties as PahoProperties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from protocols.bridge.options import BridgeOptions
+
+T = TypeVar("T")
+
+logger = logging.getLogger("gateway.bridge")
+
+READ_BATCH: Final = 100
+"""How many messages are read before others have their turn."""
+HIGH_WATER_BYTES: Final = 256 * 1024
+"""More than this unwritten, and `on_full` is called."""
+_MISC_INTERVAL_S: Final = 1.0
+
+_PROPERTIES: Final = {
+    "PayloadFormatIndicator": "payload_format_indicator",
+    "MessageExpiryInterval": "message_expiry_interval",
+    "ContentType": "content_type",
+    "ResponseTopic": "response_topic",
+    "CorrelationData": "correlation_data",
+    "UserProperty": "user_property",
+}
+"""Those of a PUBLISH that are its message's, by Paho's names."""
+
+
+class UpstreamError(Exception):
+    """Raised when upstream cannot be connected to or does not let the bridge in."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamMessage:
+    """A message from upstream. `mid` names it in `acknowledge`; 0 at QoS 0."""
+
+    mid: int
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    dup: bool
+    properties: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """What upstream said when it let the bridge in."""
+
+    session_present: bool
+    receive_maximum: int
+    max_packet_bytes: int
+
+
+class Listener(Protocol):
+    """Who is told what happens on the connection. No method may raise."""
+
+    def message(self, message: UpstreamMessage) -> None:
+        """A message has come."""
+
+    def published(self, mid: int, refused: str | None) -> None:
+        """Upstream has answered a publish; `refused` says why it does not want it, or is None."""
+
+    def full(self) -> None:
+        """Upstream takes less than it is sent."""
+
+    def drained(self) -> None:
+        """It has taken all."""
+
+    def lost(self, reason: str) -> None:
+        """The connection has ended, not by `close`. Called at most once."""
+
+
+class Upstream:
+    """A connection. The order of calls: `open`, `subscribe`, anything, `close` or `abort`."""
+
+    def __init__(self, options: BridgeOptions, *, client_id: str, listener: Listener) -> None:
+        self._options = options
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._connected: asyncio.Future[Welcome] = self._loop.create_future()
+        self._subscribed: asyncio.Future[list[ReasonCode]] = self._loop.create_future()
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._fd = -1
+        self._received = 0
+        self._unwritten_bytes = 0
+        self._paused = False
+        self._leaving = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._client = client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id,
+            clean_session=None if options.is_5 else False,
+            protocol=MQTTProtocolVersion.MQTTv5 if options.is_5 else MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,
+            manual_ack=True,
+        )
+        client.connect_timeout = options.connect_timeout_s
+        client.max_inflight_messages_set(0)  # our own session keeps the count
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_socket_register_write = self._on_register_write
+        client.on_socket_unregister_write = self._on_unregister_write
+        client.on_socket_close = self._on_socket_close
+
+    async def open(self) -> Welcome:
+        """Connects. Raises UpstreamError."""
+        options = self._options
+        try:
+            context = options.tls_context()
+            if context is not None:
+                self._client.tls_set_context(context)
+            if options.username is not None:
+                self._client.username_pw_set(options.username, options.password())
+        except KeyError as error:
+            raise UpstreamError(f"the environment has no {error.args[0]}") from error
+        except (OSError, ValueError) as error:
+            raise UpstreamError(f"cannot use its credentials: {error}") from error
+        address = options.address
+        properties = None
+        if options.is_5:
+            properties = _properties(PacketTypes.CONNECT)
+            properties.SessionExpiryInterval = options.session_expiry_s
+            properties.ReceiveMaximum = options.receive_maximum
+            properties.MaximumPacketSize = options.max_packet_bytes
+        self._client.connect_async(
+            address.host,
+            address.port,
+            options.keep_alive_s,
+            clean_start=False if options.is_5 else paho.MQTT_CLEAN_START_FIRST_ONLY,
+            properties=properties,
+        )
+        try:
+            await asyncio.to_thread(self._client.reconnect)
+        except (OSError, ValueError) as error:
+            raise UpstreamError(f"cannot connect: {error}") from error
+        self._attach()
+        return await self._within_time(self._connected, "CONNECT")
+
+    async def subscribe(self, filters: Mapping[str, int]) -> None:
+        """Subscribes to filters, each with its QoS. Raises UpstreamError if one of them is not granted so."""
+        if not filters:
+            return
+        if self._options.is_5:
+            # Retained messages come with the first subscription of a session, not with each connection. A shared
+            # subscription cannot have "no local" [MQTT5-3.8.3-4].
+            self._client.subscribe(
+                [
+                    (
+                        topic_filter,
+                        SubscribeOptions(
+                            qos,
+                            noLocal=self._options.share is None,
+                            retainAsPublished=True,
+                            retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB,
+                        ),
+                    )
+                    for topic_filter, qos in filters.items()
+                ]
+            )
+        else:
+            self._client.subscribe(list(filters.items()))
+        codes = await self._within_time(self._subscribed, "SUBSCRIBE")
+        for (topic_filter, qos), code in zip(filters.items(), codes, strict=True):
+            if code.is_failure:
+                raise UpstreamError(f"refuses the subscription to {topic_filter}: {code}")
+            if code.value < qos:
+                raise UpstreamError(
+                    f"grants QoS {code.value} for {topic_filter}, not {qos}: set qos of its table to it"
+                )
+
+    def publish(self, topic: str, payload: bytes, qos: int, retain: bool, properties: Mapping[str, Any]) -> int:
+        """Sends a message; the number by which `Listener.published` speaks of it."""
+        made = None
+        if self._options.is_5 and properties:
+            made = _properties(PacketTypes.PUBLISH)
+            for name, ours in _PROPERTIES.items():
+                if ours in properties:
+                    setattr(made, name, properties[ours])
+        self._unwritten_bytes += len(payload) + len(topic)
+        info = self._client.publish(topic, payload, qos, retain, made)
+        if self._unwritten_bytes > HIGH_WATER_BYTES:
+            self._listener.full()
+        return info.mid
+
+    def acknowledge(self, mid: int) -> None:
+        """Sends the PUBACK of a message at QoS 1. To be called in the order of the messages [MQTT5-4.6.0-2]."""
+        self._client.ack(mid, 1)
+
+    def pause_reading(self) -> None:
+        """Leaves what comes in the socket. Longer than the keep alive, and the connection is lost."""
+        if not self._paused:
+            self._paused = True
+            if self._fd >= 0:
+                self._loop.remove_reader(self._fd)
+
+    def resume_reading(self) -> None:
+        """Ends that."""
+        if self._paused:
+            self._paused = False
+            if self._fd >= 0:
+                self._loop.add_reader(self._fd, self._readable)
+                self._loop.call_soon(self._readable)  # TLS may have decrypted more than was read
+
+    async def close(self) -> None:
+        """Says DISCONNECT, so that upstream knows at once; gives it a second to leave."""
+        self._leaving = True
+        if self._fd >= 0:
+            self._client.disconnect()
+            try:
+                async with asyncio.timeout(1.0):
+                    await asyncio.shield(self._closed)
+            except TimeoutError:
+                pass
+        self.abort()
+
+    def abort(self) -> None:
+        """Closes the socket. Idempotent."""
+        self._leaving = True
+        if self._timer is not None:
+            self._timer.cancel()
+        sock = self._client.socket()
+        self._detach()
+        if sock is not None:
+            sock.close()
+
+    # -- the event loop -----------------------------------------------------------------------------------------------
+
+    def _attach(self) -> None:
+        sock = self._client.socket()
+        if sock is None:
+            raise UpstreamError("cannot connect: it closed the connection")
+        self._fd = sock.fileno()
+        if not self._paused:
+            self._loop.add_reader(self._fd, self._readable)
+        if self._client.want_write():
+            self._loop.add_writer(self._fd, self._writable)
+        self._timer = self._loop.call_later(_MISC_INTERVAL_S, self._misc)
+
+    def _detach(self) -> None:
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            self._loop.remove_writer(self._fd)
+            self._fd = -1
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    def _readable(self) -> None:
+        try:
+            for _ in range(READ_BATCH):
+                received = self._received
+                if self._paused or self._fd < 0 or self._client.loop_read():
+                    return
+                if received == self._received and not self._decrypted():
+                    return
+        except Exception as error:  # Paho lets out what it could not parse
+            self._fail(f"sent what cannot be read: {error!r}")
+        self._loop.call_soon(self._readable)
+
+    def _decrypted(self) -> int:
+        pending = getattr(self._client.socket(), "pending", None)
+        return pending() if pending is not None else 0
+
+    def _writable(self) -> None:
+        self._client.loop_write()
+
+    def _misc(self) -> None:
+        if self._fd >= 0:
+            self._timer = self._loop.call_later(_MISC_INTERVAL_S, self._misc)
+            self._client.loop_misc()
+
+    async def _within_time(self, answer: "asyncio.Future[T]", what: str) -> T:
+        try:
+            async with asyncio.timeout(self._options.connect_timeout_s):
+                return await answer
+        except TimeoutError:
+            raise UpstreamError(f"does not answer {what} within {self._options.connect_timeout_s:g} s") from None
+
+    def _fail(self, reason: str) -> None:
+        """The connection has ended, or is to end."""
+        self._detach()
+        error = UpstreamError(reason)
+        waiting = [future for future in (self._connected, self._subscribed) if not future.done()]
+        for future in waiting:
+            future.set_exception(error)
+            future.exception()  # looked at here: it may be that nobody waits for it
+        if not self._leaving:
+            self._leaving = True
+            self._listener.lost(reason)
+
+    # -- Paho's callbacks ---------------------------------------------------------------------------------------------
+
+    def _on_connect(self, _client: Any, _data: Any, flags: Any, code: Any, properties: Any) -> None:
+        if code.is_failure:
+            self._fail(f"refuses the connection: {code}{_reason_string(properties)}")
+            return
+        if not self._connected.done():
+            largest = getattr(properties, "MaximumPacketSize", self._options.max_packet_bytes)
+            self._connected.set_result(
+                Welcome(
+                    session_present=flags.session_present,
+                    receive_maximum=getattr(properties, "ReceiveMaximum", 65_535),
+                    max_packet_bytes=min(largest, self._options.max_packet_bytes),
+                )
+            )
+
+    def _on_disconnect(self, _client: Any, _data: Any, flags: Any, code: Any, properties: Any) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._fail(f"has ended the connection: {code}{_reason_string(properties)}")
+        else:
+            self._fail("the connection is lost")
+
+    def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        self._received += 1
+        self._listener.message(
+            UpstreamMessage(
+                mid=message.mid if message.qos else 0,
+                topic=message.topic,
+                payload=bytes(message.payload),
+                qos=message.qos,
+                retain=bool(message.retain),
+                dup=bool(message.dup),
+                properties=_from_paho(message.properties),
+            )
+        )
+
+    def _on_publish(self, _client: Any, _data: Any, mid: int, code: Any, properties: Any) -> None:
+        self._listener.published(mid, f"{code}{_reason_string(properties)}" if code.is_failure else None)
+
+    def _on_subscribe(self, _client: Any, _data: Any, _mid: int, codes: Any, _properties: Any) -> None:
+        if not self._subscribed.done():
+            self._subscribed.set_result(codes)
+
+    # `reconnect` calls these in a thread, before there is anything to attach to the loop.
+
+    def _on_register_write(self, _client: Any, _data: Any, _sock: Any) -> None:
+        if self._fd >= 0:
+            self._loop.add_writer(self._fd, self._writable)
+
+    def _on_unregister_write(self, _client: Any, _data: Any, _sock: Any) -> None:
+        if self._fd >= 0:
+            self._loop.remove_writer(self._fd)
+            was_full = self._unwritten_bytes > HIGH_WATER_BYTES
+            self._unwritten_bytes = 0
+            if was_full:
+                # Not at once: Paho is in the middle of its own loop.
+                self._loop.call_soon(self._listener.drained)
+
+    def _on_socket_close(self, _client: Any, _data: Any, _sock: Any) -> None:
+        if self._fd >= 0:
+            self._detach()
+
+
+def _properties(packet_type: int) -> PahoProperties:
+    return PahoProperties(packet_type)  # type: ignore[no-untyped-call]
+
+
+def _from_paho(properties: PahoProperties | None) -> dict[str, Any]:
+    if properties is None:
+        return {}
+    return {ours: getattr(properties, name) for name, ours in _PROPERTIES.items() if hasattr(properties, name)}
+
+
+def _reason_string(properties: Any) -> str:
+    text = getattr(properties, "ReasonString", "")
+    return f" ({text})" if text else ""
