@@ -26,14 +26,15 @@ def clean_environment(**environ: str) -> dict[str, str]:
 class Serving:
     """One `gateway serve`; its data are in `directory`/var."""
 
-    def __init__(self, directory: Path, *arguments: str, **environ: str) -> None:
+    def __init__(self, directory: Path, *arguments: str, binds: int = 2, **environ: str) -> None:
+        """The first `binds` listeners get free ports."""
         self.directory = directory
         self.environ = environ
         self.log: list[str] = []
         """The lines on standard error so far."""
         self.output = ""
         """What is on standard output; complete when the process has ended."""
-        free_ports = ("--set", "listeners.0.bind=127.0.0.1:0", "--set", "listeners.1.bind=127.0.0.1:0")
+        free_ports = [word for number in range(binds) for word in ("--set", f"listeners.{number}.bind=127.0.0.1:0")]
         self.process = subprocess.Popen(
             [GATEWAY, "serve", *free_ports, *arguments],
             cwd=directory,
