@@ -4,14 +4,15 @@ Every wire uses these, so that a bind address, a taken port and a client certifi
 """
 
 import asyncio
-import functools
 import os
 import socket
+import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from protocols import tls
-from protocols.doorway import Doorway, Entrance
+from protocols.entrance import Entrance
 from protocols.server import Listener
 
 BACKLOG: Final = 1024
@@ -37,46 +38,107 @@ def parse_bind(bind: str) -> tuple[str, int] | str:
 class Listening:
     """A place that is listened at, until `close`."""
 
-    def __init__(self, server: asyncio.Server, entrance: Entrance) -> None:
-        self._server = server
-        self._entrance = entrance
-
-    @property
-    def address(self) -> str:
+    def __init__(self, address: str, servers: Sequence[asyncio.Server], entrance: Entrance) -> None:
+        self.address = address
         """Where it really listens: "127.0.0.1:1883", "[::1]:1883" or "unix:/path"."""
-        name = self._server.sockets[0].getsockname()
-        if isinstance(name, (str, bytes)):
-            return f"unix:{os.fsdecode(name)}"
-        host, port = name[0], name[1]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._servers = servers
+        self._entrance = entrance
 
     def end_revoked(self) -> None:
         """Ends the connections whose client certificates are on the revocation lists that are in use now."""
         self._entrance.end_revoked()
 
     def close(self) -> None:
-        """Closes the socket; connections go on, but for those which are not through with their handshake."""
-        self._server.close()
+        """Closes the socket; connections go on, unless they are not through with their handshake."""
+        for server in self._servers:
+            server.close()
         self._entrance.close()
 
 
 async def listen(listener: Listener, protocol_factory: Callable[[], asyncio.BaseProtocol]) -> Listening:
     """Binds and begins to accept. Raises OSError, with the address in its text, and ValueError for a bad `bind`."""
-    entrance = Entrance(listener, protocol_factory)
-    factory = functools.partial(Doorway, entrance) if entrance.needed else protocol_factory
-    address = parse_bind(listener.bind)
-    loop = asyncio.get_running_loop()
     try:
-        if isinstance(address, str):
-            server = await loop.create_unix_server(factory, address, backlog=BACKLOG)
+        sockets = await _bound(parse_bind(listener.bind), listener.dead_peer_timeout_s)
+        address = _address_of(sockets[0])
+        servers: list[asyncio.Server] = []
+        entrance = Entrance(listener, protocol_factory)
+        if entrance.needed:
+            entrance.open(sockets)
         else:
-            host, port = address
-            server = await loop.create_server(factory, host or None, port, backlog=BACKLOG, reuse_address=True)
-            _give_up_dead_peers(server, listener.dead_peer_timeout_s)
+            servers = [await _serve(each, protocol_factory) for each in sockets]
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise OSError(error.errno, f"cannot listen at {listener.bind}: {reason}") from error
-    return Listening(server, entrance)
+    return Listening(address, servers, entrance)
+
+
+async def _serve(bound: socket.socket, factory: Callable[[], asyncio.BaseProtocol]) -> asyncio.Server:
+    loop = asyncio.get_running_loop()
+    if bound.family == socket.AF_UNIX:
+        return await loop.create_unix_server(factory, sock=bound, backlog=BACKLOG)
+    return await loop.create_server(factory, sock=bound, backlog=BACKLOG)
+
+
+async def _bound(address: tuple[str, int] | str, dead_peer_timeout_s: float) -> list[socket.socket]:
+    """Listening sockets: one for each address of the host, all or none. Raises OSError."""
+    if isinstance(address, str):
+        with suppress(OSError):
+            if stat.S_ISSOCK(os.stat(address).st_mode):  # noqa: PTH116  which a process left behind
+                os.unlink(address)  # noqa: PTH108
+        return [_listening(socket.AF_UNIX, address)]
+    host, port = address
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    try:
+        for family, name in dict.fromkeys((family, name) for family, _, _, _, name in found):
+            sockets.append(_listening(family, name, dead_peer_timeout_s))
+    except OSError:
+        for each in sockets:
+            each.close()
+        raise
+    return sockets
+
+
+def _listening(family: int, name: Any, dead_peer_timeout_s: float = 0) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setblocking(False)
+        if family != socket.AF_UNIX:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if dead_peer_timeout_s:
+            _give_up_dead_peers(made, dead_peer_timeout_s)
+        made.bind(name)
+        made.listen(BACKLOG)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _give_up_dead_peers(listening: socket.socket, timeout_s: float) -> None:
+    """Has TCP find out that a peer is gone which says nothing: a machine that lost power, a network that forgot the
+    connection. Accepted sockets inherit it all from the listening one, so that no connection costs a system call."""
+    probes = 3
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in {
+        "TCP_KEEPIDLE": max(1, round(timeout_s / 2)),
+        "TCP_KEEPINTVL": max(1, round(timeout_s / 2 / probes)),
+        "TCP_KEEPCNT": probes,
+        "TCP_USER_TIMEOUT": max(1, round(timeout_s * 1000)),  # for what was sent and is not acknowledged
+    }.items():
+        if hasattr(socket, name):  # as on Linux
+            listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _address_of(bound: socket.socket) -> str:
+    name = bound.getsockname()
+    if isinstance(name, (str, bytes)):
+        return f"unix:{os.fsdecode(name)}"
+    host, port = name[0], name[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def listen_at_all(
@@ -92,30 +154,6 @@ async def listen_at_all(
             listening.close()
         raise
     return opened
-
-
-def _give_up_dead_peers(server: asyncio.Server, timeout_s: float) -> None:
-    """Has TCP find out that a peer is gone which says nothing: a machine that lost power, a network that forgot the
-    connection. Accepted sockets inherit it all from the listening one, so that no connection costs a system call."""
-    if not timeout_s:
-        return
-    for listening in server.sockets:
-        with socket.socket(fileno=os.dup(listening.fileno())) as own:  # uvloop's cannot be set
-            own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in _dead_peer_options(timeout_s).items():
-                if hasattr(socket, name):
-                    own.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _dead_peer_options(timeout_s: float) -> dict[str, int]:
-    """Probes after half of the time, three of them; and for what was sent and not acknowledged the whole of it."""
-    interval_s = max(1, round(timeout_s / 6))
-    return {
-        "TCP_KEEPIDLE": max(1, round(timeout_s / 2)),
-        "TCP_KEEPINTVL": interval_s,
-        "TCP_KEEPCNT": 3,
-        "TCP_USER_TIMEOUT": max(1, round(timeout_s * 1000)),
-    }
 
 
 def client_address(transport: asyncio.BaseTransport) -> tuple[str, int] | None:
