@@ -102,8 +102,8 @@ class BridgeOptions:
         if pair is not None:
             taking, giving = pair
             raise ValueError(
-                f"what is sent as {giving.topics.target} would come back by {taking.topics.source}, and MQTT 3.1.1 has no"
-                " way to tell; use other topics, or 5.0"
+                f"what is sent as {giving.topics.target} would come back by {taking.topics.source},"
+                " and MQTT 3.1.1 has no way to tell; use other topics, or 5.0"
             )
 
     @property

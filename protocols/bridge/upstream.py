@@ -9,6 +9,7 @@ A client is used for one connection: what is under way is remembered by the sess
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
@@ -129,6 +130,7 @@ class Upstream:
         try:
             context = options.tls_context()
             if context is not None:
+                context.sslsocket_class = _TlsSocket
                 self._client.tls_set_context(context)
             if options.username is not None:
                 self._client.username_pw_set(options.username, options.password())
@@ -369,6 +371,17 @@ class Upstream:
     def _on_socket_close(self, _client: Any, _data: Any, _sock: Any) -> None:
         if self._fd >= 0:
             self._detach()
+
+
+class _TlsSocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails, which Paho leaves to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
 
 
 def _properties(packet_type: int) -> PahoProperties:
