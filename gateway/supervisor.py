@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import signal
+from collections import ChainMap
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -20,7 +21,7 @@ import django
 from django.core.management import call_command, get_commands
 from django.db import DatabaseError, connections
 
-from gateway import data_dir
+from gateway import control, data_dir
 from gateway.config import Config, ListenerConfig
 from gateway.exceptions import GatewayError
 from gateway.layers import LayerUnavailableError, get_channel_layer
@@ -118,6 +119,8 @@ class Supervisor:
             await self._start(servers)
             self.lifecycle.servers = servers
             await self._bridge_layer(started, servers)
+            commands = ChainMap(*(dict(server.commands()) for server in servers))
+            await started.enter_async_context(control.listening(self.config.data_dir, commands))
             await self._announce(servers)
             spare_what_stays()
             self.lifecycle.is_ready = True

@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from typing import Any, ClassVar
 
 from protocols.asgi import Application
+from protocols.commands import Command
 
 ENTRY_POINT_GROUP = "gateway.protocols"
 
@@ -121,6 +122,10 @@ class ProtocolServer(abc.ABC):
 
         Everybody may read it. It makes no process unready.
         """
+        return {}
+
+    def commands(self) -> Mapping[str, Command]:
+        """What an operator can ask while it runs, by name: "mqtt.clients"."""
         return {}
 
     def offered_tunnels(self) -> Mapping[str, Tunnel]:

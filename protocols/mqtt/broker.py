@@ -130,6 +130,11 @@ class Broker:
             return
         self.retained.put(message)  # [MQTT5-3.3.1-5] [MQTT3-3.3.1-5]
 
+    def retained_matching(self, topic_filter: str) -> list[Message]:
+        """The retained messages that a valid filter (not shared) matches, also those of the broker itself."""
+        store = self.status if is_status_topic(topic_filter) else self.retained
+        return store.match(topic_filter)
+
     # -- subscriptions ----------------------------------------------------------------------------------------------
 
     def subscribe(self, topic_filter: str, subscriber: Subscriber) -> bool:
@@ -174,8 +179,7 @@ class Broker:
         if session.queued > most:  # it subscribes over and over: not even looking is what keeps the loop free
             self.dropped["queue_full"] += 1
             return
-        store = self.status if is_status_topic(inner) else self.retained
-        for message in store.match(inner):
+        for message in self.retained_matching(inner):
             if message.expired(now):
                 self.retained.remove(message.topic)
             elif session.queued > most:

@@ -41,7 +41,7 @@ _LOG_LEVELS: Final = {
 
 _NOTHING: Final = Counts(0, 0, 0, 0, 0)
 
-_LINGERING: Final = frozenset({"protocol_error", "application"})
+_LINGERING: Final = frozenset({"protocol_error", "application", "operator"})
 """The ends by which we interrupt the client."""
 
 
@@ -61,6 +61,7 @@ class Endpoint(asyncio.Protocol):
         "_unread",
         "abort_at",
         "connection",
+        "opened_at",
     )
 
     def __init__(self, site: Site) -> None:
@@ -72,6 +73,8 @@ class Endpoint(asyncio.Protocol):
         """When the transport is cut, because nothing leaves it."""
         self._run: ApplicationRun | None = None
         self._name = ""
+        self.opened_at = site.hub.loop.time()
+        """In the loop's time."""
         self._unread = 0
         self._drained: asyncio.Future[None] | None = None
         self._ended = False
@@ -313,7 +316,7 @@ class Endpoint(asyncio.Protocol):
             if before is not None:
                 connection.watch(None)
             return
-        tap = Tap(traces, self._name, self._where())
+        tap = Tap(traces, self._name, self.where)
         connection.watch(tap)
         new = traces if before is None else [trace for trace in traces if trace not in before.traces]
         connect = connection.connect
@@ -342,12 +345,14 @@ class Endpoint(asyncio.Protocol):
         if logger.isEnabledFor(level):
             logger.log(level, "closed %s: %s, %#04x %s", self._who(), end.reason, end.reason_code, end.text)
 
-    def _where(self) -> str:
+    @property
+    def where(self) -> str:
+        """The client's address."""
         address = client_address(self._transport)
         return f"{address[0]}:{address[1]}" if address else "a local socket"
 
     def _who(self) -> str:
-        where = self._where()
+        where = self.where
         return f"{printable(self._name)} from {where}" if self._name else where
 
 

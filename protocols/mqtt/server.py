@@ -17,9 +17,11 @@ from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 from protocols.asgi import Application
+from protocols.commands import Command
 from protocols.mqtt.broker import Broker
 from protocols.mqtt.endpoint import Endpoint
 from protocols.mqtt.hub import Hub, Site
+from protocols.mqtt.inspection import Inspection
 from protocols.mqtt.options import BrokerLimits, MqttOptions
 from protocols.mqtt.packets import Properties
 from protocols.mqtt.store import MemoryRetainedStore, MemorySessionStore
@@ -104,6 +106,10 @@ class MqttServer(ProtocolServer):
         """Watches a client, known by the identity of its session or by what it calls itself, connected or not. To be
         used in the server's loop. Entering raises TooManyTracesError."""
         return self._hub.traced(Trace(client_id, payloads=payloads))
+
+    def commands(self) -> Mapping[str, Command]:
+        """See ProtocolServer."""
+        return Inspection(self._hub).commands()
 
     def stop_accepting(self) -> None:
         """See ProtocolServer."""

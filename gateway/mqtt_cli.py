@@ -1,0 +1,151 @@
+"""`gateway mqtt ...`: looking into the broker of the gateway that runs on the configured data directory."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import click
+
+from gateway.cli import Choice, configured
+from gateway.control import ask
+from protocols.commands import Row
+from protocols.runner import printable
+
+_DAY_S, _HOUR_S, _MINUTE_S = 86_400, 3_600, 60
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+@click.group()
+def mqtt() -> None:
+    """Look into the MQTT broker of the running gateway; cut a client off."""
+
+
+@mqtt.command()
+@_as_json
+@configured
+def clients(as_json: bool) -> None:
+    """List the clients that are connected."""
+    _show(_ask("mqtt.clients"), as_json)
+
+
+@mqtt.command()
+@_as_json
+@configured
+def sessions(as_json: bool) -> None:
+    """List the sessions, those of absent clients included."""
+    _show(_ask("mqtt.sessions"), as_json)
+
+
+@mqtt.command()
+@click.argument("client_id", required=False)
+@_as_json
+@configured
+def subscriptions(client_id: str | None, as_json: bool) -> None:
+    """List the subscriptions of CLIENT_ID, or of all."""
+    _show(_ask("mqtt.subscriptions", client_id=client_id), as_json)
+
+
+@mqtt.command()
+@click.argument("topic_filter", default="#")
+@_as_json
+@configured
+def retained(topic_filter: str, as_json: bool) -> None:
+    """List the retained messages that TOPIC_FILTER matches, or all; '$SYS/#' has the broker's own."""
+    _show(_ask("mqtt.retained", topic_filter=topic_filter), as_json)
+
+
+@mqtt.command()
+@click.argument("client_id")
+@configured
+def kick(client_id: str) -> None:
+    """End the connection of CLIENT_ID. It may connect again: `gateway device disable` keeps a device out."""
+    for row in _ask("mqtt.kick", client_id=client_id):
+        click.echo(f"{row['client_id']} at {row['address']} is cut off.", err=True)
+
+
+@mqtt.command()
+@click.argument("client_id")
+@click.option("--payloads", is_flag=True, help="Show the beginning of each payload.")
+@_as_json
+@configured
+def trace(client_id: str, payloads: bool, as_json: bool) -> None:
+    """Show what CLIENT_ID sends and gets, and what it is refused and why, until Ctrl-C.
+
+    CLIENT_ID is that of the session, as `clients` lists it, or what the client calls itself: then connections that are
+    refused are seen too. User names and passwords are not shown.
+    """
+    try:
+        for row in _ask("mqtt.trace", endless=True, client_id=client_id, payloads=payloads):
+            click.echo(json.dumps(row) if as_json else _trace_line(row))
+    except KeyboardInterrupt:
+        click.echo(err=True)
+
+
+def _ask(command: str, *, endless: bool = False, **arguments: Any) -> Iterator[Row]:
+    loaded = click.get_current_context().ensure_object(Choice).load()
+    given = {name: value for name, value in arguments.items() if value is not None}
+    return ask(loaded.config.data_dir, command, endless=endless, **given)
+
+
+def _trace_line(row: Row) -> str:
+    moment = datetime.fromtimestamp(row["time"], UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    words = (moment, row["address"], f"{row['kind']:<7}", row["packet"], row["text"])
+    return " ".join(word for word in words if word)
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
+def _show(rows: Iterable[Row], as_json: bool) -> None:
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+        return
+    found = sorted(rows, key=lambda row: [str(cell) for cell in row.values()])
+    if found:
+        for line in _table(found):
+            click.echo(line)
+    click.echo(f"{len(found)} in all", err=True)
+
+
+def _table(rows: Sequence[Row]) -> Iterator[str]:
+    """Columns under their names, numbers to the right."""
+    names = list(rows[0])
+    shown = [[_cell(name, row[name]) for name in names] for row in rows]
+    widths = [max(len(name), *(len(cells[index]) for cells in shown)) for index, name in enumerate(_titles(names))]
+    right = [all(type(row[name]) in (int, type(None)) for row in rows) for name in names]
+    for cells in [_titles(names), *shown]:
+        aligned = [
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(cells, widths, right, strict=True)
+        ]
+        yield "  ".join(aligned).rstrip()
+
+
+def _titles(names: Sequence[str]) -> list[str]:
+    return [name.removesuffix("_s").replace("_", " ") for name in names]
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name.endswith("_s"):
+        return duration(value)
+    return printable(str(value))
+
+
+_UNITS: Final[Sequence[tuple[int, str]]] = ((_DAY_S, "d"), (_HOUR_S, "h"), (_MINUTE_S, "m"), (1, "s"))
+
+
+def duration(seconds: int) -> str:
+    """A time span in its two largest units: "3d 4h", "12s"."""
+    parts: list[str] = []
+    for size, unit in _UNITS:
+        count, seconds = divmod(seconds, size)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2])

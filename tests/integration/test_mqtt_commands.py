@@ -1,0 +1,112 @@
+"""`gateway mqtt ...` against a gateway that runs: another process, over the control socket."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from paho.mqtt.client import CallbackAPIVersion, Client, MQTTProtocolVersion
+
+from tests.support.serving import GATEWAY, Serving, clean_environment
+
+DEADLINE_S = 60
+
+
+class Subscriber:
+    """A Paho client that does not come back by itself."""
+
+    def __init__(self, port: int, client_id: str) -> None:
+        self.subscribed, self.ended = threading.Event(), threading.Event()
+        self.reason = ""
+        self.client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5)
+        self.client.on_connect = lambda client, *_: client.subscribe("a/#", qos=1)
+        self.client.on_subscribe = lambda *_: self.subscribed.set()
+        self.client.on_disconnect = self._disconnected
+        self.client.connect("127.0.0.1", port)
+        self.client.loop_start()
+        assert self.subscribed.wait(DEADLINE_S)
+
+    def _disconnected(self, client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+        self.reason = str(reason)
+        self.ended.set()
+        client.disconnect()
+
+    def stop(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+@pytest.fixture
+def gateway(serve: Callable[..., Serving]) -> Serving:
+    return serve("--set", "listeners.1.allow_anonymous=true").ready()
+
+
+def rows(gateway: Serving, *arguments: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in gateway.command("mqtt", *arguments, "--json").stdout.splitlines()]
+
+
+def test_an_operator_looks_into_the_broker_and_cuts_a_client_off(gateway: Serving) -> None:
+    subscriber = Subscriber(gateway.port("mqtt"), "watcher")
+    info = subscriber.client.publish("a/kept", b"12345", qos=1, retain=True)
+    info.wait_for_publish(DEADLINE_S)
+
+    [client] = rows(gateway, "clients")
+    assert (client["client_id"], client["version"], client["subscriptions"]) == ("anonymous/watcher", "5.0", 1)
+    [session] = rows(gateway, "sessions")
+    assert (session["client_id"], session["connected"]) == ("anonymous/watcher", True)
+    [subscription] = rows(gateway, "subscriptions", "anonymous/watcher")
+    assert (subscription["topic_filter"], subscription["qos"]) == ("a/#", 1)
+    assert rows(gateway, "retained", "a/+") == [{"topic": "a/kept", "qos": 1, "bytes": 5, "expires_s": None}]
+    assert rows(gateway, "retained", "b/+") == []
+    table = gateway.command("mqtt", "clients").stdout.splitlines()
+    assert [line.split()[0] for line in table] == ["client", "anonymous/watcher"]
+
+    gateway.command("mqtt", "kick", "anonymous/watcher")
+
+    assert subscriber.ended.wait(DEADLINE_S)
+    assert subscriber.reason == "Administrative action"
+    failed = gateway.command("mqtt", "kick", "anonymous/nobody", check=False)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("gateway: no client 'anonymous/nobody' is connected")
+    subscriber.stop()
+
+
+def test_a_trace_shows_a_client_live_until_it_is_interrupted(gateway: Serving) -> None:
+    subscriber = Subscriber(gateway.port("mqtt"), "watcher")
+    trace = subprocess.Popen(
+        [GATEWAY, "mqtt", "trace", "watcher"],
+        cwd=gateway.directory,
+        env=clean_environment(PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert trace.stdout is not None
+    assert "is connected already" in trace.stdout.readline()
+
+    subscriber.client.publish("b", b"12345", qos=1)
+
+    assert trace.stdout.readline().rstrip().endswith("in      PUBLISH topic='b' payload=5 bytes qos=1 packet_id=2")
+    assert "out     PUBACK packet_id=2 reason_code=0x00" in trace.stdout.readline()
+    os.kill(trace.pid, signal.SIGINT)
+    assert trace.wait(DEADLINE_S) == 0
+    trace.stdout.close()
+    subscriber.stop()
+
+
+def test_without_a_gateway_it_is_1(tmp_path: Any) -> None:
+    done = subprocess.run(
+        [GATEWAY, "mqtt", "clients"],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "gateway: no gateway runs on the data directory var\n"
