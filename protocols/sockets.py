@@ -101,7 +101,8 @@ async def _bound(address: tuple[str, int] | str, dead_peer_timeout_s: float) -> 
 
 
 def _listening(family: int, name: Any, dead_peer_timeout_s: float = 0) -> socket.socket:
-    made = socket.socket(family, socket.SOCK_STREAM)
+    # With its protocol named: where the loop sees it, it sets TCP_NODELAY, and no small answer waits for another.
+    made = socket.socket(family, socket.SOCK_STREAM, 0 if family == socket.AF_UNIX else socket.IPPROTO_TCP)
     try:
         made.setblocking(False)
         if family != socket.AF_UNIX:
