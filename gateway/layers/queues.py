@@ -85,9 +85,6 @@ class QueueReader(Link):
 
     def _on_up(self) -> None:
         self._requested = None
-        if self._lost:
-            self._lost = False
-            self._on_reconnect()
         self._request("identify", "CLIENT", "ID")
 
     def _on_reply(self, reply: Any) -> bool:
@@ -112,6 +109,9 @@ class QueueReader(Link):
         return self._requested is not None
 
     def _took(self, elements: list[bytes]) -> None:
+        if self._lost:  # not sooner: a node that has come back may first say that its cluster is down
+            self._lost = False
+            self._on_reconnect()
         for element in elements:
             self._on_message(element[DEADLINE_BYTES:])
         if elements:
