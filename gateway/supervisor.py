@@ -15,6 +15,7 @@ from collections import ChainMap
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from itertools import chain
 from typing import Any, Final
 
 import django
@@ -22,6 +23,7 @@ from django.core.management import call_command, get_commands
 from django.db import DatabaseError, connections
 
 from gateway import control, data_dir
+from gateway.certificates import renewed
 from gateway.config import Config, ListenerConfig
 from gateway.exceptions import GatewayError
 from gateway.layers import LayerUnavailableError, get_channel_layer
@@ -115,6 +117,7 @@ class Supervisor:
         async with AsyncExitStack() as started:
             state = await started.enter_async_context(self._application_started())
             servers = self._make_servers(state)
+            await started.enter_async_context(renewed(chain.from_iterable(server.listeners for server in servers)))
             started.push_async_callback(self._close, servers)
             await self._start(servers)
             self.lifecycle.servers = servers
@@ -236,9 +239,17 @@ def make_listener(config: ListenerConfig) -> Listener:
     """What a server needs to know of a listener. Raises GatewayError if its certificate cannot be used."""
     try:
         context = config.tls.context() if config.tls else None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise GatewayError(f"cannot use the certificate of the listener at {config.bind}: {error}") from error
-    return Listener(bind=config.bind, options=config.options, ssl_context=context)
+    return Listener(
+        bind=config.bind,
+        options=config.options,
+        ssl_context=context,
+        proxy_protocol=config.proxy_protocol,
+        handshake_timeout_s=config.handshake_timeout_s,
+        max_handshakes=config.max_handshakes,
+        dead_peer_timeout_s=config.dead_peer_timeout_s,
+    )
 
 
 def bound_urls(config: Config, servers: Sequence[ProtocolServer]) -> list[str]:

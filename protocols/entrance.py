@@ -6,6 +6,7 @@ accepts for it.
 """
 
 import asyncio
+import functools
 import logging
 import socket
 import ssl
@@ -42,10 +43,11 @@ class Entrance:
         self._factory = factory
         self._proxies = TrustedPeers(listener.proxy_protocol)
         self._context = listener.ssl_context
-        self._sockets: Sequence[socket.socket] = ()
         self._accepting: list[asyncio.Task[None]] = []
         self._under_way: set[asyncio.Task[None]] = set()
         self._certified: WeakSet[asyncio.BaseTransport] = WeakSet()
+        if isinstance(self._context, ServerContext):
+            self._context.on_reload.append(self._end_revoked)
 
     @property
     def needed(self) -> bool:
@@ -54,18 +56,18 @@ class Entrance:
 
     def open(self, sockets: Sequence[socket.socket]) -> None:
         """Begins to accept on these, which listen already and are closed by `close`."""
-        self._sockets = sockets
         loop = asyncio.get_running_loop()
-        self._accepting = [loop.create_task(self._accept(each), name=f"accept {each}") for each in sockets]
+        for each in sockets:
+            task = loop.create_task(self._accept(each), name=f"accept at {self._listener.bind}")
+            task.add_done_callback(functools.partial(_close, each))  # and not before: the loop waits on it
+            self._accepting.append(task)
 
     def close(self) -> None:
         """Stops that, and ends what is not through yet. Idempotent."""
         for task in (*self._accepting, *self._under_way):
             task.cancel()
-        for each in self._sockets:
-            each.close()
 
-    def end_revoked(self) -> None:
+    def _end_revoked(self) -> None:
         """Ends the connections whose certificates are revoked by now: `certificate_revoked()` of their protocols, or
         the end of the transport."""
         for transport in list(self._certified):
@@ -94,24 +96,27 @@ class Entrance:
 
     async def _admit(self, accepted: socket.socket, peer: tuple[str, int] | None) -> None:
         """Nothing that a peer does raises here."""
-        listener = self._listener
+        timeout_s = self._listener.handshake_timeout_s
+        connected = False
         try:
             self._check_room()
-            async with asyncio.timeout(listener.handshake_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 proxied = await self._read_header(accepted, peer) if self._proxies else None
                 if proxied is not None:
                     peer = proxied.client
                 await self._connect(accepted, proxied)
+            connected = True
         except _RefusedError as error:
             self._refused(error.reason, peer, str(error))
-            accepted.close()
         except TimeoutError:
-            self._refused("timeout", peer, f"no header or handshake within {listener.handshake_timeout_s:g} s")
-            accepted.close()
+            self._refused("timeout", peer, f"no header or handshake within {timeout_s:g} s")
         except ssl.SSLError as error:
             self._refused((error.reason or "tls").lower(), peer, f"no TLS: {error.reason or error}")
         except OSError:
             self._refused("lost", peer, "it left before the handshake was done")
+        finally:
+            if not connected:
+                accepted.close()
 
     def _check_room(self) -> None:
         most = self._listener.max_handshakes
@@ -202,6 +207,10 @@ def _certificate(transport: asyncio.BaseTransport) -> bytes | None:
     ssl_object = transport.get_extra_info("ssl_object")
     certificate: bytes | None = ssl_object and ssl_object.getpeercert(binary_form=True)
     return certificate
+
+
+def _close(listening: socket.socket, task: "asyncio.Task[None]") -> None:
+    listening.close()
 
 
 def _peer(address: Any) -> tuple[str, int] | None:

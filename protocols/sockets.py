@@ -44,10 +44,6 @@ class Listening:
         self._servers = servers
         self._entrance = entrance
 
-    def end_revoked(self) -> None:
-        """Ends the connections whose client certificates are on the revocation lists that are in use now."""
-        self._entrance.end_revoked()
-
     def close(self) -> None:
         """Closes the socket; connections go on, unless they are not through with their handshake."""
         for server in self._servers:

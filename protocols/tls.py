@@ -9,7 +9,7 @@ which is why nobody whose certificate was revoked comes back by resuming a sessi
 
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -102,6 +102,8 @@ class ServerContext(ssl.SSLContext):
 
     def __init__(self, options: TlsOptions) -> None:
         self.options_of_files = options
+        self.on_reload: list[Callable[[], None]] = []
+        """Called by `announce`."""
         self._seen = self._loaded_from = _signature(options.files)
         self._use(_Loaded.of(options))
 
@@ -135,6 +137,12 @@ class ServerContext(ssl.SSLContext):
         certificate and its key replaces one after the other. Returns whether something new is in use."""
         before, self._seen = self._seen, _signature(self.options_of_files.files)
         return self._seen == before and self._seen != self._loaded_from and self.reload()
+
+    def announce(self) -> None:
+        """Tells those who have connections that another context is in use. To be called in their loop, where `reload`
+        may run in a thread."""
+        for told in list(self.on_reload):
+            told()
 
     def revokes(self, certificate: bytes) -> bool:
         """Whether the revocation lists in use have this certificate, given in DER."""

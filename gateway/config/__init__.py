@@ -10,7 +10,7 @@ value a frozen dataclass of the keys. A protocol's listener keys are those of it
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +25,6 @@ from gateway.config.model import (
     ListenerConfig,
     LogOptions,
     ServerOptions,
-    TlsOptions,
 )
 from gateway.config.sources import (
     FILE_VARIABLE,
@@ -40,6 +39,7 @@ from gateway.config.sources import (
     read_toml,
 )
 from protocols.server import UnknownProtocolError, load_protocol
+from protocols.tls import TlsOptions
 
 __all__ = [
     "DEFAULT_FILE",
@@ -167,7 +167,7 @@ def _build_listeners(node: Node, builder: Builder) -> tuple[ListenerConfig, ...]
 
 def _build_listener(table: Table, path: str, builder: Builder) -> ListenerConfig | None:
     """A listener; the keys that are not every listener's are those of its protocol."""
-    own = {"protocol", "bind", "tls"}
+    own = {item.name for item in fields(ListenerConfig)} - {"options"}
     common = Table(table.origin, {key: node for key, node in table.items.items() if key in own})
     rest = Table(table.origin, {key: node for key, node in table.items.items() if key not in own})
     given: dict[str, Any] = {"options": None}
@@ -188,8 +188,8 @@ def _build_listener(table: Table, path: str, builder: Builder) -> ListenerConfig
 
 
 def _refuse_bind(protocol: str, common: Table, path: str, builder: Builder) -> None:
-    for key in ("bind", "tls"):
-        if key in common.items:
+    for key in common.items:
+        if key != "protocol":
             builder.fault(common.items[key].origin, f"{path}.{key}: {protocol} does not listen, it connects")
 
 

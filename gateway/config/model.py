@@ -1,6 +1,5 @@
 """What can be configured: one frozen dataclass for each table of the file, with its defaults."""
 
-import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,8 @@ from pydantic import AfterValidator, Field
 
 from gateway.layers.url import channel_layers_from_url
 from protocols.sockets import parse_bind
+from protocols.tls import TlsOptions
+from protocols.trusted import TrustedPeers
 
 DATABASE_SCHEMES: Final = ("sqlite", "postgresql")
 
@@ -18,6 +19,11 @@ DATABASE_SCHEMES: Final = ("sqlite", "postgresql")
 def _check_bind(bind: str) -> str:
     parse_bind(bind)
     return bind
+
+
+def _check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
+    TrustedPeers(networks)
+    return networks
 
 
 def _check_database(url: str) -> str:
@@ -44,23 +50,6 @@ def _check_public_url(url: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TlsOptions:
-    """`[listeners.tls]`: the certificate of one listener."""
-
-    certfile: Path
-    """PEM: the certificate and the chain above it."""
-    keyfile: Path | None = None
-    """PEM; without it the key is in `certfile`."""
-
-    def context(self) -> ssl.SSLContext:
-        """A server's context, TLS 1.2 or newer. Raises OSError (ssl.SSLError is one) if the files cannot be used."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(self.certfile, self.keyfile)
-        return context
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerConfig:
     """`[[listeners]]`: one place to listen at. Its further keys are its protocol's, in `options`."""
 
@@ -68,6 +57,15 @@ class ListenerConfig:
     bind: Annotated[str, AfterValidator(_check_bind)]
     """Empty for a protocol that does not listen."""
     tls: TlsOptions | None = None
+    proxy_protocol: Annotated[tuple[str, ...], AfterValidator(_check_networks)] = ()
+    """Networks of the proxies that begin each connection with a PROXY protocol header; nobody else may connect then.
+    "unix": peers of a Unix socket."""
+    handshake_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """How long PROXY header and TLS handshake may take together."""
+    max_handshakes: Annotated[int, Field(gt=0)] = 1_000
+    """How many connections may be in the middle of that; one more is closed."""
+    dead_peer_timeout_s: Annotated[float, Field(ge=0, le=86_400)] = 90.0
+    """After how long a peer whose machine answers nothing is given up, by TCP itself; 0 leaves it to the system."""
     options: Any
 
     @property

@@ -7,6 +7,7 @@ import importlib.util
 import ipaddress
 import os
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from gateway.config.model import Config, ListenerConfig
 from gateway.config.sources import SECRET_KEYS
 
 SECRET_KEY_CHARACTERS = 32
+EXPIRES_SOON_S = 14 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,13 @@ def _tls(listener: ListenerConfig, key: str) -> Iterator[Finding]:
             )
         return
     try:
-        listener.tls.context()
-    except OSError as error:
+        left_s = listener.tls.context().expires_s - time.time()
+    except (OSError, ValueError) as error:
         yield _fault(f"{key}.tls", f"the certificate cannot be used: {error}", "see the files")
+        return
+    if left_s < EXPIRES_SOON_S:
+        when = "has expired" if left_s < 0 else f"expires in {left_s / 86_400:.0f} days"
+        yield _trap(f"{key}.tls", f"the certificate {when}", "renew it; it is read again by itself")
 
 
 def _has_outside_name(config: Config) -> bool:

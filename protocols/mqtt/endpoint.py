@@ -14,7 +14,7 @@ from protocols.asgi import ASGI_VERSION, MQTT_SPEC_VERSION, Event, Scope
 from protocols.mqtt.connection import Connection
 from protocols.mqtt.description import describe, kind
 from protocols.mqtt.hub import Hub, Site
-from protocols.mqtt.packets import Connect, Will
+from protocols.mqtt.packets import Connect, ReasonCode, Will
 from protocols.mqtt.states import End, State
 from protocols.mqtt.trace import Tap
 from protocols.mqtt.traffic import Counts
@@ -144,6 +144,11 @@ class Endpoint(asyncio.Protocol):
         output = self.connection.output
         if output and not self._transport.is_closing():
             traffic = self._hub.traffic
+    def certificate_revoked(self) -> None:
+        """The certificate of the client is on a revocation list that came after it connected."""
+        now = self._hub.loop.time()
+        self.connection.close(ReasonCode.NOT_AUTHORIZED, "application", now, text="the certificate was revoked")
+
             traffic.sent_packets += len(output)
             data = self.connection.take_output()
             traffic.sent_bytes += len(data)
