@@ -133,6 +133,11 @@ class Endpoint(asyncio.Protocol):
         if self.connection.writable:
             self._wake_senders()
 
+    def certificate_revoked(self) -> None:
+        """The certificate of the client is on a revocation list that came after it connected."""
+        now = self._hub.loop.time()
+        self.connection.close(ReasonCode.NOT_AUTHORIZED, "application", now, text="the certificate was revoked")
+
     # -- the connection ---------------------------------------------------------------------------------------------
 
     def flush_soon(self) -> None:
@@ -144,11 +149,6 @@ class Endpoint(asyncio.Protocol):
         output = self.connection.output
         if output and not self._transport.is_closing():
             traffic = self._hub.traffic
-    def certificate_revoked(self) -> None:
-        """The certificate of the client is on a revocation list that came after it connected."""
-        now = self._hub.loop.time()
-        self.connection.close(ReasonCode.NOT_AUTHORIZED, "application", now, text="the certificate was revoked")
-
             traffic.sent_packets += len(output)
             data = self.connection.take_output()
             traffic.sent_bytes += len(data)
