@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.apps import AppConfig, apps
+from django.core import checks
 from django.core.checks import CheckMessage, Error
 
+from gateway.exceptions import InvalidChannelLayerError
 from gateway.layers import channel_layers
+from gateway.layers.startup import KEYS, require_usable
 
 
 def check_order_of_apps(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
@@ -24,13 +27,23 @@ def check_order_of_apps(app_configs: Sequence[AppConfig] | None, **kwargs: Any) 
 
 
 def check_channel_layers(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """gateway.E002: each layer in CHANNEL_LAYERS can be made. Connects to nothing."""
-    errors: list[CheckMessage] = []
-    for alias in channel_layers.configs:
+    """gateway.E002: each layer in CHANNEL_LAYERS can be made; W001: an entry has a key that means nothing.
+
+    Connects to nothing: what needs the layers' servers is asked when a server or a worker starts.
+    """
+    messages: list[CheckMessage] = []
+    for alias, config in channel_layers.configs.items():
         try:
-            channel_layers.make_backend(alias)
-        except Exception as error:  # whatever the constructor of a layer raises
-            errors.append(
-                Error(f"CHANNEL_LAYERS[{alias!r}] cannot be used: {error or type(error).__name__}", id="gateway.E002")
+            require_usable(alias, channel_layers.make_backend)
+        except InvalidChannelLayerError as error:
+            messages.append(Error(str(error), id="gateway.E002"))
+        messages += [
+            checks.Warning(
+                f"CHANNEL_LAYERS[{alias!r}] has the key {key!r}, which means nothing.",
+                hint=f"It may have {', '.join(sorted(KEYS))}; the options of a layer belong in CONFIG.",
+                id="gateway.W001",
             )
-    return errors
+            for key in config
+            if key not in KEYS
+        ]
+    return messages

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+from gateway.layers.startup import check_layers
 from protocols.asgi import ASGI_VERSION, LIFESPAN_SPEC_VERSION, Application, Event, Receive, Scope, Send
 from protocols.runner import ApplicationRun, Inbox
 
@@ -20,6 +21,8 @@ class LifespanError(Exception):
 class LifespanApplication:
     """An application for scopes of type "lifespan" that runs a context manager around the life of the server.
 
+    It does not start while a channel layer cannot be used, whatever server asks.
+
     `running(state)` is entered on startup and left on shutdown; what it puts into `state` is in every scope.
     """
 
@@ -30,7 +33,8 @@ class LifespanApplication:
         await receive()
         stage = "startup"
         try:
-            async with self.running(scope["state"]):
+            await check_layers()
+            async with self.running(scope.get("state", {})):
                 await send({"type": "lifespan.startup.complete"})
                 stage = "serving"
                 await receive()

@@ -9,6 +9,7 @@ application = ProtocolTypeRouter({
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from types import FunctionType
@@ -21,6 +22,7 @@ from django.urls.exceptions import Resolver404
 from django.urls.resolvers import RegexPattern, RoutePattern
 
 from protocols.asgi import Application, Receive, Scope, Send
+from gateway.lifespan import LifespanApplication
 
 
 def get_default_application() -> Application:
@@ -41,16 +43,23 @@ def get_default_application() -> Application:
 
 
 class ProtocolTypeRouter:
-    """Chooses by the scope's type: "http", "websocket", "mqtt", "lifespan", "channel", or that of a plug-in."""
+    """Chooses by the scope's type: "http", "websocket", "mqtt", "lifespan", "channel", or that of a plug-in.
+
+    Without one for "lifespan" it answers the server itself: that the application can start if its channel layers can be
+    used.
+    """
 
     def __init__(self, application_mapping: Mapping[str, Application]) -> None:
         self.application_mapping = application_mapping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         """Raises ValueError for a type that has no application."""
-        if scope["type"] not in self.application_mapping:
+        application = self.application_mapping.get(scope["type"])
+        if application is None and scope["type"] == "lifespan":
+            application = LifespanApplication(lambda state: nullcontext())
+        if application is None:
             raise ValueError(f"No application configured for scope type {scope['type']!r}")
-        return await self.application_mapping[scope["type"]](scope, receive, send)
+        return await application(scope, receive, send)
 
 
 class NoRouteError(Resolver404):

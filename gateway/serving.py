@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from gateway.layers import get_channel_layer
+from gateway.layers.startup import check_layers
 from gateway.lifespan import Lifespan
 from gateway.mqtt import bridged
 from protocols.asgi import Application
@@ -22,8 +23,10 @@ async def serving(
 ) -> AsyncIterator[Mapping[str, ProtocolServer]]:
     """Runs the application's lifespan and a server for each protocol of `listeners`; gives the servers by protocol.
 
-    Raises LifespanError or OSError if something cannot start. At the end connections have `END_TIMEOUT_S` to end.
+    Raises LifespanError, OSError or InvalidChannelLayerError if something cannot start. At the end connections have
+    `END_TIMEOUT_S` to end.
     """
+    await check_layers()
     async with AsyncExitStack() as started:
         lifespan = Lifespan(application, on_failure=lambda: None)  # it has logged why
         await lifespan.startup()

@@ -25,8 +25,9 @@ from django.db import DatabaseError, connections
 from gateway import control, data_dir
 from gateway.certificates import renewed
 from gateway.config import Config, ListenerConfig
-from gateway.exceptions import GatewayError
+from gateway.exceptions import GatewayError, InvalidChannelLayerError
 from gateway.layers import LayerUnavailableError, get_channel_layer
+from gateway.layers.startup import check_layers
 from gateway.lifespan import Lifespan, LifespanError
 from gateway.mqtt import bridged
 from gateway.observability import Lifecycle
@@ -75,18 +76,15 @@ def prepare() -> None:
         connections.close_all()
 
 
-async def check_layer() -> None:
-    """Raises GatewayError if the channel layer cannot be used: a wrong address is to be seen now, not in a dashboard.
+async def require_layers() -> None:
+    """Raises GatewayError if a channel layer cannot be used: a wrong address is to be seen now, not in a dashboard.
 
     A layer that goes away later is no reason to stop: readings are stored without it.
     """
-    layer = get_channel_layer()
-    if layer is None:
-        return
     try:
-        await layer.check()
-    except LayerUnavailableError as error:
-        raise GatewayError(f"cannot use the channel layer: {error}") from error
+        await check_layers()
+    except (InvalidChannelLayerError, LayerUnavailableError) as error:
+        raise GatewayError(str(error)) from error
 
 
 def spare_what_stays() -> None:
@@ -113,7 +111,7 @@ class Supervisor:
     async def run(self) -> None:
         """The whole life, in order. Raises GatewayError if a step fails, or if the application's lifespan ends."""
         self._watch_signals()
-        await check_layer()
+        await require_layers()
         async with AsyncExitStack() as started:
             state = await started.enter_async_context(self._application_started())
             servers = self._make_servers(state)

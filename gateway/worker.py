@@ -43,7 +43,10 @@ class Worker:
         self.max_applications = max_applications
 
     def run(self) -> None:
-        """Works until SIGINT or SIGTERM; then takes no more messages and lets the handlers that run come to an end."""
+        """Works until SIGINT or SIGTERM; then takes no more messages and lets the handlers that run come to an end.
+
+        Raises LayerUnavailableError when the layer's server is not there at the beginning.
+        """
         asyncio.run(self._run_until_signal())
 
     async def handle(self) -> None:
@@ -74,6 +77,7 @@ class Worker:
                 await asyncio.sleep(RETRY_S)
 
     async def _run_until_signal(self) -> None:
+        await self.channel_layer.check()
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,5 +1,6 @@
 """Channel layers: how consumers, and the processes they run in, send messages to each other and to groups."""
 
+from gateway import DEFAULT_CHANNEL_LAYER
 from gateway.layers.base import (
     BaseChannelLayer,
     Deliver,
@@ -8,7 +9,7 @@ from gateway.layers.base import (
     LayerUnavailableError,
     Message,
 )
-from gateway.layers.manager import DEFAULT_CHANNEL_LAYER, ChannelLayerManager, channel_layers, get_channel_layer
+from gateway.layers.manager import ChannelLayerManager, channel_layers, get_channel_layer
 from gateway.layers.memory import InMemoryChannelLayer
 
 __all__ = [

@@ -1,7 +1,7 @@
 """The `hosts` option of the Redis layers: its forms, the connections made from them, and the shard of a name."""
 
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import redis
@@ -24,35 +24,51 @@ RING_SIZE = 4096
 def decode_hosts(hosts: Hosts | None) -> list[Host]:
     """Each entry of `hosts` as a dict of one of four kinds: with "address", "sentinels", "cluster", or with "host".
 
-    Raises ValueError when `hosts` is a string, InvalidChannelLayerError when an entry cannot be connected to by any
-    server: a wrong scheme, an unknown option; or when there is a cluster and something else. Nothing is connected.
+    Raises ValueError when `hosts` is a string or no list, InvalidChannelLayerError when an entry cannot be connected to
+    by any server: a wrong scheme, an unknown option; or when there is a cluster and something else. Nothing is
+    connected.
     """
     if not hosts:
         return [{"address": DEFAULT_HOST}]
-    if isinstance(hosts, str | bytes):
+    if isinstance(hosts, str | bytes | Mapping) or not isinstance(hosts, Iterable):
         raise ValueError("You must pass a list of Redis hosts, even if there is only one.")  # noqa: TRY004
     decoded = [_decode_host(entry) for entry in hosts]
-    for host in decoded:
-        try:
-            async_pool(host).make_connection()
-        except (TypeError, ValueError, RedisError) as error:
-            raise InvalidChannelLayerError(f"wrong Redis host {describe_host(host)}: {error}") from error
     if len(decoded) > 1 and any("cluster" in host for host in decoded):
         raise InvalidChannelLayerError("a Redis Cluster is the only host: it spreads the names over its nodes itself")
     return decoded
 
 
 def _decode_host(entry: "str | Sequence[Any] | Mapping[str, Any]") -> Host:
-    if isinstance(entry, Mapping):
-        host = dict(entry)
-        if "sentinels" in host and not host.get("master_name"):
-            raise ValueError("A Redis host with sentinels needs a master_name.")
-        if "cluster" in host and not host["cluster"]:
-            raise ValueError("A Redis Cluster needs at least one (host, port).")
-        return host
-    if isinstance(entry, str):
-        return {"address": entry}
-    return {"host": entry[0], "port": entry[1]}
+    match entry:
+        case Mapping():
+            host = dict(entry)
+            if "sentinels" in host and not host.get("master_name"):
+                raise InvalidChannelLayerError("a Redis host with sentinels needs a master_name")
+            for servers in {"sentinels", "cluster"} & host.keys():
+                host[servers] = _addresses(servers, host[servers])
+        case str():
+            host = {"address": entry}
+        case [str(name), port]:
+            host = {"host": name, "port": port}
+        case _:
+            kind = type(entry).__name__  # and not what it holds, which may be a password
+            raise InvalidChannelLayerError(f"a Redis host is a URL, a pair (host, port) or a dict, not this {kind}")
+    try:
+        async_pool(host).make_connection()
+    except (TypeError, ValueError, RedisError) as error:
+        raise InvalidChannelLayerError(f"wrong Redis host {describe_host(host)}: {error}") from error
+    return host
+
+
+def _addresses(name: str, pairs: Any) -> list[tuple[str, int]]:
+    """`pairs` when they are some (host, port), else InvalidChannelLayerError."""
+    try:
+        addresses = [(host, int(port)) for host, port in pairs]
+    except (TypeError, ValueError):
+        addresses = []
+    if not addresses or not all(isinstance(host, str) for host, _ in addresses):
+        raise InvalidChannelLayerError(f"{name} of a Redis host is a list with at least one (host, port)")
+    return addresses
 
 
 def describe_host(host: Host) -> str:
@@ -63,8 +79,8 @@ def describe_host(host: Host) -> str:
     if "cluster" in host:
         return "cluster " + ", ".join(f"{name}:{port}" for name, port in host["cluster"])
     if "address" in host:
-        scheme, _, rest = str(host["address"]).partition("://")
-        return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+        scheme, mark, rest = str(host["address"]).rpartition("://")
+        return f"{scheme}{mark}{rest.partition('?')[0].rpartition('@')[2]}"
     return str(host.get("path") or f"{host.get('host', 'localhost')}:{host.get('port', 6379)}")
 
 

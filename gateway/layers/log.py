@@ -19,13 +19,15 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Self
 
+from gateway import DEFAULT_CHANNEL_LAYER
 from gateway.exceptions import InvalidChannelLayerError
 from gateway.layers.base import BaseChannelLayer, GroupSendResult, LayerUnavailableError, Message, require_message
 from gateway.layers.drops import UNDECODABLE
 from gateway.layers.loops import PerLoop
-from gateway.layers.manager import DEFAULT_CHANNEL_LAYER, channel_layers
+from gateway.layers.manager import channel_layers
 from gateway.layers.memory import InMemoryChannelLayer
 from gateway.layers.names import escape_name, require_name
+from gateway.layers.options import require_count, require_seconds
 from gateway.layers.remote import RemoteChannelLayer
 from gateway.layers.scripts import digest
 
@@ -96,8 +98,8 @@ class GroupLog:
 
     def __init__(self, layer: BaseChannelLayer, *, length: int = LENGTH, expiry_s: float = EXPIRY_S) -> None:
         """A log has its last `length` messages, and is forgotten `expiry_s` after the last one."""
-        if length < 1 or expiry_s <= 0:
-            raise InvalidChannelLayerError("the length and the expiry_s of a group log are more than 0")
+        require_count("length of a group log", length)
+        require_seconds("expiry_s of a group log", expiry_s)
         self._layer = layer
         self.length = length
         self.expiry_s = expiry_s
@@ -220,7 +222,7 @@ class RedisGroupLog(GroupLog):
 
     def __init__(self, layer: RemoteChannelLayer[Any], *, length: int = LENGTH, expiry_s: float = EXPIRY_S) -> None:
         super().__init__(layer, length=length, expiry_s=expiry_s)
-        self._serializer = layer.make_serializer(expiry=None)  # what is in the log may be older than a message
+        self._serializer = layer.make_serializer()  # what is in the log may be older than a message
         self._commands = PerLoop(lambda: layer.make_commands({APPEND: digest(APPEND)}))
 
     async def _append(self, group: str, message: Message) -> Position:

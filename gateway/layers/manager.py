@@ -6,10 +6,16 @@ from django.conf import settings
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
+from gateway import DEFAULT_CHANNEL_LAYER
 from gateway.exceptions import InvalidChannelLayerError
 from gateway.layers.base import BaseChannelLayer
 
-DEFAULT_CHANNEL_LAYER = "default"
+CHANNELS_BACKENDS = {
+    "channels.layers.InMemoryChannelLayer": "gateway.layers.InMemoryChannelLayer",
+    "channels_redis.core.RedisChannelLayer": "gateway.layers.redis.RedisChannelLayer",
+    "channels_redis.pubsub.RedisPubSubChannelLayer": "gateway.layers.pubsub.RedisPubSubChannelLayer",
+}
+"""What those who come from Channels have in their settings, and what to write instead."""
 
 
 class ChannelLayerManager:
@@ -48,11 +54,19 @@ class ChannelLayerManager:
             path = self.configs[name]["BACKEND"]
         except KeyError:
             raise InvalidChannelLayerError(f"No BACKEND specified for {name}") from None
+        if path in CHANNELS_BACKENDS:
+            raise InvalidChannelLayerError(
+                f"BACKEND {path!r} specified for {name} is that of Channels; here it is {CHANNELS_BACKENDS[path]!r}"
+            )
         try:
             backend_class = import_string(path)
         except ImportError as error:
             raise InvalidChannelLayerError(f"Cannot import BACKEND {path!r} specified for {name}") from error
-        backend: BaseChannelLayer = backend_class(**config)
+        backend = backend_class(**config)
+        if not isinstance(backend, BaseChannelLayer):
+            raise InvalidChannelLayerError(
+                f"BACKEND {path!r} specified for {name} does not derive from gateway.layers.BaseChannelLayer"
+            )
         return backend
 
     def __getitem__(self, key: str) -> BaseChannelLayer:

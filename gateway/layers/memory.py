@@ -9,6 +9,7 @@ from gateway.layers.base import BaseChannelLayer, Capacities, Deliver, GroupSend
 from gateway.layers.drops import DropLog
 from gateway.layers.local import LocalChannels
 from gateway.layers.names import require_name
+from gateway.layers.options import require_options
 
 
 class InMemoryChannelLayer(BaseChannelLayer):
@@ -28,6 +29,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         channel_capacity: Capacities | None = None,
     ) -> None:
         """`group_expiry`: seconds after which a member that is not attached leaves its group."""
+        require_options(expiry=expiry, group_expiry=group_expiry, capacity=capacity, channel_capacity=channel_capacity)
         super().__init__(expiry=expiry, capacity=capacity, channel_capacity=channel_capacity)
         self.group_expiry = group_expiry
         self.local = LocalChannels(

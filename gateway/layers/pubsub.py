@@ -67,7 +67,7 @@ class RedisPubSubChannelLayer(RemoteChannelLayer["_LoopLayer"]):
         """Options are those of channels_redis. With several `hosts`, names are spread over them.
 
         `on_disconnect`, `on_reconnect`: the type of the event that attached channels get when the connection is lost
-        and when it is back, with all subscriptions; or a function, plain or async, called instead.
+        and when it is back, with all subscriptions; or a function, plain or async, called instead; or None.
         """
         super().__init__(
             lambda: _LoopLayer(self),
@@ -80,6 +80,7 @@ class RedisPubSubChannelLayer(RemoteChannelLayer["_LoopLayer"]):
             symmetric_encryption_keys=symmetric_encryption_keys,
             serializer_format=serializer_format,
             random_prefix_length=random_prefix_length,
+            max_age_s=None,
             on_disconnect=on_disconnect,
             on_reconnect=on_reconnect,
         )

@@ -89,6 +89,7 @@ class RedisChannelLayer(RemoteChannelLayer["_LoopLayer"]):
             symmetric_encryption_keys=symmetric_encryption_keys,
             serializer_format=serializer_format,
             random_prefix_length=random_prefix_length,
+            max_age_s=expiry,
             on_disconnect=on_disconnect,
             on_reconnect=on_reconnect,
         )

@@ -23,12 +23,13 @@ from gateway.layers.hosts import Hosts, decode_hosts, shard_of
 from gateway.layers.local import LocalChannels
 from gateway.layers.loops import PerLoop
 from gateway.layers.names import require_name
+from gateway.layers.options import require_hook, require_options
 from gateway.layers.serializers import registry
 from gateway.layers.servers import Commands, HostCommands
 
 logger = logging.getLogger("gateway.layer")
 
-ConnectionHook: TypeAlias = "str | Callable[[], Awaitable[None] | None]"
+ConnectionHook: TypeAlias = "str | Callable[[], Awaitable[None] | None] | None"
 
 
 class LoopState(Protocol):
@@ -72,9 +73,15 @@ class RemoteChannelLayer(BaseChannelLayer, Generic[State]):
         symmetric_encryption_keys: Sequence[str | bytes] | None,
         serializer_format: str,
         random_prefix_length: int,
+        max_age_s: float | None,
         on_disconnect: ConnectionHook,
         on_reconnect: ConnectionHook,
     ) -> None:
+        """`max_age_s`: how old an encrypted message may be; None: as old as it is."""
+        require_options(expiry=expiry, group_expiry=group_expiry, capacity=capacity, channel_capacity=channel_capacity)
+        require_hook("on_disconnect", on_disconnect)
+        require_hook("on_reconnect", on_reconnect)
+        assert isinstance(prefix, str), "Prefix must be unicode"
         super().__init__(expiry=expiry, capacity=capacity, channel_capacity=channel_capacity)
         self.hosts = decode_hosts(hosts)
         self.prefix = prefix
@@ -82,13 +89,12 @@ class RemoteChannelLayer(BaseChannelLayer, Generic[State]):
         self.on_disconnect = on_disconnect
         self.on_reconnect = on_reconnect
         self.drops = DropLog()
+        # A class that somebody has registered need not know of what is left out.
+        options: dict[str, Any] = {"random_prefix_length": random_prefix_length} if random_prefix_length else {}
         self.make_serializer = functools.partial(
-            registry.get_serializer,
-            serializer_format,
-            symmetric_encryption_keys=symmetric_encryption_keys,
-            random_prefix_length=random_prefix_length,
+            registry.get_serializer, serializer_format, symmetric_encryption_keys=symmetric_encryption_keys, **options
         )
-        self._serializer = self.make_serializer(expiry=expiry)
+        self._serializer = self.make_serializer() if max_age_s is None else self.make_serializer(expiry=max_age_s)
         self._loops: PerLoop[State] = PerLoop(make_state)
         self._sync: SyncChannelLayer | None = None
 
@@ -218,10 +224,10 @@ class ConnectionNews:
     def _tell(self, hook: ConnectionHook, affected: Iterable[str]) -> None:
         if isinstance(hook, str):
             self._local.announce(affected, LayerEvent(type=hook, generation=self.generation))
-            return
-        task = asyncio.get_running_loop().create_task(_call(hook))
-        self._hooks.add(task)
-        task.add_done_callback(self._hooks.discard)
+        elif hook is not None:
+            task = asyncio.get_running_loop().create_task(_call(hook))
+            self._hooks.add(task)
+            task.add_done_callback(self._hooks.discard)
 
 
 async def _call(hook: Callable[[], Awaitable[None] | None]) -> None:

@@ -19,6 +19,9 @@ CLOCK_SKEW_S = 10
 class SerializerDoesNotExist(KeyError):  # noqa: N818
     """Raised when no serializer is registered for a format."""
 
+    def __str__(self) -> str:
+        return str(self.args[0])  # a KeyError would quote it
+
 
 class Serializer(Protocol):
     """What a layer needs of a serializer."""
@@ -43,16 +46,20 @@ class BaseMessageSerializer(abc.ABC):
         expiry: float | None = None,
     ) -> None:
         """`random_prefix_length` bytes make equal messages distinct; `expiry` in seconds bounds a message's age."""
-        self.random_prefix_length = random_prefix_length
+        self.random_prefix_length = max(0, random_prefix_length)
         self.expiry = expiry
         self.crypter: MultiFernet | None = None
         if symmetric_encryption_keys:
-            if isinstance(symmetric_encryption_keys, str | bytes):
+            if isinstance(symmetric_encryption_keys, str | bytes) or not isinstance(
+                symmetric_encryption_keys, Sequence
+            ):
                 raise ValueError("symmetric_encryption_keys must be a list of possible keys")
             self.crypter = MultiFernet([self.make_fernet(key) for key in symmetric_encryption_keys])
 
     def make_fernet(self, key: str | bytes) -> Fernet:
-        """The cipher for a key of any length."""
+        """The cipher for a key of any length but 0."""
+        if not isinstance(key, str | bytes) or not key:
+            raise ValueError("each of symmetric_encryption_keys must be a string or bytes, and not empty")
         if isinstance(key, str):
             key = key.encode()
         return Fernet(base64.urlsafe_b64encode(hashlib.sha256(key).digest()))
@@ -134,7 +141,8 @@ class SerializersRegistry:
         try:
             serializer_class = self._registry[format]
         except KeyError:
-            raise SerializerDoesNotExist(format) from None
+            registered = ", ".join(sorted(map(str, self._registry)))
+            raise SerializerDoesNotExist(f"no serializer is registered for {format!r}, but for {registered}") from None
         return serializer_class(*args, **kwargs)
 
 

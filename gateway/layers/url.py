@@ -16,8 +16,8 @@ of redis-py (socket_timeout, ssl_ca_certs, ...), are given in the query.
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
+from gateway import DEFAULT_CHANNEL_LAYER
 from gateway.exceptions import InvalidChannelLayerError
-from gateway.layers.manager import DEFAULT_CHANNEL_LAYER
 
 MEMORY = "gateway.layers.InMemoryChannelLayer"
 PUBSUB = "gateway.layers.pubsub.RedisPubSubChannelLayer"

@@ -20,6 +20,7 @@ from django.db import connections
 from django.utils import autoreload
 from django.utils.log import ServerFormatter
 
+from gateway.exceptions import InvalidChannelLayerError
 from gateway.http_timeout import HttpTimeout
 from gateway.lifespan import LifespanError
 from gateway.routing import get_default_application
@@ -95,7 +96,7 @@ class Command(DjangoCommand):
         _show_log()
         try:
             asyncio.run(self._serve(self._application(options), options))
-        except (OSError, LifespanError) as error:
+        except (OSError, LifespanError, InvalidChannelLayerError) as error:
             self.stderr.write(f"Error: {_reason(error)}")
             os._exit(1)  # sys.exit does not end a process from the thread of the reloader
         except KeyboardInterrupt:

@@ -5,7 +5,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from gateway.layers import DEFAULT_CHANNEL_LAYER, get_channel_layer
+from gateway.exceptions import InvalidChannelLayerError
+from gateway.layers import DEFAULT_CHANNEL_LAYER, LayerUnavailableError, get_channel_layer
 from gateway.routing import get_default_application
 from gateway.worker import Worker
 
@@ -23,8 +24,11 @@ class Command(BaseCommand):
         parser.add_argument("channels", nargs="+", help="Channels to listen on.")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Returns when the worker was stopped. CommandError when there is no such layer."""
-        layer = get_channel_layer(options["layer"])
-        if layer is None:
-            raise CommandError("You do not have any CHANNEL_LAYERS configured.")
-        Worker(application=get_default_application(), channels=options["channels"], channel_layer=layer).run()
+        """Returns when the worker was stopped. CommandError when there is no such layer, or it cannot be used."""
+        try:
+            layer = get_channel_layer(options["layer"])
+            if layer is None:
+                raise CommandError("You do not have any CHANNEL_LAYERS configured.")
+            Worker(application=get_default_application(), channels=options["channels"], channel_layer=layer).run()
+        except (InvalidChannelLayerError, LayerUnavailableError) as error:
+            raise CommandError(str(error)) from error

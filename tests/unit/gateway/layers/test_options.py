@@ -1,0 +1,121 @@
+"""Wrong options of a layer: each is an error when the layer is made, which says what is wrong and tells no password."""
+
+import re
+from typing import Any
+
+import pytest
+
+from gateway.exceptions import InvalidChannelLayerError
+from gateway.layers import InMemoryChannelLayer, channel_layers
+from gateway.layers.log import make_group_log
+from gateway.layers.presence import make_presence
+from gateway.layers.pubsub import RedisPubSubChannelLayer
+from gateway.layers.redis import RedisChannelLayer
+from gateway.layers.serializers import JSONSerializer, SerializerDoesNotExist, registry
+
+BOUNDS: list[tuple[dict[str, Any], str]] = [
+    ({"expiry": "60"}, "expiry is a number of seconds, more than 0, not '60'"),
+    ({"expiry": 0}, "expiry is a number of seconds, more than 0, not 0"),
+    ({"group_expiry": None}, "group_expiry is a number of seconds, more than 0, not None"),
+    ({"capacity": "100"}, "capacity is a whole number, more than 0, not '100'"),
+    ({"capacity": 0}, "capacity is a whole number, more than 0, not 0"),
+    ({"channel_capacity": ["chat"]}, "channel_capacity is a dict of patterns and numbers, not ['chat']"),
+    ({"channel_capacity": {7: 1}}, "a pattern in channel_capacity is a string or compiled, not 7"),
+    ({"channel_capacity": {"a*": "1"}}, "channel_capacity['a*'] is a whole number, more than 0, not '1'"),
+]
+HOSTS: list[tuple[Any, str]] = [
+    ("redis://localhost", "You must pass a list of Redis hosts, even if there is only one."),
+    ({"address": "redis://localhost"}, "You must pass a list of Redis hosts, even if there is only one."),
+    (("localhost", 6379), "wrong Redis host localhost: Redis URL must specify one of the following schemes"),
+    ([("redis://:secret@localhost",)], "a Redis host is a URL, a pair (host, port) or a dict, not this tuple"),
+    ([None], "a Redis host is a URL, a pair (host, port) or a dict, not this NoneType"),
+    ([("localhost", "six")], "wrong Redis host localhost:six: invalid literal for int()"),
+    (["redis://u:secret@h?foo=1"], "wrong Redis host redis://h: "),
+    ([{"address": "redis://u:secret@h", "sll": True}], "wrong Redis host redis://h: "),
+    ([{"sentinels": [("a", 1)]}], "a Redis host with sentinels needs a master_name"),
+    ([{"sentinels": "a", "master_name": "m"}], "sentinels of a Redis host is a list with at least one (host, port)"),
+    ([{"cluster": []}], "cluster of a Redis host is a list with at least one (host, port)"),
+    ([{"cluster": [("a", 1)]}, "redis://h"], "a Redis Cluster is the only host"),
+]
+REDIS_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"prefix": None}, AssertionError, "Prefix must be unicode"),
+    ({"symmetric_encryption_keys": "key"}, ValueError, "symmetric_encryption_keys must be a list of possible keys"),
+    ({"symmetric_encryption_keys": [None]}, ValueError, "each of symmetric_encryption_keys must be a string or bytes"),
+    ({"symmetric_encryption_keys": [""]}, ValueError, "each of symmetric_encryption_keys must be a string or bytes"),
+    ({"serializer_format": "yaml"}, SerializerDoesNotExist, "no serializer is registered for 'yaml', but for json,"),
+    ({"on_disconnect": 5}, InvalidChannelLayerError, "on_disconnect is the type of an event or a function, not 5"),
+    ({"unknown": 5}, TypeError, "got an unexpected keyword argument 'unknown'"),
+]
+
+redis_layers = pytest.mark.parametrize("layer_class", [RedisChannelLayer, RedisPubSubChannelLayer])
+
+
+@pytest.mark.parametrize(("options", "error"), BOUNDS)
+@pytest.mark.parametrize("layer_class", [InMemoryChannelLayer, RedisChannelLayer, RedisPubSubChannelLayer])
+def test_bounds_are_numbers_over_0(layer_class: Any, options: dict[str, Any], error: str) -> None:
+    with pytest.raises(InvalidChannelLayerError, match=re.escape(error)):
+        layer_class(**options)
+
+
+@pytest.mark.parametrize(("hosts", "error"), HOSTS)
+@redis_layers
+def test_hosts_are_checked_before_anybody_connects(layer_class: Any, hosts: Any, error: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(error)) as raised:
+        layer_class(hosts=hosts)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("options", "kind", "error"), REDIS_OPTIONS)
+@redis_layers
+def test_other_options_are_checked_too(
+    layer_class: Any, options: dict[str, Any], kind: type[Exception], error: str
+) -> None:
+    with pytest.raises(kind, match=re.escape(error)):
+        layer_class(**options)
+
+
+def test_those_of_logs_and_presence_are_checked_too() -> None:
+    with pytest.raises(InvalidChannelLayerError, match="length of a group log is a whole number, more than 0, not '5'"):
+        make_group_log(InMemoryChannelLayer(), length="5")
+    with pytest.raises(InvalidChannelLayerError, match="lease_s of presence is a number of seconds"):
+        make_presence(RedisChannelLayer(), lease_s=0)
+
+
+@redis_layers
+def test_what_channels_redis_leaves_unset_may_be_written_out(layer_class: Any) -> None:
+    layer_class(hosts=None, channel_capacity=None, symmetric_encryption_keys=None, random_prefix_length=12)
+    RedisPubSubChannelLayer(on_disconnect=None, on_reconnect=None)
+
+
+def test_a_serializer_for_channels_redis_pubsub_needs_to_know_of_keys_only() -> None:
+    class OnlyKeys(JSONSerializer):
+        def __init__(self, symmetric_encryption_keys: Any = None) -> None:
+            super().__init__(symmetric_encryption_keys)
+
+    registry.register_serializer("only keys", OnlyKeys)
+    layer = RedisPubSubChannelLayer(serializer_format="only keys")
+
+    assert layer.deserialize(layer.serialize({"type": "m"})) == {"type": "m"}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("channels.layers.InMemoryChannelLayer", "gateway.layers.InMemoryChannelLayer"),
+        ("channels_redis.core.RedisChannelLayer", "gateway.layers.redis.RedisChannelLayer"),
+        ("channels_redis.pubsub.RedisPubSubChannelLayer", "gateway.layers.pubsub.RedisPubSubChannelLayer"),
+    ],
+)
+def test_the_layers_of_channels_are_answered_with_the_name_of_ours(settings: Any, theirs: str, ours: str) -> None:
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": theirs}, "ours": {"BACKEND": ours}}
+
+    with pytest.raises(InvalidChannelLayerError, match=f"'{theirs}' .* is that of Channels; here it is '{ours}'"):
+        channel_layers["default"]
+    assert channel_layers["ours"]
+
+
+def test_what_is_no_layer_of_the_framework_is_refused(settings: Any) -> None:
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "collections.OrderedDict"}}
+
+    with pytest.raises(InvalidChannelLayerError, match=r"does not derive from gateway\.layers\.BaseChannelLayer"):
+        channel_layers["default"]
