@@ -63,7 +63,7 @@ def _is_verified(scope: Scope, user: Any) -> bool:
     fallbacks = user.get_session_auth_fallback_hash() if hasattr(user, "get_session_auth_fallback_hash") else ()
     if not any(constant_time_compare(session_hash, fallback) for fallback in fallbacks):
         return False
-    if scope["type"] == "http":
+    if scope.get("type") == "http":
         # The session moves to the present key and its cookie goes out with the response. Nothing could tell the
         # browser of a new key over an accepted WebSocket, so there the session stays for the next request to move.
         session.cycle_key()

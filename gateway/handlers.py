@@ -6,9 +6,12 @@ methods that take one event, and neither a method of the framework, overridden o
 a handler of connection events.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
+
+from asgiref.sync import AsyncToSync, SyncToAsync
 
 Handler: TypeAlias = Callable[[Any, Any], Any]
 
@@ -52,8 +55,21 @@ def handlers_by_type(consumer_class: type, names: Iterable[str]) -> dict[str, Ha
     """
     table: dict[str, Handler] = {}
     for name in names:
-        table[name] = table[name.replace("_", ".")] = getattr(consumer_class, name)
+        table[name] = table[name.replace("_", ".")] = _as_function(consumer_class, name)
     return table
+
+
+def _as_function(consumer_class: type, name: str) -> Handler:
+    """What runs the handler `name` of the consumer that is its first argument."""
+    if inspect.isfunction(inspect.getattr_static(consumer_class, name)):
+        function: Handler = getattr(consumer_class, name)
+        return function
+
+    def handler(consumer: Any, event: Any) -> Any:
+        # A method of any other kind, as sync_to_async makes one, is bound by its own `__get__`.
+        return getattr(consumer, name)(event)
+
+    return handler
 
 
 def user_handlers(consumer_class: type, *, framework: Iterable[type], sync: bool) -> list[str]:
@@ -64,20 +80,41 @@ def user_handlers(consumer_class: type, *, framework: Iterable[type], sync: bool
         for name in dir(consumer_class)
         if not name.startswith("_")
         and name not in reserved
-        and is_handler(inspect.getattr_static(consumer_class, name), sync=sync)
+        and is_handler(inspect.getattr_static(consumer_class, name), name, sync=sync)
     ]
 
 
-def is_handler(method: object, *, sync: bool) -> bool:
-    """Whether `method`, as it stands in a class body, can be called with one event.
+def is_handler(method: object, name: str, *, sync: bool) -> bool:
+    """Whether `method`, as it stands in a class body under `name`, can be called with one event.
 
-    It is to be a coroutine function in an asynchronous consumer and none in a synchronous one; a decorator that keeps
-    `__wrapped__` does not hide that.
+    It is to be a coroutine function in an asynchronous consumer and none in a synchronous one. What a decorator made of
+    it counts for what it decorates if it tells that (`__wrapped__`), and else for a handler: it may well return
+    something to be awaited. A method need not be a function: `database_sync_to_async` makes none.
     """
-    if not inspect.isfunction(method) or inspect.iscoroutinefunction(inspect.unwrap(method)) is sync:
+    if isinstance(method, SyncToAsync):
+        return not sync and _takes_one_event(method.func)
+    if isinstance(method, AsyncToSync):
+        return sync and _takes_one_event(method.awaitable)
+    if not inspect.isfunction(method):
+        return _is_method_object(method)
+    decorated = inspect.unwrap(method)
+    if inspect.iscoroutinefunction(decorated) is sync and (sync or decorated.__name__ == name):
         return False
+    return _takes_one_event(method)
+
+
+def _takes_one_event(method: Callable[..., Any]) -> bool:
     try:
         inspect.signature(method).bind(None, None)
     except TypeError:
         return False
     return True
+
+
+def _is_method_object(attribute: object) -> bool:
+    """Whether `attribute` makes a method of itself, as functions do, and can be called."""
+    if isinstance(attribute, staticmethod | classmethod):
+        return False
+    return isinstance(attribute, functools.partialmethod) or (
+        callable(attribute) and hasattr(type(attribute), "__get__")
+    )

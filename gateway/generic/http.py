@@ -40,14 +40,12 @@ class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect"
     async def send_headers(self, *, status: int = 200, headers: Headers | None = None) -> None:
         """Begins the response. Headers are pairs of bytes, or a mapping."""
         pairs = list(headers.items() if isinstance(headers, Mapping) else headers or ())
-        self.__response_begun = True
-        await self._gateway_send({"type": "http.response.start", "status": status, "headers": pairs})
+        await self.send({"type": "http.response.start", "status": status, "headers": pairs})
 
     async def send_body(self, body: bytes, *, more_body: bool = False) -> None:
         """Sends a part of the body: the last one, unless `more_body`."""
         assert isinstance(body, bytes), "Body is not bytes"
-        await self._gateway_send({"type": "http.response.body", "body": body, "more_body": more_body})
-        self._response_complete = not more_body
+        await self.send({"type": "http.response.body", "body": body, "more_body": more_body})
 
     async def send_response(self, status: int, body: bytes, **kwargs: Any) -> None:
         """Sends a whole response; `headers` as in `send_headers`."""
@@ -90,12 +88,15 @@ class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect"
     def _gateway_grace_s(self) -> float | None:
         return None if self._response_complete else self.disconnect_grace_s
 
-    async def _gateway_send(self, event: Event) -> None:
-        if self._inbox.disconnected:
-            consumer_sends_after_close.labels("http").inc()
-            await asyncio.sleep(0)  # lets the end of the grace reach a handler that only sends
-            return
+    async def send(self, message: Event) -> None:
+        """Gives an event to the server, unless the client has left; notes how far the response is."""
+        self.__response_begun = True
         try:
-            await self.base_send(event)
+            if self._inbox.disconnected:
+                consumer_sends_after_close.labels("http").inc()
+                await asyncio.sleep(0)  # lets the end of the grace reach a handler that only sends
+            else:
+                await self.base_send(message)
         except OSError:  # how a server says that the client has left (ASGI www 2.4)
             consumer_sends_after_close.labels("http").inc()
+        self._response_complete = message["type"] == "http.response.body" and not message.get("more_body", False)

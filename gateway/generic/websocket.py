@@ -93,7 +93,7 @@ class WebsocketConsumer(_Peer, SyncConsumer, events=EVENTS):
 
     def accept(self, subprotocol: str | None = None, headers: Headers | None = None) -> None:
         """Accepts the connection."""
-        self._send_event(accept_event(subprotocol, headers))
+        self._gateway_send_event(accept_event(subprotocol, headers))
 
     def deny(self, code: int, reason: str | None = None) -> None:
         """Refuses the connection so that a browser sees why: by accepting and closing it with `code`.
@@ -117,16 +117,16 @@ class WebsocketConsumer(_Peer, SyncConsumer, events=EVENTS):
         self, text_data: str | None = None, bytes_data: bytes | None = None, close: bool | int = False
     ) -> None:
         """Sends a frame; text wins. `close`: True, or a code, closes the connection after it."""
-        self._send_event(data_event(text_data, bytes_data))
+        self._gateway_send_event(data_event(text_data, bytes_data))
         if close:
             self.close(close)
 
     def close(self, code: int | bool | None = None, reason: str | None = None) -> None:
         """Closes the connection, or refuses it if it is not yet accepted."""
-        self._send_event(close_event(code, reason))
+        self._gateway_send_event(close_event(code, reason))
         self._closed = True
 
-    def _send_event(self, event: Event) -> None:
+    def _gateway_send_event(self, event: Event) -> None:
         """Gives a websocket event to the server, unless the peer has gone."""
         if not self._gateway_peer_gone():
             try:
@@ -165,7 +165,7 @@ class JsonWebsocketConsumer(WebsocketConsumer, events=()):
 
     def send_json(self, content: Any, close: bool | int = False) -> None:
         """Sends `content` encoded."""
-        self.send(text_data=self.encode_json(content), close=close)
+        super().send(text_data=self.encode_json(content), close=close)
 
     @classmethod
     def decode_json(cls, text_data: str) -> Any:
@@ -198,7 +198,7 @@ class AsyncWebsocketConsumer(_Peer, AsyncConsumer, events=EVENTS):
 
     async def accept(self, subprotocol: str | None = None, headers: Headers | None = None) -> None:
         """Accepts the connection."""
-        await self._send_event(accept_event(subprotocol, headers))
+        await self._gateway_send_event(accept_event(subprotocol, headers))
 
     async def deny(self, code: int, reason: str | None = None) -> None:
         """Refuses the connection so that a browser sees why: by accepting and closing it with `code`.
@@ -222,16 +222,16 @@ class AsyncWebsocketConsumer(_Peer, AsyncConsumer, events=EVENTS):
         self, text_data: str | None = None, bytes_data: bytes | None = None, close: bool | int = False
     ) -> None:
         """Sends a frame; text wins. `close`: True, or a code, closes the connection after it."""
-        await self._send_event(data_event(text_data, bytes_data))
+        await self._gateway_send_event(data_event(text_data, bytes_data))
         if close:
             await self.close(close)
 
     async def close(self, code: int | bool | None = None, reason: str | None = None) -> None:
         """Closes the connection, or refuses it if it is not yet accepted."""
-        await self._send_event(close_event(code, reason))
+        await self._gateway_send_event(close_event(code, reason))
         self._closed = True
 
-    async def _send_event(self, event: Event) -> None:
+    async def _gateway_send_event(self, event: Event) -> None:
         """Gives a websocket event to the server, unless the peer has gone."""
         if self._gateway_peer_gone():
             await asyncio.sleep(0)  # lets the end of the grace reach a handler that only sends
@@ -272,7 +272,7 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer, events=()):
 
     async def send_json(self, content: Any, close: bool | int = False) -> None:
         """Sends `content` encoded."""
-        await self.send(text_data=await self.encode_json(content), close=close)
+        await super().send(text_data=await self.encode_json(content), close=close)
 
     @classmethod
     async def decode_json(cls, text_data: str) -> Any:

@@ -1,12 +1,16 @@
 """Which method handles what, and which methods nobody can call from outside."""
 
+import functools
 import logging
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from prometheus_client import REGISTRY
 
 from gateway.consumer import AsyncConsumer, SyncConsumer, get_handler_name
+from gateway.db import database_sync_to_async
+from gateway.exceptions import StopConsumer
 from gateway.generic.websocket import AsyncWebsocketConsumer
 from gateway.layers import InMemoryChannelLayer
 from gateway.layers.base import LayerEvent
@@ -80,8 +84,6 @@ async def test_dispatch_may_be_overridden(served: Any) -> None:
 
 
 async def test_handlers_may_come_from_a_mixin_and_through_a_decorator(served: Any) -> None:
-    import functools
-
     def decorated(method: Any) -> Any:
         @functools.wraps(method)
         def wrapper(*args: Any) -> Any:
@@ -101,6 +103,87 @@ async def test_handlers_may_come_from_a_mixin_and_through_a_decorator(served: An
         await connection.send_input({"type": "from.mixin"})
 
         assert await connection.receive_output() == {"type": "from mixin"}
+
+
+def bare(method: Any) -> Any:
+    """A decorator as many write them: without functools.wraps."""
+
+    def wrapper(consumer: Any, event: Any) -> Any:
+        return method(consumer, event)
+
+    return wrapper
+
+
+class Decorated(AsyncConsumer):
+    @bare
+    async def by_bare_decorator(self, event: Any) -> None:
+        await self.send({"type": "called"})
+
+    @database_sync_to_async
+    def in_a_thread(self, event: Any) -> None:
+        async_to_sync(self.send)({"type": "called"})
+
+    async def _with_colour(self, colour: str, event: Any) -> None:
+        await self.send({"type": "called"})
+
+    partial = functools.partialmethod(_with_colour, "red")
+
+    @database_sync_to_async
+    def store(self, one: Any, two: Any) -> None:
+        raise AssertionError("takes two arguments, so it is not a handler")
+
+    @staticmethod
+    async def static(event: Any) -> None:
+        raise AssertionError("is no method")
+
+    class Meta:
+        pass
+
+
+class TestWhatADecoratorMade:
+    @pytest.mark.parametrize("message_type", ["by.bare.decorator", "in.a.thread", "partial"])
+    async def test_handles_events_and_messages(
+        self, served: Any, layer: InMemoryChannelLayer, message_type: str
+    ) -> None:
+        async with ApplicationCommunicator(served(Decorated.as_asgi()), {"type": "test"}) as connection:
+            await connection.send_input({"type": message_type})
+            assert await connection.receive_output() == {"type": "called"}
+
+            await layer.send(next(iter(layer.local.channels)), {"type": message_type})
+            assert await connection.receive_output() == {"type": "called"}
+
+    def test_is_no_handler_if_it_cannot_take_one_event(self) -> None:
+        assert Decorated.message_handlers() == {"by_bare_decorator", "in_a_thread", "partial"}
+
+    async def test_may_be_a_handler_of_connection_events(self, served: Any) -> None:
+        class Raw(AsyncConsumer):
+            @database_sync_to_async
+            def websocket_connect(self, event: Any) -> None:
+                async_to_sync(self.send)({"type": "websocket.accept"})
+
+            async def websocket_disconnect(self, event: Any) -> None:
+                raise StopConsumer
+
+        async with WebsocketCommunicator(served(Raw.as_asgi()), "/") as client:
+            assert await client.connect() == (True, None)
+
+    async def test_is_a_handler_of_a_sync_consumer_if_it_is_called_synchronously(self, served: Any) -> None:
+        called = []
+
+        class Mixed(SyncConsumer):
+            @async_to_sync
+            async def coroutine(self, event: Any) -> None:
+                called.append(event)
+                raise StopConsumer
+
+            @database_sync_to_async
+            def awaitable(self, event: Any) -> None: ...
+
+        assert Mixed.message_handlers() == {"coroutine"}
+        connection = ApplicationCommunicator(served(Mixed.as_asgi()), {"type": "test"})
+        await connection.send_input({"type": "coroutine"})
+        await connection.wait(timeout=30)
+        assert called == [{"type": "coroutine"}]
 
 
 class TestAsAsgi:

@@ -53,6 +53,34 @@ async def test_headers_may_be_pairs(served: Any) -> None:
     assert response == {"status": 200, "headers": [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")], "body": b""}
 
 
+async def test_events_may_be_sent_as_they_are(served: Any) -> None:
+    class Raw(Consumer):
+        async def handle(self, body: bytes) -> None:
+            await self.send({"type": "http.response.start", "status": 204})
+            await self.send({"type": "http.response.body"})
+
+    request = HttpCommunicator(served(Raw.as_asgi()), "GET", "/")
+
+    assert await request.get_response() == {"status": 204, "headers": [], "body": b""}
+    await request.wait()
+    assert Raw.disconnects == 1
+
+
+async def test_send_may_be_overridden(served: Any) -> None:
+    class Signed(Consumer):
+        async def handle(self, body: bytes) -> None:
+            await self.send_response(200, b"answer")
+
+        async def send(self, message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"].append((b"x-signed", b"yes"))
+            await super().send(message)
+
+    response = await HttpCommunicator(served(Signed.as_asgi()), "GET", "/").get_response()
+
+    assert response == {"status": 200, "headers": [(b"x-signed", b"yes")], "body": b"answer"}
+
+
 async def test_a_body_of_str_is_an_error(served: Any) -> None:
     class Wrong(Consumer):
         async def handle(self, body: bytes) -> None:

@@ -295,6 +295,20 @@ class TestJson:
             assert await client.receive_json_from() == "bye"
             assert await client.receive_output() == {"type": "websocket.close"}
 
+    async def test_send_may_be_overridden_by_one_that_calls_send_json(self, sync: bool) -> None:
+        def receive_json(self: Any, content: Any) -> Any:
+            yield self.send(content)
+
+        def send(self: Any, content: Any) -> Any:
+            yield self.send_json({"wrapped": content})
+
+        async with WebsocketCommunicator(
+            consumer(sync=sync, json=True, receive_json=receive_json, send=send).as_asgi(), "/"
+        ) as client:
+            await client.connect()
+            await client.send_json_to(1)
+            assert await client.receive_json_from() == {"wrapped": 1}
+
     async def test_the_coding_may_be_overridden_by_coroutines(self) -> None:
         class Shouting(AsyncJsonWebsocketConsumer):
             async def receive_json(self, content: Any, **kwargs: Any) -> None:
