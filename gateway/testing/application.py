@@ -5,6 +5,9 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import connections
 from django.test import AsyncClient
 
 from gateway.events import is_disconnect, size_bytes
@@ -62,19 +65,23 @@ class ApplicationCommunicator:
         self.scope["headers"] = [*others, (b"cookie", "; ".join(cookies).encode("latin-1"))]
 
     async def send_input(self, message: Event) -> None:
-        """Gives the application an event."""
-        self._start()
+        """Gives the application an event. Raises what the application raised, if it has ended by that."""
+        if self._start().done():
+            self._raise()
         if is_disconnect(message):
             self.inbox.disconnect(message)
         else:
             self.inbox.feed(message, size_bytes(message))
 
     async def receive_output(self, timeout: float = 1) -> Event:
-        """The next event that the application sends. Raises what it raised if it has ended, or TimeoutError."""
+        """The next event that the application sends.
+
+        Raises TimeoutError if there is none in time; at once, if the application has ended, or what it raised.
+        """
         if not await self._has_output(timeout):
             if self._start().done():
                 self._raise()
-                raise RuntimeError("the application has ended and sent nothing more")
+                raise TimeoutError("the application has ended and sent nothing more")
             raise TimeoutError(f"the application sent nothing within {timeout:g} s")
         return self.output_queue.get_nowait()
 
@@ -107,6 +114,8 @@ class ApplicationCommunicator:
         return self._task
 
     async def _run(self) -> None:
+        if _may_use_database_in_memory():
+            _share_thread()
         await self.application(self.scope, self.inbox.receive, self._send)
 
     async def _send(self, event: Event) -> None:
@@ -129,6 +138,31 @@ class ApplicationCommunicator:
         self._raised = True
         if self._task is not None and not self._task.cancelled():
             self._task.result()
+
+
+def _may_use_database_in_memory() -> bool:
+    """Whether this test may use a database that all threads share in memory; to be asked in an event loop."""
+    for connection in connections.all():
+        if connection.vendor == "sqlite" and "mode=memory" in str(connection.settings_dict["NAME"]):
+            try:
+                connection.ensure_connection()
+            except SynchronousOnlyOperation:  # so it is only the event loop that may not
+                return True
+            except RuntimeError:  # pytest-django forbids it to a test that is not marked
+                continue
+            return True
+    return False
+
+
+def _share_thread() -> None:
+    """Has synchronous code run in the thread that the test's own `database_sync_to_async` takes, in the current task.
+
+    Two connections to a database in memory cannot even read one table while it is written to: SQLite does not wait
+    then, but raises "database table is locked".
+    """
+    context = ThreadSensitiveContext()
+    SyncToAsync.context_to_thread_executor[context] = SyncToAsync.single_thread_executor
+    SyncToAsync.thread_sensitive_context.set(context)
 
 
 def split_path(path: str) -> dict[str, Any]:

@@ -39,12 +39,12 @@ class HttpCommunicator(ApplicationCommunicator):
         super().__init__(application, scope)
         assert isinstance(body, bytes), "The body argument must be bytes"
         self.body = body
-        self._requested = False
+        self.sent_request = False
 
     async def send_request(self) -> None:
         """Sends the request, once; `get_response` does so by itself."""
-        if not self._requested:
-            self._requested = True
+        if not self.sent_request:
+            self.sent_request = True
             await self.send_input({"type": "http.request", "body": self.body, "more_body": False})
 
     async def get_response(self, timeout: float = 1) -> Response:

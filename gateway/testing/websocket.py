@@ -86,7 +86,7 @@ class WebsocketCommunicator(ApplicationCommunicator):
     async def receive_json_from(self, timeout: float = 1) -> Any:
         """The content of the next frame, which is to be text of JSON."""
         payload = await self.receive_from(timeout)
-        assert isinstance(payload, str), "JSON data is not a text frame"
+        assert isinstance(payload, str), f"JSON data is not a text frame, it is {type(payload)}"
         return json.loads(payload)
 
     async def disconnect(self, code: int = 1000, timeout: float = 1) -> None:

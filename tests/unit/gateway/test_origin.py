@@ -83,3 +83,14 @@ class TestAllowedHosts:
         settings.DEBUG = debug
 
         assert await connect(AllowedHostsOriginValidator(accept), b"http://localhost:8000") is allowed
+
+    async def test_debug_counts_that_a_test_runner_has_turned_off_since(self, settings: Any) -> None:
+        settings.ALLOWED_HOSTS = []
+        settings.DEBUG = True
+        validator = AllowedHostsOriginValidator(accept)
+        settings.ALLOWED_HOSTS = ["testserver"]
+        settings.DEBUG = False
+
+        assert await connect(validator, b"http://localhost")
+        assert await connect(validator, b"http://testserver")
+        assert not await connect(validator, b"http://example.com")

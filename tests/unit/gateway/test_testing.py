@@ -67,8 +67,16 @@ async def test_the_fault_of_the_test_itself_is_not_hidden() -> None:
 async def test_an_application_that_has_ended_sends_nothing_more() -> None:
     async with ApplicationCommunicator(echo, {"type": "test"}) as communicator:
         await communicator.send_input({"type": "end"})
-        with pytest.raises(RuntimeError, match="has ended"):
+        with pytest.raises(TimeoutError, match="has ended"):
             await communicator.receive_output(timeout=60)
+
+
+async def test_an_application_that_has_failed_takes_nothing_more() -> None:
+    communicator = ApplicationCommunicator(echo, {"type": "test"})
+    await communicator.send_input({"type": "fail"})
+    await communicator.receive_nothing(timeout=60)
+    with pytest.raises(ZeroDivisionError):
+        await communicator.send_input({"type": "hello"})
 
 
 async def test_no_task_is_left() -> None:
@@ -135,6 +143,16 @@ async def test_a_denial_response_is_a_refused_connection() -> None:
 
     async with WebsocketCommunicator(application, "/") as client:
         assert await client.connect() == (False, 401)
+
+
+async def test_receive_json_from_wants_text() -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.send", "bytes": b"{}"})
+        await receive()
+
+    async with WebsocketCommunicator(application, "/") as client:
+        with pytest.raises(AssertionError, match="JSON data is not a text frame, it is <class 'bytes'>"):
+            await client.receive_json_from()
 
 
 async def test_send_to_takes_one_of_text_and_bytes() -> None:

@@ -1,6 +1,7 @@
 """Database connections are given back after each handler, and left alone inside a transaction."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,29 @@ class TestCaseWithAConsumer(TestCase):
         assert await get_user_model().objects.acount() == 1
 
 
+class Threaded(AsyncConsumer):
+    async def name(self, event: Any) -> None:
+        await self.send({"type": "name", "thread": await database_sync_to_async(threading.get_ident)()})
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_database_in_memory_is_used_in_one_thread_by_the_test_and_all_consumers() -> None:
+    """SQLite does not let a connection to it wait for another one: each would find tables locked now and then."""
+    thread = await database_sync_to_async(threading.get_ident)()
+    for _ in range(2):
+        async with ApplicationCommunicator(Threaded.as_asgi(), {"type": "test"}) as communicator:
+            await communicator.send_input({"type": "name"})
+            assert await communicator.receive_output(timeout=30) == {"type": "name", "thread": thread}
+
+
 @pytest.fixture
-def file_database(tmp_path: Path, django_db_blocker: Any) -> Iterator[None]:
-    """The alias "file": Django's databases for tests are in memory, and those are never closed."""
+def file_database(tmp_path: Path, django_db_blocker: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The alias "file": Django's databases for tests are in memory, and those are never closed.
+
+    "default" is not used, and in no memory either: with one, a communicator would keep consumers to one thread.
+    """
     connections.settings["file"] = {**connections.settings["default"], "NAME": str(tmp_path / "test.sqlite3")}
+    monkeypatch.setitem(connections.settings["default"], "NAME", str(tmp_path / "default.sqlite3"))
     with django_db_blocker.unblock():
         yield
     if hasattr(connections._connections, "file"):
