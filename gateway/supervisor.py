@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import django
 from django.core.management import call_command, get_commands
@@ -115,9 +115,9 @@ class Supervisor:
         async with AsyncExitStack() as started:
             state = await started.enter_async_context(self._application_started())
             servers = self._make_servers(state)
-            await started.enter_async_context(renewed(chain.from_iterable(server.listeners for server in servers)))
             started.push_async_callback(self._close, servers)
             await self._start(servers)
+            await started.enter_async_context(renewed(chain.from_iterable(server.listeners for server in servers)))
             self.lifecycle.servers = servers
             await self._bridge_layer(started, servers)
             commands = ChainMap(*(dict(server.commands()) for server in servers))
@@ -138,8 +138,7 @@ class Supervisor:
     def stop(self) -> None:
         """Begins the stop; called again, ends the process at once: whoever asks twice does not want to wait."""
         if self._stopping.is_set():
-            logger.warning("told to stop twice: ending without saying goodbye")
-            os._exit(1)
+            _give_up("told to stop twice: ending without saying goodbye")
         logger.info("stopping; connections have %g s to end", self.config.server.shutdown_timeout_s)
         self._stopping.set()
 
@@ -172,7 +171,7 @@ class Supervisor:
             async with asyncio.timeout(self.config.server.shutdown_timeout_s):
                 await lifespan.shutdown()
         except TimeoutError:
-            self._failures.append("the application did not end in time; what it had not acknowledged is not stored")
+            _give_up("the application did not end in time; what it had not acknowledged is not stored")
         except LifespanError as error:
             self._failures.append(f"the application could not end properly: {error}")
 
@@ -269,6 +268,13 @@ def _with_own_connections(command: Callable[[], Any]) -> None:
         command()
     finally:
         connections.close_all()
+
+
+def _give_up(why: str) -> NoReturn:
+    """Ends the process at once: its threads, which may wait for a database that is away, would be waited for."""
+    logger.error("%s", why)
+    logging.shutdown()
+    os._exit(1)
 
 
 def _listening_failed(error: OSError) -> str:
