@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from gateway import DEFAULT_CHANNEL_LAYER
 from gateway.exceptions import InvalidChannelLayerError
 from gateway.layers.base import BaseChannelLayer, LayerUnavailableError
 from gateway.layers.log import make_group_log
@@ -21,7 +22,8 @@ async def check_layers() -> None:
         try:
             await layer.check()
         except LayerUnavailableError as error:
-            raise LayerUnavailableError(f"CHANNEL_LAYERS[{alias!r}] cannot be used: {error}") from error
+            which = "" if alias == DEFAULT_CHANNEL_LAYER else f" {alias!r}"
+            raise LayerUnavailableError(f"cannot use the channel layer{which}: {error}") from error
 
 
 def require_usable(alias: str, make: Callable[[str], BaseChannelLayer]) -> BaseChannelLayer:

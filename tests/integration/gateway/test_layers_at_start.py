@@ -115,7 +115,7 @@ class TestUnderAnyAsgiServer:
         }
         answer = await answer_to_startup(router)
         assert answer["type"] == "lifespan.startup.failed"
-        assert "CHANNEL_LAYERS['other'] cannot be used: Redis at 127.0.0.1:" in answer["message"]
+        assert "cannot use the channel layer 'other': Redis at 127.0.0.1:" in answer["message"]
 
     async def test_so_does_a_lifespan_application(self, settings: Any) -> None:
         def never(state: dict[str, Any]) -> Any:
