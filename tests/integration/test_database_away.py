@@ -223,7 +223,7 @@ async def test_a_device_that_cannot_be_looked_up_is_told_to_come_back(on_postgre
     assert trial.stored(device) == [1]
 
 
-async def test_a_gateway_that_is_stopped_meanwhile_ends_and_says_that_it_gave_up(on_sqlite: Callable[[str], Trial]) -> None:
+async def test_a_gateway_that_is_stopped_meanwhile_ends_and_says_so(on_sqlite: Callable[[str], Trial]) -> None:
     trial = on_sqlite("locked")
     (device,) = await asyncio.to_thread(add_devices, trial.serving, "mqtt")
     client = await trial.mqtt(device)
