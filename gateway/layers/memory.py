@@ -38,8 +38,12 @@ class InMemoryChannelLayer(BaseChannelLayer):
 
     @property
     def channels(self) -> dict[str, deque[tuple[float, Message]]]:
-        """The channels that have unread messages: their (deadline, message) pairs, oldest first."""
-        return {name: channel.messages for name, channel in self.local.channels.items() if channel.messages}
+        """The channels that have a reader (a consumer, say), or unread messages: (deadline, message), oldest first."""
+        return {
+            name: channel.messages or deque()
+            for name, channel in self.local.channels.items()
+            if channel.messages or channel.deliver or channel.waiters
+        }
 
     @property
     def groups(self) -> dict[str, dict[str, float]]:

@@ -147,7 +147,9 @@ class TestURLRouter:
         with pytest.raises(ImproperlyConfigured, match=r"include\(\) is not supported in URLRouter. Use nested"):
             URLRouter([path("a/", include([path("b/", Leaf())]))])  # type: ignore[list-item,arg-type]
 
-    @pytest.mark.parametrize(("root_path", "path_"), [("/app", "/app/a/"), ("/app/", "/app/a/"), ("", "/a/")])
+    @pytest.mark.parametrize(
+        ("root_path", "path_"), [("/app", "/app/a/"), ("/app/", "/app/a/"), ("", "/a/"), ("", "a/"), ("/", "/a/")]
+    )
     async def test_the_prefix_of_the_server_is_stripped(self, root_path: str, path_: str) -> None:
         leaf = Leaf()
         await call(URLRouter([path("a/", leaf)]), path=path_, root_path=root_path)

@@ -182,6 +182,18 @@ async def test_groups_are_joined_before_connect_and_left_at_the_end(sync: bool, 
     assert layer.groups == {}
 
 
+async def test_a_test_finds_the_channel_in_the_layer(sync: bool, layer: InMemoryChannelLayer) -> None:
+    def greet(self: Any, event: Any) -> Any:
+        yield self.send("hello")
+
+    async with WebsocketCommunicator(consumer(sync=sync, greet=greet).as_asgi(), "/") as client:
+        await client.connect()
+        [channel] = layer.channels
+        await layer.send(channel, {"type": "greet"})
+        assert await client.receive_from() == "hello"
+    assert layer.channels == {}
+
+
 async def test_groups_without_a_layer_are_an_error(sync: bool, settings: Any) -> None:
     settings.CHANNEL_LAYERS = {}
     client = WebsocketCommunicator(consumer(sync=sync, groups=["room"]).as_asgi(), "/")
