@@ -1,6 +1,6 @@
 """The counters of the wires, as /metrics shows them. Hot paths add in batches."""
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 connections_refused = Counter(
     "gateway_connections_refused", "Connections that came no further than PROXY header and TLS handshake", ["reason"]
@@ -38,3 +38,13 @@ mqtt_publishes = Counter("gateway_mqtt_publishes", "PUBLISH packets", ["directio
 mqtt_dropped = Counter("gateway_mqtt_dropped", "Messages that were not delivered or not retained", ["reason"])
 mqtt_trace_lost = Counter("gateway_mqtt_trace_events_lost", "Events that came faster than a trace was read")
 mqtt_unknown_acks = Counter("gateway_mqtt_unknown_acks", "Acknowledgements by an application that answer nothing")
+
+mqtt_commit_seconds = Histogram(
+    "gateway_mqtt_commit_seconds",
+    "How long a commit of MQTT sessions took",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+)
+mqtt_committed_rows = Counter("gateway_mqtt_committed_rows", "Rows of MQTT sessions written or removed")
+mqtt_commit_failures = Counter(
+    "gateway_mqtt_commit_failures", "Commits of MQTT sessions that failed and were tried again", ["reason"]
+)

@@ -177,6 +177,9 @@ class Outgoing:
         """See protocols.mqtt.session.Link: of QoS 2, which there is none of."""
         raise NotImplementedError("a bridge sends QoS 0 and 1")
 
+    def promise(self) -> None:
+        """See protocols.mqtt.session.Link: only QoS 2 asks for it."""
+
     def take_over(self, now: float) -> None:
         """See protocols.mqtt.session.Link: it is this bridge itself that comes back."""
         if self._session is not None:

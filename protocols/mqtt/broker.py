@@ -13,12 +13,14 @@ import heapq
 from collections import Counter
 
 from protocols.mqtt.errors import MqttError
+from protocols.mqtt.journal import Journal
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import BrokerLimits, MqttOptions
 from protocols.mqtt.packets import Properties, Publish, ReasonCode, Will
 from protocols.mqtt.session import Link, Session, Subscriber
 from protocols.mqtt.shared import SharedGroup
 from protocols.mqtt.store import MemoryRetainedStore, RetainedStore, SessionStore
+from protocols.mqtt.stores.base import SubscriptionRow
 from protocols.mqtt.topics import TopicTree, is_status_topic, split_shared
 
 
@@ -29,10 +31,26 @@ class SessionQuotaError(MqttError):
         super().__init__(ReasonCode.QUOTA_EXCEEDED, "the broker keeps as many sessions as it may")
 
 
+class KeepingError(MqttError):
+    """Raised when a session that is to outlive its connection cannot be kept."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(ReasonCode.SERVER_UNAVAILABLE, f"sessions cannot be kept now: {why}")
+
+
 class Broker:
     """All sessions, subscriptions and retained messages of one server."""
 
-    def __init__(self, *, sessions: SessionStore, retained: RetainedStore, limits: BrokerLimits) -> None:
+    def __init__(
+        self,
+        *,
+        sessions: SessionStore,
+        retained: RetainedStore,
+        limits: BrokerLimits,
+        journal: Journal | None = None,
+    ) -> None:
+        """`journal`: where what is to outlive the process is recorded; None if nothing is."""
+        self.journal = journal
         self.sessions = sessions
         self.retained = retained
         self.limits = limits
@@ -117,7 +135,7 @@ class Broker:
             self.dropped["retained_reserved"] += 1
             return
         if not message.payload:
-            self.retained.remove(message.topic)  # [MQTT5-3.3.1-6] [MQTT5-3.3.1-7] [MQTT3-3.3.1-10] [MQTT3-3.3.1-11]
+            self.forget_retained(message.topic)  # [MQTT5-3.3.1-6] [MQTT5-3.3.1-7] [MQTT3-3.3.1-10] [MQTT3-3.3.1-11]
             return
         if message.topic.count("/") >= self.limits.max_topic_levels:
             self.dropped["retained_too_deep"] += 1
@@ -129,6 +147,15 @@ class Broker:
             self.dropped["retained_full"] += 1
             return
         self.retained.put(message)  # [MQTT5-3.3.1-5] [MQTT3-3.3.1-5]
+        if self.journal is not None:
+            self.journal.retain(message.topic, message)
+
+    def forget_retained(self, topic: str) -> None:
+        """Takes out the retained message of a topic, if there is one."""
+        if self.retained.get(topic) is not None:
+            self.retained.remove(topic)
+            if self.journal is not None:
+                self.journal.retain(topic, None)
 
     def retained_matching(self, topic_filter: str) -> list[Message]:
         """The retained messages that a valid filter (not shared) matches, also those of the broker itself."""
@@ -151,6 +178,8 @@ class Broker:
                 group = self._groups[share_name, inner] = SharedGroup()
                 self._tree.add(inner, (share_name,), group)
             group.add(subscriber)
+        if session.journal is not None:
+            session.journal.subscribe(_row_of(topic_filter, subscriber))
         return is_new
 
     def unsubscribe(self, topic_filter: str, session: Session) -> bool:
@@ -166,6 +195,8 @@ class Broker:
             if not group:
                 del self._groups[share_name, inner]
                 self._tree.remove(inner, (share_name,))
+        if session.journal is not None:
+            session.journal.unsubscribe(session.session_id, topic_filter)
         return True
 
     def send_retained(self, topic_filter: str, subscriber: Subscriber, now: float) -> None:
@@ -181,7 +212,7 @@ class Broker:
             return
         for message in self.retained_matching(inner):
             if message.expired(now):
-                self.retained.remove(message.topic)
+                self.forget_retained(message.topic)
             elif session.queued > most:
                 self.dropped["queue_full"] += 1
             else:
@@ -203,13 +234,24 @@ class Broker:
     # -- sessions ---------------------------------------------------------------------------------------------------
 
     def attach(
-        self, link: Link, client_id: str, *, clean_start: bool, expiry_interval_s: int, options: MqttOptions, now: float
+        self,
+        link: Link,
+        client_id: str,
+        *,
+        clean_start: bool,
+        expiry_interval_s: int,
+        options: MqttOptions,
+        now: float,
+        will: Will | None = None,
     ) -> tuple[Session, bool]:
         """Gives a connection the session of its client identifier: (session, whether it was there before).
 
         Another connection of that identifier is ended first [MQTT5-3.1.4-3] [MQTT3-3.1.4-2]; that the newcomer may
-        do this is the application's decision, which accepted it under this identifier. Raises SessionQuotaError.
+        do this is the application's decision, which accepted it under this identifier. Raises SessionQuotaError, and
+        KeepingError for a session that would outlive the connection while the journal cannot be written.
         """
+        if expiry_interval_s and self.journal is not None and self.journal.failure is not None:
+            raise KeepingError(self.journal.failure)
         self.tick(now)  # what was due before now has happened before the newcomer, exactly
         session = self.sessions.get(client_id)
         if session is not None and session.link is not None:
@@ -226,6 +268,9 @@ class Broker:
             self.sessions.put(session)
         session.expiry_interval_s = expiry_interval_s
         session.attach(link, options)
+        session.will_of_connection = will
+        if self.journal is not None:
+            _keep(session, self.journal)
         return session, present
 
     def detach(self, session: Session, will: Will | None, now: float) -> None:
@@ -243,6 +288,8 @@ class Broker:
             self._end(session, now)
             return
         session.ends_at = None if session.never_ends else now + session.expiry_interval_s
+        if session.journal is not None:
+            session.journal.touch(session)
         self._schedule(session)
 
     def _end(self, session: Session, now: float) -> None:
@@ -250,12 +297,26 @@ class Broker:
             self.unsubscribe(topic_filter, session)
         self.sessions.remove(session)
         self._publish_will(session, now)
+        if session.journal is not None:
+            session.keep_no_more()
+
+    def restore(self, session: Session, now: float) -> None:
+        """Takes a session back that outlived another process, with all that it has; its client is not here."""
+        self.sessions.put(session)
+        for topic_filter, subscriber in session.subscriptions.items():
+            self.subscribe(topic_filter, subscriber)
+        session.journal = self.journal
+        if session.ends_at is None and not session.never_ends:  # its client was here when that process ended
+            session.ends_at = now + session.expiry_interval_s
+        self._schedule(session)
 
     def _publish_will(self, session: Session, now: float) -> None:
         will, session.will = session.will, None
         if will is not None:  # [MQTT5-3.1.2-8] [MQTT3-3.1.2-8]
             message = Message(will.topic, will.payload, will.qos, will.retain, will.properties, now=now)
             self.route(message, session, now)
+            if session.journal is not None:
+                session.journal.touch(session)
 
     # -- time -------------------------------------------------------------------------------------------------------
 
@@ -287,13 +348,36 @@ class Broker:
             heapq.heappush(self._due, (due_at, self._due_count, session))
 
     def publish_pending_wills(self, now: float) -> None:
-        """Publishes every will that waits for its delay: the process ends, and the sessions with it."""
+        """Publishes every will that waits for its delay and does not outlive the process: its session ends here."""
         for session in list(self.sessions):
-            self._publish_will(session, now)
+            if session.journal is None:
+                self._publish_will(session, now)
 
 
 def _message_of(packet: Publish, now: float) -> Message:
     return Message(packet.topic, packet.payload, packet.qos, packet.retain, packet.properties, now=now)
+
+
+def _keep(session: Session, journal: Journal) -> None:
+    """Records a session that has been given a connection, if it is to outlive the process."""
+    if session.journal is not None:
+        if session.persistent:
+            journal.touch(session)
+        else:  # its client wants it to end with the connection, this time
+            session.keep_no_more()
+    elif session.persistent:
+        session.keep_in(journal)
+
+
+def _row_of(topic_filter: str, subscriber: Subscriber) -> SubscriptionRow:
+    return SubscriptionRow(
+        subscriber.session.session_id,
+        topic_filter,
+        subscriber.qos,
+        subscriber.no_local,
+        subscriber.retain_as_published,
+        subscriber.identifiers[0] if subscriber.identifiers else None,
+    )
 
 
 def _one_per_session(found: list[Subscriber | SharedGroup], sender: Session | None) -> list[Subscriber | SharedGroup]:

@@ -148,11 +148,15 @@ class Connection(SubscribeReceiver):
         self.close(code, "application", now, text="the application failed" if failed else "the application returned")
 
     def publish_will(self, now: float) -> None:
-        """Publishes the will before the connection ends: the server stops, and its subscribers with it."""
-        will, self._will = self._will, None
-        if will is not None and self.session is not None:
+        """Publishes the will before the connection ends: the server stops, and its subscribers with it. A will that
+        has a delay, in a session that outlives the process, waits for the next one."""
+        will, session = self._will, self.session
+        if will is None or session is None:
+            return
+        if session.journal is None or not will.properties.get("will_delay_interval"):
+            self._will = None
             message = Message(will.topic, will.payload, will.qos, will.retain, will.properties, now=now)
-            self._broker.route(message, self.session, now)
+            self._broker.route(message, session, now)
 
     def resume_writing(self, now: float) -> None:
         """The socket drains again."""
@@ -324,6 +328,7 @@ class Connection(SubscribeReceiver):
                 expiry_interval_s=terms.session_expiry_s,
                 options=self._options,
                 now=now,
+                will=terms.will,
             )
         except MqttError as error:
             self.close(error.reason_code, "protocol_error", now, text=error.text)
@@ -340,6 +345,7 @@ class Connection(SubscribeReceiver):
         self._grace_s = 1.5 * terms.keep_alive_s
         self.deadline = now + self._grace_s if self._grace_s else NEVER
         # [MQTT5-3.2.0-1] [MQTT5-3.2.2-2] [MQTT5-3.2.2-3]
+        self.promise()  # that the session of before is gone, or the present one kept
         self._write_short(ConnAck(session_present=present, properties=terms.connack))
         session.resume(now)
 

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 
 from protocols import metrics
 from protocols.asgi import ASGI_VERSION, MQTT_SPEC_VERSION, Event, Scope
+from protocols.mqtt.committer import HeldOutput
 from protocols.mqtt.connection import Connection
 from protocols.mqtt.description import describe, kind
 from protocols.mqtt.hub import Hub, Site
@@ -26,10 +27,13 @@ logger = logging.getLogger("gateway.mqtt")
 CLOSE_TIMEOUT_S: Final = 5.0
 """How long a closed connection may take to end: its last bytes to leave, and the client to close its side."""
 
+HELD_HIGH_BYTES: Final = 64 * 1024
+"""When more output than this waits for a commit, messages wait in the session and the socket is not read."""
+
 _NEVER: Final = float("inf")
 
 # Why a socket is not read, as bits of `Endpoint._unread`.
-_INBOX_FULL, _CONGESTED, _UNANSWERED, _NOT_WRITABLE, _STOPPING = 1, 2, 4, 8, 16
+_INBOX_FULL, _CONGESTED, _UNANSWERED, _NOT_WRITABLE, _STOPPING, _UNCOMMITTED = 1, 2, 4, 8, 16, 32
 
 _LOG_LEVELS: Final = {
     "client": logging.DEBUG,
@@ -49,9 +53,11 @@ class Endpoint(asyncio.Protocol):
     """Owns the transport, the `Connection` and the application instance of one client."""
 
     __slots__ = (
+        "_closing_for",
         "_counted",
         "_drained",
         "_ended",
+        "_held",
         "_hub",
         "_lost",
         "_name",
@@ -78,6 +84,9 @@ class Endpoint(asyncio.Protocol):
         self._unread = 0
         self._drained: asyncio.Future[None] | None = None
         self._ended = False
+        self._held: HeldOutput | None = None
+        self._closing_for: End | None = None
+        """Why the transport is to be closed, as soon as what is held back has left."""
         self._lost = False
         self._counted = _NOTHING
 
@@ -114,6 +123,7 @@ class Endpoint(asyncio.Protocol):
         self._site.open -= 1
         metrics.mqtt_connections.dec()
         self.abort_at = _NEVER
+        self._drop_held()
         self.connection.lost(self._hub.loop.time())
         self.settle()
         self._wake_senders()
@@ -128,7 +138,8 @@ class Endpoint(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has taken enough."""
         self.abort_at = _NEVER
-        self.connection.resume_writing(self._hub.loop.time())
+        if not self._held or self._held.size_bytes <= HELD_HIGH_BYTES:
+            self.connection.resume_writing(self._hub.loop.time())
         self._read_on(_NOT_WRITABLE)
         if self.connection.writable:
             self._wake_senders()
@@ -152,7 +163,55 @@ class Endpoint(asyncio.Protocol):
             traffic.sent_packets += len(output)
             data = self.connection.take_output()
             traffic.sent_bytes += len(data)
+            if self.connection.fence:
+                self._hold(data)
+            else:
+                self._transport.write(data)
+
+    def _hold(self, data: bytes) -> None:
+        """Writes what promises something, or what follows it, when that is committed."""
+        connection, committer, held = self.connection, self._hub.committer, self._held
+        assert committer is not None
+        if not held and connection.fence <= committer.journal.committed:
+            connection.fence = 0
             self._transport.write(data)
+            return
+        if held is None:
+            held = self._held = HeldOutput()
+        held.add(connection.fence, data)
+        committer.call_when_committed(self)
+        if held.size_bytes > HELD_HIGH_BYTES:
+            connection.writable = False
+        if not connection.writable or committer.journal.failure is not None:
+            self._stop_reading(_UNCOMMITTED)
+
+    def committed(self) -> None:
+        """What is held back may leave, or some of it."""
+        committer, held = self._hub.committer, self._held
+        assert committer is not None
+        assert held is not None
+        data = held.take(committer.journal.committed)
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
+        if held:
+            committer.call_when_committed(self)
+            return
+        self._held = None
+        if self.connection.fence <= committer.journal.committed:
+            self.connection.fence = 0
+        if self._closing_for is not None:
+            self._close_transport(self._closing_for)
+            return
+        if not self.connection.writable and not self._unread & _NOT_WRITABLE:
+            self.connection.resume_writing(self._hub.loop.time())
+            self._wake_senders()
+        self._read_on(_UNCOMMITTED)
+
+    def _drop_held(self) -> None:
+        if self._held:
+            assert self._hub.committer is not None
+            self._hub.committer.forget(self)
+        self._held = None
 
     def settle(self) -> None:
         """Writes what there is and, if the connection has ended, ends the transport and tells the application."""
@@ -168,7 +227,10 @@ class Endpoint(asyncio.Protocol):
             self._run.disconnect(end.event())
         if not self._lost:
             self.abort_at = self._hub.loop.time() + CLOSE_TIMEOUT_S
-            self._close_transport(end)
+            if self._held:
+                self._closing_for = end
+            else:
+                self._close_transport(end)
 
     def _close_transport(self, end: End) -> None:
         """Closes it; one that the client may still be sending on, in two steps. A socket that is closed with bytes

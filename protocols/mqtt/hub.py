@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from protocols import metrics
 from protocols.asgi import Application
 from protocols.mqtt.broker import Broker
+from protocols.mqtt.committer import Committer
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.states import State
 from protocols.mqtt.status import StatusTopics
@@ -51,6 +52,8 @@ class Hub:
         self.traffic = Traffic()
         self.tracing = Tracing()
         self.unknown_acks = 0
+        self.committer: Committer | None = None
+        """Who keeps what outlives the process, if anything does."""
         self._status: StatusTopics | None = None
         self._exported = Traffic()
         self._exported_expired = 0
@@ -120,6 +123,15 @@ class Hub:
         self._unwritten = []
         for endpoint in endpoints:
             endpoint.settle()
+        if self.committer is not None:
+            self.committer.poke()
+
+    def cut_kept(self) -> None:
+        """Cuts the connections whose sessions are kept no more, because another process has them."""
+        for endpoint in list(self.open):
+            session = endpoint.connection.session
+            if session is not None and session.journal is not None:
+                endpoint.abort()
 
     def _tick(self) -> None:
         self._timer = self.loop.call_later(self._tick_s, self._tick)
@@ -128,6 +140,8 @@ class Hub:
             if endpoint.connection.deadline <= now or endpoint.abort_at <= now:
                 endpoint.deadline_passed(now)
         self.broker.tick(now)
+        if self.committer is not None:
+            self.committer.tick()
         self._count()
         if self._status is not None:
             self._status.tick(sum(endpoint.connection.state is State.CONNECTED for endpoint in self.open), now)

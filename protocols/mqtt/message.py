@@ -17,7 +17,20 @@ class Message:
     `expires_at` is in the same clock as every `now`; None for a message without message_expiry_interval.
     """
 
-    __slots__ = ("_encoded", "expires_at", "payload", "properties", "qos", "retain", "size_bytes", "topic")
+    __slots__ = (
+        "_encoded",
+        "expires_at",
+        "message_id",
+        "payload",
+        "properties",
+        "qos",
+        "references",
+        "retain",
+        "size_bytes",
+        "topic",
+    )
+
+    message_id: int
 
     def __init__(
         self,
@@ -39,6 +52,8 @@ class Message:
         """What the message counts in the bounds of queues and of the retained messages."""
         interval = self.properties.get("message_expiry_interval")
         self.expires_at: float | None = None if interval is None else now + interval
+        self.references = 0
+        """How many deliveries of it the journal knows; if there are any, under `message_id`."""
         self._encoded: dict[tuple[bool, int, bool, int], EncodedPublish] | None = None
 
     @classmethod

@@ -36,6 +36,7 @@ class Output:
         "_max_packet_bytes",
         "_output_bytes",
         "_wire",
+        "fence",
         "output",
         "send_maximum",
         "sent_payload_bytes",
@@ -51,6 +52,8 @@ class Output:
         self._dropped = dropped
         self.version = 0
         self.output: list[bytes] = []
+        self.fence = 0
+        """The number of the group of the journal that has to be committed before the output may leave; 0: none."""
         self.writable = True
         self.send_maximum = 0
         self.sent_publishes = 0

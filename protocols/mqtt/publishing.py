@@ -108,6 +108,13 @@ class PublishReceiver(Output):
         """Takes the acknowledgement of a packet that is not a PUBLISH: its ack_id is negative."""
         raise NotImplementedError
 
+    def promise(self) -> None:
+        """Holds back what is written in this pass of the loop until all that is recorded so far is committed: it says
+        that it is."""
+        journal = self._broker.journal
+        if journal is not None:
+            self.fence = max(self.fence, journal.ticket())
+
     def received_publish(self, packet: Publish, events: list[Event], now: float) -> None:
         """Takes a PUBLISH; adds the event to `events`. Raises ProtocolError."""
         if packet.properties:
@@ -180,6 +187,7 @@ class PublishReceiver(Output):
                 self._set_early(self._next, _DUPLICATE)
                 self._next += 1
             else:
+                self.promise()
                 self._write(encode_success(PacketType.PUBREC, packet_id))
             return True
         self._receiving.add(packet_id)
@@ -192,6 +200,8 @@ class PublishReceiver(Output):
         if self.session.release(packet.packet_id):
             code = ReasonCode.SUCCESS
             self._unacknowledged = max(0, self._unacknowledged - 1)
+            if self.session.journal is not None:  # else a new message under this identifier would be taken for the old
+                self.promise()
         self._write(encode(PubComp(packet.packet_id, code), self.version))  # [MQTT5-4.3.3-11]
 
     def ack(self, event: Event, now: float) -> None:
@@ -224,7 +234,8 @@ class PublishReceiver(Output):
             self._release(pending.popleft(), event, now)
 
     def _release(self, packet: Publish, event: Event, now: float) -> None:
-        """Answers the oldest unanswered PUBLISH and routes its message."""
+        """Routes the message of the oldest unanswered PUBLISH and answers it. The answer comes second, because what
+        is recorded by the routing it has to wait for."""
         self._pending_bytes -= len(packet.topic) + len(packet.payload)
         if packet.properties:
             self._pending_bytes -= properties_size(packet.properties)
@@ -236,6 +247,18 @@ class PublishReceiver(Output):
                 # Without an answer, which before MQTT 5 is a positive one: the client is to send the publish again.
                 self._refuse(code, event.get("reason_string", ""), now)
                 return
+        if packet.qos == 2 and not self._take_over(packet, event, code):
+            return
+        journal = self._broker.journal
+        if journal is None:
+            if code < _FAILURE and event.get("route", True) and self.session is not None:
+                self._broker.forward(packet, self.session, now)
+        else:
+            recorded = journal.recorded
+            if code < _FAILURE and event.get("route", True) and self.session is not None:
+                self._broker.forward(packet, self.session, now)
+            if packet.qos and (packet.qos == 2 or journal.recorded != recorded):
+                self.promise()
         if packet.qos == 1:
             self._unacknowledged -= 1
             if not self._closed:
@@ -248,13 +271,11 @@ class PublishReceiver(Output):
                         self._wire.flush_soon()
                     output.append(b"@\x02" + packet.packet_id.to_bytes(2, "big"))
                     self._output_bytes += 4
-        elif packet.qos == 2 and not self._answer_qos_2(packet, event, code):
-            return
-        if code < _FAILURE and event.get("route", True) and self.session is not None:
-            self._broker.forward(packet, self.session, now)
+        elif packet.qos == 2 and not self._closed:
+            self._write_puback(PubRec, PacketType.PUBREC, packet, event)
 
-    def _answer_qos_2(self, packet: Publish, event: Event, code: int) -> bool:
-        """Sends the PUBREC. Returns whether the message is this connection's to route: after the end, it is not if
+    def _take_over(self, packet: Publish, event: Event, code: int) -> bool:
+        """Remembers a QoS 2 message. Returns whether it is this connection's to route: after the end, it is not if
         another connection has the session, because the client has sent it again there."""
         session = self.session
         assert session is not None
@@ -266,8 +287,6 @@ class PublishReceiver(Output):
             self._unacknowledged -= 1  # the identifier is free again [MQTT5-4.3.3-9]
         elif event is not _DUPLICATE:
             session.remember_received(packet.packet_id)
-        if not self._closed:
-            self._write_puback(PubRec, PacketType.PUBREC, packet, event)
         return True
 
     def _write_puback(

@@ -12,6 +12,8 @@ The events between server and application are specified in docs/events.md.
 
 import asyncio
 import functools
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
@@ -19,17 +21,23 @@ from typing import Any, ClassVar
 from protocols.asgi import Application
 from protocols.commands import Command
 from protocols.mqtt.broker import Broker
+from protocols.mqtt.committer import Committer
 from protocols.mqtt.endpoint import Endpoint
 from protocols.mqtt.hub import Hub, Site
 from protocols.mqtt.inspection import Inspection
+from protocols.mqtt.journal import Journal
 from protocols.mqtt.options import BrokerLimits, MqttOptions
 from protocols.mqtt.packets import Properties
+from protocols.mqtt.restoring import Clock, Restoring
 from protocols.mqtt.store import MemoryRetainedStore, MemorySessionStore
+from protocols.mqtt.stores.base import Store
 from protocols.mqtt.trace import Trace
 from protocols.server import Listener, ProtocolServer, Tunnel
 from protocols.sockets import Listening, listen_at_all
 
 __all__ = ["MqttOptions", "MqttServer"]
+
+logger = logging.getLogger("gateway.mqtt")
 
 TUNNEL_PATH = "/mqtt"
 
@@ -54,20 +62,25 @@ class MqttServer(ProtocolServer):
         *,
         state: Mapping[str, Any],
         tunnels: Mapping[str, Tunnel] | None = None,
+        store: Store | None = None,
     ) -> None:
+        """`store`: where sessions and retained messages outlive the process; None if they do not."""
         super().__init__(application, listeners, state=state, tunnels=tunnels)
         self._options: list[MqttOptions] = [listener.options for listener in listeners]
         self.broker = Broker(
             sessions=MemorySessionStore(),
             retained=MemoryRetainedStore(),
             limits=BrokerLimits.of(self._options),
+            journal=None if store is None else Journal(),
         )
         self._hub = Hub(application, state, self.broker)
+        self._store = store
         self._servers: Sequence[Listening] = ()
         self._addresses: Sequence[str] = ()
 
     async def start(self) -> None:
-        """See ProtocolServer."""
+        """See ProtocolServer. Raises StoreError too."""
+        await self._restore()
         factories = [
             functools.partial(Endpoint, Site(self._hub, listener.options, "mqtts" if listener.ssl_context else "mqtt"))
             for listener in self.listeners
@@ -77,8 +90,29 @@ class MqttServer(ProtocolServer):
             self._servers = await listen_at_all(self.listeners, factories)
         except BaseException:
             self._hub.stop()
+            if self._hub.committer is not None:
+                self._hub.committer.close()
             raise
         self._addresses = [listening.address for listening in self._servers]
+
+    async def _restore(self) -> None:
+        """Takes back what outlived the process before this one."""
+        journal, loop = self.broker.journal, asyncio.get_running_loop()
+        if self._store is None or journal is None:
+            return
+        committer = Committer(self._store, journal, on_taken=self._hub.cut_kept)
+        rows = await committer.open()
+        options = self._options[0] if self._options else MqttOptions()
+        restoring = Restoring(self.broker, journal, options, Clock(loop.time(), time.time()))
+        restoring.run(rows)
+        self._hub.committer = committer
+        if len(self.broker.sessions) or len(self.broker.retained):
+            logger.info(
+                "restored %d MQTT sessions with %d messages, and %d retained messages",
+                len(self.broker.sessions),
+                restoring.deliveries,
+                len(self.broker.retained),
+            )
 
     @property
     def addresses(self) -> Sequence[str]:
@@ -123,8 +157,12 @@ class MqttServer(ProtocolServer):
             return
         try:
             await self._answer_publishes()
+            if self._hub.committer is not None:
+                await self._hub.committer.flush()
             self._say_goodbye()
             await self._hub.wait_until_empty()
+            if self._hub.committer is not None:
+                await self._hub.committer.flush()
         except asyncio.CancelledError:
             for endpoint in list(self._hub.open):
                 endpoint.abort()
@@ -132,6 +170,8 @@ class MqttServer(ProtocolServer):
             raise
         finally:
             self._hub.stop()
+            if self._hub.committer is not None:
+                self._hub.committer.close()
 
     async def _answer_publishes(self) -> None:
         """Reads nothing more, and waits for the application to answer what has been read, up to `answer_grace_s`."""

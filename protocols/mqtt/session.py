@@ -7,17 +7,28 @@ calls `pump`. Invariants:
 - messages above QoS 0 leave in the order in which they came [MQTT5-4.6.0-5], and are sent again, once per connection
   and only then, in the order in which they were first sent [MQTT5-4.6.0-1] [MQTT5-4.4.0-1];
 - never more of them are unacknowledged than the client allows [MQTT5-3.3.4-9], nor than `max_inflight`;
-- the queue is bounded in messages and bytes; what does not fit is dropped, the new one, and counted.
+- the queue is bounded in messages and bytes; what does not fit is dropped, the new one, and counted;
+- while `journal` is set, whatever happens to a message above QoS 0 is recorded there, and what must not be seen by the
+  client before it is kept is promised first (`Link.promise`): a PUBLISH at QoS 2, which after a crash would be sent
+  again under another identifier; a PUBREL, after which the PUBLISH must never come again.
 """
 
 from collections import Counter, deque
 from typing import Final, Protocol
 
+from protocols.mqtt.errors import ProtocolError
+from protocols.mqtt.journal import Journal
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import NEVER_EXPIRES, MqttOptions
 from protocols.mqtt.packets import ReasonCode, Will
 
 _MAX_PACKET_ID: Final = 65_535
+
+
+def _wrong_answer(answer: str, packet_id: int) -> ProtocolError:
+    """An answer to nothing is tolerated, as clients give them after a reconnect; one of the wrong kind is not
+    [MQTT5-4.3.2] [MQTT5-4.3.3]."""
+    return ProtocolError(ReasonCode.PROTOCOL_ERROR, f"{answer} does not answer message {packet_id} in its state")
 
 
 class Link(Protocol):
@@ -43,6 +54,9 @@ class Link(Protocol):
     def write_pubrel(self, packet_id: int, reason_code: int = 0) -> None:
         """Sends a PUBREL."""
 
+    def promise(self) -> None:
+        """Holds back what is sent until all that is recorded so far is committed."""
+
     def take_over(self, now: float) -> None:
         """Ends the connection because another one uses the session."""
 
@@ -50,7 +64,9 @@ class Link(Protocol):
 class Delivery:
     """One message for one client: queued, or under way."""
 
-    __slots__ = ("bounded", "identifiers", "message", "packet_id", "qos", "retain")
+    __slots__ = ("bounded", "identifiers", "message", "packet_id", "qos", "retain", "seq", "session_id")
+
+    session_id: int
 
     def __init__(
         self, message: Message, qos: int, retain: bool, identifiers: tuple[int, ...], *, bounded: bool
@@ -62,6 +78,8 @@ class Delivery:
         self.identifiers = identifiers
         self.bounded = bounded
         self.packet_id = 0
+        self.seq = 0
+        """Its number in the journal, under which `session_id` is set too; 0 if the journal does not know it."""
 
 
 class Subscriber:
@@ -102,12 +120,15 @@ class Session:
         "due_at",
         "ends_at",
         "expiry_interval_s",
+        "journal",
         "link",
         "options",
         "received",
+        "session_id",
         "subscriptions",
         "will",
         "will_at",
+        "will_of_connection",
     )
 
     def __init__(self, client_id: str, *, options: MqttOptions, dropped: Counter[str]) -> None:
@@ -124,11 +145,17 @@ class Session:
         self.will: Will | None = None
         """A will that waits for its delay to pass."""
         self.will_at: float = 0.0
+        self.will_of_connection: Will | None = None
+        """The will that counts if the connection in use is lost; here for the case that the process is."""
+        self.journal: Journal | None = None
+        """Where the session is recorded, if it is to outlive the process, under `session_id`."""
+        self.session_id = 0
         self.due_at: float | None = None
         """When the broker is going to look at this absent session."""
         self._last_packet_id = 0
         self._inflight: dict[int, Delivery] = {}
-        self._released: dict[int, None] = {}
+        self._released: dict[int, int] = {}
+        """The QoS 2 messages that the client owns and whose PUBCOMP is awaited: packet identifier -> `seq` or 0."""
         self._resend: deque[Delivery] | None = None
         self._queue: deque[Delivery] | None = None
         self._queued_messages = 0
@@ -211,11 +238,12 @@ class Session:
                 True,
             )
             if not sent:
-                del self._inflight[delivery.packet_id]
+                self._forget(self._inflight.pop(delivery.packet_id))
         queue = self._queue
         while queue and link.writable and (queue[0].qos == 0 or self._has_quota(link)):
             delivery = self._dequeue(queue)
             if delivery.message.expired(now):  # [MQTT5-3.3.2-5]
+                self._forget(delivery)
                 self.dropped["expired"] += 1
             else:
                 self._send(link, delivery, now)
@@ -230,10 +258,20 @@ class Session:
         if delivery.qos:
             packet_id = delivery.packet_id = self._next_packet_id()
             self._inflight[packet_id] = delivery
+            if self.journal is not None:
+                self.journal.deliver(delivery, self.session_id)
+                if delivery.qos == 2:
+                    link.promise()
         message = delivery.message
         sent = link.write_publish(message, delivery.qos, delivery.retain, delivery.identifiers, now, packet_id)
         if not sent and packet_id:  # as if it had been delivered [MQTT5-3.1.2-25]
-            del self._inflight[packet_id]
+            self._forget(self._inflight.pop(packet_id))
+
+    def _forget(self, delivery: Delivery) -> None:
+        """The delivery is over."""
+        if delivery.seq:
+            assert self.journal is not None
+            self.journal.delivered(delivery)
 
     def _next_packet_id(self) -> int:
         """One that is not in use [MQTT5-2.2.1-4]; there always is one, since `max_inflight` is far below 65,535."""
@@ -250,7 +288,7 @@ class Session:
             queue = self._queue = deque()
         if delivery.bounded:
             while queue and self._is_full(delivery) and queue[0].message.expired(now):
-                self._dequeue(queue)
+                self._forget(self._dequeue(queue))
                 self.dropped["expired"] += 1
             if self._is_full(delivery):
                 self.dropped["queue_full"] += 1
@@ -258,6 +296,8 @@ class Session:
             self._queued_messages += 1
             self._queued_bytes += delivery.message.size_bytes
         queue.append(delivery)
+        if self.journal is not None and delivery.qos:
+            self.journal.deliver(delivery, self.session_id)
 
     def _is_full(self, delivery: Delivery) -> bool:
         return (
@@ -275,35 +315,53 @@ class Session:
     # -- what the client answers ------------------------------------------------------------------------------------
 
     def acknowledged(self, packet_id: int, now: float) -> None:
-        """A PUBACK has come: the message is delivered, or refused, which ends it too."""
-        if self._take_inflight(packet_id, qos=1):
+        """A PUBACK has come: the message is delivered, or refused, which ends it too. Raises ProtocolError."""
+        if packet_id in self._released:
+            raise _wrong_answer("PUBACK", packet_id)
+        delivery = self._take_inflight(packet_id, "PUBACK", qos=1)
+        if delivery is not None:
+            self._forget(delivery)
             self.pump(now)
 
     def received_by_client(self, packet_id: int, reason_code: int, now: float) -> None:
-        """A PUBREC has come: the client owns the message, or refuses it [MQTT5-4.3.3-4]."""
+        """A PUBREC has come: the client owns the message, or refuses it [MQTT5-4.3.3-4]. Raises ProtocolError."""
         refused = reason_code >= ReasonCode.UNSPECIFIED_ERROR
-        if self._take_inflight(packet_id, qos=2) and not refused:
-            self._released[packet_id] = None
+        delivery = self._take_inflight(packet_id, "PUBREC", qos=2)
+        if delivery is not None:
+            seq = delivery.seq
+            self._forget(delivery)
+            if not refused:
+                self._released[packet_id] = seq
+                if self.journal is not None:
+                    self.journal.release(seq, self.session_id, packet_id)
         if refused:
             self.pump(now)
             return
         if self.link is not None:
             known = packet_id in self._released
+            if self.journal is not None:
+                self.link.promise()
             self.link.write_pubrel(packet_id, ReasonCode.SUCCESS if known else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)
 
-    def _take_inflight(self, packet_id: int, *, qos: int) -> bool:
+    def _take_inflight(self, packet_id: int, answer: str, *, qos: int) -> Delivery | None:
         delivery = self._inflight.get(packet_id)
-        if delivery is None or delivery.qos != qos:
-            return False
+        if delivery is None:
+            return None
+        if delivery.qos != qos:
+            raise _wrong_answer(answer, packet_id)
         del self._inflight[packet_id]
         if self._resend and delivery in self._resend:  # the answer is to what an earlier connection has sent
             self._resend.remove(delivery)
-        return True
+        return delivery
 
     def completed(self, packet_id: int, now: float) -> None:
-        """A PUBCOMP has come: the delivery at QoS 2 is over."""
+        """A PUBCOMP has come: the delivery at QoS 2 is over. Raises ProtocolError."""
+        if packet_id in self._inflight:
+            raise _wrong_answer("PUBCOMP", packet_id)
         if packet_id in self._released:
-            del self._released[packet_id]
+            seq = self._released.pop(packet_id)
+            if self.journal is not None:
+                self.journal.completed(seq)
             self.pump(now)
 
     # -- messages from the client -----------------------------------------------------------------------------------
@@ -313,12 +371,16 @@ class Session:
         if self.received is None:
             self.received = set()
         self.received.add(packet_id)
+        if self.journal is not None:
+            self.journal.receive(self.session_id, packet_id)
 
     def release(self, packet_id: int) -> bool:
         """A PUBREL has come: the identifier is free [MQTT5-4.3.3-12]. Returns whether it was in use."""
         if self.received is None or packet_id not in self.received:
             return False
         self.received.discard(packet_id)
+        if self.journal is not None:
+            self.journal.forget_received(self.session_id, packet_id)
         return True
 
     # -- connections ------------------------------------------------------------------------------------------------
@@ -342,6 +404,7 @@ class Session:
     def detach(self) -> None:
         """The connection is gone; messages at QoS 0 that waited for its socket go with it."""
         self.link = None
+        self.will_of_connection = None
         self._resend = None
         if self._queue:
             queue, self._queue = self._queue, None
@@ -351,6 +414,46 @@ class Session:
                     self._requeue(delivery)
                 else:
                     self.dropped["disconnected"] += 1
+
+    # -- outliving the process --------------------------------------------------------------------------------------
+
+    def keep_in(self, journal: Journal) -> None:
+        """The session is to outlive the process; it is new, and has nothing."""
+        self.journal = journal
+        journal.begin(self)
+
+    def keep_no_more(self) -> None:
+        """It is not any more: it has ended, or will with its connection."""
+        journal = self.journal
+        assert journal is not None
+        for delivery in (*self._inflight.values(), *(self._queue or ())):
+            self._forget(delivery)
+        for packet_id, seq in self._released.items():
+            journal.completed(seq)
+            self._released[packet_id] = 0
+        for packet_id in self.received or ():
+            journal.forget_received(self.session_id, packet_id)
+        for topic_filter in self.subscriptions:
+            journal.unsubscribe(self.session_id, topic_filter)
+        journal.end(self)
+        self.journal = None
+
+    def restore(self, delivery: Delivery) -> None:
+        """Takes back what was kept of a delivery; in their order."""
+        if delivery.packet_id:
+            self._inflight[delivery.packet_id] = delivery
+        else:
+            self._requeue(delivery)
+
+    def restore_released(self, packet_id: int, seq: int) -> None:
+        """Takes back what was kept of a delivery that awaits PUBCOMP; in their order."""
+        self._released[packet_id] = seq
+
+    def restore_received(self, packet_id: int) -> None:
+        """Takes back the identifier of a message that was taken over."""
+        if self.received is None:
+            self.received = set()
+        self.received.add(packet_id)
 
     def _requeue(self, delivery: Delivery) -> None:
         if self._queue is None:

@@ -212,12 +212,16 @@ class SubscribeReceiver(PublishReceiver):
             answer, granted = answer_subscribe(
                 pending, event, properties, self._maximum_qos, self._broker, self.session
             )
+            if self.session.journal is not None:
+                self.promise()
             self._tell_refused(pending, answer.reason_codes, event.get("reason_string", ""))
             self._write(encode(answer, self.version))  # [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] [MQTT3-3.8.4-1]
             for topic_filter, subscriber in granted:
                 self._broker.send_retained(topic_filter, subscriber, now)
         else:
             answer = answer_unsubscribe(pending, event, properties, self._broker, self.session)
+            if self.session.journal is not None:
+                self.promise()
             self._tell_refused(pending, answer.reason_codes, event.get("reason_string", ""))
             self._write(encode(answer, self.version))  # [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] [MQTT3-3.10.4-4]
 

@@ -1,0 +1,148 @@
+"""Sessions and retained messages in a Redis server.
+
+    fieldgate:mqtt:format       the version of the format
+    fieldgate:mqtt:owner        who uses it: "place|token", expires OWNER_TTL_S after its process last said it lives
+    fieldgate:mqtt:KIND         a hash per kind of row: packed key -> packed row
+
+One process at a time: the broker works in memory, so two of them on the same rows would each forget what the other
+promised. Every commit is a transaction that fails if the owner has changed. What a commit survives is what the Redis
+server is configured for: the end of the gateway in any case, that of Redis with `appendonly yes`, a power cut with
+`appendfsync always`.
+"""
+
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+import redis
+
+from protocols.mqtt.stores.base import (
+    KINDS,
+    SCHEMA_VERSION,
+    Changes,
+    Kind,
+    NewerFormatError,
+    Row,
+    Store,
+    StoreError,
+    StoreTakenError,
+)
+
+PREFIX: Final = "fieldgate:mqtt:"
+OWNER_TTL_S: Final = 10.0
+TIMEOUT_S: Final = 5.0
+"""How long Redis may take to answer; less than OWNER_TTL_S, so that a commit cannot come back from the dead."""
+_POLL_S: Final = 0.2
+_FORMAT_KEY: Final = PREFIX + "format"
+_OWNER_KEY: Final = PREFIX + "owner"
+_SCAN: Final = 1_000
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(tuple).decode
+
+
+class RedisStore(Store):
+    """Rows in one Redis database."""
+
+    def __init__(self, url: str, *, place: str) -> None:
+        """`place` names what only one process at a time can have, such as a host's data directory: a gateway that
+        starts where the last owner was does not wait for the last owner's time to run out."""
+        self._client = redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+        self._place = place
+        self._owner = b""
+
+    def open(self) -> None:
+        """See Store. Waits while the owner of before may be alive, OWNER_TTL_S at most."""
+        self._owner = f"{self._place}|{secrets.token_hex(8)}".encode()
+        give_up_at = time.monotonic() + OWNER_TTL_S + 1
+        try:
+            while not self._take():
+                if time.monotonic() > give_up_at:
+                    raise StoreTakenError("the MQTT sessions in this Redis are in use by another gateway")
+                time.sleep(_POLL_S)
+            self._check_format()
+        except redis.RedisError as error:
+            raise StoreError(f"cannot use Redis: {error}") from error
+
+    def _take(self) -> bool:
+        """Becomes the owner, if there is none or it was here, where there is nobody else."""
+        with self._client.pipeline() as pipeline:
+            pipeline.watch(_OWNER_KEY)
+            owner: bytes | None = pipeline.get(_OWNER_KEY)  # type: ignore[assignment]
+            if owner is not None and owner.rpartition(b"|")[0].decode("utf-8", "replace") != self._place:
+                return False
+            pipeline.multi()
+            self._stay(pipeline)
+            try:
+                pipeline.execute()
+            except redis.WatchError:
+                return False
+        return True
+
+    def _stay(self, pipeline: Any) -> None:
+        pipeline.set(_OWNER_KEY, self._owner, px=int(OWNER_TTL_S * 1000))
+
+    def _check_format(self) -> None:
+        written = self._client.get(_FORMAT_KEY)
+        version = SCHEMA_VERSION if written is None else int(written)
+        if version > SCHEMA_VERSION:
+            self.close()
+            raise NewerFormatError("Redis", version)
+        self._client.set(_FORMAT_KEY, SCHEMA_VERSION)
+
+    def load(self) -> Mapping[Kind, Iterable[Row]]:
+        """See Store."""
+        try:
+            return {kind: self._rows(kind) for kind in KINDS}
+        except redis.RedisError as error:
+            raise StoreError(f"cannot read from Redis: {error}") from error
+
+    def _rows(self, kind: Kind) -> list[Row]:
+        rows = dict(self._client.hscan_iter(PREFIX + kind.name, count=_SCAN))  # which may give a row twice
+        return sorted((_unpack(row) for row in rows.values()), key=lambda row: row[: kind.key_width])
+
+    def write(self, changes: Changes) -> None:
+        """See Store."""
+        self._transact(changes)
+
+    def keep(self) -> None:
+        """See Store."""
+        self._transact(Changes())
+
+    def _transact(self, changes: Changes) -> None:
+        try:
+            with self._client.pipeline() as pipeline:
+                pipeline.watch(_OWNER_KEY)
+                owner = pipeline.get(_OWNER_KEY)
+                # None: Redis, or we, were away for longer than the time; nobody else has come meanwhile.
+                if owner not in (self._owner, None):
+                    raise StoreTakenError("another gateway has taken over the MQTT sessions in Redis")
+                pipeline.multi()
+                self._stay(pipeline)
+                for kind, rows in changes.put.items():
+                    if rows:
+                        mapping: dict[Any, Any] = {_pack(row[: kind.key_width]): _pack(row) for row in rows}
+                        pipeline.hset(PREFIX + kind.name, mapping=mapping)
+                for kind, keys in changes.removed.items():
+                    if keys:
+                        pipeline.hdel(PREFIX + kind.name, *map(_pack, keys))
+                pipeline.execute()
+        except redis.WatchError as error:
+            raise StoreTakenError("another gateway is taking over the MQTT sessions in Redis") from error
+        except redis.RedisError as error:
+            raise StoreError(f"cannot write to Redis: {error}") from error
+
+    def close(self) -> None:
+        """See Store. The next owner does not have to wait."""
+        try:
+            with self._client.pipeline() as pipeline:
+                pipeline.watch(_OWNER_KEY)
+                if self._owner and pipeline.get(_OWNER_KEY) == self._owner:
+                    pipeline.multi()
+                    pipeline.delete(_OWNER_KEY)
+                    pipeline.execute()
+        except redis.RedisError:
+            pass  # it runs out
+        self._client.close()

@@ -1,0 +1,164 @@
+"""Sessions and retained messages in a SQLite file: what `gateway serve` does unless told otherwise.
+
+The file is in WAL mode with synchronous=FULL: a commit that has returned survives a power cut, not only the end of the
+process, which is what an acknowledgement says. It is paid once per group, not once per message.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from protocols.mqtt.stores.base import (
+    DELIVERIES,
+    KINDS,
+    MESSAGES,
+    RECEIVED,
+    RELEASED,
+    RETAINED,
+    SCHEMA_VERSION,
+    SESSIONS,
+    SUBSCRIPTIONS,
+    Changes,
+    Kind,
+    NewerFormatError,
+    Row,
+    Store,
+    StoreError,
+)
+
+BUSY_TIMEOUT_S: Final = 5.0
+"""How long a commit waits for another program that has the file locked, before it counts as failed."""
+
+_TABLES: Final[Mapping[Kind, str]] = {
+    SESSIONS: """
+        session_id INTEGER PRIMARY KEY, client_id TEXT NOT NULL, expiry_interval_s INTEGER NOT NULL,
+        ends_at REAL, will BLOB, will_at REAL""",
+    SUBSCRIPTIONS: """
+        session_id INTEGER NOT NULL, topic_filter TEXT NOT NULL, qos INTEGER NOT NULL, no_local INTEGER NOT NULL,
+        retain_as_published INTEGER NOT NULL, identifier INTEGER, PRIMARY KEY (session_id, topic_filter)""",
+    MESSAGES: """
+        message_id INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL, properties BLOB NOT NULL,
+        expires_at REAL""",
+    DELIVERIES: """
+        seq INTEGER PRIMARY KEY, session_id INTEGER NOT NULL, message_id INTEGER NOT NULL, qos INTEGER NOT NULL,
+        retain INTEGER NOT NULL, bounded INTEGER NOT NULL, identifiers TEXT NOT NULL, packet_id INTEGER NOT NULL""",
+    RELEASED: "seq INTEGER PRIMARY KEY, session_id INTEGER NOT NULL, packet_id INTEGER NOT NULL",
+    RECEIVED: "session_id INTEGER NOT NULL, packet_id INTEGER NOT NULL, PRIMARY KEY (session_id, packet_id)",
+    RETAINED: """
+        topic TEXT PRIMARY KEY, payload BLOB NOT NULL, qos INTEGER NOT NULL, properties BLOB NOT NULL,
+        expires_at REAL""",
+}
+_CLUSTERED: Final = (SUBSCRIPTIONS, RECEIVED, RETAINED)
+"""Those whose key is not a number: one B-tree instead of two."""
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    for kind, columns in _TABLES.items():
+        connection.execute(f"CREATE TABLE {kind.name} ({columns}){' WITHOUT ROWID' if kind in _CLUSTERED else ''}")
+
+
+MIGRATIONS: Final[Sequence[Callable[[sqlite3.Connection], None]]] = (_create,)
+"""What brings a file from the format of each index to the next; an empty file has format 0."""
+
+
+# The names in these statements are those of `Kind`s, which are constants.
+
+
+def _put(kind: Kind) -> str:
+    return f"INSERT OR REPLACE INTO {kind.name} VALUES ({', '.join('?' * len(kind.columns))})"  # noqa: S608
+
+
+def _remove(kind: Kind) -> str:
+    key = " AND ".join(f"{name} = ?" for name in kind.columns[: kind.key_width])
+    return f"DELETE FROM {kind.name} WHERE {key}"  # noqa: S608
+
+
+def _select(kind: Kind) -> str:
+    key = ", ".join(kind.columns[: kind.key_width])
+    return f"SELECT {', '.join(kind.columns)} FROM {kind.name} ORDER BY {key}"  # noqa: S608
+
+
+_PUT: Final = {kind: _put(kind) for kind in KINDS}
+_SELECT: Final = {kind: _select(kind) for kind in KINDS}
+_REMOVE: Final = {kind: _remove(kind) for kind in KINDS}
+
+
+class SqliteStore(Store):
+    """Rows in the tables of one file."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` is created if it is not there; its directory has to be."""
+        self.path = path
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        """See Store."""
+        connection: sqlite3.Connection | None = None
+        try:
+            connection = self._connect()
+            self._migrate(connection)
+        except sqlite3.Error as error:
+            if connection is not None:
+                connection.close()
+            raise StoreError(f"cannot use {self.path}: {error}") from error
+        except StoreError:
+            assert connection is not None
+            connection.close()
+            raise
+        self._connection = connection
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=32
+        )
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        """Each step in a transaction with the number that says it was done."""
+        [version] = connection.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise NewerFormatError(str(self.path), version)
+        for number in range(version, SCHEMA_VERSION):
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                MIGRATIONS[number](connection)
+                connection.execute(f"PRAGMA user_version = {number + 1}")
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+
+    def load(self) -> Mapping[Kind, Iterable[Row]]:
+        """See Store."""
+        assert self._connection is not None
+        try:
+            return {kind: self._connection.execute(_SELECT[kind]).fetchall() for kind in KINDS}
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read {self.path}: {error}") from error
+
+    def write(self, changes: Changes) -> None:
+        """See Store."""
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            self._write(self._connection, changes)
+        except sqlite3.Error as error:
+            self.close()  # whatever state it is in, the next one begins without it
+            raise StoreError(f"cannot write {self.path}: {error}") from error
+
+    def _write(self, connection: sqlite3.Connection, changes: Changes) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        for kind, rows in changes.put.items():
+            connection.executemany(_PUT[kind], rows)
+        for kind, keys in changes.removed.items():
+            connection.executemany(_REMOVE[kind], keys)
+        connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """See Store."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
