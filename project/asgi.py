@@ -16,12 +16,13 @@ from devices.routing import http_routes, mqtt_application, websocket_routes  # n
 from devices.services import device_services, readings_are_committed  # noqa: E402
 from gateway.lifespan import LifespanApplication  # noqa: E402
 from gateway.observability import Health, Metrics, Readiness, database_answers  # noqa: E402
-from gateway.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+from gateway.routing import ProtocolTypeRouter, URLRouter, installed_applications  # noqa: E402
 from project.missing import refuse_websocket  # noqa: E402
 from project.static import StaticFiles  # noqa: E402
 
 application = ProtocolTypeRouter(
     {
+        **installed_applications(),
         "lifespan": LifespanApplication(device_services),
         "http": URLRouter(
             [

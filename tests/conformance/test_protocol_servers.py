@@ -13,6 +13,7 @@ from protocols.asgi import Application, Event, Receive, Scope, Send
 from protocols.http import HttpOptions, HttpServer
 from protocols.mqtt.server import MqttOptions, MqttServer
 from protocols.server import Listener, ProtocolServer
+from tests.support import line_sensors
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -22,6 +23,9 @@ UPGRADE = (
 )
 CONNECT = b"\x10\x10\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x03abc"
 START_STREAM = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
+
+
+LINES = line_sensors.server_module()
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,14 @@ WIRES = {
     ),
     "mqtt": Wire(
         MqttServer, MqttOptions(allow_anonymous=True), CONNECT, b"\x20", ({"type": "mqtt.accept"},), "mqtt.disconnect"
+    ),
+    "line": Wire(
+        LINES.LineServer,
+        LINES.LineOptions(),
+        b"hello\n",
+        b"ok",
+        ({"type": "line.send", "text": "ok"},),
+        "line.disconnect",
     ),
 }
 
