@@ -15,6 +15,7 @@ FULL = "full"
 EXPIRED = "expired"
 GONE = "gone"
 UNDECODABLE = "undecodable"
+TOO_LARGE = "too_large"
 UNAVAILABLE = "unavailable"
 FAILED = "failed"
 

@@ -167,10 +167,12 @@ class _Process:
         """Writes `entry` under a new ID, and tells."""
         entry.id = f"{self._name}!{next(self._numbers)}"
         member = entry.member
+        payload = self._serializer.serialize(entry.data)
+        self._layer.require_size(len(payload), {"type": "presence.joined"})
         key, own = self._group_key(entry.group), self._process_key(self._name)
         # First where those look who remove the members of the dead.
         await self._commands.execute(own, "SADD", own, _text(entry.group))
-        await self._commands.execute(key, "HSET", key, member.id, self._serializer.serialize(entry.data))
+        await self._commands.execute(key, "HSET", key, member.id, payload)
         if entry.left or entry.id != member.id:  # while this was being written
             await self._delete(entry.group, member)
         else:

@@ -33,6 +33,8 @@ from gateway.layers.scripts import digest
 
 LENGTH = 1000
 EXPIRY_S = 3600.0
+POSITION_BYTES = 200
+"""More than what the position of a message adds to it, but for the name of its group, in JSON six bytes a character."""
 
 APPEND: Final = """
 -- KEYS: log. ARGV: payload, length, expiry in ms. The position.
@@ -226,7 +228,10 @@ class RedisGroupLog(GroupLog):
         self._commands = PerLoop(lambda: layer.make_commands({APPEND: digest(APPEND)}))
 
     async def _append(self, group: str, message: Message) -> Position:
-        arguments = (self._serializer.serialize(message), self.length, int(self.expiry_s * 1000))
+        payload = self._serializer.serialize(message)
+        # Before it is in the log: members are sent it with its position, and their copy has the same limit.
+        self._layer.require_size(len(payload) + 6 * len(group) + POSITION_BYTES, message)
+        arguments = (payload, self.length, int(self.expiry_s * 1000))
         reply: bytes = await self._commands.here.run_script(APPEND, self._key(group), arguments)
         return Position.parse(reply.decode())
 

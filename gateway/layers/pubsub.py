@@ -36,7 +36,7 @@ from gateway.layers.drops import GONE, UNAVAILABLE, UNDECODABLE
 from gateway.layers.hosts import Hosts
 from gateway.layers.local import LocalChannels
 from gateway.layers.names import escape_name, require_name
-from gateway.layers.remote import ConnectionHook, ConnectionNews, RemoteChannelLayer
+from gateway.layers.remote import MAX_MESSAGE_BYTES, ConnectionHook, ConnectionNews, RemoteChannelLayer
 from gateway.layers.servers import Hooks, HostSubscriptions, Owns, Subscriptions, check_all
 from gateway.layers.sync_clients import SyncClients
 
@@ -63,6 +63,7 @@ class RedisPubSubChannelLayer(RemoteChannelLayer["_LoopLayer"]):
         random_prefix_length: int = 0,
         on_disconnect: ConnectionHook = "layer.disconnected",
         on_reconnect: ConnectionHook = "layer.reconnected",
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         """Options are those of channels_redis. With several `hosts`, names are spread over them.
 
@@ -80,6 +81,7 @@ class RedisPubSubChannelLayer(RemoteChannelLayer["_LoopLayer"]):
             symmetric_encryption_keys=symmetric_encryption_keys,
             serializer_format=serializer_format,
             random_prefix_length=random_prefix_length,
+            max_message_bytes=max_message_bytes,
             max_age_s=None,
             on_disconnect=on_disconnect,
             on_reconnect=on_reconnect,
@@ -167,10 +169,10 @@ class _LoopLayer:
 
     async def send(self, channel: str, message: Message) -> None:
         if "!" in channel and self.local.knows(channel):
-            if not self.local.put(channel, self.layer.deserialize(self.layer.serialize(message))):
+            if not self.local.put(channel, self.layer.deserialize(self.layer.encode(message))):
                 raise ChannelFull(channel)
             return
-        payload = self.layer.serialize({**message, "__asgi_channel__": channel})
+        payload = self.layer.encode({**message, "__asgi_channel__": channel})
         key = self.layer.channel_key(channel)
         # Sent as if by nobody: a channel that is read here gets it as the readers in other processes do.
         await self._publish(key, bytes(ORIGIN_BYTES) + payload, NOBODY, channel)
@@ -201,7 +203,7 @@ class _LoopLayer:
             self._unsubscribe_group(group)
 
     async def group_send(self, group: str, message: Message) -> GroupSendResult:
-        payload = self.layer.serialize(message)
+        payload = self.layer.encode(message)
         result = NOBODY
         if group in self.local.groups:
             # Decoded again, so that a member sees the same values whichever process it lives in.
@@ -226,21 +228,22 @@ class _LoopLayer:
     def _receive(self, key: bytes, payload: bytes) -> None:
         if payload[:ORIGIN_BYTES] == self.origin:
             return
-        group = self._groups.get(key)
-        try:
-            message = self.layer.deserialize(payload[ORIGIN_BYTES:])
-            channel = group or message.pop("__asgi_channel__")
-        except Exception as error:  # whatever a serializer raises on bytes that are not its own
-            self.drops.add(UNDECODABLE, f"{key.decode()} ({type(error).__name__})")
+        where = key.decode()
+        message = self.layer.decode(payload[ORIGIN_BYTES:], where)
+        if message is None:
             return
+        group = self._groups.get(key)
         if group is None:
-            self._receive_on_channel(channel, message)
+            self._receive_on_channel(message.pop("__asgi_channel__", None), message, where)
         elif group in self.local.groups:
             self.local.put_group(group, message)
         else:
             self._unsubscribe_group(group)  # its members expired
 
-    def _receive_on_channel(self, channel: str, message: Message) -> None:
+    def _receive_on_channel(self, channel: str | None, message: Message, where: str) -> None:
+        if channel is None:
+            self.drops.add(UNDECODABLE, where)
+            return
         if self.local.knows(channel):
             self.local.put(channel, message)
             return
@@ -294,4 +297,4 @@ class _Sync:
         self._clients.close()
 
     def _publish(self, key: bytes, message: Message) -> None:
-        self._clients.publish(key, bytes(ORIGIN_BYTES) + self._layer.serialize(message))
+        self._clients.publish(key, bytes(ORIGIN_BYTES) + self._layer.encode(message))

@@ -35,13 +35,13 @@ from gateway.layers.base import (
     require_message,
 )
 from gateway.layers.cluster import ClusterCommands
-from gateway.layers.drops import FULL, GONE, UNAVAILABLE, UNDECODABLE
+from gateway.layers.drops import FULL, GONE, UNAVAILABLE
 from gateway.layers.hosts import Hosts
 from gateway.layers.links import CommandLink
 from gateway.layers.local import LocalChannels
 from gateway.layers.names import escape_name, require_name
 from gateway.layers.queues import QueueReader
-from gateway.layers.remote import ConnectionHook, ConnectionNews, RemoteChannelLayer
+from gateway.layers.remote import MAX_MESSAGE_BYTES, ConnectionHook, ConnectionNews, RemoteChannelLayer
 from gateway.layers.scripts import DIGESTS, PUSH
 from gateway.layers.servers import check_all
 from gateway.layers.sync_clients import SyncClients
@@ -73,6 +73,7 @@ class RedisChannelLayer(RemoteChannelLayer["_LoopLayer"]):
         serializer_format: str = "msgpack",
         on_disconnect: ConnectionHook = "layer.disconnected",
         on_reconnect: ConnectionHook = "layer.reconnected",
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         """Options are those of channels_redis, and `on_disconnect`, `on_reconnect` as in RedisPubSubChannelLayer.
 
@@ -89,6 +90,7 @@ class RedisChannelLayer(RemoteChannelLayer["_LoopLayer"]):
             symmetric_encryption_keys=symmetric_encryption_keys,
             serializer_format=serializer_format,
             random_prefix_length=random_prefix_length,
+            max_message_bytes=max_message_bytes,
             max_age_s=expiry,
             on_disconnect=on_disconnect,
             on_reconnect=on_reconnect,
@@ -116,7 +118,7 @@ class RedisChannelLayer(RemoteChannelLayer["_LoopLayer"]):
             capacity = max(capacity, PROCESS_QUEUE_CAPACITY)
             if not channel.endswith("!"):
                 message = {**message, "__asgi_channel__": channel}
-        return self.queue_key(channel), (self.serialize(message), capacity, int(self.expiry * 1000), "back")
+        return self.queue_key(channel), (self.encode(message), capacity, int(self.expiry * 1000), "back")
 
 
 class _LoopLayer:
@@ -233,7 +235,7 @@ class _LoopLayer:
 
     async def send(self, channel: str, message: Message) -> None:
         if channel.startswith(self.process) and self.local.knows(channel):
-            if not self.local.put(channel, self.layer.deserialize(self.layer.serialize(message))):
+            if not self.local.put(channel, self.layer.deserialize(self.layer.encode(message))):
                 raise ChannelFull(channel)
             return
         key, arguments = self.layer.push_arguments(channel, message)
@@ -293,7 +295,7 @@ class _LoopLayer:
         result = NOBODY
         if group in self.local.groups:
             # Through the serializer, so that a member sees the same values whichever process it lives in.
-            result = self.local.put_group(group, layer.deserialize(layer.serialize(message)))
+            result = self.local.put_group(group, layer.deserialize(layer.encode(message)))
         try:
             members = await self._members(group)
             pushes = [self._push(*push) for push in group_pushes(layer, group, message, members)]
@@ -316,7 +318,7 @@ class _LoopLayer:
     # What comes from Redis
 
     def _receive_shared(self, payload: bytes) -> None:
-        message = self._decode(payload)
+        message = self.layer.decode(payload, self.process)
         if message is None:
             return
         group = message.pop("__asgi_group__", None)
@@ -332,20 +334,13 @@ class _LoopLayer:
             self.drops.add(GONE, str(channel))
 
     def _receive(self, channel: str, payload: bytes) -> None:
-        message = self._decode(payload)
+        message = self.layer.decode(payload, channel)
         if message is None:
             return
         if self.local.waiting(channel) or self.local.is_attached(channel):
             self.local.put(channel, message)
         else:
             self._give_back(channel, [message])
-
-    def _decode(self, payload: bytes) -> Message | None:
-        try:
-            return self.layer.deserialize(payload)
-        except Exception as error:  # whatever a serializer raises on bytes that are not its own
-            self.drops.add(UNDECODABLE, type(error).__name__)
-            return None
 
     # Keeping the memberships
 
@@ -440,7 +435,7 @@ def group_pushes(
             yield layer.push_arguments(member, message)
             continue
         if for_processes is None:
-            for_processes = layer.serialize({**message, "__asgi_group__": group})
+            for_processes = layer.encode({**message, "__asgi_group__": group})
         yield layer.queue_key(member), (for_processes, PROCESS_QUEUE_CAPACITY, int(layer.expiry * 1000), "back")
 
 

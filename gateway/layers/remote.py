@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+from gateway.exceptions import MessageTooLarge
 from gateway.layers.base import (
     BaseChannelLayer,
     Capacities,
@@ -18,16 +19,20 @@ from gateway.layers.base import (
     require_message,
 )
 from gateway.layers.cluster import ClusterCommands
-from gateway.layers.drops import DropLog
+from gateway.layers.drops import TOO_LARGE, UNDECODABLE, DropLog
 from gateway.layers.hosts import Hosts, decode_hosts, shard_of
 from gateway.layers.local import LocalChannels
 from gateway.layers.loops import PerLoop
 from gateway.layers.names import require_name
-from gateway.layers.options import require_hook, require_options
+from gateway.layers.options import require_count, require_hook, require_options
 from gateway.layers.serializers import registry
 from gateway.layers.servers import Commands, HostCommands
 
 logger = logging.getLogger("gateway.layer")
+
+ADDRESSES = ("__asgi_channel__", "__asgi_group__")
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 ConnectionHook: TypeAlias = "str | Callable[[], Awaitable[None] | None] | None"
 
@@ -73,12 +78,14 @@ class RemoteChannelLayer(BaseChannelLayer, Generic[State]):
         symmetric_encryption_keys: Sequence[str | bytes] | None,
         serializer_format: str,
         random_prefix_length: int,
+        max_message_bytes: int,
         max_age_s: float | None,
         on_disconnect: ConnectionHook,
         on_reconnect: ConnectionHook,
     ) -> None:
         """`max_age_s`: how old an encrypted message may be; None: as old as it is."""
         require_options(expiry=expiry, group_expiry=group_expiry, capacity=capacity, channel_capacity=channel_capacity)
+        require_count("max_message_bytes", max_message_bytes)
         require_hook("on_disconnect", on_disconnect)
         require_hook("on_reconnect", on_reconnect)
         assert isinstance(prefix, str), "Prefix must be unicode"
@@ -86,6 +93,7 @@ class RemoteChannelLayer(BaseChannelLayer, Generic[State]):
         self.hosts = decode_hosts(hosts)
         self.prefix = prefix
         self.group_expiry = group_expiry
+        self.max_message_bytes = max_message_bytes
         self.on_disconnect = on_disconnect
         self.on_reconnect = on_reconnect
         self.drops = DropLog()
@@ -118,6 +126,38 @@ class RemoteChannelLayer(BaseChannelLayer, Generic[State]):
         if not isinstance(content, dict):
             raise ValueError("not a message")  # noqa: TRY004
         return content
+
+    def encode(self, message: Message) -> bytes:
+        """`message` as it is sent. Raises MessageTooLarge."""
+        payload = self.serialize(message)
+        self.require_size(len(payload), message)
+        return payload
+
+    def require_size(self, size: int, message: Message) -> None:
+        """Raises MessageTooLarge when `size` is more than max_message_bytes."""
+        if size > self.max_message_bytes:
+            raise MessageTooLarge(
+                f"a message of type {message.get('type')!r:.100} has {size:,} bytes, "
+                f"and the option max_message_bytes is {self.max_message_bytes:,}"
+            )
+
+    def decode(self, payload: bytes, where: str) -> Message | None:
+        """The message that came from Redis, which anybody may have written; None, counted, when it is none.
+
+        What `__asgi_channel__` and `__asgi_group__` say in it are strings.
+        """
+        if len(payload) > self.max_message_bytes:
+            self.drops.add(TOO_LARGE, where)
+            return None
+        try:
+            message = self.deserialize(payload)
+        except Exception as error:  # whatever a serializer raises on bytes that are not its own
+            self.drops.add(UNDECODABLE, f"{where} ({type(error).__name__})")
+            return None
+        if not all(isinstance(message.get(key, ""), str) for key in ADDRESSES):
+            self.drops.add(UNDECODABLE, where)
+            return None
+        return message
 
     async def send(self, channel: str, message: Message) -> None:
         """Sends `message` to `channel`. ChannelFull when that is known to be full."""

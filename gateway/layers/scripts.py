@@ -12,7 +12,7 @@ PUSH: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local head = redis.call('LINDEX', KEYS[1], 0)
-while head and tonumber(string.sub(head, 1, 13)) <= now do
+while head and (tonumber(string.sub(head, 1, 13)) or math.huge) <= now do
   redis.call('LPOP', KEYS[1])
   head = redis.call('LINDEX', KEYS[1], 0)
 end
@@ -38,7 +38,8 @@ while #taken < tonumber(ARGV[1]) do
   if not element then
     break
   end
-  if tonumber(string.sub(element, 1, 13)) > now then
+  -- What is no element of ours is for the reader to count.
+  if (tonumber(string.sub(element, 1, 13)) or math.huge) > now then
     taken[#taken + 1] = element
   end
 end

@@ -9,8 +9,8 @@
 - `redis+cluster://[user:password@]host[:port],host[:port]...`, `rediss+cluster://`: publish/subscribe on a Redis
   Cluster, some of whose nodes are named; `redis+core+cluster://`: lists there.
 
-Options of the layer (prefix, expiry, group_expiry, capacity, serializer_format) and of the connection, which are those
-of redis-py (socket_timeout, ssl_ca_certs, ...), are given in the query.
+Options of the layer (prefix, expiry, group_expiry, capacity, serializer_format, max_message_bytes) and of the
+connection, which are those of redis-py (socket_timeout, ssl_ca_certs, ...), are given in the query.
 """
 
 from typing import Any
@@ -32,6 +32,7 @@ LAYER_OPTIONS: dict[str, type] = {
     "group_expiry": float,
     "capacity": int,
     "serializer_format": str,
+    "max_message_bytes": int,
 }
 
 
