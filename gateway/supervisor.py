@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 from collections import ChainMap
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -33,6 +34,10 @@ from gateway.mqtt import bridged
 from gateway.observability import Lifecycle
 from gateway.routing import get_default_application
 from protocols.asgi import Application
+from protocols.mqtt.server import MqttServer
+from protocols.mqtt.stores.base import Store, StoreError
+from protocols.mqtt.stores.redis import RedisStore
+from protocols.mqtt.stores.sqlite import SqliteStore
 from protocols.server import Listener, ProtocolServer, Tunnel, load_protocol
 
 logger = logging.getLogger("gateway.supervisor")
@@ -184,8 +189,9 @@ class Supervisor:
         tunnels: dict[str, Tunnel] = {}
         for protocol in sorted(listeners, key=lambda name: name == "http"):
             server_class = load_protocol(protocol)
+            kept = {"store": make_store(self.config)} if issubclass(server_class, MqttServer) else {}
             try:
-                server = server_class(self.application, listeners[protocol], state=state, tunnels=tunnels)
+                server = server_class(self.application, listeners[protocol], state=state, tunnels=tunnels, **kept)
             except ValueError as error:
                 raise GatewayError(f"cannot serve {protocol}: {error}") from error
             tunnels.update(server.offered_tunnels())
@@ -204,6 +210,8 @@ class Supervisor:
                 await server.start()
             except OSError as error:
                 raise GatewayError(_listening_failed(error)) from error
+            except StoreError as error:
+                raise GatewayError(f"cannot keep MQTT sessions: {error}") from error
 
     async def _close(self, servers: Sequence[ProtocolServer]) -> None:
         try:
@@ -230,6 +238,17 @@ class Supervisor:
             command = partial(call_command, "first_run", addresses=addresses, program=self.program)
             await asyncio.to_thread(_with_own_connections, command)
         logger.info("ready: %s", " ".join(addresses))
+
+
+def make_store(config: Config) -> Store | None:
+    """Where the MQTT broker keeps sessions and retained messages; None if they end with the process."""
+    match config.mqtt.store:
+        case "memory":
+            return None
+        case "sqlite":
+            return SqliteStore(config.mqtt_store_file)
+        case url:
+            return RedisStore(url, place=f"{socket.gethostname()}:{config.data_dir.resolve()}")
 
 
 def make_listener(config: ListenerConfig) -> Listener:

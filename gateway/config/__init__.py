@@ -19,6 +19,7 @@ from typing import Any, Final
 from gateway.config.build import Builder
 from gateway.config.model import (
     DEFAULT_LISTENERS,
+    BrokerOptions,
     Config,
     DatabaseOptions,
     LayerOptions,
@@ -44,6 +45,7 @@ from protocols.tls import TlsOptions
 __all__ = [
     "DEFAULT_FILE",
     "FILE_VARIABLE",
+    "BrokerOptions",
     "Config",
     "ConfigError",
     "DatabaseOptions",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, Field
+from redis.connection import parse_url as redis_url
 
 from gateway.layers.url import channel_layers_from_url
 from protocols.sockets import parse_bind
@@ -40,6 +41,14 @@ def _check_database(url: str) -> str:
 def _check_layer(url: str) -> str:
     channel_layers_from_url(url)
     return url
+
+
+def _check_mqtt_store(store: str) -> str:
+    if store not in ("sqlite", "memory"):
+        if urlsplit(store).scheme not in ("redis", "rediss", "unix"):
+            raise ValueError('expected "sqlite", "memory" or "redis://host:port/db"')
+        redis_url(store)
+    return store
 
 
 def _check_public_url(url: str) -> str:
@@ -119,6 +128,15 @@ class LayerOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerOptions:
+    """`[mqtt]`: the broker behind all MQTT listeners."""
+
+    store: Annotated[str, AfterValidator(_check_mqtt_store)] = "sqlite"
+    """Where sessions and retained messages outlive the process: "sqlite", a file in data_dir; redis://host:port/db, of
+    which one gateway at a time can use one database; "memory": they do not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogOptions:
     """`[log]`: what is written to standard error."""
 
@@ -135,6 +153,7 @@ class Config:
     server: ServerOptions = field(default_factory=ServerOptions)
     database: DatabaseOptions = field(default_factory=DatabaseOptions)
     layer: LayerOptions = field(default_factory=LayerOptions)
+    mqtt: BrokerOptions = field(default_factory=BrokerOptions)
     log: LogOptions = field(default_factory=LogOptions)
     listeners: tuple[ListenerConfig, ...]
     sections: Mapping[str, Any]
@@ -149,6 +168,11 @@ class Config:
     def database_url(self) -> str:
         """The database in use, the default filled in."""
         return self.database.url or f"sqlite:///{self.data_dir / 'gateway.sqlite3'}"
+
+    @property
+    def mqtt_store_file(self) -> Path:
+        """Where MQTT sessions are kept, if `mqtt.store` is "sqlite"."""
+        return self.data_dir / "mqtt.sqlite3"
 
     def secret_key(self) -> str | None:
         """The configured or generated secret key; None before one has been generated."""

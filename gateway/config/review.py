@@ -50,7 +50,8 @@ def review(loaded: Loaded) -> list[Finding]:
         *_server(config),
         *_files(loaded),
         *_database(config),
-        *_layer(config),
+        *_redis("layer.url", config.layer.url, "whoever can write to it can write to every dashboard"),
+        *_redis("mqtt.store", config.mqtt.store, "whoever can write to it can write to every device"),
     ]
     return sorted(findings, key=lambda finding: finding.level != "error")
 
@@ -155,7 +156,12 @@ def _secrets_in_file(loaded: Loaded) -> Iterator[str]:
     written = {key for key in SECRET_KEYS if loaded.origins.get(key, "").startswith(f"{loaded.file}:")}
     if loaded.config.server.secret_key is not None and "server.secret_key" in written:
         yield "server.secret_key"
-    for key, url in (("database.url", loaded.config.database_url), ("layer.url", loaded.config.layer.url)):
+    urls = {
+        "database.url": loaded.config.database_url,
+        "layer.url": loaded.config.layer.url,
+        "mqtt.store": loaded.config.mqtt.store,
+    }
+    for key, url in urls.items():
         if key in written and urlsplit(url).password:
             yield key
 
@@ -179,19 +185,19 @@ def _database(config: Config) -> Iterator[Finding]:
         )
 
 
-def _layer(config: Config) -> Iterator[Finding]:
-    parts = urlsplit(config.layer.url)
-    if parts.scheme == "memory" or is_loopback(parts.hostname):
+def _redis(key: str, url: str, danger: str) -> Iterator[Finding]:
+    parts = urlsplit(url)
+    if is_loopback(parts.hostname):  # or none: in memory, in a file, or behind a Unix socket
         return
     if not parts.scheme.startswith("rediss"):
         yield _risk(
-            "layer.url",
+            key,
             f"the connection to {parts.hostname} is not encrypted",
             "use rediss:// unless the network is closed",
         )
     if not parts.password:
         yield _risk(
-            "layer.url",
+            key,
             f"{parts.hostname} is used without a password",
-            "give Redis one: whoever can write to it can write to every dashboard",
+            f"give Redis one: {danger}",
         )

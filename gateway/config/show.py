@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gateway.config.model import Config
-from gateway.config.sources import SECRET_KEYS
+from gateway.config.sources import SECRET_KEYS, URL_KEYS
 
 MASK = "***"
 _SECRET_PARAMETER = re.compile(r"((?:password|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
@@ -66,7 +66,9 @@ def _values(options: Any, path: str, origins: Mapping[str, str], effective: bool
 def _masked(key: str, item: "dataclasses.Field[Any]", value: Any) -> Any:
     if key not in SECRET_KEYS and not item.metadata.get("secret"):
         return value
-    return mask_url(value) if "://" in str(value) else MASK
+    if "://" in str(value):
+        return mask_url(value)
+    return value if key in URL_KEYS else MASK
 
 
 def _toml(value: Any) -> str:

@@ -16,7 +16,10 @@ ENVIRONMENT_PREFIX = "GATEWAY_"
 FILE_VARIABLE = "GATEWAY_CONFIG"
 """The environment variable that names the configuration file; it is not a key itself."""
 
-SECRET_KEYS: Final = frozenset({"database.url", "layer.url", "server.secret_key"})
+URL_KEYS: Final = frozenset({"database.url", "layer.url", "mqtt.store"})
+"""Keys whose value may be a URL with a password in it."""
+
+SECRET_KEYS: Final = URL_KEYS | {"server.secret_key"}
 """Keys that are or contain a secret: never printed whole, and readable from a file named by GATEWAY_..._FILE."""
 
 _ORCHESTRATOR_NAMES = re.compile(r"GATEWAY_(SERVICE_(HOST|PORT)|PORT(_\d+_|$)|NAME$|ENV_)")
