@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from gateway.config import Config, load
+import pytest
+
+from gateway.config import Config, ListenerConfig, TlsOptions, load
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs" / "configuration.md").read_text()
@@ -24,6 +26,19 @@ def test_the_table_of_keys_is_that_of_the_code() -> None:
     section = DOCUMENT.partition("## Keys")[2].partition("##")[0]
 
     assert set(re.findall(r"^\| `([a-z_.]+)` \|", section, re.MULTILINE)) == set(keys(Config))
+
+
+@pytest.mark.parametrize(
+    ("heading", "cls", "told_above"),
+    [
+        ("key of a listener", ListenerConfig, {"protocol", "bind", "tls", "options"}),
+        ("key of `[listeners.tls]`", TlsOptions, set()),
+    ],
+)
+def test_so_are_those_of_listeners(heading: str, cls: type[Any], told_above: set[str]) -> None:
+    table = DOCUMENT.partition(f"| {heading} |")[2].partition("\n\n")[0]
+
+    assert set(re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE)) == {*get_type_hints(cls)} - told_above
 
 
 def test_the_example_for_production_is_valid(tmp_path: Path) -> None:
