@@ -176,11 +176,11 @@ class LiveStream(AsyncConsumer):
     def _fell_behind(self) -> bool:
         """Whether messages may have been dropped: the mailbox was full until the one at hand was taken out."""
         assert self.mailbox_capacity is not None
-        return len(self._inbox.messages) >= self.mailbox_capacity - 1
+        return len(self._gateway_inbox.messages) >= self.mailbox_capacity - 1
 
     async def _resync(self) -> None:
         """Sends a snapshot in place of everything that waits; later, if the last one is too recent."""
-        self._inbox.messages.clear()
+        self._gateway_inbox.messages.clear()
         wait_s = self._snapshot_at + SNAPSHOT_INTERVAL_S - time.monotonic()
         if wait_s <= 0:
             await self._send_snapshot(gap=True)
@@ -224,7 +224,7 @@ class LiveStream(AsyncConsumer):
 
     def _later(self, delay_s: float, event_type: str) -> None:
         loop = asyncio.get_running_loop()
-        self._timers[event_type] = loop.call_later(delay_s, self._inbox.interject, {"type": event_type})
+        self._timers[event_type] = loop.call_later(delay_s, self._gateway_inbox.interject, {"type": event_type})
 
 
 class LiveConsumer(LiveStream, AsyncWebsocketConsumer):

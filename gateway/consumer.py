@@ -84,10 +84,9 @@ class AsyncConsumer:
     _gateway_message_handlers: ClassVar[dict[str, Handler]] = {}
     __own_dispatch: ClassVar[bool] = False
 
-    # A subclass is other people's, and must not redefine by chance what is private here: hence the long names below.
-    # `_inbox` and `_closed` are for subclasses to use.
-    _inbox: Inbox
-    _closed: bool
+    # A subclass is other people's, and must not redefine by chance what is private here: hence these long names.
+    _gateway_inbox: Inbox
+    _gateway_closed: bool
     __loop: asyncio.AbstractEventLoop
     __background: Background | None
     __began: bool
@@ -135,7 +134,7 @@ class AsyncConsumer:
         """Lives through one connection. Raises what a handler raised, StopConsumer apart."""
         self.scope = scope
         # Not in __init__: one instance may serve several connections in a test, and __init__ is the subclass's own.
-        self.__began = self.__interrupted = self._closed = False
+        self.__began = self.__interrupted = self._gateway_closed = False
         self.__loop = asyncio.get_running_loop()
         self.__background = None
         self.base_send = async_to_sync(send) if self._sync else send
@@ -144,7 +143,7 @@ class AsyncConsumer:
         # connection. Any other `receive` is read by a task of its own.
         owner = getattr(receive, "__self__", None)
         pump = None if isinstance(owner, Inbox) else Pump(scope["type"], receive)
-        self._inbox = owner if isinstance(owner, Inbox) else cast(Pump, pump).inbox
+        self._gateway_inbox = owner if isinstance(owner, Inbox) else cast(Pump, pump).inbox
         lane = Lane()
         lane.enter()
         try:
@@ -205,7 +204,7 @@ class AsyncConsumer:
         """`run` makes what is called awaitable."""
         periodic: Periodic | None = event.get("periodic")
         error = event.get("error")
-        if periodic is not None and not (periodic.cancelled or self._inbox.disconnected):
+        if periodic is not None and not (periodic.cancelled or self._gateway_inbox.disconnected):
             try:
                 await run(periodic.function)()
             except StopConsumer:
@@ -221,7 +220,7 @@ class AsyncConsumer:
 
     def _gateway_background(self) -> Background:
         if self.__background is None:
-            inbox = self._inbox
+            inbox = self._gateway_inbox
             self.__background = Background(
                 type(self).__qualname__,
                 self.max_background,
@@ -263,8 +262,8 @@ class AsyncConsumer:
             if grace_s is not None:
                 interruption = task.get_loop().call_later(grace_s, self.__interrupt, task)
 
-        self._inbox.on_disconnect = start_grace
-        if self._inbox.disconnected:
+        self._gateway_inbox.on_disconnect = start_grace
+        if self._gateway_inbox.disconnected:
             start_grace()
         try:
             return await self.__handle_events(lane)
@@ -272,9 +271,9 @@ class AsyncConsumer:
             # By the end of the grace, or by somebody else? Told apart as asyncio.timeout does it.
             if not self.__interrupted or task.cancelling() > cancellations + 1:
                 raise
-            return cast(Event, self._inbox.final)
+            return cast(Event, self._gateway_inbox.final)
         finally:
-            self._inbox.on_disconnect = _do_nothing
+            self._gateway_inbox.on_disconnect = _do_nothing
             if interruption is not None:
                 interruption.cancel()
             if self.__interrupted:
@@ -282,7 +281,7 @@ class AsyncConsumer:
 
     async def __handle_events(self, lane: Lane) -> Event:
         """The loop. Returns the disconnect event, unhandled."""
-        inbox = self._inbox
+        inbox = self._gateway_inbox
         # Straight from the table to the handler, which saves a coroutine per event, unless `dispatch` is overridden.
         handlers = self._gateway_handlers if type(self).dispatch is AsyncConsumer.dispatch else {}
         event = await inbox.next()
@@ -303,15 +302,15 @@ class AsyncConsumer:
 
     def __interrupt(self, task: "asyncio.Task[Any]") -> None:
         """The grace is over: ends the handler that still runs, and drops what waits behind it."""
-        if not self._inbox.finished:
+        if not self._gateway_inbox.finished:
             self.__interrupted = True
             consumer_handlers_interrupted.inc()
-            consumer_events_skipped.inc(self._inbox.skip_to_end())
+            consumer_events_skipped.inc(self._gateway_inbox.skip_to_end())
             task.cancel()
 
     async def __handle_disconnect(self, cause: BaseException) -> None:
         """Runs the disconnect handler of a consumer that ends by `cause`, which goes on afterwards, come what may."""
-        event = self._inbox.final or disconnect_event(self.scope["type"], cause)
+        event = self._gateway_inbox.final or disconnect_event(self.scope["type"], cause)
         if event["type"] not in self._gateway_handlers:
             return
         try:
@@ -339,7 +338,7 @@ class AsyncConsumer:
         self.channel_name = await layer.new_channel()
         capacity = self.mailbox_capacity
         mailbox = make_mailbox(
-            self._inbox,
+            self._gateway_inbox,
             self.mailbox_policy,
             owner=type(self).__qualname__,
             capacity=layer.get_capacity(self.channel_name) if capacity is None else capacity,

@@ -62,7 +62,7 @@ def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
 class Revocable:
     """Mixed into a consumer: its connection is among the open ones, and ends by the event "device.cut"."""
 
-    _inbox: Inbox
+    _gateway_inbox: Inbox
     _registered: tuple[DeviceServices, Identity] | None = None
 
     def register(self, services: DeviceServices, device: Identity, scope: Any) -> None:
@@ -80,4 +80,4 @@ class Revocable:
 
     def _cut_off(self, reason: str) -> None:
         event: Event = {"type": "device.cut", "reason": reason}
-        self._inbox.interject(event)
+        self._gateway_inbox.interject(event)

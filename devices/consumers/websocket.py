@@ -99,7 +99,7 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
         self.unregister()
 
     def _committed(self, committed: "asyncio.Future[None]") -> None:
-        self._inbox.interject({"type": "device.committed"})
+        self._gateway_inbox.interject({"type": "device.committed"})
 
     async def _make_room(self) -> None:
         """Waits while as many messages are unanswered as may be."""
@@ -134,7 +134,7 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await self.base_send({"type": "websocket.http.response.start", "status": status, "headers": headers})
         await self.base_send({"type": "websocket.http.response.body", "body": body})
-        self._closed = True
+        self._gateway_closed = True
 
 
 class _Envelope(msgspec.Struct):

@@ -92,7 +92,7 @@ class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect"
         """Gives an event to the server, unless the client has left; notes how far the response is."""
         self.__response_begun = True
         try:
-            if self._inbox.disconnected:
+            if self._gateway_inbox.disconnected:
                 consumer_sends_after_close.labels("http").inc()
                 await asyncio.sleep(0)  # lets the end of the grace reach a handler that only sends
             else:

@@ -101,7 +101,7 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
         """Refuses the connection."""
         self._note_refusal("connect", self.scope["client_id"], Reject(reason_code, reason_string))
         await self._gateway_send(reason_event("mqtt.reject", reason_code, reason_string))
-        self._closed = True
+        self._gateway_closed = True
 
     # The hot path: one coroutine here, one for the handler and one for the server's `send`, and no other object than
     # the acknowledgement.
@@ -166,7 +166,7 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
     def __settled(self, acks: list[Event], outcome: "asyncio.Future[Any]") -> None:
         if self.__awaited is outcome:
             self.__awaited = None
-        self._inbox.interject({"type": "mqtt.settled", "outcome": outcome, "acks": acks})
+        self._gateway_inbox.interject({"type": "mqtt.settled", "outcome": outcome, "acks": acks})
 
     async def mqtt_settled(self, event: Event) -> None:
         """Sends the acknowledgements that waited for a future."""
@@ -236,7 +236,7 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
     async def close(self, reason_code: int = ADMINISTRATIVE_ACTION, reason_string: str | None = None) -> None:
         """Closes the connection; MQTT 5 clients are told why."""
         await self._gateway_send(reason_event("mqtt.close", reason_code, reason_string))
-        self._closed = True
+        self._gateway_closed = True
 
     async def mqtt_disconnect(self, event: Event) -> None:
         """Leaves the groups, then `disconnect`."""
@@ -245,7 +245,7 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
                 await self.channel_layer.group_discard(group, self.channel_name)
         finally:
             await self.disconnect(event["reason_code"], event["reason"])
-        if self._inbox.finished and self.__unsettled:
+        if self._gateway_inbox.finished and self.__unsettled:
             await self.__settle_late(self.__unsettled)
         raise StopConsumer
 
@@ -274,4 +274,4 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
         try:
             await self.base_send(event)
         except OSError:
-            self._closed = True
+            self._gateway_closed = True

@@ -56,8 +56,8 @@ class MqttPeer:
 
     scope: Any
     channel_layer: Any
-    _inbox: Any
-    _closed: bool
+    _gateway_inbox: Any
+    _gateway_closed: bool
     __refusal_log: LogLimit | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -93,7 +93,7 @@ class MqttPeer:
 
     def _gateway_peer_gone(self) -> bool:
         """Whether nothing can be sent any more; counts the attempt."""
-        if self._closed or self._inbox.disconnected:
+        if self._gateway_closed or self._gateway_inbox.disconnected:
             consumer_sends_after_close.labels("mqtt").inc()
             return True
         return False

@@ -69,7 +69,7 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         """Refuses the connection."""
         self._note_refusal("connect", self.scope["client_id"], Reject(reason_code, reason_string))
         self._gateway_send(reason_event("mqtt.reject", reason_code, reason_string))
-        self._closed = True
+        self._gateway_closed = True
 
     def mqtt_publish(self, event: Event) -> None:
         """Gives a publish to the handler of its topic, else to `receive_publish`, and acknowledges by the outcome."""
@@ -150,7 +150,7 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
     def close(self, reason_code: int = ADMINISTRATIVE_ACTION, reason_string: str | None = None) -> None:
         """Closes the connection; MQTT 5 clients are told why."""
         self._gateway_send(reason_event("mqtt.close", reason_code, reason_string))
-        self._closed = True
+        self._gateway_closed = True
 
     def mqtt_disconnect(self, event: Event) -> None:
         """Leaves the groups, then `disconnect`."""
@@ -173,4 +173,4 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
             try:
                 self.base_send(event)
             except OSError:
-                self._closed = True
+                self._gateway_closed = True

@@ -123,7 +123,7 @@ class AsyncJsonWebsocketDemultiplexer(AsyncJsonWebsocketConsumer, events=(*EVENT
         self.__streams = {}
         self.__news = asyncio.Event()
         await super().websocket_connect(message)
-        if not self.__accepted or self._closed:
+        if not self.__accepted or self._gateway_closed:
             return
         for name, application in self.applications.items():
             stream = self.__streams[name] = _Stream(name, self, self.__news)
@@ -178,7 +178,7 @@ class AsyncJsonWebsocketDemultiplexer(AsyncJsonWebsocketConsumer, events=(*EVENT
             await self.close(code)
 
     def _gateway_interject(self, event: Event) -> None:
-        self._inbox.interject(event)
+        self._gateway_inbox.interject(event)
 
 
 class _Frames:

@@ -119,7 +119,9 @@ class AsyncSseConsumer(AsyncHttpConsumer, events=("sse.heartbeat",)):
 
     def __schedule_heartbeat(self) -> None:
         loop = asyncio.get_running_loop()
-        self.__heartbeat = loop.call_later(self.heartbeat_interval_s, self._inbox.interject, {"type": "sse.heartbeat"})
+        self.__heartbeat = loop.call_later(
+            self.heartbeat_interval_s, self._gateway_inbox.interject, {"type": "sse.heartbeat"}
+        )
 
     async def http_disconnect(self, message: Event) -> None:
         """Leaves the groups, then `disconnect`."""

@@ -52,8 +52,8 @@ class _Peer:
     """What both kinds of consumer know of the other end."""
 
     groups: Sequence[str] | None = None
-    _closed: bool
-    _inbox: Any
+    _gateway_closed: bool
+    _gateway_inbox: Any
     channel_layer: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -62,7 +62,7 @@ class _Peer:
 
     def _gateway_peer_gone(self) -> bool:
         """Whether nothing can be sent any more; counts the attempt."""
-        if self._closed or self._inbox.disconnected:
+        if self._gateway_closed or self._gateway_inbox.disconnected:
             consumer_sends_after_close.labels("websocket").inc()
             return True
         return False
@@ -124,7 +124,7 @@ class WebsocketConsumer(_Peer, SyncConsumer, events=EVENTS):
     def close(self, code: int | bool | None = None, reason: str | None = None) -> None:
         """Closes the connection, or refuses it if it is not yet accepted."""
         self._gateway_send_event(close_event(code, reason))
-        self._closed = True
+        self._gateway_closed = True
 
     def _gateway_send_event(self, event: Event) -> None:
         """Gives a websocket event to the server, unless the peer has gone."""
@@ -132,7 +132,7 @@ class WebsocketConsumer(_Peer, SyncConsumer, events=EVENTS):
             try:
                 super().send(event)
             except OSError:  # how a server says that it has (ASGI www 2.4)
-                self._closed = True
+                self._gateway_closed = True
 
     def websocket_disconnect(self, message: Event) -> None:
         """Leaves the groups, then `disconnect`."""
@@ -229,7 +229,7 @@ class AsyncWebsocketConsumer(_Peer, AsyncConsumer, events=EVENTS):
     async def close(self, code: int | bool | None = None, reason: str | None = None) -> None:
         """Closes the connection, or refuses it if it is not yet accepted."""
         await self._gateway_send_event(close_event(code, reason))
-        self._closed = True
+        self._gateway_closed = True
 
     async def _gateway_send_event(self, event: Event) -> None:
         """Gives a websocket event to the server, unless the peer has gone."""
@@ -239,7 +239,7 @@ class AsyncWebsocketConsumer(_Peer, AsyncConsumer, events=EVENTS):
         try:
             await self.base_send(event)
         except OSError:  # how a server says that it has (ASGI www 2.4)
-            self._closed = True
+            self._gateway_closed = True
 
     async def websocket_disconnect(self, message: Event) -> None:
         """Leaves the groups, then `disconnect`."""

@@ -275,6 +275,22 @@ async def test_an_instance_may_serve_one_connection_after_the_other(sync: bool) 
             assert await client.receive_from() == text
 
 
+async def test_private_names_are_left_to_subclasses(sync: bool) -> None:
+    def receive(self: Any, text_data: Any = None, bytes_data: Any = None) -> Any:
+        self._closed = self._inbox = self._task = text_data
+        yield self.send(self._inbox)
+
+    def _send_event(self: Any) -> Any:
+        raise AssertionError("is nobody else's to call")
+
+    subject = consumer(sync=sync, receive=receive, _send_event=_send_event)
+    async with WebsocketCommunicator(subject.as_asgi(), "/") as client:
+        await client.connect()
+        for text in ("one", "two"):
+            await client.send_to(text)
+            assert await client.receive_from() == text
+
+
 class TestJson:
     async def test_frames_are_decoded_and_encoded(self, sync: bool) -> None:
         def receive_json(self: Any, content: Any) -> Any:
