@@ -5,7 +5,7 @@ one callback at the end of the loop pass, one write each, however many messages 
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,6 +40,10 @@ class Site:
         """How many connections there are, for `max_connections`."""
 
 
+def _no_time() -> float:
+    raise RuntimeError("the server has not been started")
+
+
 class Hub:
     """The connections of one server and the application instances at work for them."""
 
@@ -58,6 +62,8 @@ class Hub:
         self._exported = Traffic()
         self._exported_expired = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.time: Callable[[], float] = _no_time
+        """The loop's, once started: what each packet asks for."""
         self._unwritten: list[Endpoint] = []
         self._timer: asyncio.TimerHandle | None = None
         self._tick_s = _LONGEST_TICK_S
@@ -72,6 +78,7 @@ class Hub:
     def start(self, *, shortest_timeout_s: float) -> None:
         """Starts the clock; deadlines are kept as exactly as a quarter of the shortest timeout."""
         self._loop = asyncio.get_running_loop()
+        self.time = self._loop.time
         self._tick_s = max(_SHORTEST_TICK_S, min(_LONGEST_TICK_S, shortest_timeout_s / 4))
         self._timer = self._loop.call_later(self._tick_s, self._tick)
         self._status = StatusTopics(

@@ -1,0 +1,42 @@
+"""The ASGI scope of an MQTT connection (docs/events.md)."""
+
+import asyncio
+from typing import Any
+
+from protocols.asgi import ASGI_VERSION, MQTT_SPEC_VERSION, Scope
+from protocols.mqtt.hub import Site
+from protocols.mqtt.packets import Connect, Will
+from protocols.sockets import client_address, server_address, tls_extension
+
+
+def mqtt_scope(connect: Connect, transport: asyncio.BaseTransport, site: Site) -> Scope:
+    """What the application is told of a connection that has sent its CONNECT."""
+    tls = tls_extension(transport)
+    return {
+        "type": "mqtt",
+        "asgi": {"version": ASGI_VERSION, "spec_version": MQTT_SPEC_VERSION},
+        "mqtt_version": connect.version,
+        "client_id": connect.client_id,
+        "username": connect.username,
+        "clean_start": connect.clean_start,
+        "keep_alive_s": connect.keep_alive_s,
+        "will": _will(connect.will),
+        "properties": connect.properties,
+        "client": client_address(transport),
+        "server": server_address(transport),
+        "scheme": transport.get_extra_info("scheme") or site.scheme,
+        "extensions": {"tls": tls} if tls else {},
+        "state": dict(site.hub.state),
+    }
+
+
+def _will(will: Will | None) -> dict[str, Any] | None:
+    if will is None:
+        return None
+    return {
+        "topic": will.topic,
+        "payload": will.payload,
+        "qos": will.qos,
+        "retain": will.retain,
+        "properties": will.properties,
+    }
