@@ -4,17 +4,14 @@ The broker works in memory; a store is read once, when the server starts, and on
 nothing of MQTT: a row is a tuple of plain values whose first columns are its key. Times in rows are those of the wall
 clock, in seconds, because they are to mean something after a restart.
 
-The same tests run over each implementation: tests/conformance/test_mqtt_stores.py.
+What the rows mean is a format, with a number; each store has the steps that bring one to the next, and refuses a format
+that is newer than it knows. The same tests run over each implementation: tests/conformance/test_mqtt_stores.py.
 """
 
 import abc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias
-
-SCHEMA_VERSION: Final = 1
-"""The version of what the rows mean, in every implementation. A store that holds an older one is brought up to date
-when it is opened, one that holds a newer one is refused."""
 
 Row: TypeAlias = "tuple[Any, ...]"
 
@@ -26,10 +23,8 @@ class StoreError(Exception):
 class NewerFormatError(StoreError):
     """Raised when a store was written by a later version of this program."""
 
-    def __init__(self, where: str, version: int) -> None:
-        super().__init__(
-            f"{where} has format {version}, written by a later version; this one knows formats up to {SCHEMA_VERSION}"
-        )
+    def __init__(self, where: str, version: int, known: int) -> None:
+        super().__init__(f"{where} has format {version}, of a later version; this one knows formats up to {known}")
 
 
 class StoreTakenError(StoreError):

@@ -1,18 +1,19 @@
 """Sessions and retained messages in a Redis server.
 
     fieldgate:mqtt:format       the version of the format
-    fieldgate:mqtt:owner        who uses it: "place|token", expires OWNER_TTL_S after its process last said it lives
+    fieldgate:mqtt:owner        the place of who uses it; expires OWNER_TTL_S after its process last said it lives
+    fieldgate:mqtt:generation   how many have used it so far
     fieldgate:mqtt:KIND         a hash per kind of row: packed key -> packed row
 
 One process at a time: the broker works in memory, so two of them on the same rows would each forget what the other
-promised. Every commit is a transaction that fails if the owner has changed. What a commit survives is what the Redis
+promised. Every commit is a transaction that fails if there is a later generation, or if Redis has forgotten which, and
+so the rows. What a commit survives is what the Redis
 server is configured for: the end of the gateway in any case, that of Redis with `appendonly yes`, a power cut with
 `appendfsync always`.
 """
 
-import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -20,7 +21,6 @@ import redis
 
 from protocols.mqtt.stores.base import (
     KINDS,
-    SCHEMA_VERSION,
     Changes,
     Kind,
     NewerFormatError,
@@ -34,6 +34,7 @@ PREFIX: Final = "fieldgate:mqtt:"
 OWNER_TTL_S: Final = 10.0
 TIMEOUT_S: Final = 5.0
 """How long Redis may take to answer; less than OWNER_TTL_S, so that a commit cannot come back from the dead."""
+_GENERATION_KEY: Final = PREFIX + "generation"
 _POLL_S: Final = 0.2
 _FORMAT_KEY: Final = PREFIX + "format"
 _OWNER_KEY: Final = PREFIX + "owner"
@@ -43,26 +44,42 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(tuple).decode
 
 
+def _create(client: "redis.Redis") -> None:
+    """Hashes are there when they are written to."""
+
+
+MIGRATIONS: Final[Sequence[Callable[["redis.Redis"], None]]] = (_create,)
+"""What brings the rows from the format of each index to the next; an empty database has format 0."""
+
+
 class RedisStore(Store):
     """Rows in one Redis database."""
 
-    def __init__(self, url: str, *, place: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        place: str,
+        wait_s: float = OWNER_TTL_S + 1,
+        migrations: Sequence[Callable[["redis.Redis"], None]] = MIGRATIONS,
+    ) -> None:
         """`place` names what only one process at a time can have, such as a host's data directory: a gateway that
-        starts where the last owner was does not wait for the last owner's time to run out."""
+        starts where the last owner was does not wait for that one's time to run out. Another waits, up to `wait_s`."""
         self._client = redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
         self._place = place
-        self._owner = b""
+        self._wait_s = wait_s
+        self._migrations = migrations
+        self._generation = 0
 
     def open(self) -> None:
-        """See Store. Waits while the owner of before may be alive, OWNER_TTL_S at most."""
-        self._owner = f"{self._place}|{secrets.token_hex(8)}".encode()
-        give_up_at = time.monotonic() + OWNER_TTL_S + 1
+        """See Store. Waits while the owner of before may be alive."""
+        give_up_at = time.monotonic() + self._wait_s
         try:
             while not self._take():
                 if time.monotonic() > give_up_at:
                     raise StoreTakenError("the MQTT sessions in this Redis are in use by another gateway")
                 time.sleep(_POLL_S)
-            self._check_format()
+            self._migrate()
         except redis.RedisError as error:
             raise StoreError(f"cannot use Redis: {error}") from error
 
@@ -70,27 +87,29 @@ class RedisStore(Store):
         """Becomes the owner, if there is none or it was here, where there is nobody else."""
         with self._client.pipeline() as pipeline:
             pipeline.watch(_OWNER_KEY)
-            owner: bytes | None = pipeline.get(_OWNER_KEY)  # type: ignore[assignment]
-            if owner is not None and owner.rpartition(b"|")[0].decode("utf-8", "replace") != self._place:
+            if pipeline.get(_OWNER_KEY) not in (None, self._place.encode()):
                 return False
             pipeline.multi()
             self._stay(pipeline)
+            pipeline.incr(_GENERATION_KEY)
             try:
-                pipeline.execute()
+                self._generation = pipeline.execute()[-1]
             except redis.WatchError:
                 return False
         return True
 
     def _stay(self, pipeline: Any) -> None:
-        pipeline.set(_OWNER_KEY, self._owner, px=int(OWNER_TTL_S * 1000))
+        pipeline.set(_OWNER_KEY, self._place, px=int(OWNER_TTL_S * 1000))
 
-    def _check_format(self) -> None:
-        written = self._client.get(_FORMAT_KEY)
-        version = SCHEMA_VERSION if written is None else int(written)
-        if version > SCHEMA_VERSION:
+    def _migrate(self) -> None:
+        """Each step, should it be interrupted, is done again: it has to bear that."""
+        version, newest = int(self._client.get(_FORMAT_KEY) or 0), len(self._migrations)
+        if version > newest:
             self.close()
-            raise NewerFormatError("Redis", version)
-        self._client.set(_FORMAT_KEY, SCHEMA_VERSION)
+            raise NewerFormatError("Redis", version, newest)
+        for number in range(version, newest):
+            self._migrations[number](self._client)
+            self._client.set(_FORMAT_KEY, number + 1)
 
     def load(self) -> Mapping[Kind, Iterable[Row]]:
         """See Store."""
@@ -114,11 +133,12 @@ class RedisStore(Store):
     def _transact(self, changes: Changes) -> None:
         try:
             with self._client.pipeline() as pipeline:
-                pipeline.watch(_OWNER_KEY)
-                owner = pipeline.get(_OWNER_KEY)
-                # None: Redis, or we, were away for longer than the time; nobody else has come meanwhile.
-                if owner not in (self._owner, None):
-                    raise StoreTakenError("another gateway has taken over the MQTT sessions in Redis")
+                pipeline.watch(_GENERATION_KEY)
+                match pipeline.get(_GENERATION_KEY):
+                    case None:
+                        raise StoreTakenError("Redis has lost the MQTT sessions that it kept")
+                    case generation if int(generation) != self._generation:
+                        raise StoreTakenError("another gateway has taken over the MQTT sessions in Redis")
                 pipeline.multi()
                 self._stay(pipeline)
                 for kind, rows in changes.put.items():
@@ -138,8 +158,8 @@ class RedisStore(Store):
         """See Store. The next owner does not have to wait."""
         try:
             with self._client.pipeline() as pipeline:
-                pipeline.watch(_OWNER_KEY)
-                if self._owner and pipeline.get(_OWNER_KEY) == self._owner:
+                pipeline.watch(_GENERATION_KEY)
+                if self._generation and int(pipeline.get(_GENERATION_KEY) or 0) == self._generation:
                     pipeline.multi()
                     pipeline.delete(_OWNER_KEY)
                     pipeline.execute()

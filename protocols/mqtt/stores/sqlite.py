@@ -16,7 +16,6 @@ from protocols.mqtt.stores.base import (
     RECEIVED,
     RELEASED,
     RETAINED,
-    SCHEMA_VERSION,
     SESSIONS,
     SUBSCRIPTIONS,
     Changes,
@@ -87,18 +86,20 @@ _REMOVE: Final = {kind: _remove(kind) for kind in KINDS}
 class SqliteStore(Store):
     """Rows in the tables of one file."""
 
-    def __init__(self, path: Path) -> None:
-        """`path` is created if it is not there; its directory has to be."""
+    def __init__(self, path: Path, *, migrations: Sequence[Callable[[sqlite3.Connection], None]] = MIGRATIONS) -> None:
+        """`path` is created if it is not there, for its user alone; its directory has to be."""
         self.path = path
+        self._migrations = migrations
         self._connection: sqlite3.Connection | None = None
 
     def open(self) -> None:
         """See Store."""
         connection: sqlite3.Connection | None = None
         try:
+            self.path.touch(mode=0o600)
             connection = self._connect()
             self._migrate(connection)
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             if connection is not None:
                 connection.close()
             raise StoreError(f"cannot use {self.path}: {error}") from error
@@ -119,12 +120,13 @@ class SqliteStore(Store):
     def _migrate(self, connection: sqlite3.Connection) -> None:
         """Each step in a transaction with the number that says it was done."""
         [version] = connection.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            raise NewerFormatError(str(self.path), version)
-        for number in range(version, SCHEMA_VERSION):
+        newest = len(self._migrations)
+        if version > newest:
+            raise NewerFormatError(str(self.path), version, newest)
+        for number in range(version, newest):
             connection.execute("BEGIN IMMEDIATE")
             try:
-                MIGRATIONS[number](connection)
+                self._migrations[number](connection)
                 connection.execute(f"PRAGMA user_version = {number + 1}")
                 connection.execute("COMMIT")
             except BaseException:
