@@ -76,23 +76,30 @@ class RequestParser:
 
     The caller feeds until a head comes, takes the body until it is complete, answers, and then feeds again (b"" if
     nothing has come meanwhile), so requests that a client pipelines cost no memory beyond their bytes.
+
+    aiohttp's parser is never given a byte of the next request. It has a fault that this keeps out: it takes the last
+    trailer field of a chunked body for the first header of the request that follows, which behind a proxy may be
+    somebody else's. So what follows a chunked body gets a new parser.
     """
 
-    __slots__ = ("_feed", "_payload")
+    __slots__ = ("_body_left", "_chunked", "_feed", "_kept", "_limits", "_payload", "_seen")
 
     def __init__(self, *, max_target_bytes: int, max_header_bytes: int, max_headers: int) -> None:
-        parser = HttpRequestParser(
-            _NO_FLOW_CONTROL,
-            _NO_LOOP,
-            UNLIMITED,
-            max_line_size=max_target_bytes,
-            max_field_size=max_header_bytes,
-            max_headers=max_headers,
-            auto_decompress=False,
-            max_msg_queue_size=1,
-        )
-        self._feed = parser.feed_data
+        self._limits = {
+            "max_line_size": max_target_bytes,
+            "max_field_size": max_header_bytes,
+            "max_headers": max_headers,
+        }
+        self._renew()
+        self._kept = b""
         self._payload: Any = None
+        self._body_left = 0
+
+    def _renew(self) -> None:
+        parser = HttpRequestParser(_NO_FLOW_CONTROL, _NO_LOOP, UNLIMITED, auto_decompress=False, **self._limits)
+        self._feed = parser.feed_data
+        self._chunked = False
+        self._seen = b""
 
     @property
     def has_body(self) -> bool:
@@ -104,18 +111,67 @@ class RequestParser:
 
         Raises BadRequestError; the parser is of no use after that.
         """
+        if self._kept:
+            data, self._kept = self._kept + data, b""
         try:
-            messages = self._feed(data)[0]
+            if self._payload is None:
+                head = self._feed_head(data)
+                if head is not None:
+                    self._feed_body(self._kept)
+                return head
+            self._feed_body(data)
         except LineTooLong:
             raise BadRequestError(431, "head_too_large") from None
         except Exception as error:
             raise _bad_request(error) from None
+        return None
+
+    def _feed_head(self, data: bytes) -> RequestHead | None:
+        """Feeds a head, and keeps what is behind it."""
+        messages: Sequence[Any] = ()
+        while data and not messages:  # a second round is for the empty lines that may precede a request
+            part, data = self._cut(data)
+            messages = self._feed(part)[0]
+        self._kept = data
         if not messages:
             return None
+        self._seen = b""
         head: RequestHead
         head, payload = messages[0]
-        self._payload = None if payload is EMPTY_PAYLOAD else payload
+        if payload is not EMPTY_PAYLOAD:
+            self._payload = payload
+            self._chunked = head.chunked
+            self._body_left = 0 if head.chunked else int(head.headers.get("Content-Length", 0))
         return head
+
+    def _feed_body(self, data: bytes) -> None:
+        """Feeds the rest of a body, and keeps what is behind it."""
+        payload = self._payload
+        if payload is None:
+            return
+        if not self._chunked:
+            left = self._body_left
+            self._body_left = left - len(data) if len(data) < left else 0
+            self._feed(data[:left])
+            self._kept = data[left:]
+            return
+        while data and not payload.is_eof():  # it ends where a line is empty, though not every empty line is its end
+            part, data = self._cut(data)
+            self._feed(part)
+        self._kept = data
+        if payload.is_eof():
+            self._renew()
+
+    def _cut(self, data: bytes) -> tuple[bytes, bytes]:
+        """Parts `data` behind the first empty line, which may have begun in what was seen before."""
+        seen = self._seen
+        found = (seen + data).find(b"\r\n\r\n")
+        if found < 0:
+            self._seen = (seen + data)[-3:]
+            return data, b""
+        end = found + 4 - len(seen)
+        self._seen = b""
+        return data[:end], data[end:]
 
     def take_body(self) -> tuple[bytes, bool]:
         """What has come of the body since the last call, and whether that was the end of it."""
@@ -130,7 +186,7 @@ class RequestParser:
 
     def take_upgraded(self) -> bytes:
         """The bytes that followed the head of an upgrade request; the parser is of no use after that."""
-        tail: bytes = self._feed(b"")[2]
+        tail, self._kept = self._kept, b""
         return tail
 
 

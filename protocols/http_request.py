@@ -60,6 +60,8 @@ def refusal_of(head: RequestHead) -> Refusal | None:
         return Refusal(505, "http_version")
     if head.chunked and not minor:  # faulty framing, says RFC 9112 §6.1: a proxy may read another request from it
         return Refusal(400, "chunked_http_10")
+    if head.chunked and head.headers["Transfer-Encoding"].lower() != "chunked":  # after gzip, say; RFC 9112 §6.1
+        return Refusal(501, "transfer_coding")
     if head.method == "CONNECT":
         return Refusal(405, "connect")
     path = head.path

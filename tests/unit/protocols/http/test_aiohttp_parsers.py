@@ -58,6 +58,29 @@ class TestRequestParser:
 
         assert parser.take_body() == (b"abcde", True)
 
+    @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 1000])
+    @pytest.mark.parametrize(
+        "body",
+        [b"1\r\na\r\n0\r\nX-One: 1\r\nX-Two: 2\r\n\r\n", b"0\r\nX-One: 1\r\n\r\n", b"5\r\n\r\n\r\na\r\n0\r\n\r\n"],
+    )
+    def test_keeps_the_trailer_fields_of_a_body_out_of_the_next_request(
+        self, parser: RequestParser, body: bytes, size: int
+    ) -> None:
+        data = b"\r\n\r\nPOST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + body + GET + GET
+        heads = []
+        for start in range(0, len(data) + 100, size):  # the last ones are of nothing, for what is kept
+            head = parser.feed(data[start : start + size])
+            if head is not None:
+                heads.append((head.path, [name for name, _ in head.raw_headers]))
+            if parser.has_body:
+                parser.take_body()
+        for _ in range(2):
+            head = parser.feed(b"")
+            if head is not None:
+                heads.append((head.path, [name for name, _ in head.raw_headers]))
+
+        assert heads == [("/a", [b"Host", b"Transfer-Encoding"]), ("/a", [b"Host"]), ("/a", [b"Host"])]
+
     def test_gives_the_bytes_behind_an_upgrade(self, parser: RequestParser) -> None:
         head = parser.feed(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x00")
 

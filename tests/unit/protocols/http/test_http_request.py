@@ -73,6 +73,14 @@ class TestRefusals:
         assert refusal is not None
         assert (refusal.status, refusal.reason) == (400, "chunked_http_10")
 
+    def test_a_transfer_coding_below_the_chunks(self) -> None:
+        """RFC 9112 §6.1: nobody here would undo it."""
+        refusal = refusal_of(parsed(b"POST / HTTP/1.1", b"Host: x", b"Transfer-Encoding: gzip, chunked"))
+
+        assert refusal is not None
+        assert (refusal.status, refusal.reason) == (501, "transfer_coding")
+        assert refusal_of(parsed(b"POST / HTTP/1.1", b"Host: x", b"Transfer-Encoding:\tChunked")) is None
+
     def test_a_byte_that_somebody_may_take_for_a_line_break(self) -> None:
         refusal = refusal_of(parsed(b"GET / HTTP/1.1", b"Host: x", b"A: b\x85c"))
         assert refusal is not None
