@@ -2,9 +2,8 @@
 
 - `{prefix}:queue:{name}` is the queue of a channel. The channels of one process, named `specific.PROCESS!...`, have one
   queue together, under the name up to the "!", and the message says for whom it is;
-- `{prefix}:group:{group}` is a sorted set: who is in the group since when. Those are processes (their name up to the
-  "!"), and channels that no process owns. Which channels of a process are members only that process knows, so the cost
-  of a group message on Redis is one element per process, whatever the number of members;
+- a group is a set of processes, and of channels that no process owns (memberships.py), so the cost of a group message
+  on Redis is one element per process, whatever the number of members;
 - a message to a group goes to the members in this event loop at once, without Redis.
 
 A queue is read by a connection of its own that outlives whoever waits: a reader that is cancelled takes nothing with
@@ -15,8 +14,8 @@ Delivery is at most once. When the connection was lost and is back, the membersh
 """
 
 import asyncio
-import math
-import time
+import re
+import secrets
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -39,6 +38,7 @@ from gateway.layers.drops import FULL, GONE, UNAVAILABLE
 from gateway.layers.hosts import Hosts
 from gateway.layers.links import CommandLink
 from gateway.layers.local import LocalChannels
+from gateway.layers.memberships import Memberships, group_key, member_name, oldest
 from gateway.layers.names import escape_name, require_name
 from gateway.layers.queues import QueueReader
 from gateway.layers.remote import MAX_MESSAGE_BYTES, ConnectionHook, ConnectionNews, RemoteChannelLayer
@@ -49,8 +49,7 @@ from gateway.layers.sync_clients import SyncClients
 PROCESS_QUEUE_CAPACITY = 10_000
 """Elements that wait for one process, which drains them at once: each of its channels is bounded there."""
 
-REFRESHES_PER_GROUP_EXPIRY = 4
-RETRY_S = 0.1
+PROCESS_CHANNEL = re.compile(r"specific\.[0-9a-f]{32}!.*", re.DOTALL)
 
 
 class RedisChannelLayer(RemoteChannelLayer["_LoopLayer"]):
@@ -95,6 +94,8 @@ class RedisChannelLayer(RemoteChannelLayer["_LoopLayer"]):
             on_disconnect=on_disconnect,
             on_reconnect=on_reconnect,
         )
+        self.client_prefix = secrets.token_hex(8)
+        """What the names of the channels of this layer, in this process, have after "specific."."""
 
     @property
     def sync(self) -> SyncChannelLayer:
@@ -109,7 +110,15 @@ class RedisChannelLayer(RemoteChannelLayer["_LoopLayer"]):
 
     def group_key(self, group: str) -> bytes:
         """The sorted set of the members of `group`."""
-        return f"{self.prefix}:group:{escape_name(group)}".encode()
+        return group_key(self, group)
+
+    async def wait_received(self) -> None:
+        """Returns at once: what is received has left Redis. Here for the programs that call it."""
+
+    def require_own(self, channel: str) -> None:
+        """Raises AssertionError when `channel` is of another process, from which reading it would take messages."""
+        own = channel.startswith(f"specific.{self.client_prefix}") or not PROCESS_CHANNEL.fullmatch(channel)
+        assert own, f"Wrong client prefix: the channel {channel} is read by the process that made it"
 
     def push_arguments(self, channel: str, message: Message) -> tuple[bytes, tuple[bytes | int | str, ...]]:
         """The queue of `channel` and the ARGV of PUSH that puts `message` into it."""
@@ -126,19 +135,19 @@ class _LoopLayer:
 
     def __init__(self, layer: RedisChannelLayer) -> None:
         self.layer = layer
-        self.process = f"specific.{uuid.uuid4().hex}!"
+        # A part of its own for each event loop: layers are inherited by processes that are forked.
+        self.process = f"specific.{layer.client_prefix}{secrets.token_hex(8)}!"
         self.drops = layer.drops
         self.local = LocalChannels(
             capacity=layer.get_capacity, expiry=layer.expiry, group_expiry=layer.group_expiry, drops=self.drops
         )
         self.news = ConnectionNews(layer, self.local)
         self.commands = layer.make_commands(DIGESTS)
+        self.memberships = Memberships(layer, self.process, local=self.local, commands=self.commands, do=self._do)
         if isinstance(self.commands, ClusterCommands):
-            self.commands.on_well = self._rewrite_memberships
+            self.commands.on_well = self.memberships.write_all_soon
         self.readers: dict[bytes, QueueReader] = {}
-        self._joined: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._refresh: asyncio.TimerHandle | None = None
 
     @property
     def connected(self) -> bool:
@@ -155,16 +164,13 @@ class _LoopLayer:
         self.local.clear()
 
     async def close(self) -> None:
-        if self._refresh is not None:
-            self._refresh.cancel()
-            self._refresh = None
+        self.memberships.close()
         for task in self._tasks:
             task.cancel()
         for reader in self.readers.values():
             await reader.close()
         await self.commands.close()
         self.readers.clear()
-        self._joined.clear()
 
     # Channels
 
@@ -183,7 +189,7 @@ class _LoopLayer:
 
     def detach(self, channel: str) -> None:
         for group in self.local.detach(channel):
-            self._leave_soon(group, self.process)
+            self.memberships.leave(group)
         if "!" not in channel:
             self._close_reader(self.layer.queue_key(channel))
 
@@ -207,6 +213,7 @@ class _LoopLayer:
         key = self.layer.queue_key(channel)
         reader = self.readers.get(key)
         if reader is None:
+            self.layer.require_own(channel)
             shared = "!" in channel
             host, locate = self.commands.where(key)
             reader = self.readers[key] = QueueReader(
@@ -254,41 +261,20 @@ class _LoopLayer:
 
     async def group_add(self, group: str, channel: str) -> None:
         if not channel.startswith(self.process):
-            await self._write_membership(group, channel)
+            await self.memberships.add(group, channel)
             return
         self.local.join(group, channel)
-        if group in self._joined:
-            return
         try:
-            await self._write_membership(group, self.process)
+            await self.memberships.join(group)
         except LayerUnavailableError:
-            if not self.commands.was_up(self.layer.group_key(group)):
-                self.local.leave(group, channel)
-                raise
-        else:
-            self._joined.add(group)
-            self._refresh_later()
+            self.local.leave(group, channel)
+            raise
 
     async def group_discard(self, group: str, channel: str) -> None:
-        if channel.startswith(self.process):
-            if self.local.leave(group, channel):
-                self._leave_soon(group, self.process)
-        else:
-            key = self.layer.group_key(group)
-            await self.commands.execute(key, "ZREM", key, _text(channel))
-
-    def _leave_soon(self, group: str, member: str) -> None:
-        self._joined.discard(group)
-        key = self.layer.group_key(group)
-        if not self.commands.is_down(key):  # else the membership ends by not being refreshed
-            self.commands.execute_quietly(key, "ZREM", key, _text(member))
-
-    async def _write_membership(self, group: str, member: str) -> None:
-        key = self.layer.group_key(group)
-        try:
-            await self.commands.execute(key, "ZADD", key, int(time.time()), _text(member))
-        finally:
-            self.commands.execute_quietly(key, "EXPIRE", key, math.ceil(self.layer.group_expiry))
+        if not channel.startswith(self.process):
+            await self.memberships.discard(group, channel)
+        elif self.local.leave(group, channel):
+            self.memberships.leave(group)
 
     async def group_send(self, group: str, message: Message) -> GroupSendResult:
         layer = self.layer
@@ -297,7 +283,7 @@ class _LoopLayer:
             # Through the serializer, so that a member sees the same values whichever process it lives in.
             result = self.local.put_group(group, layer.deserialize(layer.encode(message)))
         try:
-            members = await self._members(group)
+            members = await self.memberships.others(group)
             pushes = [self._push(*push) for push in group_pushes(layer, group, message, members)]
             # Begun in order and within one pass of the loop, so that the order of two messages is kept.
             accepted = await asyncio.gather(*pushes)
@@ -308,12 +294,6 @@ class _LoopLayer:
         if refused:
             self.drops.add(FULL, group, refused)
         return GroupSendResult(result.delivered, result.dropped + refused)
-
-    async def _members(self, group: str) -> list[str]:
-        """The members outside this event loop."""
-        key = self.layer.group_key(group)
-        names = await self.commands.execute(key, "ZRANGEBYSCORE", key, oldest_membership(self.layer), "+inf")
-        return [name for name in map(_name, names) if name != self.process]
 
     # What comes from Redis
 
@@ -327,7 +307,7 @@ class _LoopLayer:
             if group in self.local.groups:
                 self.local.put_group(group, message)
             else:
-                self._leave_soon(group, self.process)  # its members expired
+                self.memberships.leave(group)  # its members expired
         elif channel is not None and (self.local.knows(channel) or not channel.startswith(self.process)):
             self.local.put(channel, message)
         else:
@@ -342,38 +322,9 @@ class _LoopLayer:
         else:
             self._give_back(channel, [message])
 
-    # Keeping the memberships
-
     async def _rejoin(self) -> None:
-        await self._write_memberships()
+        await self.memberships.write_all()
         self.news.back(list(self.local.channels))
-
-    def _rewrite_memberships(self) -> None:
-        """A node of a cluster was lost or replaced, perhaps by one that has not heard of all of them."""
-        if self.local.groups:
-            self._do(self._write_memberships())
-
-    async def _write_memberships(self) -> None:
-        """Writes every membership of this process, again and again until Redis has them."""
-        self._joined.clear()
-        while missing := [group for group in self.local.groups if group not in self._joined]:
-            try:
-                await asyncio.gather(*(self._write_membership(group, self.process) for group in missing))
-            except LayerUnavailableError:
-                await asyncio.sleep(RETRY_S)
-            else:
-                self._joined.update(missing)
-
-    def _refresh_later(self) -> None:
-        if self._refresh is None:
-            loop = asyncio.get_running_loop()
-            self._refresh = loop.call_later(self.layer.group_expiry / REFRESHES_PER_GROUP_EXPIRY, self._refresh_now)
-
-    def _refresh_now(self) -> None:
-        self._refresh = None
-        if self.local.groups:
-            self._do(self._write_memberships())
-            self._refresh_later()
 
     def _do(self, work: Any) -> None:
         """Runs a coroutine by the way."""
@@ -401,9 +352,9 @@ class _Sync:
         require_name("Group", group)
         require_message(message)
         key = self._layer.group_key(group)
-        oldest = oldest_membership(self._layer)
-        names = self._clients.run(key, lambda client: client.zrangebyscore(key, oldest, "+inf"))
-        pushes = group_pushes(self._layer, group, message, map(_name, names))
+        since = oldest(self._layer)
+        names = self._clients.run(key, lambda client: client.zrangebyscore(key, since, "+inf"))
+        pushes = group_pushes(self._layer, group, message, map(member_name, names))
         return GroupSendResult(0, sum(not self._push(*push) for push in pushes))
 
     def close(self) -> None:
@@ -418,11 +369,6 @@ class _Sync:
                 return bool(client.eval(PUSH, 1, key, *arguments))
 
         return bool(self._clients.run(key, push))
-
-
-def oldest_membership(layer: RedisChannelLayer) -> int:
-    """When the oldest memberships that still hold were written, in seconds on this machine's clock."""
-    return int(time.time() - layer.group_expiry)
 
 
 def group_pushes(
@@ -450,11 +396,3 @@ async def _delete(link: CommandLink, prefix: str) -> None:
         if cursor == b"0":
             await link.execute("PING")
             return
-
-
-def _text(name: str) -> bytes:
-    return name.encode("utf-8", "surrogatepass")
-
-
-def _name(text: bytes | str) -> str:
-    return text.decode("utf-8", "surrogatepass") if isinstance(text, bytes) else text
