@@ -1,6 +1,7 @@
 """The communicator for any kind of scope."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -96,13 +97,19 @@ class ApplicationCommunicator:
             raise TimeoutError(f"the application did not end within {timeout:g} s")
         self._raise()
 
-    async def stop(self, exceptions: bool = True) -> None:
-        """Cancels the application if it runs and waits for it. Raises what it raised, unless told not to.
+    def stop(self, exceptions: bool = True) -> Awaitable[None]:
+        """Cancels the application if it runs; to be awaited by a test that wants it to have ended.
 
-        An exception that another method has raised is not raised again.
+        Raises what the application raised, unless told not to, or another method has raised it.
         """
         if self._task is not None:
             self._task.cancel()
+            if exceptions and self._task.done() and not self._raised:
+                self._raise()
+        return _Stop(self._stopped, exceptions)
+
+    async def _stopped(self, exceptions: bool) -> None:
+        if self._task is not None:
             await asyncio.wait([self._task])
             if exceptions and not self._raised:
                 self._raise()
@@ -138,6 +145,17 @@ class ApplicationCommunicator:
         self._raised = True
         if self._task is not None and not self._task.cancelled():
             self._task.result()
+
+
+class _Stop:
+    """What may be awaited, or not: Channels' `stop` is no coroutine."""
+
+    def __init__(self, stopped: Callable[[bool], Coroutine[Any, Any, None]], exceptions: bool) -> None:
+        self._stopped = stopped
+        self._exceptions = exceptions
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._stopped(self._exceptions).__await__()
 
 
 def _may_use_database_in_memory() -> bool:

@@ -1,7 +1,7 @@
 """`manage.py runworker CHANNEL...`: handles what is sent to named channels, in this process."""
 
 from argparse import ArgumentParser
-from typing import Any
+from typing import Any, ClassVar
 
 from django.core.management.base import BaseCommand, CommandError
 
@@ -13,6 +13,9 @@ from gateway.worker import Worker
 
 class Command(BaseCommand):
     """Runs a worker until it is told to stop."""
+
+    worker_class: ClassVar[type[Worker]] = Worker
+    """For commands that derive from this one."""
 
     help = "Runs a worker process that handles the messages of the given channels."
 
@@ -29,6 +32,8 @@ class Command(BaseCommand):
             layer = get_channel_layer(options["layer"])
             if layer is None:
                 raise CommandError("You do not have any CHANNEL_LAYERS configured.")
-            Worker(application=get_default_application(), channels=options["channels"], channel_layer=layer).run()
+            self.worker_class(
+                application=get_default_application(), channels=options["channels"], channel_layer=layer
+            ).run()
         except (InvalidChannelLayerError, LayerUnavailableError) as error:
             raise CommandError(str(error)) from error

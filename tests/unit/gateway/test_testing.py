@@ -79,6 +79,33 @@ async def test_an_application_that_has_failed_takes_nothing_more() -> None:
         await communicator.send_input({"type": "hello"})
 
 
+async def test_stop_need_not_be_awaited() -> None:
+    ended = asyncio.Event()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await receive()
+        finally:
+            ended.set()
+
+    communicator = ApplicationCommunicator(application, {"type": "test"})
+    assert await communicator.receive_nothing(timeout=0.001)
+    communicator.stop()
+
+    await asyncio.wait_for(ended.wait(), 30)
+    communicator.stop()
+
+
+async def test_stop_raises_what_an_application_that_has_ended_raised() -> None:
+    communicator = ApplicationCommunicator(echo, {"type": "test"})
+    await communicator.send_input({"type": "fail"})
+    await communicator.receive_nothing(timeout=30)
+    with pytest.raises(ZeroDivisionError):
+        communicator.stop()
+
+    await communicator.stop(exceptions=False)
+
+
 async def test_no_task_is_left() -> None:
     before = asyncio.all_tasks()
     async with ApplicationCommunicator(echo, {"type": "test"}) as communicator:

@@ -11,6 +11,7 @@ from django.core.management import CommandError, call_command
 
 from gateway.consumer import AsyncConsumer
 from gateway.layers import InMemoryChannelLayer
+from gateway.management.commands import runworker
 from gateway.routing import ChannelNameRouter
 from gateway.worker import Worker
 from protocols.asgi import Application, Receive, Scope, Send
@@ -151,3 +152,19 @@ def test_a_worker_needs_a_layer(settings: Any) -> None:
     settings.CHANNEL_LAYERS = {}
     with pytest.raises(CommandError, match=r"You do not have any CHANNEL_LAYERS configured\."):
         call_command("runworker", "one")
+
+
+def test_runworker_may_be_given_another_class_of_workers(settings: Any) -> None:
+    ran = []
+
+    class Noting(Worker):
+        def run(self) -> None:
+            ran.append(self.channels)
+
+    class Derived(runworker.Command):
+        worker_class = Noting
+
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "gateway.layers.InMemoryChannelLayer"}}
+    call_command(Derived(), "one", "two")
+
+    assert ran == [["one", "two"]]
