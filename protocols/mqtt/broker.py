@@ -11,6 +11,7 @@ Invariants:
 
 import heapq
 from collections import Counter
+from collections.abc import Sequence
 
 from protocols.mqtt.errors import MqttError
 from protocols.mqtt.journal import Journal
@@ -110,7 +111,7 @@ class Broker:
         return count
 
     def _fan_out(
-        self, message: Message, found: list[Subscriber | SharedGroup], sender: Session | None, now: float
+        self, message: Message, found: Sequence[Subscriber | SharedGroup], sender: Session | None, now: float
     ) -> int:
         if len(found) > 1:
             found = _one_per_session(found, sender)
@@ -380,7 +381,9 @@ def _row_of(topic_filter: str, subscriber: Subscriber) -> SubscriptionRow:
     )
 
 
-def _one_per_session(found: list[Subscriber | SharedGroup], sender: Session | None) -> list[Subscriber | SharedGroup]:
+def _one_per_session(
+    found: Sequence[Subscriber | SharedGroup], sender: Session | None
+) -> list[Subscriber | SharedGroup]:
     """Merges the matches of each session into one; a shared subscription stays apart [MQTT5-4.8.2]."""
     merged: dict[Session | SharedGroup, Subscriber | SharedGroup] = {}
     for match in found:

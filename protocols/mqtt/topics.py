@@ -6,7 +6,7 @@ peer chooses the depth (a topic can have 65,535 levels), and no visit to a node 
 far, so that the cost does not grow with what does not match.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Final, Generic, TypeVar
 
 from protocols.mqtt.errors import InvalidTopicError
@@ -17,6 +17,11 @@ T = TypeVar("T")
 MAX_TOPIC_BYTES: Final = 65_535
 SHARE_PREFIX: Final = "$share/"
 STATUS_PREFIX: Final = "$SYS/"
+
+# What a TopicTree remembers: a peer that publishes to ever new topics gets at most a few megabytes of it.
+_REMEMBERED_TOPICS: Final = 4_096
+_REMEMBERED_CHARACTERS: Final = 128
+_REMEMBERED_MATCHES: Final = 8
 
 
 def validate_topic_name(topic: str) -> None:
@@ -108,15 +113,17 @@ class _FilterNode(Generic[T]):
 class TopicTree(Generic[T]):
     """Values by topic filter and key: for each filter, at most one value per key.
 
-    Filters without a wildcard are in a dict by the whole filter, so that a publish to a topic which only such filters
-    match is two lookups; the tree of levels holds the others.
+    Filters without a wildcard are in a dict by the whole filter; the tree of levels holds the others. Where there is
+    one of them, what was found for a topic is remembered until a filter comes or goes: devices publish to the same few
+    topics over and over, and what a publish costs does not grow with the filters that do not match it.
     """
 
-    __slots__ = ("_exact", "_root", "_size")
+    __slots__ = ("_exact", "_found", "_root", "_size")
 
     def __init__(self) -> None:
         self._exact: dict[str, dict[Hashable, T]] = {}
         self._root: _FilterNode[T] = _FilterNode()
+        self._found: dict[str, list[T]] = {}
         self._size = 0
 
     def __len__(self) -> int:
@@ -137,6 +144,7 @@ class TopicTree(Generic[T]):
             entries = self._exact.setdefault(topic_filter, {})
         is_new = key not in entries
         entries[key] = value
+        self._found.clear()
         self._size += is_new
         return is_new
 
@@ -152,14 +160,27 @@ class TopicTree(Generic[T]):
                 if not entries:
                     del self._exact[topic_filter]
         self._size -= removed
+        self._found.clear()
         return removed
 
-    def match(self, topic: str) -> list[T]:
+    def match(self, topic: str) -> Sequence[T]:
         """The values of all filters that match a topic name; a key with several such filters has several."""
+        if not self._root.children:
+            entries = self._exact.get(topic)
+            return [] if entries is None else list(entries.values())
+        found = self._found.get(topic)
+        if found is None:
+            found = self._search(topic)
+            if len(topic) <= _REMEMBERED_CHARACTERS and len(found) <= _REMEMBERED_MATCHES:
+                if len(self._found) >= _REMEMBERED_TOPICS:
+                    self._found.clear()
+                self._found[topic] = found
+        return found
+
+    def _search(self, topic: str) -> list[T]:
         entries = self._exact.get(topic)
         found = [] if entries is None else list(entries.values())
-        if self._root.children:
-            self._match_wildcards(topic, found)
+        self._match_wildcards(topic, found)
         return found
 
     def _match_wildcards(self, topic: str, found: list[T]) -> None:

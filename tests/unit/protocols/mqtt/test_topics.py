@@ -292,3 +292,32 @@ class TestCost:
 
         assert tree.match("devices/500/temperature") == [500]
         assert CountingDict.walks == 0
+
+
+class TestWhatATopicTreeRemembers:
+    """Of the topics that were looked up; that it never matters is shown by TopicTreeMachine."""
+
+    def test_is_forgotten_when_a_filter_comes_or_goes(self) -> None:
+        tree: TopicTree[int] = TopicTree()
+        tree.add("a/+", "one", 1)
+        assert list(tree.match("a/b")) == [1]
+        tree.add("#", "two", 2)
+        assert sorted(tree.match("a/b")) == [1, 2]
+        tree.remove("a/+", "one")
+        assert list(tree.match("a/b")) == [2]
+        tree.add("#", "two", 3)
+        assert list(tree.match("a/b")) == [3]
+
+    def test_is_bounded_in_topics_their_length_and_their_matches(self) -> None:
+        tree: TopicTree[int] = TopicTree()
+        tree.add("+", "one", 1)
+        for number in range(5_000):
+            tree.match(str(number))
+        tree.match("x" * 60_000)
+        for number in range(9):
+            tree.add("many/+", number, number)
+        tree.match("many/matches")
+
+        assert len(tree._found) <= 4_096
+        assert all(len(topic) <= 128 and len(found) <= 8 for topic, found in tree._found.items())
+        assert len(tree.match("many/matches")) == 9
