@@ -249,6 +249,18 @@ class LocalChannels:
         channel = self.channels.get(name)
         return len(channel.waiters) if channel is not None and channel.waiters else 0
 
+    def take_oldest(self, name: str) -> tuple[float, Message] | None:
+        """Takes out the oldest message of `name`."""
+        with self._lock:
+            channel = self.channels.get(name)
+            if channel is None or not channel.messages:
+                return None
+            taken = channel.messages.popleft()
+            if not channel.messages:
+                self._queued.discard(name)
+            self._forget_if_idle(name, channel)
+            return taken
+
     def take_unread(self, name: str) -> list[Message]:
         """Takes out the messages of `name` that no reader waits for."""
         with self._lock:

@@ -2,7 +2,6 @@
 
 import copy
 import uuid
-from collections import deque
 
 from gateway.exceptions import ChannelFull
 from gateway.layers.base import BaseChannelLayer, Capacities, Deliver, GroupSendResult, Message, require_message
@@ -10,6 +9,7 @@ from gateway.layers.drops import DropLog
 from gateway.layers.local import LocalChannels
 from gateway.layers.names import require_name
 from gateway.layers.options import require_options
+from gateway.layers.unread import UnreadMessages
 
 
 class InMemoryChannelLayer(BaseChannelLayer):
@@ -37,13 +37,9 @@ class InMemoryChannelLayer(BaseChannelLayer):
         )
 
     @property
-    def channels(self) -> dict[str, deque[tuple[float, Message]]]:
-        """The channels that have a reader (a consumer, say), or unread messages: (deadline, message), oldest first."""
-        return {
-            name: channel.messages or deque()
-            for name, channel in self.local.channels.items()
-            if channel.messages or channel.deliver or channel.waiters
-        }
+    def channels(self) -> UnreadMessages:
+        """The channels that have a reader (a consumer, say) or unread messages, with these."""
+        return UnreadMessages(self.local)
 
     @property
     def groups(self) -> dict[str, dict[str, float]]:
