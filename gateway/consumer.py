@@ -26,7 +26,15 @@ from gateway.background import Background, Periodic
 from gateway.db import database_sync_to_async
 from gateway.events import disconnect_event
 from gateway.exceptions import StopConsumer
-from gateway.handlers import CONNECTION_HANDLERS, Handler, get_handler_name, handlers_by_type, user_handlers
+from gateway.handlers import (
+    CONNECTION_HANDLERS,
+    Handler,
+    follow_replacements,
+    functions_by_name,
+    get_handler_name,
+    handlers_by_type,
+    user_handlers,
+)
 from gateway.layers import DEFAULT_CHANNEL_LAYER, BaseChannelLayer, LayerEvent, Message, get_channel_layer
 from gateway.log_limit import LogLimit
 from gateway.mailbox import POLICIES, MailboxPolicy, make_mailbox
@@ -82,11 +90,13 @@ class AsyncConsumer:
     _gateway_events: ClassVar[tuple[str, ...] | None] = ("mailbox.overflow", "background.turn", "background.failed")
     _gateway_handlers: ClassVar[dict[str, Handler]] = {}
     _gateway_message_handlers: ClassVar[dict[str, Handler]] = {}
+    _gateway_functions: ClassVar[dict[str, Handler]] = {}
     __own_dispatch: ClassVar[bool] = False
 
     # A subclass is other people's, and must not redefine by chance what is private here: hence these long names.
-    _gateway_inbox: Inbox
-    _gateway_closed: bool
+    # The values are for tests that call methods of a consumer without running it.
+    _gateway_inbox: Inbox = Inbox()
+    _gateway_closed: bool = False
     __loop: asyncio.AbstractEventLoop
     __background: Background | None
     __began: bool
@@ -110,6 +120,7 @@ class AsyncConsumer:
         messages = user_handlers(cls, framework=framework, sync=cls._sync)
         cls._gateway_message_handlers = handlers_by_type(cls, messages)
         cls._gateway_handlers = handlers_by_type(cls, {*messages, *generic, *raw})
+        cls._gateway_functions = functions_by_name(cls._gateway_handlers)
         cls.__own_dispatch = next(base for base in cls.__mro__ if "dispatch" in vars(base)) not in framework
 
     @classmethod
@@ -133,6 +144,7 @@ class AsyncConsumer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lives through one connection. Raises what a handler raised, StopConsumer apart."""
         self.scope = scope
+        follow_replacements(self, self._gateway_functions, self._gateway_handlers, self._gateway_message_handlers)
         # Not in __init__: one instance may serve several connections in a test, and __init__ is the subclass's own.
         self.__began = self.__interrupted = self._gateway_closed = False
         self.__loop = asyncio.get_running_loop()

@@ -55,21 +55,44 @@ def handlers_by_type(consumer_class: type, names: Iterable[str]) -> dict[str, Ha
     """
     table: dict[str, Handler] = {}
     for name in names:
-        table[name] = table[name.replace("_", ".")] = _as_function(consumer_class, name)
+        is_function = inspect.isfunction(inspect.getattr_static(consumer_class, name))
+        table[name] = table[name.replace("_", ".")] = getattr(consumer_class, name) if is_function else _Late(name)
     return table
 
 
-def _as_function(consumer_class: type, name: str) -> Handler:
-    """What runs the handler `name` of the consumer that is its first argument."""
-    if inspect.isfunction(inspect.getattr_static(consumer_class, name)):
-        function: Handler = getattr(consumer_class, name)
-        return function
+def functions_by_name(table: dict[str, Handler]) -> dict[str, Handler]:
+    """The entries of `table` that a replacement of the method would leave behind, by the names of the methods."""
+    return {name: handler for name, handler in table.items() if "." not in name and not isinstance(handler, _Late)}
 
-    def handler(consumer: Any, event: Any) -> Any:
-        # A method of any other kind, as sync_to_async makes one, is bound by its own `__get__`.
-        return getattr(consumer, name)(event)
 
-    return handler
+def follow_replacements(consumer: object, functions: dict[str, Handler], *tables: dict[str, Handler]) -> None:
+    """Has `tables` call what a test has put in the place of some of `functions` since the class was made."""
+    consumer_class, own = type(consumer), vars(consumer)
+    replaced = [
+        name
+        for name, function in functions.items()
+        if getattr(consumer_class, name, None) is not function or name in own
+    ]
+    for name in replaced:
+        del functions[name]
+        for table in tables:
+            if name in table:
+                table[name] = table[name.replace("_", ".")] = _Late(name)
+
+
+class _Late:
+    """Runs the method that a consumer has under a name when it is called.
+
+    For methods that are no functions, which are bound by their own `__get__`, and for those that tests replace.
+    """
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, consumer: object, event: Any) -> Any:
+        return getattr(consumer, self._name)(event)
 
 
 def user_handlers(consumer_class: type, *, framework: Iterable[type], sync: bool) -> list[str]:

@@ -3,6 +3,7 @@
 import functools
 import logging
 from typing import Any
+from unittest.mock import AsyncMock, Mock, patch
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -11,7 +12,8 @@ from prometheus_client import REGISTRY
 from gateway.consumer import AsyncConsumer, SyncConsumer, get_handler_name
 from gateway.db import database_sync_to_async
 from gateway.exceptions import StopConsumer
-from gateway.generic.websocket import AsyncWebsocketConsumer
+from gateway.generic.http import AsyncHttpConsumer
+from gateway.generic.websocket import AsyncWebsocketConsumer, JsonWebsocketConsumer
 from gateway.layers import InMemoryChannelLayer
 from gateway.layers.base import LayerEvent
 from gateway.testing import ApplicationCommunicator, WebsocketCommunicator
@@ -184,6 +186,75 @@ class TestWhatADecoratorMade:
         await connection.send_input({"type": "coroutine"})
         await connection.wait(timeout=30)
         assert called == [{"type": "coroutine"}]
+
+
+class TestAsTestsUseConsumers:
+    @pytest.mark.parametrize("message_type", ["chat.message", "chat_message", "chat.message_"])
+    async def test_a_mock_takes_the_place_of_a_handler(
+        self, served: Any, layer: InMemoryChannelLayer, message_type: str
+    ) -> None:
+        class Mocked(Room):
+            async def chat_message_(self, event: Any) -> None: ...
+
+        message = {"type": message_type}
+        with patch.object(Mocked, "chat_message") as one, patch.object(Mocked, "chat_message_") as other:
+            async with WebsocketCommunicator(served(Mocked.as_asgi()), "/") as client:
+                await client.connect()
+                await layer.group_send("room", message)
+                await client.receive_nothing(timeout=0.01)
+
+        (other if message_type.endswith("_") else one).assert_awaited_once_with(message)
+        async with WebsocketCommunicator(served(Mocked.as_asgi()), "/") as client:
+            await client.connect()
+            await layer.group_send("room", {"type": "chat.message", "text": "the original again"})
+            assert await client.receive_from() == "the original again"
+
+    async def test_a_mock_may_be_set_on_an_instance(self, served: Any, layer: InMemoryChannelLayer) -> None:
+        class Mocked(Room):
+            pass
+
+        consumer = Mocked()
+        consumer.chat_message = AsyncMock()  # type: ignore[method-assign]
+        async with WebsocketCommunicator(served(consumer), "/") as client:
+            await client.connect()
+            await layer.group_send("room", {"type": "chat.message"})
+            await client.receive_nothing(timeout=0.01)
+
+        consumer.chat_message.assert_awaited_once_with({"type": "chat.message"})
+
+    async def test_methods_may_be_called_without_running_the_consumer(self) -> None:
+        consumer = Room()
+        consumer.base_send = AsyncMock()
+
+        await consumer.chat_message({"type": "chat.message", "text": "hello"})
+        await consumer.dispatch({"type": "chat.message", "text": "world"})
+        await consumer.close(4000)
+
+        assert [call.args[0] for call in consumer.base_send.await_args_list] == [
+            {"type": "websocket.send", "text": "hello"},
+            {"type": "websocket.send", "text": "world"},
+            {"type": "websocket.close", "code": 4000},
+        ]
+
+    def test_so_may_those_of_a_sync_consumer(self) -> None:
+        consumer = JsonWebsocketConsumer()
+        consumer.base_send = Mock()
+
+        consumer.connect()
+        consumer.send_json({"a": 1})
+
+        assert [call.args[0] for call in consumer.base_send.call_args_list] == [
+            {"type": "websocket.accept", "subprotocol": None},
+            {"type": "websocket.send", "text": '{"a": 1}'},
+        ]
+
+    async def test_so_may_those_of_an_http_consumer(self) -> None:
+        consumer = AsyncHttpConsumer()
+        consumer.base_send = AsyncMock()
+
+        await consumer.send_response(204, b"")
+
+        assert consumer.base_send.await_count == 2
 
 
 class TestAsAsgi:
