@@ -26,7 +26,7 @@ from protocols.mqtt.packets import (
 )
 from protocols.mqtt.properties import PROPERTIES, read_properties
 from protocols.mqtt.reason_codes import connect_return_code, suback_return_code
-from protocols.mqtt.wire import Reader, decode_utf8, malformed
+from protocols.mqtt.wire import Reader, decode_name, malformed
 
 __all__ = [
     "PROPERTIES",
@@ -61,7 +61,7 @@ _MAX_CACHED_TOPIC_BYTES: Final = 256
 
 
 def _decode_topic_name(data: bytes) -> str:
-    topic = decode_utf8(data)
+    topic = decode_name(data)
     if "+" in topic or "#" in topic:  # [MQTT5-3.3.2-2] [MQTT3-3.3.2-2]
         raise malformed("a topic name with a wildcard")
     return topic
@@ -79,19 +79,22 @@ class Decoder:
     wrong, so that the refusal has the right form); a client, whose peer sends no CONNECT, sets it at the beginning.
     """
 
-    __slots__ = ("_error", "_needed", "_rest", "max_packet_bytes", "version")
+    __slots__ = ("_error", "_needed", "_rest", "max_packet_bytes", "refused", "version")
 
     def __init__(self, *, max_packet_bytes: int, version: int | None = None) -> None:
         """`max_packet_bytes` counts the whole packet, fixed header included [MQTT5-3.1.2.11.4]."""
         self.max_packet_bytes = max_packet_bytes
         self.version = version
+        self.refused: frozenset[int] = frozenset()
+        """Types of packets that are a protocol error, whatever is in them: they are not read. Not PUBLISH, PUBACK,
+        PUBREC, PUBREL or PUBCOMP, which are on the common path, and which both sides send."""
         self._rest = bytearray()
         self._needed = _MINIMUM_HEADER
         self._error: MqttError | None = None
 
     def continue_from(self, other: "Decoder") -> None:
         """Takes over the stream of `other`, which is not to be used any more."""
-        self.version = other.version
+        self.version, self.refused = other.version, other.refused
         self._rest, self._needed, self._error = other._rest, other._needed, other._error
 
     def decode(self, data: bytes) -> Iterator[Packet]:
@@ -124,6 +127,7 @@ class Decoder:
                 length = data[position + 1]
                 body = position + 2
                 if length > 0x7F:
+                    self._refuse(first)  # without waiting for the rest of a length that may be no length
                     decoded = _read_long_length(data, position + 1, end, version)
                     if decoded is None:
                         needed = end - position + 1
@@ -200,24 +204,33 @@ class Decoder:
                 self._needed = needed
 
     def _decode_body(self, first: int, reader: Reader) -> Packet:
+        self._refuse(first)
         packet_type, flags = first >> 4, first & 0x0F
         if packet_type == PacketType.CONNECT:
-            if flags:  # [MQTT5-2.1.3-1] [MQTT3-2.2.2-2]
-                raise malformed("reserved flags of CONNECT")
             version, bridge = read_version(reader)
             if self.version is None:
                 self.version = version
+            if flags and version != MQTT_3_1:  # [MQTT5-2.1.3-1] [MQTT3-2.2.2-2]
+                raise malformed("reserved flags of CONNECT")
             return read_connect(reader, version, bridge=bridge)
         assert self.version is not None  # only a CONNECT gets here before it is set
         read = READERS.get(packet_type)
         if read is None:
-            raise malformed(f"packet type {packet_type} is reserved")
+            raise ProtocolError(ReasonCode.PROTOCOL_ERROR, f"packet type {packet_type} is reserved")
         # 3.1 says of these flags that they are not used, and sets DUP in what is sent again.
         if flags != _REQUIRED_FLAGS.get(packet_type, 0) and self.version != MQTT_3_1:
             raise malformed(f"reserved flags of packet type {packet_type}")
         packet = read(reader, self.version)
         reader.expect_end()
         return packet
+
+    def _refuse(self, first: int) -> None:
+        if first >> 4 in self.refused:
+            raise ProtocolError(ReasonCode.PROTOCOL_ERROR, f"{_type_name(first >> 4)} is not allowed here")
+
+
+def _type_name(packet_type: int) -> str:
+    return PacketType(packet_type).name if packet_type else "packet type 0"
 
 
 def _read_long_length(data: bytes, position: int, end: int, version: int | None) -> tuple[int, int] | None:

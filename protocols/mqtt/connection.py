@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final
 
 from protocols.asgi import Event
 from protocols.mqtt.aliases import OutboundAliases
+from protocols.mqtt.authentication import DATA, AuthenticationReceiver, Turn
 from protocols.mqtt.broker import Broker
 from protocols.mqtt.codec import Decoder, encode
 from protocols.mqtt.errors import MqttError, ProtocolError, UnsupportedProtocolVersionError
@@ -25,6 +26,7 @@ from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.output import Wire
 from protocols.mqtt.packets import (
     MQTT_5_0,
+    Auth,
     ConnAck,
     Connect,
     Disconnect,
@@ -54,10 +56,22 @@ ANSWER_TIMEOUT_S: Final = 30.0
 """How long the application may take to accept or reject."""
 
 _FAILURE: Final = 0x80
+_REFUSED: Final = frozenset(
+    {
+        0,
+        PacketType.CONNECT,  # a second one [MQTT5-3.1.0-2] [MQTT3-3.1.0-2]
+        PacketType.CONNACK,
+        PacketType.SUBACK,
+        PacketType.UNSUBACK,
+        PacketType.PINGRESP,
+        PacketType.AUTH,  # [MQTT5-4.12.0-7]
+    }
+)
+"""What a client never sends, and once more."""
 _PINGRESP: Final = b"\xd0\x00"
 
 
-class Connection(SubscribeReceiver):
+class Connection(AuthenticationReceiver):
     """The server's side of one connection; it is the `Link` of its session."""
 
     __slots__ = (
@@ -94,10 +108,9 @@ class Connection(SubscribeReceiver):
     def receive(self, data: bytes, now: float) -> list[Event]:
         """Takes what the socket gave; returns events for the application, `mqtt.connect` the first of all."""
         events: list[Event] = []
-        if self.state is State.AUTHORIZING:
-            self._hold(data, now)
-            return events
-        if self.state is State.CLOSED:
+        if self._waits():
+            if self.state is State.AUTHORIZING:
+                self._hold(data, now)
             return events
         if self._grace_s:
             self.deadline = now + self._grace_s
@@ -115,16 +128,25 @@ class Connection(SubscribeReceiver):
                     )
                 handler(self, packet, events, now)
                 if self.state is not State.CONNECTED:
-                    break
+                    if self._waits():
+                        break
+                    handlers = self._HANDLERS[self.state]
         except MqttError as error:
             self._fail(error, now)
         self.received_packets += packets
         return events
 
+    def _waits(self) -> bool:
+        """Whether no packet is looked at now. One that comes while the application looks at a client's proof is: only
+        a DISCONNECT may [MQTT5-3.1.2-30]."""
+        return self.state is State.CLOSED or (self.state is State.AUTHORIZING and self._method is None)
+
     def check(self, now: float, *, reading: bool) -> None:
         """The deadline has passed. `reading` is False if it is we who did not read the socket."""
         if self.state is State.CONNECTING:
             self._finish(End(ReasonCode.MAXIMUM_CONNECT_TIME, "protocol_error", "no CONNECT packet in time"), now)
+        elif self.state is State.AUTHENTICATING:
+            self.close(ReasonCode.NOT_AUTHORIZED, "protocol_error", now, text="no AUTH packet in time")
         elif self.state is State.AUTHORIZING:
             self.close(ReasonCode.SERVER_UNAVAILABLE, "application", now, text="the application did not answer in time")
         elif self.state is State.CONNECTED and not reading:
@@ -143,7 +165,7 @@ class Connection(SubscribeReceiver):
     def application_ended(self, now: float, *, failed: bool) -> None:
         """The application has returned, or raised, before it was told of a disconnect."""
         code = ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR
-        if self.state is State.AUTHORIZING:
+        if self.session is None:
             code = ReasonCode.SERVER_UNAVAILABLE
         self.close(code, "application", now, text="the application failed" if failed else "the application returned")
 
@@ -204,7 +226,7 @@ class Connection(SubscribeReceiver):
         said = dict(properties or {})
         if text:
             said.setdefault("reason_string", text)
-        if self.state is State.AUTHORIZING:
+        if self.state in (State.AUTHORIZING, State.AUTHENTICATING):
             code = sendable(reason_code, PacketType.CONNACK)
             self._write_short(ConnAck(reason_code=code, properties=said))  # [MQTT5-3.1.4-6]
         elif self.state is State.CONNECTED and self.version == MQTT_5_0:
@@ -259,6 +281,8 @@ class Connection(SubscribeReceiver):
         self._problem_information = bool(packet.properties.get("request_problem_information", 1))
         self._max_packet_bytes = packet.properties.get("maximum_packet_size", UNLIMITED)
         check_connect(packet)
+        self._begin_authentication(packet)
+        self._decoder.refused = _REFUSED if self._method is None else _REFUSED - {PacketType.AUTH}
         self.deadline = now + ANSWER_TIMEOUT_S
         self._assigned = not packet.client_id
         self.connect = with_assigned_client_id(packet) if self._assigned else packet
@@ -267,8 +291,16 @@ class Connection(SubscribeReceiver):
                 "type": "mqtt.connect",
                 "password": packet.password,
                 "allow_anonymous": self._options.allow_anonymous,
+                "authentication_method": self._method,
+                "authentication_data": packet.properties.get(DATA),
             }
         )
+
+    def _received_auth(self, packet: Auth, events: list[Event], now: float) -> None:
+        self.received_auth(packet, events, now)
+        if self.state is State.AUTHENTICATING:
+            self.state = State.AUTHORIZING
+            self.deadline = now + ANSWER_TIMEOUT_S
 
     def _received_puback(self, packet: PubAck, events: list[Event], now: float) -> None:
         assert self.session is not None
@@ -286,9 +318,8 @@ class Connection(SubscribeReceiver):
         self._write(_PINGRESP)  # [MQTT5-3.12.4-1] [MQTT3-3.12.4-1]
 
     def _received_disconnect(self, packet: Disconnect, events: list[Event], now: float) -> None:
-        assert self.session is not None
         expiry_s = packet.properties.get("session_expiry_interval")
-        if expiry_s is not None:
+        if expiry_s is not None and self.session is not None:
             if expiry_s and not self.session.persistent:  # [MQTT5-3.14.2.2.2]
                 raise ProtocolError(ReasonCode.PROTOCOL_ERROR, "the session was to end, and cannot be kept now")
             self.session.expiry_interval_s = min(expiry_s, self._options.max_session_expiry_s)
@@ -310,7 +341,7 @@ class Connection(SubscribeReceiver):
         if handler is None:
             raise ValueError(f"expected one of mqtt.ack, {', '.join(self._SENDERS)}; got {kind!r}")
         answers = kind in ("mqtt.accept", "mqtt.reject")
-        if answers != (self.state is State.AUTHORIZING):
+        if kind != "mqtt.auth" and answers != (self.session is None):
             raise RuntimeError(f"{kind} was sent {'after' if answers else 'before'} the answer to mqtt.connect")
         handler(self, event, now)
 
@@ -319,6 +350,14 @@ class Connection(SubscribeReceiver):
         assert connect is not None
         # Properties that a CONNACK cannot have are the application's error, and nothing has happened yet.
         encode(ConnAck(properties=event.get("properties") or {}), MQTT_5_0)
+        if self._turn is Turn.CLIENT:
+            raise RuntimeError("mqtt.accept was sent while the client is asked for an AUTH packet")
+        if event.get("authentication_method") != self._method:  # it does not know what the client wants
+            self.close(
+                ReasonCode.BAD_AUTHENTICATION_METHOD, "protocol_error", now, text="no such authentication method here"
+            )
+            return
+        self._turn = Turn.NOBODY
         try:
             terms = agree(connect, event, self._options, assigned=self._assigned)
             session, present = self._broker.attach(
@@ -346,14 +385,23 @@ class Connection(SubscribeReceiver):
         self.deadline = now + self._grace_s if self._grace_s else NEVER
         # [MQTT5-3.2.0-1] [MQTT5-3.2.2-2] [MQTT5-3.2.2-3]
         self.promise()  # that the session of before is gone, or the present one kept
-        self._write_short(ConnAck(session_present=present, properties=terms.connack))
+        properties = {**terms.connack, **self._proof(event.get("authentication_data"))}
+        if not self._write_short(ConnAck(session_present=present, properties=properties)):
+            self._finish(End(ReasonCode.PACKET_TOO_LARGE, "protocol_error", "the client takes no CONNACK"), now)
+            return
         session.resume(now)
 
     def _send_reject(self, event: Event, now: float) -> None:
         code = event.get("reason_code", ReasonCode.NOT_AUTHORIZED)
         if code < _FAILURE:
             raise ValueError(f"mqtt.reject: expected a reason_code of 0x80 or more, got {code:#04x}")
-        self.close(code, "application", now, text=event.get("reason_string", ""))
+        self.close(code, "application", now, text=event.get("reason_string", ""), properties=event.get("properties"))
+
+    def _send_authentication(self, event: Event, now: float) -> None:
+        self._send_auth(event)
+        if self.session is None:
+            self.state = State.AUTHENTICATING
+            self.deadline = now + self._options.connect_timeout_s
 
     def _send_publish(self, event: Event, now: float) -> None:
         assert self.session is not None
@@ -373,6 +421,8 @@ class Connection(SubscribeReceiver):
 
     _HANDLERS: ClassVar[dict[State, dict[type, Callable[["Connection", Any, list[Event], float], None]]]] = {
         State.CONNECTING: {Connect: _received_connect},
+        State.AUTHORIZING: {Disconnect: _received_disconnect},
+        State.AUTHENTICATING: {Auth: _received_auth, Disconnect: _received_disconnect},
         State.CONNECTED: {
             Publish: SubscribeReceiver.received_publish,
             PubAck: _received_puback,
@@ -382,14 +432,16 @@ class Connection(SubscribeReceiver):
             Subscribe: SubscribeReceiver.received_subscribe,
             Unsubscribe: SubscribeReceiver.received_unsubscribe,
             PingReq: _received_pingreq,
+            Auth: _received_auth,
             Disconnect: _received_disconnect,
         },
     }
-    """Which packets each state allows. In AUTHORIZING packets wait; in CLOSED they are not looked at."""
+    """Which packets each state allows, of those that the decoder does not refuse."""
 
     _SENDERS: ClassVar[dict[str, Callable[["Connection", Event, float], None]]] = {
         "mqtt.accept": _send_accept,
         "mqtt.reject": _send_reject,
+        "mqtt.auth": _send_authentication,
         "mqtt.publish": _send_publish,
         "mqtt.close": _send_close,
     }

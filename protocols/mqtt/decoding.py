@@ -80,11 +80,11 @@ def read_connect(reader: Reader, version: int, *, bridge: bool) -> Connect:
     properties = _properties(reader, version, PacketType.CONNECT)
     if "authentication_data" in properties and "authentication_method" not in properties:  # [MQTT5-3.1.2.11.10]
         raise ProtocolError(ReasonCode.PROTOCOL_ERROR, "authentication_data without authentication_method")
-    client_id = reader.string()
+    client_id = reader.name()
     will = _read_will(reader, version, flags) if flags & _WILL_FLAG else None
     # 3.1 §3.1: the remaining length takes precedence over these two flags.
     cut_short = version == MQTT_3_1
-    username = reader.string() if flags & _USERNAME_FLAG and (reader or not cut_short) else None
+    username = reader.name() if flags & _USERNAME_FLAG and (reader or not cut_short) else None
     password = reader.binary() if flags & _PASSWORD_FLAG and (reader or not cut_short) else None
     reader.expect_end()
     return Connect(
@@ -114,7 +114,7 @@ def _check_connect_flags(flags: int, version: int) -> None:
 
 def _read_will(reader: Reader, version: int, flags: int) -> Will:
     properties = _properties(reader, version, WILL)
-    topic = reader.string()
+    topic = reader.name()
     if not topic or "+" in topic or "#" in topic:  # it is published, so it is a topic name [MQTT5-3.3.2-2]
         raise malformed("the will topic is not a topic name")
     qos = (flags & 0x18) >> 3
@@ -183,9 +183,8 @@ def _read_subscribe(reader: Reader, version: int) -> Subscribe:
 
 
 def _read_subscription(reader: Reader, version: int) -> Subscription:
-    """One topic filter and its options. Whether the filter is valid is not asked here: an invalid one is refused in
-    the SUBACK (topics.validate_topic_filter), and the others of the packet are granted."""
-    topic_filter = reader.string()
+    """One topic filter and its options."""
+    topic_filter = _topic_filter(reader)
     options = reader.byte()
     qos = options & 0x03
     if qos == 3:  # [MQTT5-3.8.3-5] [MQTT3-3.8.3-4]
@@ -211,6 +210,15 @@ def _read_subscription(reader: Reader, version: int) -> Subscription:
     )
 
 
+def _topic_filter(reader: Reader) -> str:
+    """A topic filter of at least one character. Whether it is valid is not asked here: one that is not is refused by
+    itself in the SUBACK or UNSUBACK (topics.validate_topic_filter), and the others of the packet are granted."""
+    topic_filter = reader.name()
+    if not topic_filter:  # [MQTT5-4.7.3-1] [MQTT3-4.7.3-1]
+        raise malformed("an empty topic filter")
+    return topic_filter
+
+
 def _read_suback(reader: Reader, version: int) -> SubAck:
     packet_id = reader.packet_id()
     properties = _properties(reader, version, PacketType.SUBACK)
@@ -225,7 +233,7 @@ def _read_unsubscribe(reader: Reader, version: int) -> Unsubscribe:
     properties = _properties(reader, version, PacketType.UNSUBSCRIBE)
     topic_filters = []
     while reader:
-        topic_filters.append(reader.string())
+        topic_filters.append(_topic_filter(reader))
     if not topic_filters:  # [MQTT5-3.10.3-2] [MQTT3-3.10.3-2]
         raise ProtocolError(ReasonCode.PROTOCOL_ERROR, "UNSUBSCRIBE without a topic filter")
     return Unsubscribe(packet_id=packet_id, topic_filters=tuple(topic_filters), properties=properties)
@@ -258,7 +266,7 @@ def _read_disconnect(reader: Reader, version: int) -> Disconnect:
 
 def _read_auth(reader: Reader, version: int) -> Auth:
     if version != MQTT_5_0:  # [MQTT3-2.2.1]: type 15 is reserved
-        raise malformed("packet type 15 is reserved before 5.0")
+        raise ProtocolError(ReasonCode.PROTOCOL_ERROR, "packet type 15 is reserved before 5.0")
     if not reader:  # [MQTT5-3.15.2.1]
         return Auth()
     reason_code = _reason_code(reader, PacketType.AUTH)

@@ -120,6 +120,8 @@ class Endpoint(asyncio.Protocol):
             if run is None:
                 run = self._start()
             run.inbox.feed_many(events, len(data))
+            if connection.state is State.AUTHORIZING:
+                self._stop_reading(_UNANSWERED)
         if connection.congested:  # also by what is no event: a publish that is sent again and again
             self._stop_reading(_CONGESTED)
 
@@ -280,8 +282,8 @@ class Endpoint(asyncio.Protocol):
                 self._read_on(_CONGESTED)
             return
         connection.send(event, self._hub.loop.time())
-        if self._unread & _UNANSWERED and connection.state is State.CONNECTED:
-            self._hub.traffic.connections += 1
+        if self._unread & _UNANSWERED and connection.state in (State.CONNECTED, State.AUTHENTICATING):
+            self._hub.traffic.connections += connection.state is State.CONNECTED
             self._take_held()
         while not connection.writable and not self._lost:
             if self._drained is None:
@@ -332,7 +334,7 @@ class Endpoint(asyncio.Protocol):
         return self._run
 
     def _take_held(self) -> None:
-        """The client is accepted: what it has sent meanwhile counts now."""
+        """The client is accepted, or asked for its proof: what it has sent meanwhile counts now."""
         session = self.connection.session
         if session is not None:
             self._name = session.client_id

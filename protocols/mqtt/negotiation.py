@@ -41,8 +41,6 @@ def check_connect(connect: Connect) -> None:
             raise ProtocolError(
                 ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "a session that is to be kept needs a client identifier"
             )
-    if "authentication_method" in connect.properties:  # [MQTT5-4.12.0-1]
-        raise ProtocolError(ReasonCode.BAD_AUTHENTICATION_METHOD, "enhanced authentication is not offered")
 
 
 def with_assigned_client_id(connect: Connect) -> Connect:
@@ -83,6 +81,8 @@ def agree(connect: Connect, accept: Event, options: MqttOptions, *, assigned: bo
         if session_expiry_s != asked.get("session_expiry_interval", 0):
             connack["session_expiry_interval"] = session_expiry_s
         connack.update(accept.get("properties") or {})
+        if not asked.get("request_response_information"):  # [MQTT5-3.1.2-28]
+            connack.pop("response_information", None)
     return Terms(
         client_id=client_id,
         will=will,

@@ -6,12 +6,16 @@ No version, packet size or topic alias is anybody else's business [MQTT5-3.1.2-2
 from collections import Counter
 from typing import Final, Protocol
 
+import msgspec
+
 from protocols.mqtt.aliases import OutboundAliases
 from protocols.mqtt.codec import encode, prepare_publish
 from protocols.mqtt.message import Message
 from protocols.mqtt.negotiation import UNLIMITED
-from protocols.mqtt.packets import ConnAck, Disconnect, PubAck, PubRec, PubRel
+from protocols.mqtt.packets import Auth, ConnAck, Disconnect, PubAck, PubRec, PubRel, SubAck, UnsubAck
 from protocols.mqtt.trace import Tap
+
+_DISPENSABLE: Final = ("user_property", "reason_string")
 
 FLUSH_BYTES: Final = 64 * 1024
 """More output than this is written at once, so that a fan-out in one loop pass meets the socket's back-pressure."""
@@ -81,17 +85,20 @@ class Output:
         if self._output_bytes > FLUSH_BYTES:
             self._wire.flush()
 
-    def _write_short(self, packet: ConnAck | Disconnect | PubAck | PubRec) -> None:
-        """Writes a packet, without its properties if the client would not take it with them [MQTT5-3.1.2-24]."""
+    def _write_short(self, packet: ConnAck | Disconnect | PubAck | PubRec | SubAck | UnsubAck | Auth) -> bool:
+        """Writes a packet, without user properties and reason string if it would be too large with them
+        [MQTT5-3.2.2-19] [MQTT5-3.2.2-20]. Returns False, and writes nothing, if it still is [MQTT5-3.1.2-24]."""
         data = encode(packet, self.version)
-        if len(data) > self._max_packet_bytes:
-            packet = (
-                type(packet)(packet_id=packet.packet_id, reason_code=packet.reason_code)
-                if isinstance(packet, (PubAck, PubRec))
-                else type(packet)(reason_code=packet.reason_code)
-            )
+        for name in _DISPENSABLE:
+            if len(data) <= self._max_packet_bytes:
+                break
+            properties = {key: value for key, value in packet.properties.items() if key != name}
+            packet = msgspec.structs.replace(packet, properties=properties)
             data = encode(packet, self.version)
+        if len(data) > self._max_packet_bytes:
+            return False
         self._write(data)
+        return True
 
     def write_publish(
         self,

@@ -292,10 +292,14 @@ class PublishReceiver(Output):
     def _write_puback(
         self, kind: type[PubAck] | type[PubRec], packet_type: PacketType, packet: Publish, event: Event
     ) -> None:
-        properties: Properties = {}
-        if self._problem_information:  # [MQTT5-3.1.2-29]
-            properties = dict(event.get("properties") or {})
-            if event.get("reason_string"):
-                properties["reason_string"] = event["reason_string"]
         code = sendable(event.get("reason_code", 0), packet_type)
-        self._write_short(kind(packet.packet_id, code, properties))
+        self._write_short(kind(packet.packet_id, code, self._problem(event)))
+
+    def _problem(self, event: Event) -> Properties:
+        """What the application has to say about its answer, to a client that wants to know [MQTT5-3.1.2-29]."""
+        if not self._problem_information:
+            return {}
+        properties: Properties = dict(event.get("properties") or {})
+        if event.get("reason_string"):
+            properties["reason_string"] = event["reason_string"]
+        return properties

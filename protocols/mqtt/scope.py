@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 from protocols.asgi import ASGI_VERSION, MQTT_SPEC_VERSION, Scope
+from protocols.mqtt.authentication import DATA
 from protocols.mqtt.hub import Site
 from protocols.mqtt.packets import Connect, Will
 from protocols.sockets import client_address, server_address, tls_extension
@@ -21,7 +22,7 @@ def mqtt_scope(connect: Connect, transport: asyncio.BaseTransport, site: Site) -
         "clean_start": connect.clean_start,
         "keep_alive_s": connect.keep_alive_s,
         "will": _will(connect.will),
-        "properties": connect.properties,
+        "properties": {name: value for name, value in connect.properties.items() if name != DATA},
         "client": client_address(transport),
         "server": server_address(transport),
         "scheme": transport.get_extra_info("scheme") or site.scheme,

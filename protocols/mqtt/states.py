@@ -14,6 +14,8 @@ class State(Enum):
     """The CONNECT packet."""
     AUTHORIZING = auto()
     """`mqtt.accept` or `mqtt.reject`."""
+    AUTHENTICATING = auto()
+    """The client's next AUTH packet, before it is accepted."""
     CONNECTED = auto()
     """Anything: it is in use."""
     CLOSED = auto()

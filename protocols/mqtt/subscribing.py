@@ -5,13 +5,11 @@ from typing import Final
 
 from protocols.asgi import Event
 from protocols.mqtt.broker import Broker
-from protocols.mqtt.codec import encode
 from protocols.mqtt.description import kind
 from protocols.mqtt.errors import InvalidTopicError
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.output import Wire
 from protocols.mqtt.packets import (
-    Packet,
     PacketType,
     Properties,
     ReasonCode,
@@ -35,19 +33,20 @@ _FAILURE: Final = 0x80
 class PendingAnswer:
     """A SUBSCRIBE or UNSUBSCRIBE that the application has not answered.
 
-    `refused` has, for a SUBSCRIBE, one entry per filter: the reason code of one that the application is not asked
-    about, None for the others.
+    `refused` has one entry per filter: the reason code of one that the application is not asked about, None for the
+    others.
     """
 
     __slots__ = ("packet", "refused")
 
-    def __init__(self, packet: Subscribe | Unsubscribe, refused: list[int | None] | None = None) -> None:
+    def __init__(self, packet: Subscribe | Unsubscribe, refused: list[int | None]) -> None:
         self.packet = packet
-        self.refused = refused or []
+        self.refused = refused
 
-    def suback(self) -> SubAck:
-        """The answer to a SUBSCRIBE of which every filter is refused."""
-        return SubAck(packet_id=self.packet.packet_id, reason_codes=tuple(code or 0 for code in self.refused))
+    def refusal(self) -> SubAck | UnsubAck:
+        """The answer if every filter is refused."""
+        kind = SubAck if isinstance(self.packet, Subscribe) else UnsubAck
+        return kind(packet_id=self.packet.packet_id, reason_codes=tuple(code or 0 for code in self.refused))
 
 
 def pending_subscribe(packet: Subscribe, options: MqttOptions) -> tuple[PendingAnswer, Event | None]:
@@ -65,11 +64,28 @@ def pending_subscribe(packet: Subscribe, options: MqttOptions) -> tuple[PendingA
     return pending, {"type": "mqtt.subscribe", "subscriptions": asked, "properties": packet.properties}
 
 
-def _refusal(subscription: Subscription, index: int, options: MqttOptions) -> int | None:
+def pending_unsubscribe(packet: Unsubscribe) -> tuple[PendingAnswer, Event | None]:
+    """The same for an UNSUBSCRIBE."""
+    refused = [_syntax_error(topic_filter) for topic_filter in packet.topic_filters]
+    asked = [topic_filter for topic_filter, code in zip(packet.topic_filters, refused, strict=True) if code is None]
+    pending = PendingAnswer(packet, refused)
+    if not asked:
+        return pending, None
+    return pending, {"type": "mqtt.unsubscribe", "topic_filters": asked, "properties": packet.properties}
+
+
+def _syntax_error(topic_filter: str) -> int | None:
     try:
-        validate_topic_filter(subscription.topic_filter)
+        validate_topic_filter(topic_filter)
     except InvalidTopicError as error:
         return error.reason_code
+    return None
+
+
+def _refusal(subscription: Subscription, index: int, options: MqttOptions) -> int | None:
+    code = _syntax_error(subscription.topic_filter)
+    if code is not None:
+        return code
     too_deep = subscription.topic_filter.count("/") >= options.max_topic_levels
     return ReasonCode.QUOTA_EXCEEDED if too_deep or index >= options.max_subscriptions else None
 
@@ -133,10 +149,11 @@ def answer_unsubscribe(
     """Takes out what the application allows; without reason_codes, everything. Raises ValueError as above."""
     packet = pending.packet
     assert isinstance(packet, Unsubscribe)
-    asked = event.get("reason_codes")
-    answers = [0] * len(packet.topic_filters) if asked is None else _codes(event, len(packet.topic_filters))
+    expected = pending.refused.count(None)
+    answers = iter([0] * expected if event.get("reason_codes") is None else _codes(event, expected))
     codes: list[int] = []
-    for topic_filter, code in zip(packet.topic_filters, answers, strict=True):
+    for topic_filter, refused in zip(packet.topic_filters, pending.refused, strict=True):
+        code = next(answers) if refused is None else refused
         if code >= _FAILURE:
             codes.append(sendable(code, PacketType.UNSUBACK))
         elif broker.unsubscribe(topic_filter, session):
@@ -173,23 +190,19 @@ class SubscribeReceiver(PublishReceiver):
     def received_subscribe(self, packet: Subscribe, events: list[Event], now: float) -> None:
         """Takes a SUBSCRIBE; adds the event to `events`, unless every filter is refused already."""
         pending, event = pending_subscribe(packet, self._options)
-        if event is None:
-            answer = pending.suback()
-            self._tell_refused(pending, answer.reason_codes, "")
-            self._write(encode(answer, self.version))
-        else:
-            self._await_answer(pending, event, events)
+        self._await_answer(pending, event, events)
 
     def received_unsubscribe(self, packet: Unsubscribe, events: list[Event], now: float) -> None:
-        """Takes an UNSUBSCRIBE; adds the event to `events`."""
-        event: Event = {
-            "type": "mqtt.unsubscribe",
-            "topic_filters": list(packet.topic_filters),
-            "properties": packet.properties,
-        }
-        self._await_answer(PendingAnswer(packet), event, events)
+        """Takes an UNSUBSCRIBE; adds the event to `events`, unless every filter is refused already."""
+        pending, event = pending_unsubscribe(packet)
+        self._await_answer(pending, event, events)
 
-    def _await_answer(self, pending: PendingAnswer, event: Event, events: list[Event]) -> None:
+    def _await_answer(self, pending: PendingAnswer, event: Event | None, events: list[Event]) -> None:
+        if event is None:
+            refusal = pending.refusal()
+            self._tell_refused(pending, refusal.reason_codes, "")
+            self._write_short(refusal)
+            return
         if self._answers is None:
             self._answers = {}
         self._last_answer_id -= 1
@@ -204,10 +217,8 @@ class SubscribeReceiver(PublishReceiver):
         if pending is None or self.session is None:
             self.unknown_acks += 1
             return
-        properties: Properties = {}
-        if self._problem_information and event.get("reason_string"):
-            properties = {"reason_string": event["reason_string"]}
-        answer: Packet
+        properties = self._problem(event)
+        answer: SubAck | UnsubAck
         if isinstance(pending.packet, Subscribe):
             answer, granted = answer_subscribe(
                 pending, event, properties, self._maximum_qos, self._broker, self.session
@@ -215,7 +226,7 @@ class SubscribeReceiver(PublishReceiver):
             if self.session.journal is not None:
                 self.promise()
             self._tell_refused(pending, answer.reason_codes, event.get("reason_string", ""))
-            self._write(encode(answer, self.version))  # [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] [MQTT3-3.8.4-1]
+            self._write_short(answer)  # [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] [MQTT3-3.8.4-1]
             for topic_filter, subscriber in granted:
                 self._broker.send_retained(topic_filter, subscriber, now)
         else:
@@ -223,7 +234,7 @@ class SubscribeReceiver(PublishReceiver):
             if self.session.journal is not None:
                 self.promise()
             self._tell_refused(pending, answer.reason_codes, event.get("reason_string", ""))
-            self._write(encode(answer, self.version))  # [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] [MQTT3-3.10.4-4]
+            self._write_short(answer)  # [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] [MQTT3-3.10.4-4]
 
     def _tell_refused(self, pending: PendingAnswer, reason_codes: Sequence[int], reason: str) -> None:
         """Tells who watches, because a client before 5.0 is not told the codes. `reason` is the application's."""
@@ -236,7 +247,7 @@ class SubscribeReceiver(PublishReceiver):
             filters = list(packet.topic_filters)
         for index, (topic_filter, code) in enumerate(zip(filters, reason_codes, strict=True)):
             if code >= _FAILURE:
-                by_us = bool(pending.refused) and pending.refused[index] is not None
+                by_us = pending.refused[index] is not None
                 self.tap.refused(kind(packet), code, "" if by_us else reason, topic_filter)
 
     def _forget_answers(self) -> None:

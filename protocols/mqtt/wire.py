@@ -1,5 +1,6 @@
 """The data types of the wire: integers, UTF-8 strings, binary data [MQTT5-1.5] [MQTT3-1.5], read and written."""
 
+import re
 from typing import Final
 
 from protocols.mqtt.errors import EncodeError, MalformedPacketError, ProtocolError
@@ -8,6 +9,13 @@ from protocols.mqtt.packets import ReasonCode
 MAX_TWO_BYTES: Final = 65_535
 MAX_FOUR_BYTES: Final = 4_294_967_295
 MAX_VARIABLE: Final = 268_435_455
+
+_UNFIT_FOR_NAMES: Final = re.compile(
+    "[\x01-\x1f\x7f-\x9f\ufdd0-\ufdef"
+    + "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
+    + "]"
+)
+"""Control characters and what Unicode will never define."""
 
 
 def malformed(text: str) -> MalformedPacketError:
@@ -74,6 +82,10 @@ class Reader:
         """A UTF-8 string [MQTT5-1.5.4]."""
         return decode_utf8(self.binary())
 
+    def name(self) -> str:
+        """A UTF-8 string by which something is found or somebody is known; see `decode_name`."""
+        return decode_name(self.binary())
+
     def packet_id(self) -> int:
         """A packet identifier, which is never 0 [MQTT5-2.2.1-3] [MQTT3-2.3.1-1]."""
         packet_id = self.two_bytes()
@@ -104,6 +116,19 @@ def decode_utf8(data: bytes) -> str:
         raise malformed("a string is not UTF-8") from error
     if "\0" in text:
         raise malformed("a string has U+0000")
+    return text
+
+
+def decode_name(data: bytes) -> str:
+    """The text of a client identifier, a user name, a topic name or a topic filter.
+
+    What a UTF-8 string should not have, and a receiver may refuse [MQTT5-1.5.4] [MQTT3-1.5.3], is refused in these:
+    they are compared, logged and shown, and nobody means a control character there. Texts that are only passed on may
+    have them. Raises MalformedPacketError.
+    """
+    text = decode_utf8(data)
+    if not text.isprintable() and _UNFIT_FOR_NAMES.search(text):
+        raise malformed("a name has a control character or a non-character")
     return text
 
 

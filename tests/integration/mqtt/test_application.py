@@ -75,7 +75,13 @@ class TestScope:
         assert scope["server"] == client.writer.get_extra_info("peername")
         await until(lambda: application.seen("mqtt.connect", "thermo-1"), "the connect event")
         assert application.seen("mqtt.connect", "thermo-1") == [
-            {"type": "mqtt.connect", "password": b"\x00secret", "allow_anonymous": True}
+            {
+                "type": "mqtt.connect",
+                "password": b"\x00secret",
+                "allow_anonymous": True,
+                "authentication_method": None,
+                "authentication_data": None,
+            }
         ]
 
     async def test_has_the_identifier_that_the_server_assigned(
@@ -151,7 +157,7 @@ class TestAcceptingAndRejecting:
 
         client = await open_raw(5, to=await serve(rename))
 
-        connack = await client.connect("anything")
+        connack = await client.connect("anything", properties={"request_response_information": 1})
 
         assert "assigned_client_identifier" not in connack.properties
         assert connack.properties["response_information"] == "r"

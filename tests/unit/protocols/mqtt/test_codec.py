@@ -113,7 +113,7 @@ class TestStream:
         assert list(stream.decode(b"\x00")) == [PingReq()]
 
     def test_packets_before_a_malformed_one_are_delivered_first(self) -> None:
-        packets = decoder(4).decode(b"\xc0\x00\x40\x02\x00\x01\x00\x00")
+        packets = decoder(4).decode(b"\xc0\x00\x40\x02\x00\x01\xc1\x00")
 
         assert next(packets) == PingReq()
         assert next(packets) == PubAck(1)
@@ -123,7 +123,7 @@ class TestStream:
     def test_after_an_error_every_call_raises_it_again(self) -> None:
         stream = decoder(4)
         with pytest.raises(MalformedPacketError):
-            list(stream.decode(b"\x00\x00"))
+            list(stream.decode(b"\xc1\x00"))
 
         with pytest.raises(MalformedPacketError):
             list(stream.decode(b"\xc0\x00"))

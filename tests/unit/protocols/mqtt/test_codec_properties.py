@@ -37,7 +37,9 @@ MAX_PACKET_BYTES = 1_000_000
 versions = st.sampled_from((3, 4, 5))
 packet_ids = st.integers(1, 65_535)
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
-topic_names = texts.map(lambda text: text.replace("+", "").replace("#", "")).filter(bool)
+names = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cn")), max_size=20)
+topic_filters = names.filter(bool)
+topic_names = names.map(lambda text: text.replace("+", "").replace("#", "")).filter(bool)
 payloads = st.binary(max_size=200)
 
 
@@ -90,10 +92,10 @@ def connects(draw: st.DrawFn, version: int) -> Connect:
     connect_properties = only_5(PacketType.CONNECT)
     if "authentication_method" not in connect_properties:
         connect_properties.pop("authentication_data", None)
-    username = draw(st.none() | texts)
+    username = draw(st.none() | names)
     return Connect(
         version=version,
-        client_id=draw(texts),
+        client_id=draw(names),
         clean_start=draw(st.booleans()),
         keep_alive_s=draw(st.integers(0, 65_535)),
         username=username,
@@ -142,7 +144,7 @@ def packets(draw: st.DrawFn, version: int) -> Packet:
         case PacketType.SUBACK:
             return SubAck(packet_id=draw(packet_ids), reason_codes=codes(packet_type), properties=only_5(packet_type))
         case PacketType.UNSUBSCRIBE:
-            filters = draw(st.lists(texts, min_size=1, max_size=4))
+            filters = draw(st.lists(topic_filters, min_size=1, max_size=4))
             return Unsubscribe(packet_id=draw(packet_ids), topic_filters=tuple(filters), properties=only_5(packet_type))
         case PacketType.UNSUBACK:
             reasons = codes(packet_type) if version == 5 else ()
@@ -164,10 +166,10 @@ def packets(draw: st.DrawFn, version: int) -> Packet:
 
 def subscriptions_of(version: int) -> SearchStrategy[Subscription]:
     if version != 5:
-        return st.builds(Subscription, topic_filter=texts, qos=st.integers(0, 2))
+        return st.builds(Subscription, topic_filter=topic_filters, qos=st.integers(0, 2))
     return st.builds(
         Subscription,
-        topic_filter=texts,
+        topic_filter=topic_filters,
         qos=st.integers(0, 2),
         no_local=st.booleans(),
         retain_as_published=st.booleans(),

@@ -6,7 +6,6 @@ from protocols.mqtt.codec import encode
 from protocols.mqtt.connection import ANSWER_TIMEOUT_S, MAX_HELD_BYTES
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.packets import (
-    Auth,
     ConnAck,
     Connect,
     Disconnect,
@@ -33,7 +32,15 @@ class TestConnect:
 
         events = client.send(connect(username="u", password=b"p"))
 
-        assert events == [{"type": "mqtt.connect", "password": b"p", "allow_anonymous": True}]
+        assert events == [
+            {
+                "type": "mqtt.connect",
+                "password": b"p",
+                "allow_anonymous": True,
+                "authentication_method": None,
+                "authentication_data": None,
+            }
+        ]
         assert client.connection.connect is not None
         assert client.connection.connect.username == "u"
         assert client.read() == []
@@ -104,23 +111,6 @@ class TestConnect:
 
         assert client.connection.take_output() == b"\x20\x03\x00\x84\x00"
         assert client.connection.state is State.CLOSED
-
-    def test_enhanced_authentication_is_refused(self) -> None:
-        client = World().client()
-
-        client.send(connect(properties={"authentication_method": "SCRAM-SHA-1"}))
-
-        [packet] = client.read()
-        assert isinstance(packet, ConnAck)
-        assert packet.reason_code == ReasonCode.BAD_AUTHENTICATION_METHOD
-        assert client.events == []
-
-    def test_auth_is_a_protocol_error(self) -> None:
-        client = World().connected("c")
-
-        client.send(Auth(reason_code=0x19, properties={"authentication_method": "x"}))
-
-        assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
 
     def test_malformed_properties_of_a_version_5_connect_are_answered(self) -> None:
         client = World().client()
@@ -251,6 +241,112 @@ class TestConnack:
         client.answer({"type": "mqtt.reject", "reason_code": 0x87, "reason_string": "x" * 100})
 
         assert client.read() == [ConnAck(reason_code=0x87)]
+
+
+class TestMaximumPacketSize:
+    """[MQTT5-3.1.2.11.4]"""
+
+    def test_a_client_that_takes_no_connack_is_closed_without_a_word(self) -> None:
+        client = World().client()
+        client.send(connect(properties={"maximum_packet_size": 15}))
+
+        client.answer({"type": "mqtt.accept"})
+
+        assert client.read() == []
+        assert client.reason == ("protocol_error", ReasonCode.PACKET_TOO_LARGE)
+
+    def test_nor_is_one_that_takes_no_refusal(self) -> None:
+        client = World().client()
+        client.send(connect(properties={"maximum_packet_size": 4}))
+
+        client.answer({"type": "mqtt.reject", "reason_code": 0x87})
+
+        assert client.read() == []
+
+    def test_what_binds_the_client_stays_in_a_connack_that_loses_its_user_properties(self) -> None:
+        client = World().client()
+        client.send(connect(keep_alive_s=60, properties={"maximum_packet_size": 40}))
+
+        properties = {"user_property": [("k", "x" * 30)], "reason_string": "welcome"}
+        client.answer({"type": "mqtt.accept", "properties": properties})
+
+        [packet] = client.read()
+        assert isinstance(packet, ConnAck)
+        assert packet.properties == {
+            "receive_maximum": 512,
+            "maximum_packet_size": 262_144,
+            "topic_alias_maximum": 32,
+            "reason_string": "welcome",
+        }
+
+
+class TestResponseInformation:
+    """[MQTT5-3.1.2.11.6]"""
+
+    @pytest.mark.parametrize("asked", [0, 1])
+    def test_it_is_for_clients_that_ask_for_it(self, asked: int) -> None:
+        client = World().client()
+        client.send(connect(properties={"request_response_information": asked}))
+
+        client.answer({"type": "mqtt.accept", "properties": {"response_information": "replies/c"}})
+
+        [packet] = client.read()
+        assert isinstance(packet, ConnAck)
+        assert ("response_information" in packet.properties) == bool(asked)
+
+
+class TestServerReference:
+    """[MQTT5-4.11]"""
+
+    def test_a_refusal_may_name_another_server(self) -> None:
+        client = World().client()
+        client.send(connect())
+
+        reject = {"type": "mqtt.reject", "reason_code": ReasonCode.USE_ANOTHER_SERVER}
+        client.answer({**reject, "properties": {"server_reference": "b.example"}})
+
+        assert client.read() == [
+            ConnAck(reason_code=ReasonCode.USE_ANOTHER_SERVER, properties={"server_reference": "b.example"})
+        ]
+
+    def test_and_so_may_the_end_of_a_connection(self) -> None:
+        client = World().connected("c")
+
+        close = {"type": "mqtt.close", "reason_code": ReasonCode.SERVER_MOVED}
+        client.answer({**close, "properties": {"server_reference": "b.example"}})
+
+        assert client.read() == [
+            Disconnect(reason_code=ReasonCode.SERVER_MOVED, properties={"server_reference": "b.example"})
+        ]
+
+
+class TestPacketsOfAServer:
+    """[MQTT5-2.1.2]: what only a server sends is refused whatever is in it, as is what the state does not allow."""
+
+    @pytest.mark.parametrize("version", [3, 4, 5])
+    @pytest.mark.parametrize(
+        "data", [b"\x00\x00", b"\x20\x00", b"\x90\x01x", b"\xb0\x00", b"\xd0\x00", b"\xf0\x01\x01"]
+    )
+    def test_is_a_protocol_error(self, version: int, data: bytes) -> None:
+        client = World().connected("c", version=version)
+
+        client.send_bytes(data)
+
+        assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
+
+    def test_before_the_rest_of_it_has_come(self) -> None:
+        client = World().connected("c")
+
+        client.send_bytes(b"\x0a\xc0")
+
+        assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
+
+    def test_a_second_connect_is_one_even_if_it_is_malformed(self) -> None:
+        client = World().connected("c")
+
+        client.send_bytes(b"\x10\x00")
+
+        assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
 
 
 class TestWhatAnApplicationMayNotDo:

@@ -1,5 +1,7 @@
 """Messages to a client that comes and goes, or is slow [MQTT5-4.1] [MQTT5-4.3] [MQTT5-4.4] [MQTT5-4.6] [MQTT5-4.9]."""
 
+import pytest
+
 from protocols.mqtt.options import NEVER_EXPIRES, MqttOptions
 from protocols.mqtt.packets import ConnAck, Connect, Packet, PubAck, PubComp, Publish, PubRec, PubRel, ReasonCode
 from tests.unit.protocols.mqtt.harness import Client, World
@@ -97,14 +99,58 @@ class TestQos2:
 
         assert client.read() == [PubRel(7, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)]
 
-    def test_a_puback_does_not_end_it(self) -> None:
+
+class TestAnswersOfTheWrongKind:
+    """[MQTT5-4.3.2] [MQTT5-4.3.3]"""
+
+    @pytest.mark.parametrize("answer", [PubRec(1), PubComp(1)])
+    def test_to_a_message_at_qos_1(self, answer: Packet) -> None:
+        world = World()
+        client = subscribed(world)
+        world.publish("t", qos=1)
+
+        client.send(answer)
+
+        assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
+
+    @pytest.mark.parametrize("answer", [PubAck(1), PubComp(1)])
+    def test_to_a_message_at_qos_2(self, answer: Packet) -> None:
         world = World()
         client = subscribed(world)
         world.publish("t", qos=2)
-        client.send(PubAck(1))
-        client.lose()
 
-        assert len(payloads(back(world).earlier)) == 1
+        client.send(answer)
+
+        assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
+
+    @pytest.mark.parametrize("version", [3, 4, 5])
+    def test_to_a_pubrel(self, version: int) -> None:
+        world = World()
+        client = subscribed(world, version)
+        world.publish("t", qos=2)
+        client.send(PubRec(1))
+
+        client.send(PubAck(1))
+
+        assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
+
+    @pytest.mark.parametrize("answer", [PubAck(9), PubComp(9)])
+    def test_but_one_to_nothing_is_ignored(self, answer: Packet) -> None:
+        client = subscribed(World())
+
+        client.send(answer)
+
+        assert client.connection.end is None
+
+    def test_a_second_pubrec_is_answered_as_the_first(self) -> None:
+        world = World()
+        client = subscribed(world)
+        world.publish("t", qos=2)
+        client.publishes()
+
+        client.send(PubRec(1), PubRec(1))
+
+        assert client.read() == [PubRel(1), PubRel(1)]
 
 
 class TestSendingAgain:

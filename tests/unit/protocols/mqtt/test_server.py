@@ -314,12 +314,12 @@ class TestEnds:
             await send({"type": "mqtt.reject", "reason_code": 0x86, "reason_string": "unknown token"})
 
         client = await Client.open(await serve(application))
-        client.send(Connect(version=5, client_id="c\n", username="u", password=b"hunter2"))
+        client.send(Connect(version=5, client_id="c\u2028", username="u", password=b"hunter2"))
 
         assert len(await client.ended()) == 1
         [record] = [record for record in caplog.records if record.name == "gateway.mqtt"]
         line = record.getMessage()
-        assert line.startswith("closed c\\n from 127.0.0.1:")
+        assert line.startswith("closed c\\u2028 from 127.0.0.1:")
         assert line.endswith("application, 0x86 unknown token")
 
     async def test_a_client_that_sends_all_before_it_reads_is_told_why_it_is_closed(self, serve: Serve) -> None:

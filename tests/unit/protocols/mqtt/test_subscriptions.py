@@ -143,6 +143,33 @@ class TestUnsubscribe:
         assert client.read() == [UnsubAck(packet_id=3, reason_codes=(0, 0, ReasonCode.NO_SUBSCRIPTION_EXISTED))]
         assert world.publish("a") == world.publish("b") == 0
 
+    def test_a_filter_that_is_invalid_is_refused_without_asking(self) -> None:
+        world = World()
+        client = world.connected("c")
+        client.subscribe("a", "b")
+
+        [event] = client.send(Unsubscribe(packet_id=3, topic_filters=("a", "$share/g", "b")))
+        assert event["topic_filters"] == ["a", "b"]
+        client.ack(event)
+
+        assert client.read() == [UnsubAck(packet_id=3, reason_codes=(0, ReasonCode.TOPIC_FILTER_INVALID, 0))]
+
+    def test_if_every_filter_is_invalid_the_application_is_not_asked(self) -> None:
+        client = World().connected("c")
+
+        assert client.send(Unsubscribe(packet_id=3, topic_filters=("a/#/b",))) == []
+
+        assert client.read() == [UnsubAck(packet_id=3, reason_codes=(ReasonCode.TOPIC_FILTER_INVALID,))]
+
+    def test_a_reason_and_properties_go_along(self) -> None:
+        client = World().connected("c")
+        [event] = client.send(Unsubscribe(packet_id=3, topic_filters=("a",)))
+
+        client.ack(event, reason_codes=[0x87], reason_string="no", properties={"user_property": [("k", "v")]})
+
+        properties = {"user_property": [("k", "v")], "reason_string": "no"}
+        assert client.read() == [UnsubAck(packet_id=3, reason_codes=(0x87,), properties=properties)]
+
     def test_the_application_may_refuse(self) -> None:
         world = World()
         client = world.connected("c")

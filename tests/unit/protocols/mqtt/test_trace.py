@@ -162,7 +162,7 @@ async def test_every_refusal_is_told_with_its_reason_whatever_the_client_is_told
         await client.send(Subscribe(packet_id=1, subscriptions=subscriptions))
         await client.send(Subscribe(packet_id=2, subscriptions=subscriptions[2:]))
         await client.send(Unsubscribe(packet_id=3, topic_filters=("a",)))
-        client.writer.write(b"\xf1\0")
+        client.writer.write(b"\xc1\0")
         events = await events_until(trace, "closed")
 
     refused = [line for line in lines(events) if line.startswith(("refused", "closed"))]

@@ -478,9 +478,9 @@ def _publish5(properties: bytes) -> bytes:
 
 INVALID: Final[tuple[InvalidVector, ...]] = (
     # Fixed header
-    _malformed("packet type 0", 4, b"\x00\x00", "MQTT3-2.2.1"),
-    _malformed("packet type 0 in 5.0", 5, b"\x00\x00", "MQTT5-2.1.2"),
-    _malformed("AUTH before 5.0", 4, b"\xf0\x00", "MQTT3-2.2.1"),
+    _protocol("packet type 0", 4, b"\x00\x00", "MQTT3-2.2.1"),
+    _protocol("packet type 0 in 5.0", 5, b"\x00\x00", "MQTT5-2.1.2"),
+    _protocol("AUTH before 5.0", 4, b"\xf0\x00", "MQTT3-2.2.1"),
     _malformed("a remaining length of five bytes", 4, b"\x30\xff\xff\xff\xff\x01", "MQTT5-1.5.5"),
     _malformed("a remaining length that is too long", 5, b"\xc0\x80\x00", "MQTT5-1.5.5-1"),
     InvalidVector(
@@ -541,6 +541,21 @@ INVALID: Final[tuple[InvalidVector, ...]] = (
         b"\x10\x0f\x00\x04MQTT\x04\x02\x00\x00\x00\x03\xed\xa0\x80",
         "MQTT3-1.5.3-1",
     ),
+    _malformed(
+        "a client identifier with a line break", None, b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01\n", "MQTT3-1.5.3"
+    ),
+    _malformed(
+        "a user name with a control character of C1",
+        None,
+        b"\x10\x10\x00\x04MQTT\x04\x82\x00\x00\x00\x00\x00\x02\xc2\x9f",
+        "MQTT3-1.5.3",
+    ),
+    _malformed(
+        "a will topic with a non-character",
+        None,
+        b"\x10\x13\x00\x04MQTT\x04\x06\x00\x00\x00\x00\x00\x03\xef\xbf\xbf\x00\x00",
+        "MQTT3-1.5.3",
+    ),
     _protocol("authentication data without a method", None, _connect5(b"\x16\x00\x01d"), "MQTT5-3.1.2.11.10"),
     # Properties
     _malformed("an unknown property", 5, _publish5(b"\x04\x00"), "MQTT5-2.2.2.2"),
@@ -589,6 +604,7 @@ INVALID: Final[tuple[InvalidVector, ...]] = (
     _malformed("PUBLISH to a topic with U+0000", 5, b"\x30\x05\x00\x02a\x00\x00", "MQTT5-1.5.4-2"),
     _malformed("PUBLISH to a topic that is not UTF-8", 4, b"\x30\x03\x00\x01\xff", "MQTT3-1.5.3-1"),
     _malformed("PUBLISH to a topic with an overlong '/'", 4, b"\x30\x04\x00\x02\xc0\xaf", "MQTT5-1.5.4-1"),
+    _malformed("PUBLISH to a topic with a control character", 5, b"\x30\x05\x00\x02a\x1f\x00", "MQTT5-1.5.4"),
     _malformed("PUBLISH with nothing", 4, b"\x30\x00", "MQTT3-3.3.2"),
     _malformed("PUBLISH with one byte", 4, b"\x30\x01\x00", "MQTT3-3.3.2"),
     _malformed("PUBLISH with a topic beyond its end", 4, b"\x30\x03\x00\x02a", "MQTT3-3.3.2"),
@@ -613,11 +629,21 @@ INVALID: Final[tuple[InvalidVector, ...]] = (
     _malformed("a reserved option bit", 5, b"\x82\x07\x00\x01\x00\x00\x01a\x40", "MQTT5-3.8.3-5"),
     _protocol("retain handling 3", 5, b"\x82\x07\x00\x01\x00\x00\x01a\x30", "MQTT5-3.8.3.1"),
     _protocol("no local on a shared subscription", 5, b"\x82\x10\x00\x01\x00\x00\x0a$share/g/a\x04", "MQTT5-3.8.3-4"),
+    _malformed("SUBSCRIBE to an empty filter", 4, b"\x82\x05\x00\x01\x00\x00\x00", "MQTT3-4.7.3-1"),
+    _malformed(
+        "SUBSCRIBE to an empty filter behind another",
+        5,
+        b"\x82\x0a\x00\x01\x00\x00\x01a\x00\x00\x00\x00",
+        "MQTT5-4.7.3-1",
+    ),
+    _malformed("SUBSCRIBE to a filter with U+0000", 5, b"\x82\x07\x00\x01\x00\x00\x01\x00\x00", "MQTT5-1.5.4-2"),
+    _malformed("SUBSCRIBE to a filter with DEL", 4, b"\x82\x06\x00\x01\x00\x01\x7f\x00", "MQTT3-1.5.3"),
     _malformed("SUBACK with return code 3", 4, b"\x90\x03\x00\x01\x83", "MQTT3-3.9.3-2"),
     _protocol("SUBACK with an unknown reason code", 5, b"\x90\x04\x00\x01\x00\x03", "MQTT5-3.9.3"),
     _malformed("SUBACK without a code", 4, b"\x90\x02\x00\x01", "MQTT3-3.9.3"),
     # UNSUBSCRIBE, UNSUBACK
     _protocol("UNSUBSCRIBE without a filter", 4, b"\xa2\x02\x00\x01", "MQTT3-3.10.3-2"),
+    _malformed("UNSUBSCRIBE from an empty filter", 5, b"\xa2\x05\x00\x01\x00\x00\x00", "MQTT5-4.7.3-1"),
     _malformed("UNSUBSCRIBE with a filter beyond its end", 4, b"\xa2\x05\x00\x01\x00\x02a", "MQTT3-3.10.3"),
     _malformed("UNSUBACK of 3.1.1 with codes", 4, b"\xb0\x03\x00\x01\x00", "MQTT3-3.11.3"),
     _malformed("UNSUBACK of 5.0 without codes", 5, b"\xb0\x03\x00\x01\x00", "MQTT5-3.11.3"),
