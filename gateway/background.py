@@ -8,11 +8,13 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, ClassVar
 
 from gateway.exceptions import StopConsumer
 from gateway.metrics import consumer_background_failures
 from gateway.threads import Lane
+from protocols.asgi import Event
+from protocols.runner import Inbox
 
 logger = logging.getLogger("gateway.consumer")
 
@@ -147,6 +149,87 @@ class Background:
             self.report(error, task.get_coro())
         if not self._ended:
             self._failed(error)
+
+
+class BackgroundWork:
+    """The part of a consumer that is for work beside its handlers."""
+
+    max_background: ClassVar[int] = 100
+    """How many tasks of `spawn` and repetitions of `every` a consumer may have at a time."""
+
+    _gateway_events: ClassVar[tuple[str, ...] | None] = ("background.turn", "background.failed")
+
+    __loop: asyncio.AbstractEventLoop
+    __inbox: Inbox
+    __background: Background | None
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        """Runs `coroutine` beside the handlers, in a task that is cancelled and awaited before the disconnect handler.
+
+        What it raises is logged and given to `background_failed`; StopConsumer ends the consumer. Raises RuntimeError
+        when there are `max_background` already, or the connection has ended.
+        """
+        return self._gateway_background().spawn(coroutine)
+
+    def every(self, seconds: float, function: Callable[[], Any]) -> Periodic:
+        """Calls `function` (a coroutine function, of no argument) every `seconds`, in turn with the handlers.
+
+        It is first called when `seconds` are over, and not any more when the connection has ended, or after `cancel()`
+        of what is returned. Calls that a slow handler holds up do not pile up. What it raises is logged and given to
+        `background_failed`, and it is called again; StopConsumer ends the consumer. Raises as `spawn`.
+        """
+        return self._gateway_background().every(seconds, function)
+
+    async def background_failed(self, event: Event) -> None:
+        """Called with event["error"], which background work raised; does nothing, unless overridden."""
+
+    async def background_turn(self, event: Event) -> None:
+        """Makes the next call of `every`, or tells of a task that failed."""
+        await self._gateway_turn(event, _as_it_is)
+
+    async def _gateway_turn(self, event: Event, run: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """`run` makes what is called awaitable."""
+        periodic: Periodic | None = event.get("periodic")
+        error = event.get("error")
+        if periodic is not None and not (periodic.cancelled or self.__inbox.disconnected):
+            try:
+                await run(periodic.function)()
+            except StopConsumer:
+                raise
+            except Exception as failure:
+                self._gateway_background().report(failure, periodic.function)
+                error = failure
+            periodic.schedule()
+        if isinstance(error, StopConsumer):
+            raise error
+        if error is not None:
+            await run(self.background_failed)({"type": "background.failed", "error": error})
+
+    def _gateway_begin_background(self, inbox: Inbox) -> None:
+        """A connection begins; `inbox` is where its consumer takes what it handles."""
+        self.__loop = asyncio.get_running_loop()
+        self.__inbox = inbox
+        self.__background = None
+
+    def _gateway_background(self) -> Background:
+        if self.__background is None:
+            inbox = self.__inbox
+            self.__background = Background(
+                type(self).__qualname__,
+                self.max_background,
+                loop=self.__loop,
+                interject=lambda periodic: inbox.interject({"type": "background.turn", "periodic": periodic}),
+                failed=lambda error: inbox.interject({"type": "background.turn", "error": error}),
+            )
+        return self.__background
+
+    async def _gateway_end_background(self) -> None:
+        if self.__background is not None:
+            await self.__background.end()
+
+
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
 async def _in_own_lane(work: Coroutine[Any, Any, Any]) -> Any:

@@ -8,7 +8,8 @@ How one lives (`AsyncConsumer.__call__`):
 
 - its own channel is attached to the layer, and what comes there goes straight into its mailbox;
 - one task, the one that the server started, takes events and messages from one inbox and runs their handlers one after
-  the other. There is no task, queue or future per message;
+  the other. There is no task, queue or future per message, and a handler that does not wait does not even wake the task
+  (protocols.stand_in);
 - however it ends (the client leaves, a handler raises, the server cancels it, a handler is too slow when the client
   has left), the disconnect handler runs exactly once, and the channel leaves the layer and its groups.
 """
@@ -17,12 +18,12 @@ import asyncio
 import functools
 import logging
 import weakref
-from collections.abc import Callable, Coroutine, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Any, ClassVar, ParamSpec, cast
 
 from asgiref.sync import async_to_sync
 
-from gateway.background import Background, Periodic
+from gateway.background import BackgroundWork
 from gateway.db import database_sync_to_async
 from gateway.events import disconnect_event
 from gateway.exceptions import StopConsumer
@@ -54,7 +55,7 @@ P = ParamSpec("P")
 DISCONNECT_TIMEOUT_S = 5.0
 
 
-class AsyncConsumer:
+class AsyncConsumer(BackgroundWork):
     """Runs the handlers of one connection in the event loop.
 
     A handler is a public method that takes one event; the event {"type": "chat.message"} calls `chat_message`. Events
@@ -78,16 +79,13 @@ class AsyncConsumer:
     """How long a handler may go on, and events that came before may still be handled, when the connection has ended.
     Then the handler is cancelled and the disconnect handler runs. None: for ever (until the server cancels)."""
 
-    max_background: ClassVar[int] = 100
-    """How many tasks of `spawn` and repetitions of `every` a consumer may have at a time."""
-
     scope: Scope
     channel_layer: BaseChannelLayer | None
     channel_name: str
     base_send: Callable[[Event], Any]
 
     _sync: ClassVar[bool] = False
-    _gateway_events: ClassVar[tuple[str, ...] | None] = ("mailbox.overflow", "background.turn", "background.failed")
+    _gateway_events: ClassVar[tuple[str, ...] | None] = ("mailbox.overflow",)
     _gateway_handlers: ClassVar[dict[str, Handler]] = {}
     _gateway_message_handlers: ClassVar[dict[str, Handler]] = {}
     _gateway_functions: ClassVar[dict[str, Handler]] = {}
@@ -97,10 +95,9 @@ class AsyncConsumer:
     # The values are for tests that call methods of a consumer without running it.
     _gateway_inbox: Inbox = Inbox()
     _gateway_closed: bool = False
-    __loop: asyncio.AbstractEventLoop
-    __background: Background | None
     __began: bool
     __interrupted: bool
+    __handlers: dict[str, Handler]
 
     def __init_subclass__(cls, *, events: Iterable[str] | None = None, **kwargs: Any) -> None:
         """`events` is for base classes that, as those of gateway.generic, implement a protocol for others to extend.
@@ -147,8 +144,6 @@ class AsyncConsumer:
         follow_replacements(self, self._gateway_functions, self._gateway_handlers, self._gateway_message_handlers)
         # Not in __init__: one instance may serve several connections in a test, and __init__ is the subclass's own.
         self.__began = self.__interrupted = self._gateway_closed = False
-        self.__loop = asyncio.get_running_loop()
-        self.__background = None
         self.base_send = async_to_sync(send) if self._sync else send
         self.channel_layer = get_channel_layer(self.channel_layer_alias)
         # `receive` of our own servers is a method of the inbox, which takes layer messages too: one task per
@@ -156,6 +151,7 @@ class AsyncConsumer:
         owner = getattr(receive, "__self__", None)
         pump = None if isinstance(owner, Inbox) else Pump(scope["type"], receive)
         self._gateway_inbox = owner if isinstance(owner, Inbox) else cast(Pump, pump).inbox
+        self._gateway_begin_background(self._gateway_inbox)
         lane = Lane()
         lane.enter()
         try:
@@ -186,76 +182,16 @@ class AsyncConsumer:
         key: str = message["type"]
         return key
 
-    # Background work
-
-    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
-        """Runs `coroutine` beside the handlers, in a task that is cancelled and awaited before the disconnect handler.
-
-        What it raises is logged and given to `background_failed`; StopConsumer ends the consumer. Raises RuntimeError
-        when there are `max_background` already, or the connection has ended.
-        """
-        return self._gateway_background().spawn(coroutine)
-
-    def every(self, seconds: float, function: Callable[[], Any]) -> Periodic:
-        """Calls `function` (a coroutine function, of no argument) every `seconds`, in turn with the handlers.
-
-        It is first called when `seconds` are over, and not any more when the connection has ended, or after `cancel()`
-        of what is returned. Calls that a slow handler holds up do not pile up. What it raises is logged and given to
-        `background_failed`, and it is called again; StopConsumer ends the consumer. Raises as `spawn`.
-        """
-        return self._gateway_background().every(seconds, function)
-
-    async def background_failed(self, event: Event) -> None:
-        """Called with event["error"], which background work raised; does nothing, unless overridden."""
-
-    async def background_turn(self, event: Event) -> None:
-        """Makes the next call of `every`, or tells of a task that failed."""
-        await self._gateway_turn(event, _as_it_is)
-
-    async def _gateway_turn(self, event: Event, run: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        """`run` makes what is called awaitable."""
-        periodic: Periodic | None = event.get("periodic")
-        error = event.get("error")
-        if periodic is not None and not (periodic.cancelled or self._gateway_inbox.disconnected):
-            try:
-                await run(periodic.function)()
-            except StopConsumer:
-                raise
-            except Exception as failure:
-                self._gateway_background().report(failure, periodic.function)
-                error = failure
-            periodic.schedule()
-        if isinstance(error, StopConsumer):
-            raise error
-        if error is not None:
-            await run(self.background_failed)({"type": "background.failed", "error": error})
-
-    def _gateway_background(self) -> Background:
-        if self.__background is None:
-            inbox = self._gateway_inbox
-            self.__background = Background(
-                type(self).__qualname__,
-                self.max_background,
-                loop=self.__loop,
-                interject=lambda periodic: inbox.interject({"type": "background.turn", "periodic": periodic}),
-                failed=lambda error: inbox.interject({"type": "background.turn", "error": error}),
-            )
-        return self.__background
-
-    async def __end_background(self) -> None:
-        if self.__background is not None:
-            await self.__background.end()
-
     # Life
 
     async def __live(self, lane: Lane) -> None:
         """Handles events up to the disconnect, and that one exactly once, whatever happens before."""
         try:
             disconnect = await self.__until_disconnect(lane)
-            await self.__end_background()
+            await self._gateway_end_background()
         except BaseException as error:
             try:
-                await self.__end_background()
+                await self._gateway_end_background()
             finally:
                 if self.__began:
                     await self.__handle_disconnect(error)
@@ -295,19 +231,24 @@ class AsyncConsumer:
         """The loop. Returns the disconnect event, unhandled."""
         inbox = self._gateway_inbox
         # Straight from the table to the handler, which saves a coroutine per event, unless `dispatch` is overridden.
-        handlers = self._gateway_handlers if type(self).dispatch is AsyncConsumer.dispatch else {}
+        self.__handlers = self._gateway_handlers if type(self).dispatch is AsyncConsumer.dispatch else {}
         event = await inbox.next()
         self.__began = True
-        while not inbox.finished:
-            handler = handlers.get(event.get("type", ""))
-            if handler is None:
-                await self.dispatch(event)
-            else:
-                await handler(self, event)
-            if lane.used:
-                lane.release()
-            event = await inbox.next()
+        if not self._sync:
+            inbox.appoint(self.__handle, lane.release)
+        try:
+            while not inbox.finished:
+                await self.__handle(event)
+                if lane.used:
+                    lane.release()
+                event = await inbox.next()
+        finally:
+            inbox.dismiss()
         return event
+
+    def __handle(self, event: Event) -> Awaitable[None]:
+        handler = self.__handlers.get(event.get("type", ""))
+        return self.dispatch(event) if handler is None else handler(self, event)
 
     def _gateway_grace_s(self) -> float | None:
         return self.disconnect_grace_s
@@ -404,10 +345,6 @@ _refusal_logs: weakref.WeakKeyDictionary[type[AsyncConsumer], LogLimit] = weakre
 
 def _do_nothing() -> None:
     pass
-
-
-def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function
 
 
 class SyncConsumer(AsyncConsumer, events=()):

@@ -10,13 +10,15 @@ Invariants, whatever ends the connection:
 """
 
 import asyncio
+import contextvars
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Final, Protocol, cast
 
 from protocols.asgi import Application, Event, Scope, Send
+from protocols.stand_in import StandIn
 
 logger = logging.getLogger("gateway.runner")
 
@@ -49,6 +51,10 @@ class MessageQueue(Protocol):
     def __len__(self) -> int: ...
 
 
+_NO_MESSAGES: Final[deque[Event]] = deque(maxlen=0)
+"""In place of a queue that has never been used, which would be 700 bytes of each connection."""
+
+
 class Inbox:
     """What one application instance waits on: a lossless lane of events from its connection and a lane of messages.
 
@@ -56,15 +62,20 @@ class Inbox:
     inbox. `receive` is the ASGI `receive` callable and sees events only; `next` sees both lanes and belongs to a
     consumer, which finds the inbox of an unwrapped `receive` as `receive.__self__`.
 
-    One task at a time may wait. There is no queue object and no task per event: a deque, and a future while idle.
+    One task at a time may wait. There is no queue object and no task per event: a deque, and a future while idle. And
+    with a stand-in (see `appoint`) the task is not even woken for an event whose handler does not wait.
     """
 
     __slots__ = (
         "_buffered_bytes",
+        "_context",
         "_events",
         "_final",
         "_interjected",
         "_paused",
+        "_rest",
+        "_stand_in",
+        "_task",
         "_waiter",
         "finished",
         "high_water_bytes",
@@ -86,15 +97,25 @@ class Inbox:
         self._final: Event | None = None
         self._interjected: deque[Event] | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._context: contextvars.Context | None = None
+        self._stand_in: StandIn | None = None
+        self._rest: Awaitable[None] | None = None
         self._buffered_bytes = 0
         self._paused = False
-        self.messages: MessageQueue = deque()
+        self.messages: MessageQueue = _NO_MESSAGES
         self.finished = False
         """Whether `next` has given out the disconnect event."""
         self.high_water_bytes = high_water_bytes
         self.pause = pause
         self.resume = resume
         self.on_disconnect: Callable[[], None] = _do_nothing
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Starts the task that is to wait here."""
+        self._context = contextvars.copy_context()
+        self._task = asyncio.get_running_loop().create_task(coroutine, context=self._context)
+        return self._task
 
     @property
     def disconnected(self) -> bool:
@@ -116,7 +137,7 @@ class Inbox:
             self._paused = True
             self.pause()
         if self._waiter is not None:
-            self._wake()
+            self._rouse()
 
     def feed_many(self, events: Iterable[Event], size_bytes: int) -> None:
         """Adds the events of one read of the socket; `size_bytes` is what they count together."""
@@ -128,7 +149,7 @@ class Inbox:
             self._paused = True
             self.pause()
         if self._waiter is not None:
-            self._wake()
+            self._rouse()
 
     def put_back(self, event: Event) -> None:
         """Makes an event that `receive` gave out the next one again: for middleware that has to look at the first."""
@@ -152,15 +173,18 @@ class Inbox:
 
     def deliver(self, message: Event) -> None:
         """Adds a message to the other lane. Bounding that lane is the caller's: see `messages`."""
+        if self.messages is _NO_MESSAGES:
+            self.messages = deque()
         self.messages.append(message)
         if self._waiter is not None:
-            self._wake()
+            self._rouse()
 
     async def receive(self) -> Event:
         """The next event. After the disconnect event, that event again, at once, for ever (ASGI www)."""
         while not self._events:
             if self._final is not None:
                 return self._final
+            self._events = None
             await self._wait()
         return self._pop_event()
 
@@ -169,14 +193,47 @@ class Inbox:
         while True:
             if self._interjected:
                 return self._interjected.popleft()
-            if self._events:
-                return self._pop_event()
+            event = self.take()
+            if event is not None:
+                return event
             if self._final is not None:
                 self.finished = True
                 return self._final
-            if self.messages:
-                return self.messages.popleft()
             await self._wait()
+
+    def take(self) -> Event | None:
+        """The next event or, if there is none and none will come, the next message; None if that is not there."""
+        if self._events:
+            return self._pop_event()
+        self._events = None  # an empty deque has 700 bytes: an idle connection has none
+        if self._final is None and self.messages:
+            return self.messages.popleft()
+        return None
+
+    # While the task waits in `next`
+
+    @property
+    def task_is_idle(self) -> bool:
+        """Whether the task waits, and is not about to be woken."""
+        return self._waiter is not None and not self._waiter.done()
+
+    def appoint(self, begin: Callable[[Event], Awaitable[Any]], after: Callable[[], None]) -> None:
+        """Has `begin(event)` run in place of the calling task while that waits in `next`: see StandIn.
+
+        Does nothing if that is not the task of `start`, but one that middleware has put between.
+        """
+        task = asyncio.current_task()
+        if task is not None and task is self._task and self._context is not None:
+            self._stand_in = StandIn(self, task, self._context, begin, after)
+
+    def dismiss(self) -> None:
+        """From here on the task does everything by itself."""
+        self._stand_in = None
+
+    def hand_over(self, rest: Awaitable[None]) -> None:
+        """Wakes the task, which awaits `rest` before `next` returns."""
+        self._rest = rest
+        self._wake()
 
     def skip_to_end(self) -> int:
         """Drops the events that nobody has taken, so that the disconnect event is next, and says how many."""
@@ -198,13 +255,25 @@ class Inbox:
     async def _wait(self) -> None:
         if self._waiter is not None:
             raise RuntimeError("two tasks wait for the events of one connection; await receive() in one place only")
-        # An empty deque has 700 bytes: an idle connection has none.
-        self._events = None
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
+        except asyncio.CancelledError as cancellation:
+            if self._rest is None:
+                raise
+            _cancel_again(cancellation)  # for it was not this wait that was to be cancelled
         finally:
             self._waiter = None
+        if self._rest is not None:
+            rest, self._rest = self._rest, None
+            await rest
+
+    def _rouse(self) -> None:
+        """Has someone look what is there."""
+        if self._stand_in is not None:
+            self._stand_in.call_soon()
+        else:
+            self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -238,7 +307,7 @@ class ApplicationRun:
         self._timeout: asyncio.TimerHandle | None = None
         self._begun = False
         self._ended = False
-        self.task = asyncio.get_running_loop().create_task(self._live(application, scope, send))
+        self.task = inbox.start(self._live(application, scope, send))
 
     def disconnect(self, event: Event) -> None:
         """Delivers the disconnect event, once, and gives the application `close_timeout_s` to return."""
@@ -286,6 +355,13 @@ class ApplicationRun:
             self._timeout.cancel()
             self._timeout = None
         self._on_finished(exception)
+
+
+def _cancel_again(cancellation: asyncio.CancelledError) -> None:
+    """Has the current task cancelled, as it was just now, in what it awaits next."""
+    task = cast("asyncio.Task[Any]", asyncio.current_task())
+    task.uncancel()
+    task.cancel(*cancellation.args)
 
 
 def describe(scope: Scope) -> str:

@@ -116,7 +116,7 @@ class ApplicationCommunicator:
 
     def _start(self) -> "asyncio.Task[None]":
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task = self.inbox.start(self._run())
             self._task.add_done_callback(lambda _task: self._news.set())
         return self._task
 
