@@ -22,12 +22,13 @@ from typing import Any, Final
 from gateway.layers.base import LayerUnavailableError
 from gateway.layers.drops import UNDECODABLE
 from gateway.layers.loops import PerLoop
-from gateway.layers.members import Entry, Member, Presence
+from gateway.layers.members import Entry, Member, Presence, SyncPresence
 from gateway.layers.names import escape_name
 from gateway.layers.options import require_seconds
 from gateway.layers.remote import RemoteChannelLayer
 from gateway.layers.scripts import digest
-from gateway.layers.servers import Commands
+from gateway.layers.servers import Commands, Scripts
+from gateway.layers.sync_clients import SyncClients, SyncScripts
 
 logger = logging.getLogger("gateway.layer")
 
@@ -57,7 +58,12 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 return redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. string.format('%.0f', now), '+inf')
 """
 
-SCRIPTS: Final = {script: digest(script) for script in (RENEW, LIVING)}
+MEMBERS: Final = """
+-- KEYS: group. Its members, those of the dead included: the name and the metadata of each.
+return redis.call('HGETALL', KEYS[1])
+"""
+
+SCRIPTS: Final = {script: digest(script) for script in (RENEW, LIVING, MEMBERS)}
 
 
 class RedisPresence(Presence):
@@ -71,6 +77,7 @@ class RedisPresence(Presence):
         super().__init__(layer)
         self.lease_s = lease_s
         self._loops = PerLoop(lambda: _Process(self, layer))
+        self._sync: SyncPresence | None = None
 
     async def watch(self, group: str, channel: str) -> list[Member]:
         """Sends `presence.joined` and `presence.left` for `group` to `channel` from now on; returns who is there."""
@@ -90,7 +97,63 @@ class RedisPresence(Presence):
         await self._loops.here.leave(entry)
 
     async def _members(self, group: str) -> Iterable[Member]:
-        return await self._loops.here.members(group)
+        return await self._loops.here.register.members(group)
+
+    @property
+    def sync(self) -> SyncPresence:
+        """The same for synchronous code, over plain synchronous clients that the threads of this process share."""
+        if self._sync is None:
+            self._sync = SyncPresence(_RedisPresenceOfThreads(self._layer, lease_s=self.lease_s))
+        return self._sync
+
+
+class _RedisPresenceOfThreads(RedisPresence):
+    """The same members by synchronous clients."""
+
+    def __init__(self, layer: RemoteChannelLayer[Any], *, lease_s: float) -> None:
+        super().__init__(layer, lease_s=lease_s)
+        self._clients = SyncClients(layer.hosts)
+        self._register = _Register(layer, SyncScripts(self._clients, SCRIPTS))
+
+    async def _members(self, group: str) -> Iterable[Member]:
+        return await self._register.members(group)
+
+    async def close(self) -> None:
+        self._clients.close()
+
+
+class _Register:
+    """What Redis has of members, to be read."""
+
+    def __init__(self, layer: RemoteChannelLayer[Any], scripts: Scripts) -> None:
+        self._layer = layer
+        self._scripts = scripts
+        self.serializer = layer.make_serializer()
+        self.processes_key = f"{layer.prefix}:presence:processes".encode()
+
+    def group_key(self, group: str) -> bytes:
+        return f"{self._layer.prefix}:presence:group:{escape_name(group)}".encode()
+
+    async def members(self, group: str) -> list[Member]:
+        """Those of living processes."""
+        # Members first: who enters in between has a living process, and who died in between is left out.
+        found = await self.all(group)
+        living = await self._scripts.run_script(LIVING, self.processes_key, ())
+        alive = {name.decode() for name in living}
+        return [member for member in found if _process_of(member.id) in alive]
+
+    async def all(self, group: str) -> list[Member]:
+        """Those of the dead included."""
+        fields = await self._scripts.run_script(MEMBERS, self.group_key(group), ())
+        pairs = zip(fields[::2], fields[1::2], strict=True)
+        return [Member(field.decode(), self._decode(payload)) for field, payload in pairs]
+
+    def _decode(self, payload: bytes) -> dict[str, Any]:
+        try:
+            return dict(self.serializer.deserialize(payload))
+        except Exception as error:  # whatever a serializer raises on bytes that are not its own
+            self._layer.drops.add(UNDECODABLE, f"presence ({type(error).__name__})")
+            return {}
 
 
 class _Process:
@@ -99,9 +162,8 @@ class _Process:
     def __init__(self, presence: RedisPresence, layer: RemoteChannelLayer[Any]) -> None:
         self._presence = presence
         self._layer = layer
-        self._serializer = layer.make_serializer()
         self._commands: Commands = layer.make_commands(SCRIPTS)
-        self._processes_key = f"{layer.prefix}:presence:processes".encode()
+        self.register = _Register(layer, self._commands)
         self._name = uuid.uuid4().hex
         self._numbers = itertools.count(1)
         self._entries: set[Entry] = set()
@@ -142,14 +204,6 @@ class _Process:
         self._remove(entry)
         await self._delete(entry.group, entry.member)
 
-    async def members(self, group: str) -> list[Member]:
-        key = self._group_key(group)
-        # Members first: who enters in between has a living process, and who died in between is left out.
-        found = await self._all(key)
-        living = await self._commands.run_script(LIVING, self._processes_key, ())
-        alive = {name.decode() for name in living}
-        return [member for member in found if _process_of(member.id) in alive]
-
     def _add(self, entry: Entry) -> None:
         self._entries.add(entry)
         self._groups[entry.group] += 1
@@ -167,9 +221,9 @@ class _Process:
         """Writes `entry` under a new ID, and tells."""
         entry.id = f"{self._name}!{next(self._numbers)}"
         member = entry.member
-        payload = self._serializer.serialize(entry.data)
+        payload = self.register.serializer.serialize(entry.data)
         self._layer.require_size(len(payload), {"type": "presence.joined"})
-        key, own = self._group_key(entry.group), self._process_key(self._name)
+        key, own = self.register.group_key(entry.group), self._process_key(self._name)
         # First where those look who remove the members of the dead.
         await self._commands.execute(own, "SADD", own, _text(entry.group))
         await self._commands.execute(key, "HSET", key, member.id, payload)
@@ -179,15 +233,9 @@ class _Process:
             await self._presence._tell("presence.joined", entry.group, member)
 
     async def _delete(self, group: str, member: Member) -> None:
-        key = self._group_key(group)
+        key = self.register.group_key(group)
         if await self._commands.execute(key, "HDEL", key, member.id):
             await self._presence._tell("presence.left", group, member)
-
-    async def _all(self, key: bytes) -> list[Member]:
-        """The members of the group at `key`, those of the dead included."""
-        fields = await self._commands.execute(key, "HGETALL", key)
-        pairs = zip(fields[::2], fields[1::2], strict=True)
-        return [Member(field.decode(), self._decode(payload)) for field, payload in pairs]
 
     # The lease
 
@@ -217,12 +265,12 @@ class _Process:
     async def _renew_lease(self) -> list[str]:
         """Returns the dead that this process is to bury."""
         lease_ms = int(self._presence.lease_s * 1000)
-        known, dead = await self._commands.run_script(RENEW, self._processes_key, (self._name, lease_ms))
+        known, dead = await self._commands.run_script(RENEW, self.register.processes_key, (self._name, lease_ms))
         if self._known and not known:
             # Taken for dead, or Redis has lost everything. Others may be removing what has the old name.
             self._name = uuid.uuid4().hex
             self._renamed = True
-            await self._commands.run_script(RENEW, self._processes_key, (self._name, lease_ms))
+            await self._commands.run_script(RENEW, self.register.processes_key, (self._name, lease_ms))
         self._known = True
         return [name.decode() for name in dead]
 
@@ -242,28 +290,20 @@ class _Process:
         try:
             for name in await self._commands.execute(own, "SMEMBERS", own):
                 group = name.decode("utf-8", "surrogatepass")
-                for member in await self._all(self._group_key(group)):
+                for member in await self.register.all(group):
                     if _process_of(member.id) == process:
                         await self._delete(group, member)
             await self._commands.execute(own, "DEL", own)
-            await self._commands.execute(self._processes_key, "ZREM", self._processes_key, f"dead:{process}")
+            await self._commands.execute(
+                self.register.processes_key, "ZREM", self.register.processes_key, f"dead:{process}"
+            )
         except LayerUnavailableError as error:
             logger.warning("presence: the members of a dead process are not all removed: %s", error)
         except Exception:
             logger.exception("presence: the members of a dead process are not all removed")
 
-    def _group_key(self, group: str) -> bytes:
-        return f"{self._layer.prefix}:presence:group:{escape_name(group)}".encode()
-
     def _process_key(self, process: str) -> bytes:
         return f"{self._layer.prefix}:presence:process:{process}".encode()
-
-    def _decode(self, payload: bytes) -> dict[str, Any]:
-        try:
-            return dict(self._serializer.deserialize(payload))
-        except Exception as error:  # whatever a serializer raises on bytes that are not its own
-            self._layer.drops.add(UNDECODABLE, f"presence ({type(error).__name__})")
-            return {}
 
 
 def _process_of(id_: str) -> str:

@@ -10,7 +10,6 @@ because nothing was sent for long, begins anew, with another epoch and number 1.
 In Redis a log is a stream, under `{prefix}:log:{group}`, and a position is the ID of its entry.
 """
 
-import asyncio
 import copy
 import re
 import threading
@@ -30,6 +29,8 @@ from gateway.layers.names import escape_name, require_name
 from gateway.layers.options import require_count, require_seconds
 from gateway.layers.remote import RemoteChannelLayer
 from gateway.layers.scripts import digest
+from gateway.layers.servers import Scripts
+from gateway.layers.sync_clients import SyncClients, SyncScripts, run_now
 
 LENGTH = 1000
 EXPIRY_S = 3600.0
@@ -51,6 +52,15 @@ redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[2], position, 'm', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return position
 """
+
+
+READ: Final = """
+-- KEYS: log. ARGV: a position, or '+'. The last entry of the log, and those from that position on.
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+return {last or false, redis.call('XRANGE', KEYS[1], ARGV[1], '+')}
+"""
+
+SCRIPTS: Final = {script: digest(script) for script in (APPEND, READ)}
 
 
 class Position(NamedTuple):
@@ -117,7 +127,7 @@ class GroupLog:
         require_message(message)
         position = await self._append(group, message)
         try:
-            result = await self._layer.group_send(group, logged(message, group, position))
+            result = await self._group_send(group, logged(message, group, position))
         except LayerUnavailableError as error:
             result = error.result
         return Sent(position, *(result or GroupSendResult(0, 0)))
@@ -140,6 +150,14 @@ class GroupLog:
     async def close(self) -> None:
         """Closes the connections of this event loop."""
 
+    @property
+    def sync(self) -> "SyncGroupLog":
+        """The same for synchronous code: views, Celery tasks, threads, scripts."""
+        return SyncGroupLog(self)
+
+    async def _group_send(self, group: str, message: Message) -> GroupSendResult | None:
+        return await self._layer.group_send(group, message)
+
     async def _append(self, group: str, message: Message) -> Position:
         raise NotImplementedError
 
@@ -149,6 +167,29 @@ class GroupLog:
 
     async def _end(self, group: str) -> Position:
         raise NotImplementedError
+
+
+class SyncGroupLog:
+    """A log whose coroutines wait for nothing, as functions."""
+
+    def __init__(self, log: GroupLog) -> None:
+        self._log = log
+
+    def send(self, group: str, message: Message) -> Sent:
+        """As `GroupLog.send`."""
+        return run_now(self._log.send(group, message))
+
+    def read(self, group: str, after: Position) -> Replay:
+        """As `GroupLog.read`."""
+        return run_now(self._log.read(group, after))
+
+    def end(self, group: str) -> Position:
+        """As `GroupLog.end`."""
+        return run_now(self._log.end(group))
+
+    def close(self) -> None:
+        """Closes the connections, which open again when used."""
+        run_now(self._log.close())
 
 
 class MemoryGroupLog(GroupLog):
@@ -225,38 +266,44 @@ class RedisGroupLog(GroupLog):
     def __init__(self, layer: RemoteChannelLayer[Any], *, length: int = LENGTH, expiry_s: float = EXPIRY_S) -> None:
         super().__init__(layer, length=length, expiry_s=expiry_s)
         self._serializer = layer.make_serializer()  # what is in the log may be older than a message
-        self._commands = PerLoop(lambda: layer.make_commands({APPEND: digest(APPEND)}))
+        self._loops = PerLoop(lambda: layer.make_commands(SCRIPTS))
+        self._sync: SyncGroupLog | None = None
+
+    @property
+    def sync(self) -> SyncGroupLog:
+        """The same for synchronous code, over plain synchronous clients that the threads of this process share."""
+        if self._sync is None:
+            self._sync = SyncGroupLog(_RedisGroupLogOfThreads(self))
+        return self._sync
 
     async def _append(self, group: str, message: Message) -> Position:
         payload = self._serializer.serialize(message)
         # Before it is in the log: members are sent it with its position, and their copy has the same limit.
         self._layer.require_size(len(payload) + 6 * len(group) + POSITION_BYTES, message)
         arguments = (payload, self.length, int(self.expiry_s * 1000))
-        reply: bytes = await self._commands.here.run_script(APPEND, self._key(group), arguments)
+        reply: bytes = await self._scripts.run_script(APPEND, self._key(group), arguments)
         return Position.parse(reply.decode())
 
     async def _read(self, group: str, after: Position) -> tuple[Position, list[tuple[Position, Message]]]:
-        key = self._key(group)
         start = f"{after.epoch}-{after.number + 1}"
-        commands = self._commands.here
-        # The end first: what is appended in between is among the entries.
-        last, found = await asyncio.gather(
-            commands.execute(key, "XREVRANGE", key, "+", "-", "COUNT", 1),
-            commands.execute(key, "XRANGE", key, start, "+"),
-        )
+        last, found = await self._scripts.run_script(READ, self._key(group), (start,))
         entries = [(Position.parse(entry[0].decode()), self._decode(group, entry[1][1])) for entry in found]
         readable = [(position, message) for position, message in entries if message is not None]
         return _end_of(last), readable
 
     async def _end(self, group: str) -> Position:
-        key = self._key(group)
-        return _end_of(await self._commands.here.execute(key, "XREVRANGE", key, "+", "-", "COUNT", 1))
+        last, _ = await self._scripts.run_script(READ, self._key(group), ("+",))
+        return _end_of(last)
 
     async def close(self) -> None:
         """Closes the connections of this event loop, which are made again when used."""
-        commands = self._commands.pop()
+        commands = self._loops.pop()
         if commands is not None:
             await commands.close()
+
+    @property
+    def _scripts(self) -> Scripts:
+        return self._loops.here
 
     def _key(self, group: str) -> bytes:
         return f"{self._layer.prefix}:log:{escape_name(group)}".encode()
@@ -268,6 +315,24 @@ class RedisGroupLog(GroupLog):
         except Exception as error:  # whatever a serializer raises on bytes that are not its own
             self._layer.drops.add(UNDECODABLE, f"the log of {group} ({type(error).__name__})")
             return None
+
+
+class _RedisGroupLogOfThreads(RedisGroupLog):
+    """The same logs by synchronous clients."""
+
+    def __init__(self, log: RedisGroupLog) -> None:
+        super().__init__(log._layer, length=log.length, expiry_s=log.expiry_s)
+        self._by_clients = SyncScripts(SyncClients(log._layer.hosts), SCRIPTS)
+
+    @property
+    def _scripts(self) -> Scripts:
+        return self._by_clients
+
+    async def _group_send(self, group: str, message: Message) -> GroupSendResult:
+        return self._layer.sync.group_send(group, message)
+
+    async def close(self) -> None:
+        self._by_clients.clients.close()
 
 
 def logged(message: Message, group: str, position: Position) -> Message:
@@ -302,4 +367,4 @@ def _contiguous(after: Position, positions: list[Position]) -> bool:
 
 
 def _end_of(last: Any) -> Position:
-    return Position.parse(last[0][0].decode()) if last else START
+    return Position.parse(last[0].decode()) if last else START

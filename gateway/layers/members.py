@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from gateway.layers.base import BaseChannelLayer, LayerUnavailableError
 from gateway.layers.names import require_name
+from gateway.layers.sync_clients import run_now
 
 logger = logging.getLogger("gateway.layer")
 
@@ -71,6 +72,11 @@ class Presence:
         """Ends `watch`."""
         await self._layer.group_discard(events_group(group), channel)
 
+    @property
+    def sync(self) -> "SyncPresence":
+        """What synchronous code can do: views, Celery tasks, threads, scripts."""
+        return SyncPresence(self)
+
     async def close(self) -> None:
         """Lets go of what the running event loop has: its members are dead when their lease ends."""
 
@@ -89,6 +95,22 @@ class Presence:
 
     async def _members(self, group: str) -> Iterable[Member]:
         raise NotImplementedError
+
+
+class SyncPresence:
+    """Who is in the groups, for synchronous code. To be a member needs an event loop that lives as long."""
+
+    def __init__(self, presence: Presence) -> None:
+        """Of `presence`, `members` waits for nothing."""
+        self._presence = presence
+
+    def members(self, group: str) -> list[Member]:
+        """As `Presence.members`."""
+        return run_now(self._presence.members(group))
+
+    def close(self) -> None:
+        """Closes the connections, which open again when used."""
+        run_now(self._presence.close())
 
 
 class MemoryPresence(Presence):

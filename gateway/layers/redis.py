@@ -20,8 +20,6 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from redis.exceptions import NoScriptError
-
 from gateway.exceptions import ChannelFull
 from gateway.layers.base import (
     NOBODY,
@@ -362,13 +360,7 @@ class _Sync:
         self._clients.close()
 
     def _push(self, key: bytes, arguments: Sequence[Any]) -> bool:
-        def push(client: Any) -> bool:
-            try:
-                return bool(client.evalsha(DIGESTS[PUSH], 1, key, *arguments))
-            except NoScriptError:
-                return bool(client.eval(PUSH, 1, key, *arguments))
-
-        return bool(self._clients.run(key, push))
+        return bool(self._clients.run_script(PUSH, DIGESTS[PUSH], key, arguments))
 
 
 def group_pushes(

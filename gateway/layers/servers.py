@@ -21,7 +21,14 @@ class Hooks(TypedDict):
     on_back: Callable[[Owns], None]
 
 
-class Commands(Protocol):
+class Scripts(Protocol):
+    """Lua scripts, each with one key, run on the server of that key."""
+
+    async def run_script(self, script: str, key: bytes, arguments: Sequence[Argument]) -> Any:
+        """The reply. LayerUnavailableError, at once where that is known, when there is none."""
+
+
+class Commands(Scripts, Protocol):
     """Commands and scripts, each with one key, sent to the server of that key."""
 
     @property
@@ -36,9 +43,6 @@ class Commands(Protocol):
 
     def execute_quietly(self, key: bytes, *arguments: Argument) -> None:
         """Sends a command whose reply nobody needs, as soon as it is called."""
-
-    async def run_script(self, script: str, key: bytes, arguments: Sequence[Argument]) -> Any:
-        """The reply of a script."""
 
     async def publish(self, key: bytes, payload: bytes) -> None:
         """Gives `payload` to who has subscribed to `key`."""

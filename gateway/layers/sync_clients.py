@@ -1,14 +1,17 @@
 """Plain synchronous clients, for the layers' `sync`: made when first used, safe to share between threads and forks."""
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
-from redis.exceptions import RedisClusterException, RedisError
+from redis.client import NEVER_DECODE
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from gateway.layers.base import LayerUnavailableError
 from gateway.layers.hosts import Host, describe_host, shard_of, sync_client
-from gateway.layers.links import REPLY_TIMEOUT_S
+from gateway.layers.links import REPLY_TIMEOUT_S, Argument
+
+T = TypeVar("T")
 
 TIMEOUTS = {"socket_timeout": REPLY_TIMEOUT_S, "socket_connect_timeout": REPLY_TIMEOUT_S}
 
@@ -31,6 +34,17 @@ class SyncClients:
         except (RedisError, RedisClusterException, OSError) as error:
             where = describe_host(self._hosts[shard])
             raise LayerUnavailableError(f"Redis at {where} is not available: {error}") from error
+
+    def run_script(self, script: str, digest: str, key: bytes, arguments: Sequence[Argument]) -> Any:
+        """What the Lua script `script` returns for `key`, strings as bytes."""
+
+        def run(client: Any) -> Any:
+            try:
+                return client.execute_command("EVALSHA", digest, 1, key, *arguments, **{NEVER_DECODE: True})
+            except NoScriptError:
+                return client.execute_command("EVAL", script, 1, key, *arguments, **{NEVER_DECODE: True})
+
+        return self.run(key, run)
 
     def publish(self, key: bytes, payload: bytes) -> None:
         """Gives `payload` to who has subscribed to `key`."""
@@ -65,3 +79,27 @@ class SyncClients:
             client.execute_command("SPUBLISH", key, payload)
         else:
             client.publish(key, payload)
+
+
+class SyncScripts:
+    """Runs scripts as `gateway.layers.servers.Scripts` does, by synchronous clients: nothing here waits for a loop."""
+
+    def __init__(self, clients: SyncClients, scripts: Mapping[str, str]) -> None:
+        """`scripts` maps Lua scripts to their digests."""
+        self.clients = clients
+        self._scripts = scripts
+
+    async def run_script(self, script: str, key: bytes, arguments: Sequence[Argument]) -> Any:
+        """What `script` returns for `key`."""
+        return self.clients.run_script(script, self._scripts[script], key, arguments)
+
+
+def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that waits for nothing, without an event loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    coroutine.close()
+    raise RuntimeError("this needs an event loop")
