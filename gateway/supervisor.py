@@ -210,6 +210,8 @@ class Supervisor:
                 await server.start()
             except OSError as error:
                 raise GatewayError(_listening_failed(error)) from error
+            except ValueError as error:
+                raise GatewayError(f"cannot serve {server.protocol}: {error}") from error
             except StoreError as error:
                 raise GatewayError(f"cannot keep MQTT sessions: {error}") from error
 

@@ -1,6 +1,7 @@
 """What every ProtocolServer promises the supervisor and its applications, whatever wire it speaks."""
 
 import asyncio
+import itertools
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from protocols.amqtt_broker.options import AmqttOptions
+from protocols.amqtt_broker.server import AmqttServer
 from protocols.asgi import Application, Event, Receive, Scope, Send
 from protocols.http import HttpOptions, HttpServer
 from protocols.mqtt.server import MqttOptions, MqttServer
@@ -22,10 +25,12 @@ UPGRADE = (
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 CONNECT = b"\x10\x10\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x03abc"
+CONNECT_3_1_1 = b"\x10\x0f\x00\x04MQTT\x04\x02\x00\x3c\x00\x03abc"
 START_STREAM = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
 
 
 LINES = line_sensors.server_module()
+CLIENT_NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ WIRES = {
     "mqtt": Wire(
         MqttServer, MqttOptions(allow_anonymous=True), CONNECT, b"\x20", ({"type": "mqtt.accept"},), "mqtt.disconnect"
     ),
+    "amqtt": Wire(AmqttServer, AmqttOptions(), CONNECT_3_1_1, b"\x20", ({"type": "mqtt.accept"},), "mqtt.disconnect"),
     "line": Wire(
         LINES.LineServer,
         LINES.LineOptions(),
@@ -113,9 +119,8 @@ async def join(wire: Wire, address: str) -> Stream:
     """Opens a connection on which the application is at work."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(address))
     hello = wire.hello
-    if wire.server is MqttServer:
-        number = b"%03d" % (writer.get_extra_info("sockname")[1] % 1000)
-        hello = hello[:-3] + number
+    if wire.disconnect == "mqtt.disconnect":
+        hello = hello[:-3] + b"%03d" % next(CLIENT_NUMBERS)
     writer.write(hello)
     answer = b""
     while wire.answer not in answer:

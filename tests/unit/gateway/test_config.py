@@ -188,7 +188,8 @@ class TestFaults:
             ),
             (
                 "[[listeners]]\nprotocol = 'htp'\nbind = '127.0.0.1:1'",
-                "gateway.toml:2: listeners.0.protocol: no protocol 'htp' is installed; known: http, mqtt, mqtt-bridge",
+                "gateway.toml:2: listeners.0.protocol: no protocol 'htp' is installed;"  # noqa: ISC004
+                " known: amqtt, http, mqtt, mqtt-bridge",
             ),
             (
                 "[database]\nurl = 'mysql://x/y'",
