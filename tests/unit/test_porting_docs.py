@@ -25,6 +25,7 @@ def test_every_module_of_channels_that_users_import_from_is_in_the_table() -> No
         "channels.security.websocket",
         "channels.sessions",
         "channels.testing",
+        "channels.utils",
         "channels.worker",
         "channels_redis.core",
         "channels_redis.pubsub",
