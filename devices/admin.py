@@ -18,7 +18,8 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from devices import credentials
-from devices.models import Credential, Device, DeviceType, now_ms
+from devices.certificates import free_name
+from devices.models import CertificateName, Credential, Device, DeviceType, now_ms
 from devices.pages.lines import publish_lines
 from devices.pages.readings import ReadingsQuery, read_page
 from devices.profiles import PROFILES
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
     DeviceTypeModelAdmin = admin.ModelAdmin[DeviceType]
     DeviceModelAdmin = admin.ModelAdmin[Device]
     CredentialTabularInline = admin.TabularInline[Credential, Device]
+    CertificateNameTabularInline = admin.TabularInline[CertificateName, Device]
+    CertificateNameModelForm = ModelForm[CertificateName]
 else:  # generic in the stubs only
     DeviceTypeModelAdmin = DeviceModelAdmin = admin.ModelAdmin
-    CredentialTabularInline = admin.TabularInline
+    CredentialTabularInline = CertificateNameTabularInline = admin.TabularInline
+    CertificateNameModelForm = ModelForm
 
 MAX_TOKENS_AT_ONCE: Final = 200
 
@@ -112,6 +116,58 @@ class CredentialInline(CredentialTabularInline):
         )
 
 
+class CertificateNameForm(CertificateNameModelForm):
+    """A name as it is stored, however it was typed."""
+
+    def clean(self) -> dict[str, Any] | None:
+        """Normalizes the value, which must be one that a certificate can have, and no other device's."""
+        cleaned = super().clean() or self.cleaned_data
+        if "kind" in cleaned and "value" in cleaned:
+            try:
+                cleaned["value"] = free_name(cleaned["kind"], cleaned["value"])
+            except ValueError as error:
+                self.add_error("value", str(error))
+        return cleaned
+
+
+class CertificateNameInline(CertificateNameTabularInline):
+    """The names in client certificates whose holders are let in as the device."""
+
+    model = CertificateName
+    form = CertificateNameForm
+    fields = ("kind", "value", "created_at", "state")
+    readonly_fields = ("created_at", "state")
+    verbose_name_plural = "client certificates"
+    extra = 0
+    can_delete = False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Never: one is added, and revoked."""
+        return False
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Who may change devices may add one."""
+        return request.user.has_perm("gateway_devices.change_device")
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Who may see devices may see them."""
+        return request.user.has_perm("gateway_devices.view_device") or self.has_add_permission(request, obj)
+
+    @admin.display(description="state")
+    def state(self, name: CertificateName) -> str | SafeString:
+        """Since when it is revoked, or the button for that."""
+        if name._state.adding:
+            return ""
+        if name.revoked_at is not None:
+            return f"revoked {name.revoked_at:%Y-%m-%d %H:%M:%S} UTC"
+        address = reverse("admin:gateway_devices_device_distrust", args=[name.device_id, name.pk])
+        return format_html(
+            '<button class="button" formaction="{}" formnovalidate aria-label="Revoke {}">Revoke</button>',
+            address,
+            name,
+        )
+
+
 @admin.register(Device)
 class DeviceAdmin(DeviceModelAdmin):
     """Devices. Adding one issues its first token; its readings have a page of their own."""
@@ -122,7 +178,7 @@ class DeviceAdmin(DeviceModelAdmin):
     search_fields = ("name", "type__name", "uuid")
     readonly_fields = ("uuid", "is_connected", "last_seen", "created_at")
     autocomplete_fields = ("type",)
-    inlines = (CredentialInline,)
+    inlines = (CredentialInline, CertificateNameInline)
     actions = ("issue_tokens", "rotate_tokens", "enable_devices", "disable_devices")
     list_per_page = 50
 
@@ -156,6 +212,7 @@ class DeviceAdmin(DeviceModelAdmin):
             path("<int:device_id>/issue/", self.issue_view, name="gateway_devices_device_issue"),
             path("<int:device_id>/rotate/", self.rotate_view, name="gateway_devices_device_rotate"),
             path("<int:device_id>/revoke/<int:pk>/", self.revoke_view, name="gateway_devices_device_revoke"),
+            path("<int:device_id>/distrust/<int:pk>/", self.distrust_view, name="gateway_devices_device_distrust"),
         ]
         for pattern in own:
             pattern.callback = self.admin_site.admin_view(pattern.callback)
@@ -269,6 +326,20 @@ class DeviceAdmin(DeviceModelAdmin):
             f"The token …{credential.hint} is revoked. The device's connections are closed within two seconds.",
             messages.SUCCESS,
         )
+        return HttpResponseRedirect(reverse("admin:gateway_devices_device_change", args=[device.pk]))
+
+    def distrust_view(self, request: HttpRequest, device_id: int, pk: int) -> HttpResponse:
+        """POST: trusts one name in certificates no more."""
+        device = self._changeable(request, device_id)
+        name = device.certificate_names.filter(pk=pk).first()
+        if name is None:
+            raise Http404("there is no such name")
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        credentials.distrust(name)
+        self.log_change(request, device, f"Revoked {name}.")
+        message = f"Certificates with {name} are not trusted any more. Connections are closed within two seconds."
+        self.message_user(request, message, messages.SUCCESS)
         return HttpResponseRedirect(reverse("admin:gateway_devices_device_change", args=[device.pk]))
 
     def readings_view(self, request: HttpRequest, device_id: int) -> HttpResponse:

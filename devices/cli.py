@@ -1,6 +1,7 @@
-"""`gateway device ...`: devices and their tokens, from the command line."""
+"""`gateway device ...`: devices, their tokens and certificates, from the command line."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def device() -> None:
-    """Add, list, disable devices; issue and revoke their tokens."""
+    """Add, list, disable devices; issue and revoke their tokens; trust certificates."""
 
 
 @device.command()
@@ -69,6 +70,9 @@ def show(name: str) -> None:
     for credential in found.credentials.all():
         state = f"revoked {credential.revoked_at:%Y-%m-%d %H:%M}" if credential.revoked_at else "valid"
         click.echo(f"token      …{credential.hint}, issued {credential.created_at:%Y-%m-%d %H:%M}, {state}")
+    for certificate in found.certificate_names.all():
+        state = f"revoked {certificate.revoked_at:%Y-%m-%d %H:%M}" if certificate.revoked_at else "valid"
+        click.echo(f"trusts     {certificate}, since {certificate.created_at:%Y-%m-%d %H:%M}, {state}")
     for value in found.latest_values.select_related("key").order_by("key__name"):
         click.echo(f"value      {value.key.name} = {value.shown} at {_time(value.ts)}")
 
@@ -104,6 +108,44 @@ def rotate(name: str) -> None:
 
     click.echo(rotate_credentials(_find(name)))
     click.echo(f"The earlier tokens of {name} are revoked; its connections end within two seconds.", err=True)
+
+
+@device.command()
+@click.argument("name")
+@click.option("--certificate", type=click.Path(exists=True, dir_okay=False), help="PEM file: trusts its fingerprint.")
+@click.option("--fingerprint", help="SHA-256 of the certificate, as openssl shows it.")
+@click.option("--san", help='Subject alternative name: "DNS:sensor-7", "URI:...", "IP:...", "email:...".')
+@click.option("--cn", help="Common name.")
+def trust(name: str, certificate: str | None, **named: str | None) -> None:
+    """Let whoever has a client certificate of this name in as a device, without a token."""
+    setup_django()
+    from devices.certificates import fingerprint_in, trust
+
+    given = {kind: value for kind, value in named.items() if value is not None}
+    try:
+        if certificate is not None:
+            given["fingerprint"] = fingerprint_in(Path(certificate).read_bytes())
+        if len(given) != 1:
+            raise click.UsageError("give one of --certificate, --fingerprint, --san, --cn")
+        for kind, value in given.items():
+            click.echo(f"Device {name} is who has a certificate with {trust(_find(name), kind, value)}.", err=True)
+    except ValueError as error:
+        raise GatewayError(str(error)) from None
+
+
+@device.command()
+@click.argument("name")
+@click.argument("value")
+def distrust(name: str, value: str) -> None:
+    """Trust a name in certificates no more. VALUE is as `gateway device show` has it."""
+    setup_django()
+    from devices.credentials import distrust
+
+    found = _find(name).certificate_names.filter(revoked_at=None, value=value).first()
+    if found is None:
+        raise GatewayError(f"{name} has no certificate with {value!r}; `{sys.argv[0]} device show {name}` lists them")
+    distrust(found)
+    click.echo(f"{found} of {name} is not trusted any more; its connections end within two seconds.", err=True)
 
 
 def _find(name: str) -> "Device":

@@ -57,6 +57,10 @@ class Connections:
             self._change(device.device_id, True)
         return True
 
+    def count(self, device_id: int) -> int:
+        """How many connections of a device are open."""
+        return len(self._closers.get(device_id, ()))
+
     def remove(self, device: Identity, close: Close) -> None:
         """Notes that a connection has ended."""
         closers = self._closers[device.device_id]

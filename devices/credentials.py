@@ -4,8 +4,10 @@ A token has 190 random bits, so its plain SHA-256 is all that is kept: nobody gu
 looking a hash up in a unique index takes no secret-dependent time that would help to guess another one.
 """
 
+import functools
 import hashlib
 import secrets
+import ssl
 import string
 import time
 from collections import OrderedDict
@@ -16,7 +18,8 @@ from typing import Any, Final, TypeAlias
 from django.db import transaction
 from django.utils import timezone
 
-from devices.models import ConnectionCut, Credential, Device
+from devices.certificates import device_of
+from devices.models import CertificateName, ConnectionCut, Credential, Device
 from devices.profiles import PROFILES, Profile
 from gateway.db import database_sync_to_async
 
@@ -58,6 +61,15 @@ def revoke(credential: Credential, *, reason: str = "credential revoked") -> Non
         credential.revoked_at = timezone.now()
         credential.save(update_fields=["revoked_at"])
     cut(credential.device, reason)
+
+
+@transaction.atomic
+def distrust(name: CertificateName) -> None:
+    """Lets no holder of a certificate of this name in any more, and cuts the connections of its device."""
+    if name.revoked_at is None:
+        name.revoked_at = timezone.now()
+        name.save(update_fields=["revoked_at"])
+    cut(name.device, "certificate revoked")
 
 
 @transaction.atomic
@@ -109,6 +121,17 @@ class Directory:
         if not token or len(token) > MAX_TOKEN_LENGTH:
             return None
         return await self._find(hash_of(token), _by_token)
+
+    def knows(self, token: str) -> bool:
+        """Whether the token was found valid lately, so that `authenticate` asks nobody."""
+        known = self._cache.get(hash_of(token)) if len(token) <= MAX_TOKEN_LENGTH else None
+        return known is not None and known[1] is not None and known[0] > self._clock()
+
+    async def certified(self, pem: str) -> Identity | None:
+        """The device whose client certificate this is, if there is one. Raises what the database driver raises."""
+        certificate = ssl.PEM_cert_to_DER_cert(pem)
+        key = f"certificate {hashlib.sha256(certificate).hexdigest()}"
+        return await self._find(key, functools.partial(_by_certificate, certificate))
 
     async def named(self, name: str) -> Identity | None:
         """The device of this name, for who has been authenticated by others; None if it is disabled or not there.
@@ -162,6 +185,11 @@ def _by_token(token_sha256: str, generation: int) -> Identity | None:
     if credential is None:
         return None
     return _identity(credential.device, generation)
+
+
+def _by_certificate(certificate: bytes, key: str, generation: int) -> Identity | None:
+    device = device_of(certificate)
+    return None if device is None else _identity(device, generation)
 
 
 def _by_name(key: str, generation: int) -> Identity | None:

@@ -107,6 +107,34 @@ class Credential(models.Model):
         return f"…{self.hint}"
 
 
+class CertificateName(models.Model):
+    """A name in client certificates, whose holders are let in as a device: see devices.certificates."""
+
+    class Kind(models.TextChoices):
+        """Where in a certificate the name is."""
+
+        FINGERPRINT = "fingerprint", "SHA-256 fingerprint"
+        ALTERNATIVE_NAME = "san", "subject alternative name"
+        COMMON_NAME = "cn", "common name"
+
+    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="certificate_names")
+    kind = models.CharField(max_length=11, choices=Kind)
+    value = models.CharField(max_length=255, help_text='As openssl writes it: "AB:CD:...", "DNS:sensor-7", "sensor-7".')
+    created_at = models.DateTimeField(auto_now_add=True)
+    revoked_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        ordering = ("-created_at",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=["kind", "value"], condition=models.Q(revoked_at=None), name="certificate_name_of_one_device"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.value}"
+
+
 class ConnectionCut(models.Model):
     """An order to every gateway process to close a device's connections and forget its cached credentials.
 

@@ -11,7 +11,9 @@ from devices.connections import Connections, Watchman
 from devices.credentials import Directory
 from devices.fanout import Fanout
 from devices.ingest import Group, Ingest
+from devices.limits import DeviceLimits, DeviceOptions
 from devices.writers import make_writer
+from gateway.config import current
 from gateway.layers import get_channel_layer
 from gateway.lifespan import relying_on
 from gateway.observability import NotReadyError
@@ -25,6 +27,7 @@ class DeviceServices:
     ingest: Ingest
     directory: Directory
     connections: Connections
+    limits: DeviceLimits
 
 
 def services_of(scope: Scope) -> DeviceServices:
@@ -49,6 +52,7 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
     def committed(group: Group) -> None:
         fanout.committed(group)
 
+    options = current().sections.get("devices", DeviceOptions())
     directory = Directory()
     ingest = Ingest(make_writer(), on_commit=committed)
     fanout = Fanout(layer, ingest)
@@ -60,6 +64,6 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
         started.push_async_callback(watchman.close)
         committing = ingest.start()
         started.push_async_callback(ingest.close)
-        state["devices"] = DeviceServices(ingest, directory, connections)
+        state["devices"] = DeviceServices(ingest, directory, connections, DeviceLimits.of(options))
         async with relying_on(committing, watching):
             yield

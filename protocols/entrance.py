@@ -45,7 +45,7 @@ class Entrance:
         self._context = listener.ssl_context
         self._accepting: list[asyncio.Task[None]] = []
         self._under_way: set[asyncio.Task[None]] = set()
-        self._certified: WeakSet[asyncio.BaseTransport] = WeakSet()
+        self._certified: WeakSet[IntroducedTransport] = WeakSet()
         if isinstance(self._context, ServerContext):
             self._context.on_reload.append(self._end_revoked)
 
@@ -71,11 +71,10 @@ class Entrance:
         """Ends the connections whose certificates are revoked by now: `certificate_revoked()` of their protocols, or
         the end of the transport."""
         for transport in list(self._certified):
-            certificate = _certificate(transport)
+            certificate = transport.certificate
             if certificate and isinstance(self._context, ServerContext) and self._context.revokes(certificate):
                 self._certified.discard(transport)
                 metrics.tls_revoked.inc()
-                transport = cast(asyncio.Transport, transport)
                 revoked = getattr(transport.get_protocol(), "certificate_revoked", transport.abort)
                 revoked()
 
@@ -140,8 +139,8 @@ class Entrance:
 
     async def _connect(self, accepted: socket.socket, proxied: Proxied | None) -> None:
         factory = self._factory
-        if proxied is not None:
-            factory = _Introduction(factory, proxied)
+        if proxied is not None or isinstance(self._context, ServerContext):
+            factory = _Introduction(factory, proxied, self._certified)
         encrypted: dict[str, Any] = {}
         if self._context is not None:  # the deadline of `_admit` comes first
             timeout_s = 2 * self._listener.handshake_timeout_s
@@ -151,9 +150,7 @@ class Entrance:
                 "ssl_shutdown_timeout": _SHUTDOWN_S,
             }
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.connect_accepted_socket(factory, accepted, **encrypted)
-        if isinstance(self._context, ServerContext) and _certificate(transport):
-            self._certified.add(transport)
+        await loop.connect_accepted_socket(factory, accepted, **encrypted)
 
     def _refused(self, reason: str, peer: tuple[str, int] | None, text: str) -> None:
         metrics.connections_refused.labels(reason).inc()
@@ -162,11 +159,18 @@ class Entrance:
 
 
 class _Introduction(asyncio.Protocol):
-    """Makes the protocol of a connection acquainted with the client that the proxy told of. Is its own factory."""
+    """Makes the protocol of a connection acquainted with its client, and notes who has a certificate, which may be
+    revoked while the connection lasts. Is its own factory."""
 
-    def __init__(self, factory: Callable[[], asyncio.BaseProtocol], proxied: Proxied) -> None:
+    def __init__(
+        self,
+        factory: Callable[[], asyncio.BaseProtocol],
+        proxied: Proxied | None,
+        certified: "WeakSet[IntroducedTransport]",
+    ) -> None:
         self._factory = factory
         self._proxied = proxied
+        self._certified = certified
 
     def __call__(self) -> asyncio.BaseProtocol:
         return self
@@ -175,13 +179,17 @@ class _Introduction(asyncio.Protocol):
         protocol = self._factory()
         transport = cast(asyncio.Transport, transport)
         transport.set_protocol(protocol)
-        protocol.connection_made(ProxiedTransport(transport, self._proxied))
+        introduced = IntroducedTransport(transport, self._proxied)
+        if introduced.certificate:
+            self._certified.add(introduced)
+        protocol.connection_made(introduced)
 
 
-class ProxiedTransport(asyncio.Transport):
-    """A transport whose addresses are those that the proxy told; all else is the transport beneath.
+class IntroducedTransport(asyncio.Transport):
+    """A transport whose addresses are those that the proxy told, if there is one; all else is the transport beneath.
 
-    Its methods are bound once, here, so that a write costs what it costs without a proxy.
+    Its methods are bound once, here, so that a write costs what it costs beneath. (And one can have weak references to
+    it, which uvloop's do not allow.)
     """
 
     _METHODS: Final = (
@@ -190,23 +198,24 @@ class ProxiedTransport(asyncio.Transport):
         *("set_write_buffer_limits", "get_write_buffer_limits", "get_write_buffer_size"),
     )
 
-    def __init__(self, transport: asyncio.Transport, proxied: Proxied) -> None:
+    def __init__(self, transport: asyncio.Transport, proxied: Proxied | None) -> None:
         super().__init__()
         self._beneath = transport
-        self._addresses = {"peername": proxied.client, "sockname": proxied.server}
+        self._addresses = {} if proxied is None else {"peername": proxied.client, "sockname": proxied.server}
         vars(self).update({name: getattr(transport, name) for name in self._METHODS})
+
+    @property
+    def certificate(self) -> bytes | None:
+        """That of the client, in DER."""
+        ssl_object = self._beneath.get_extra_info("ssl_object")
+        certificate: bytes | None = ssl_object and ssl_object.getpeercert(binary_form=True)
+        return certificate
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """As of the transport beneath, but for "peername" and "sockname"."""
         if name in self._addresses:
             return self._addresses[name] or default
         return self._beneath.get_extra_info(name, default)
-
-
-def _certificate(transport: asyncio.BaseTransport) -> bytes | None:
-    ssl_object = transport.get_extra_info("ssl_object")
-    certificate: bytes | None = ssl_object and ssl_object.getpeercert(binary_form=True)
-    return certificate
 
 
 def _close(listening: socket.socket, task: "asyncio.Task[None]") -> None:

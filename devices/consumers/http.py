@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import msgspec
 
-from devices.consumers.login import UNAVAILABLE, LoginError, bearer_token, log_in
+from devices.consumers.login import FAILED_OFTEN, UNAVAILABLE, LoginError, bearer_token, log_in
 from devices.consumers.refusals import note_payload
 from devices.profiles import MAX_PAYLOAD_BYTES, PayloadError
 from devices.services import services_of
@@ -42,6 +42,8 @@ class TelemetryConsumer(DeviceApiConsumer):
         except LoginError as error:
             if error.reason == UNAVAILABLE:
                 await self.respond(503, error.reason, (b"retry-after", b"5"))
+            elif error.reason == FAILED_OFTEN:
+                await self.respond(429, error.reason, (b"retry-after", b"60"))
             else:
                 await self.respond(401, error.reason, (b"www-authenticate", b"Bearer"))
             return

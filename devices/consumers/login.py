@@ -16,10 +16,14 @@ UNKNOWN: Final = "unknown token"
 MISSING: Final = "no token"
 UNAVAILABLE: Final = "database away"
 CUT: Final = "cut off while logging in"
+UNKNOWN_CERTIFICATE: Final = "certificate of no device"
+OTHER_DEVICE: Final = "token of another device than the certificate"
+FAILED_OFTEN: Final = "too many failed logins"
+TOO_MANY: Final = "too many connections of the device"
 
 
 class LoginError(Exception):
-    """Raised when a device is not let in. `reason` is UNKNOWN, MISSING, UNAVAILABLE or CUT."""
+    """Raised when a device is not let in. `reason` is one of the constants of this module."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -27,16 +31,46 @@ class LoginError(Exception):
 
 
 async def log_in(services: DeviceServices, token: str | None, scope: Scope) -> Identity:
-    """The device whose token this is. Raises LoginError, counted and logged."""
+    """The device whose token this is, or whose certificate the client has. Raises LoginError, counted and logged.
+
+    A token may come with a certificate: that of the same device, or one that is no device's.
+    """
+    certified = await certified_device(services, scope)
     if not token:
-        raise refused(MISSING, scope)
+        if certified is not None:
+            return certified
+        raise refused(UNKNOWN_CERTIFICATE if client_certificate(scope) else MISSING, scope)
+    failed_logins, client = services.limits.failed_logins, scope["client"]
+    if failed_logins.too_many(client) and not services.directory.knows(token):
+        raise refused(FAILED_OFTEN, scope)
     try:
         device = await services.directory.authenticate(token)
     except DatabaseFault as error:
         raise refused(UNAVAILABLE, scope) from error
     if device is None:
+        failed_logins.note(client)
         raise refused(UNKNOWN, scope)
+    if certified is not None and certified.device_id != device.device_id:
+        raise refused(OTHER_DEVICE, scope)
     return device
+
+
+async def certified_device(services: DeviceServices, scope: Scope) -> Identity | None:
+    """The device whose certificate the client has. Raises LoginError if that cannot be known."""
+    certificate = client_certificate(scope)
+    if certificate is None:
+        return None
+    try:
+        return await services.directory.certified(certificate)
+    except DatabaseFault as error:
+        raise refused(UNAVAILABLE, scope) from error
+
+
+def client_certificate(scope: Scope) -> str | None:
+    """The client's certificate in PEM, which TLS has verified."""
+    tls = scope.get("extensions", {}).get("tls")
+    chain = tls["client_cert_chain"] if tls else ()
+    return next(iter(chain), None)
 
 
 def refused(reason: str, scope: Scope) -> LoginError:
@@ -66,7 +100,11 @@ class Revocable:
     _registered: tuple[DeviceServices, Identity] | None = None
 
     def register(self, services: DeviceServices, device: Identity, scope: Any) -> None:
-        """Makes the connection revocable. Raises LoginError if the device was cut off since it was looked up."""
+        """Makes the connection revocable. Raises LoginError if the device has too many, or was cut off since it was
+        looked up."""
+        most = services.limits.options.max_connections
+        if most and services.connections.count(device.device_id) >= most:
+            raise refused(TOO_MANY, scope)
         if not services.connections.add(device, self._cut_off):
             raise refused(CUT, scope)
         self._registered = (services, device)

@@ -4,16 +4,27 @@ import asyncio
 from typing import Any, Final
 
 from devices import metrics
-from devices.consumers.login import UNAVAILABLE, LoginError, Revocable, log_in
+from devices.consumers.login import (
+    FAILED_OFTEN,
+    TOO_MANY,
+    UNAVAILABLE,
+    LoginError,
+    Revocable,
+    certified_device,
+    log_in,
+)
 from devices.credentials import Identity
 from devices.ingest import Ingest
+from devices.limits import Flapping
 from devices.models import now_ms
 from devices.profiles import PayloadError
-from devices.services import services_of
+from devices.services import DeviceServices, services_of
 from gateway.generic.mqtt import AsyncMqttConsumer, Reject, topic
 from protocols.asgi import Event
 
 SERVER_UNAVAILABLE: Final = 0x88
+QUOTA_EXCEEDED: Final = 0x97
+CONNECTION_RATE_EXCEEDED: Final = 0x9F
 BAD_USER_NAME_OR_PASSWORD: Final = 0x86
 NOT_AUTHORIZED: Final = 0x87
 TOPIC_FILTER_INVALID: Final = 0x8F
@@ -22,6 +33,15 @@ PAYLOAD_FORMAT_INVALID: Final = 0x99
 
 DEVICE_TOPICS: Final = ("v1/devices/", "v1/gateway/", "v2/")
 """Topics of the device API. They belong to the device that is logged in; anonymous clients may not use them."""
+
+LOST: Final = frozenset({"lost", "keep_alive", "taken_over", "protocol_error"})
+"""The ends of a connection that is to be counted as lost."""
+
+_REFUSALS: Final = {
+    UNAVAILABLE: SERVER_UNAVAILABLE,
+    TOO_MANY: QUOTA_EXCEEDED,
+    FAILED_OFTEN: CONNECTION_RATE_EXCEEDED,
+}
 
 OWN_FILTERS: Final = frozenset(
     {
@@ -39,20 +59,24 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
 
     device: Identity | None = None
     _ingest: Ingest
+    _flapping: Flapping
 
     async def connect(self, password: bytes | None) -> None:
-        """Logs the device in by its token. 0x86 (5 before MQTT 5) for an unknown one, 0x88 if the database is away."""
-        if self._anonymous(password):
-            self.unrestricted = True
-            await self.accept(client_id=f"anonymous/{self.scope['client_id']}")
-            return
+        """Logs the device in by its token or its certificate. 0x86 (5 before MQTT 5) for an unknown one, 0x88 if the
+        database is away, 0x97 for one connection too many, 0x9F for who comes too often (3 before MQTT 5)."""
         services = services_of(self.scope)
         try:
+            if self._anonymous(password) and await certified_device(services, self.scope) is None:
+                self.unrestricted = True
+                await self.accept(client_id=f"anonymous/{self.scope['client_id']}")
+                return
             device = await log_in(services, self.scope["username"], self.scope)
+            self._refuse_flapping(services, device)
             self.register(services, device, self.scope)
         except LoginError as error:
             raise Reject(self._refusal_code(error), error.reason) from None
         self.device = device
+        self._flapping = services.limits.flapping
         self._ingest = services.ingest
         # A client ID is anybody's choice: it shall not make one device, or an anonymous client, take over the session
         # of another. Two devices may well have the same one, that of their SDK.
@@ -107,9 +131,20 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
     async def disconnect(self, reason_code: int, reason: str) -> None:
         """The connection has ended."""
         self.unregister()
+        if self.device is not None and reason in LOST:
+            self._flapping.lost(self.device.device_id)
+
+    def _refuse_flapping(self, services: DeviceServices, device: Identity) -> None:
+        pause_s = services.limits.flapping.pause_s(device.device_id)
+        if pause_s:
+            metrics.logins_refused.labels("mqtt", "flapping").inc()
+            raise Reject(
+                CONNECTION_RATE_EXCEEDED,
+                f"flapping: too many connections ended without DISCONNECT; come again in {pause_s:.0f} s",
+            )
 
     def _refusal_code(self, error: LoginError) -> int:
-        if error.reason == UNAVAILABLE:
-            return SERVER_UNAVAILABLE
+        if error.reason in _REFUSALS:
+            return _REFUSALS[error.reason]
         # ThingsBoard's answer before MQTT 5 is 5, not authorized; 0x86 would become 4.
         return BAD_USER_NAME_OR_PASSWORD if self.scope["mqtt_version"] == 5 else NOT_AUTHORIZED

@@ -15,7 +15,15 @@ from typing import Any, Final
 
 import msgspec
 
-from devices.consumers.login import UNAVAILABLE, LoginError, Revocable, bearer_token, log_in
+from devices.consumers.login import (
+    FAILED_OFTEN,
+    TOO_MANY,
+    UNAVAILABLE,
+    LoginError,
+    Revocable,
+    bearer_token,
+    log_in,
+)
 from devices.consumers.refusals import note_payload
 from devices.credentials import Identity
 from devices.models import now_ms
@@ -129,7 +137,7 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
         if "websocket.http.response" not in self.scope.get("extensions", {}):
             await self.close()
             return
-        status = 503 if error.reason == UNAVAILABLE else 401
+        status = {UNAVAILABLE: 503, FAILED_OFTEN: 429, TOO_MANY: 429}.get(error.reason, 401)
         body = msgspec.json.encode({"error": error.reason}) + b"\n"
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await self.base_send({"type": "websocket.http.response.start", "status": status, "headers": headers})

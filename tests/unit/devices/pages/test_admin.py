@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.contrib.sessions.models import Session
 from django.test import Client
 
@@ -113,7 +113,7 @@ def test_disabling_cuts_a_device_off_and_enabling_lets_it_in(operator: Client, d
 
 
 def test_a_change_that_matters_to_connections_cuts_them_and_another_does_not(operator: Client, device: Device) -> None:
-    management = {"credentials-TOTAL_FORMS": 0, "credentials-INITIAL_FORMS": 0}
+    management = management_forms()
     unchanged = {"type": device.type_id, "enabled": "on", **management}
 
     operator.post(add_path(device, "change/"), {"name": "renamed", **unchanged})
@@ -122,6 +122,72 @@ def test_a_change_that_matters_to_connections_cuts_them_and_another_does_not(ope
 
     operator.post(add_path(device, "change/"), {"name": "renamed", "type": device.type_id, **management})
     assert ConnectionCut.objects.count() == 1
+
+
+def management_forms(**certificate: str) -> dict[str, Any]:
+    """What a device's page sends besides its own fields; with the name in certificates that is added."""
+    counts = {"credentials-TOTAL_FORMS": 0, "credentials-INITIAL_FORMS": 0}
+    counts |= {"certificate_names-TOTAL_FORMS": int(bool(certificate)), "certificate_names-INITIAL_FORMS": 0}
+    return counts | {f"certificate_names-0-{name}": value for name, value in certificate.items()}
+
+
+class TestCertificates:
+    FINGERPRINT = ":".join(["AB"] * 32)
+
+    def add(self, operator: Client, device: Device, kind: str, value: str) -> Any:
+        form = {
+            "name": device.name,
+            "type": device.type_id,
+            "enabled": "on",
+            **management_forms(kind=kind, value=value),
+        }
+        return operator.post(add_path(device, "change/"), form)
+
+    def test_a_name_is_added_in_the_form_in_which_it_is_looked_for(self, operator: Client, device: Device) -> None:
+        assert self.add(operator, device, "fingerprint", self.FINGERPRINT).status_code == 302
+
+        assert [str(name) for name in device.certificate_names.all()] == ["fingerprint " + "ab" * 32]
+        assert "ab" * 32 in operator.get(add_path(device, "change/")).content.decode()
+
+    @pytest.mark.parametrize(("kind", "value"), [("fingerprint", "AB:CD"), ("san", "sensor-7"), ("san", "IP:nowhere")])
+    def test_one_that_no_certificate_has_is_refused(
+        self, operator: Client, device: Device, kind: str, value: str
+    ) -> None:
+        answer = self.add(operator, device, kind, value)
+
+        assert answer.status_code == 200
+        assert 'class="errorlist"' in answer.content.decode()
+        assert not device.certificate_names.exists()
+
+    def test_two_devices_cannot_have_one_name(self, operator: Client, device: Device, make_device: MakeDevice) -> None:
+        self.add(operator, make_device("other"), "cn", "sensor-7")
+
+        assert self.add(operator, device, "cn", "sensor-7").status_code == 200
+        assert not device.certificate_names.exists()
+
+    def test_revoking_one_cuts_the_connections_and_frees_the_name(
+        self, operator: Client, device: Device, make_device: MakeDevice
+    ) -> None:
+        self.add(operator, device, "cn", "sensor-7")
+        name = device.certificate_names.get()
+
+        answer = operator.post(add_path(device, f"distrust/{name.pk}/"))
+
+        assert answer.status_code == 302
+        assert [cut.reason for cut in ConnectionCut.objects.all()] == ["certificate revoked"]
+        assert self.add(operator, make_device("other"), "cn", "sensor-7").status_code == 302
+
+    def test_who_may_only_look_cannot(self, operator: Client, device: Device) -> None:
+        self.add(operator, device, "cn", "sensor-7")
+        name = device.certificate_names.get()
+        viewer = Client()
+        user = User.objects.create_user("viewer", is_staff=True)
+        user.user_permissions.add(Permission.objects.get(codename="view_device"))
+        viewer.force_login(user)
+
+        assert "sensor-7" in viewer.get(add_path(device, "change/")).content.decode()
+        assert viewer.post(add_path(device, f"distrust/{name.pk}/")).status_code in (403, 404)
+        assert not ConnectionCut.objects.exists()
 
 
 def test_the_list_finds_filters_and_sorts(

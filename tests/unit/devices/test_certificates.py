@@ -1,0 +1,120 @@
+"""Which names of a client certificate make its holder which device."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from devices import credentials
+from devices.certificates import device_of, fingerprint_in, names_in, normalized, trust
+from devices.models import ConnectionCut, Device, DeviceType
+from tests.support.authority import Authority, fingerprint
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def add(db: None) -> Callable[[str], Device]:
+    def add_device(name: str) -> Device:
+        return Device.objects.create(name=name, type=DeviceType.objects.get_or_create(name="default")[0])
+
+    return add_device
+
+
+def der(path: Path) -> bytes:
+    return x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER)
+
+
+def test_every_name_of_a_certificate_is_read(authority: Authority) -> None:
+    path, _ = authority.issue(
+        "s", "/O=works/CN=Sensor 7", "DNS:S7.Example.org,URI:urn:dev:7,IP:2001:db8::7,email:a@b.org"
+    )
+
+    names = names_in(der(path))
+
+    assert names == {
+        "fingerprint": {normalized("fingerprint", fingerprint(path))},
+        "san": {"DNS:s7.example.org", "URI:urn:dev:7", "IP:2001:db8::7", "email:a@b.org"},
+        "cn": {"Sensor 7"},
+    }
+    assert fingerprint_in(path.read_bytes()) in names["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "written", "stored"),
+    [
+        ("san", "DNS:S7.Example.org", "DNS:s7.example.org"),
+        ("san", "IP:2001:0db8::0007", "IP:2001:db8::7"),
+        ("san", "URI:urn:Dev:7", "URI:urn:Dev:7"),
+        ("cn", " Sensor 7 ", "Sensor 7"),
+    ],
+)
+def test_a_name_is_stored_as_it_is_looked_for(kind: str, written: str, stored: str) -> None:
+    assert normalized(kind, written) == stored
+
+
+@pytest.mark.parametrize(
+    ("kind", "written"),
+    [("fingerprint", "AB"), ("fingerprint", "g" * 64), ("san", "s7.example.org"), ("san", "DNS:"), ("cn", " ")],
+)
+def test_what_no_certificate_has_is_refused(kind: str, written: str) -> None:
+    with pytest.raises(ValueError, match="a"):
+        normalized(kind, written)
+
+
+def test_the_fingerprint_comes_before_alternative_names_and_those_before_the_common_name(
+    authority: Authority, add: Callable[[str], Device]
+) -> None:
+    path, _ = authority.issue("x", "/CN=common", "DNS:alternative")
+    by_common, by_alternative, by_fingerprint = add("one"), add("two"), add("three")
+    assert device_of(der(path)) is None
+
+    trust(by_common, "cn", "common")
+    assert device_of(der(path)) == by_common
+    trust(by_alternative, "san", "DNS:alternative")
+    assert device_of(der(path)) == by_alternative
+    trust(by_fingerprint, "fingerprint", fingerprint(path))
+    assert device_of(der(path)) == by_fingerprint
+
+
+def test_a_certificate_with_the_names_of_two_devices_is_neither(
+    authority: Authority, add: Callable[[str], Device]
+) -> None:
+    path, _ = authority.issue("two", "/CN=two", "DNS:a,DNS:b")
+    trust(add("a"), "san", "DNS:a")
+    trust(add("b"), "san", "DNS:b")
+
+    assert device_of(der(path)) is None
+
+
+def test_a_certificate_with_two_common_names_has_none(authority: Authority) -> None:
+    path, _ = authority.issue("cns", "/CN=mine/CN=another")
+
+    assert names_in(der(path))["cn"] == set()
+
+
+def test_a_name_is_of_one_device_until_it_is_revoked(authority: Authority, add: Callable[[str], Device]) -> None:
+    one, other = add("one"), add("other")
+    name = trust(one, "cn", "sensor")
+    with pytest.raises(ValueError, match="cn sensor is trusted for one already"):
+        trust(other, "cn", "sensor")
+
+    credentials.distrust(name)
+
+    assert ConnectionCut.objects.get().device_id == one.pk
+    trust(other, "cn", "sensor")
+
+
+def test_a_disabled_device_has_no_certificate(authority: Authority, add: Callable[[str], Device]) -> None:
+    path, _ = authority.issue("off")
+    device = add("off")
+    trust(device, "cn", "off")
+
+    credentials.set_enabled(device, False)
+
+    assert device_of(der(path)) is None
