@@ -7,12 +7,11 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
-from gateway.layers import get_channel_layer
 from gateway.layers.startup import check_layers
 from gateway.lifespan import Lifespan
-from gateway.mqtt import bridged
+from gateway.servers import joined_to_layer, make_servers
 from protocols.asgi import Application
-from protocols.server import Listener, ProtocolServer, Tunnel, load_protocol
+from protocols.server import Listener, ProtocolServer
 
 END_TIMEOUT_S = 5.0
 
@@ -23,26 +22,20 @@ async def serving(
 ) -> AsyncIterator[Mapping[str, ProtocolServer]]:
     """Runs the application's lifespan and a server for each protocol of `listeners`; gives the servers by protocol.
 
-    Raises LifespanError, OSError or InvalidChannelLayerError if something cannot start. At the end connections have
-    `END_TIMEOUT_S` to end.
+    Raises LifespanError, OSError, GatewayError or InvalidChannelLayerError if something cannot start. At the end
+    connections have `END_TIMEOUT_S` to end.
     """
     await check_layers()
     async with AsyncExitStack() as started:
         lifespan = Lifespan(application, on_failure=lambda: None)  # it has logged why
         await lifespan.startup()
         started.push_async_callback(lifespan.shutdown)
-        servers: dict[str, ProtocolServer] = {}
-        tunnels: dict[str, Tunnel] = {}
-        for protocol in sorted(listeners, key=lambda name: name == "http"):  # which carries what the others offer
-            server = load_protocol(protocol)(application, listeners[protocol], state=lifespan.state, tunnels=tunnels)
-            tunnels |= server.offered_tunnels()
+        servers = make_servers(application, listeners, lifespan.state)
+        for server in servers:
             started.push_async_callback(_close, server)
             await server.start()
-            servers[protocol] = server
-            layer, broker_publish = get_channel_layer(), getattr(server, "publish", None)
-            if layer is not None and broker_publish is not None:
-                await started.enter_async_context(bridged(layer, broker_publish))
-        yield servers
+        await started.enter_async_context(joined_to_layer(servers))
+        yield {server.protocol: server for server in servers}
 
 
 async def _close(server: ProtocolServer) -> None:

@@ -27,18 +27,17 @@ from gateway import control, data_dir
 from gateway.certificates import renewed
 from gateway.config import Config, ListenerConfig
 from gateway.exceptions import GatewayError, InvalidChannelLayerError
-from gateway.layers import LayerUnavailableError, get_channel_layer
+from gateway.layers import LayerUnavailableError
 from gateway.layers.startup import check_layers
 from gateway.lifespan import Lifespan, LifespanError
-from gateway.mqtt import bridged
 from gateway.observability import Lifecycle
 from gateway.routing import get_default_application
+from gateway.servers import joined_to_layer, make_servers
 from protocols.asgi import Application
-from protocols.mqtt.server import MqttServer
 from protocols.mqtt.stores.base import Store, StoreError
 from protocols.mqtt.stores.redis import RedisStore
 from protocols.mqtt.stores.sqlite import SqliteStore
-from protocols.server import Listener, ProtocolServer, Tunnel, load_protocol
+from protocols.server import Listener, ProtocolServer
 
 logger = logging.getLogger("gateway.supervisor")
 
@@ -119,12 +118,13 @@ class Supervisor:
         await require_layers()
         async with AsyncExitStack() as started:
             state = await started.enter_async_context(self._application_started())
-            servers = self._make_servers(state)
+            listeners = make_listeners(self.config.listeners)
+            servers = make_servers(self.application, listeners, state, store=make_store(self.config))
             started.push_async_callback(self._close, servers)
             await self._start(servers)
             await started.enter_async_context(renewed(chain.from_iterable(server.listeners for server in servers)))
             self.lifecycle.servers = servers
-            await self._bridge_layer(started, servers)
+            await started.enter_async_context(joined_to_layer(servers))
             commands = ChainMap(*(dict(server.commands()) for server in servers))
             await started.enter_async_context(control.listening(self.config.data_dir, commands))
             await self._announce(servers)
@@ -180,30 +180,6 @@ class Supervisor:
         except LifespanError as error:
             self._failures.append(f"the application could not end properly: {error}")
 
-    def _make_servers(self, state: dict[str, Any]) -> list[ProtocolServer]:
-        """One server for each protocol, those that listen first; HTTP carries what the others offer."""
-        listeners: dict[str, list[Listener]] = {}
-        for listener in self.config.listeners:
-            listeners.setdefault(listener.protocol, []).append(make_listener(listener))
-        servers: dict[str, ProtocolServer] = {}
-        tunnels: dict[str, Tunnel] = {}
-        for protocol in sorted(listeners, key=lambda name: name == "http"):
-            server_class = load_protocol(protocol)
-            kept = {"store": make_store(self.config)} if issubclass(server_class, MqttServer) else {}
-            try:
-                server = server_class(self.application, listeners[protocol], state=state, tunnels=tunnels, **kept)
-            except ValueError as error:
-                raise GatewayError(f"cannot serve {protocol}: {error}") from error
-            tunnels.update(server.offered_tunnels())
-            servers[protocol] = server
-        in_order = sorted((servers[protocol] for protocol in listeners), key=lambda server: not server.listens)
-        for server in in_order:
-            try:
-                server.meet(in_order)
-            except ValueError as error:
-                raise GatewayError(f"cannot serve {server.protocol}: {error}") from error
-        return in_order
-
     async def _start(self, servers: Sequence[ProtocolServer]) -> None:
         for server in servers:
             try:
@@ -226,14 +202,6 @@ class Supervisor:
             if isinstance(result, Exception):
                 logger.error("the %s server could not end properly", server.protocol, exc_info=result)
 
-    async def _bridge_layer(self, started: AsyncExitStack, servers: Sequence[ProtocolServer]) -> None:
-        """Lets gateway.mqtt.publish, called in whatever process, reach the subscribers of this one."""
-        layer = get_channel_layer()
-        for server in servers:
-            broker_publish = getattr(server, "publish", None)
-            if layer is not None and broker_publish is not None:
-                await started.enter_async_context(bridged(layer, broker_publish))
-
     async def _announce(self, servers: Sequence[ProtocolServer]) -> None:
         addresses = bound_urls(self.config, servers)
         if "first_run" in get_commands():
@@ -251,6 +219,14 @@ def make_store(config: Config) -> Store | None:
             return SqliteStore(config.mqtt_store_file)
         case url:
             return RedisStore(url, place=f"{socket.gethostname()}:{config.data_dir.resolve()}")
+
+
+def make_listeners(configs: Sequence[ListenerConfig]) -> dict[str, list[Listener]]:
+    """The listeners by protocol. Raises GatewayError."""
+    listeners: dict[str, list[Listener]] = {}
+    for config in configs:
+        listeners.setdefault(config.protocol, []).append(make_listener(config))
+    return listeners
 
 
 def make_listener(config: ListenerConfig) -> Listener:
