@@ -22,6 +22,8 @@ from gateway.metrics import layer_delivered
 
 logger = logging.getLogger("gateway.layer")
 
+_running_loop = asyncio._get_running_loop
+
 
 class LocalChannel:
     """One channel: either attached (`deliver` and its `loop` set), or a queue with its readers."""
@@ -50,15 +52,20 @@ class LocalChannels:
         capacity: Callable[[str], int],
         expiry: float,
         group_expiry: float = 86400,
+        late_readers_leave: bool = False,
         drops: DropLog,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`capacity` is asked per channel name; `expiry` and `group_expiry` are in seconds."""
+        """`capacity` is asked per channel name; `expiry` and `group_expiry` are in seconds.
+
+        `late_readers_leave`: a channel with an expired message leaves its groups, as in the memory layer of Channels.
+        """
         self.channels: dict[str, LocalChannel] = {}
         self.groups: dict[str, dict[str, float]] = {}
         self.expiry = expiry
         self.group_expiry = group_expiry
         self._capacity = capacity
+        self._late_readers_leave = late_readers_leave
         self._drops = drops
         self._clock = clock
         self._queued: set[str] = set()
@@ -330,7 +337,7 @@ class LocalChannels:
             return
 
     def _expire(self, name: str, channel: LocalChannel, now: float) -> None:
-        """Drops what is too old. A reader that let a message expire is taken for dead and leaves its groups."""
+        """Drops what is too old."""
         messages = channel.messages
         expired = 0
         while messages and messages[0][0] <= now:
@@ -338,7 +345,7 @@ class LocalChannels:
             expired += 1
         if expired:
             self._drops.add(EXPIRED, name, expired)
-            for group in channel.groups:
+            for group in channel.groups if self._late_readers_leave else ():
                 self._leave(group, name, channel)
 
     def _sweep_when_due(self) -> None:
@@ -385,10 +392,6 @@ class LocalChannels:
             return False
         del self.groups[group]
         return True
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    return asyncio._get_running_loop()
 
 
 def _resolve(waiter: "asyncio.Future[None]") -> None:

@@ -33,7 +33,11 @@ class InMemoryChannelLayer(BaseChannelLayer):
         super().__init__(expiry=expiry, capacity=capacity, channel_capacity=channel_capacity)
         self.group_expiry = group_expiry
         self.local = LocalChannels(
-            capacity=self.get_capacity, expiry=expiry, group_expiry=group_expiry, drops=DropLog()
+            capacity=self.get_capacity,
+            expiry=expiry,
+            group_expiry=group_expiry,
+            late_readers_leave=True,
+            drops=DropLog(),
         )
 
     @property

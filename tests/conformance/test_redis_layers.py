@@ -313,6 +313,26 @@ class TestWhatRedisCarries:
         assert dropped("undecodable") - before == 10
 
 
+class TestLateReaders:
+    async def test_a_member_that_read_too_late_once_stays_in_its_group(
+        self, redis_server: RedisServer, make_layer: MakeLayer
+    ) -> None:
+        layer, other = (make_layer(redis_server, expiry=0.05) for _ in range(2))
+        channel = await layer.new_channel()
+        await layer.group_add("group", channel)
+        await layer.group_send("group", {"type": "too.late"})
+        await asyncio.sleep(0.1)
+        await layer.group_send("group", {"type": "m"})
+
+        async with asyncio.timeout(60):
+            for _ in range(5):
+                reader = asyncio.create_task(layer.receive(channel))
+                while not reader.done():
+                    await other.group_send("group", {"type": "m"})
+                    await asyncio.sleep(0.01)
+                assert await reader == {"type": "m"}
+
+
 class TestEncryption:
     @pytest.mark.parametrize("layer_class", [RedisPubSubChannelLayer])
     async def test_only_who_has_the_key_reads(self, redis_server: RedisServer, make_layer: MakeLayer) -> None:

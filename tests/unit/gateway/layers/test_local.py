@@ -37,7 +37,20 @@ class TestExpiry:
 
         assert await local.get("a") == {"type": "second"}
 
-    def test_who_lets_a_message_expire_leaves_its_groups(self, local: LocalChannels, clock: Clock) -> None:
+    def test_who_lets_a_message_expire_stays_in_its_groups(self, local: LocalChannels, clock: Clock) -> None:
+        local.join("group", "late")
+        local.put_group("group", {"type": "m"})
+
+        clock.now += 61
+        local.put("other", {"type": "m"})
+
+        assert list(local.groups["group"]) == ["late"]
+        assert local.put_group("group", {"type": "m"}).delivered == 1
+
+    def test_who_lets_a_message_expire_leaves_its_groups_where_that_is_asked_for(self, clock: Clock) -> None:
+        local = LocalChannels(
+            capacity=lambda name: 3, expiry=60, group_expiry=600, late_readers_leave=True, drops=DropLog(), clock=clock
+        )
         local.join("group", "dead")
         local.put_group("group", {"type": "m"})
 
