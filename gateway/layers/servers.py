@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
 
 from gateway.layers.hosts import Host, shard_of
-from gateway.layers.links import Argument, CommandLink, Locate, SubscriberLink
+from gateway.layers.links import Argument, CommandLink, Locate
+from gateway.layers.subscriber import SubscriberLink
 
 Owns: TypeAlias = Callable[[bytes], bool]
 """Whether a key is among those that are meant."""
