@@ -9,7 +9,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 UV_COMPILE := -m uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" pyproject.toml requirements/build.in --extra postgres
 
-.PHONY: help serve test check format lock matrix clean
+.PHONY: help serve test check format lock matrix kill-nine clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make format   let ruff format and mend"
 	@echo "make lock     pin the newest dependencies in requirements/*.lock"
 	@echo "make matrix   the tests on further Pythons with the next Django (MATRIX=\"$(MATRIX)\")"
+	@echo "make kill-nine  kill a gateway under MQTT traffic again and again (KILLS=50): is anything lost?"
 	@echo "make clean    remove environments and caches, not data"
 
 serve: $(VENV)/.runtime
@@ -73,6 +74,9 @@ matrix:
 		$$environment/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation -e . && \
 		$$environment/bin/python -m pytest || exit 1; \
 	done
+
+kill-nine: $(VENV)/.dev
+	@KILLS=$${KILLS:-50} $(BIN)/python -m pytest tests/integration/test_mqtt_kill_nine.py
 
 clean:
 	@rm -rf $(VENV) .venv-matrix .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
