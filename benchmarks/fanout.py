@@ -7,6 +7,9 @@ process publishes through the layer of the contender (so each message crosses Re
 the sockets and counts bytes; a message is published when all members have the last one. With --burst so many are
 published at a time. The latency of a frame is the time from before its `group_send` to its last byte.
 
+A third contender tells what there is to gain: "writes alone" takes each message from our layer in one function and
+writes the finished frame to every socket. It has no consumers, knows no slow clients and no errors.
+
 Servers run on one core and this process on the other; the contenders take turns within each repeat, medians are
 compared. "CPU" is the server's own time per frame, which other load on the machine hardly changes. "load" is this
 process's share of its core: near 100 % it is the bottleneck, and the figures too low.
@@ -37,6 +40,7 @@ sys.path.insert(0, str(ROOT))
 from tests.support.redis import RedisServer  # noqa: E402
 
 OURS, THEIRS = SERVERS = ("ours", "uvicorn + Channels")
+BARE = "writes alone"
 TEXT = '{"type":"readings","now":1764000000000,"devices":{"7":{"name":"t","readings":[["t",1764000000000,21.5]]}}}'
 FRAME_BYTES = len(TEXT) + 2
 MESSAGE = {"type": "readings", "text": TEXT}
@@ -50,16 +54,20 @@ UPGRADE = (
 # The servers
 
 
-def configure(backend: str, url: str) -> None:
+def layer_options(server: str, url: str) -> dict[str, Any]:
+    """With names of its own, so that no contender hears of another's messages."""
+    # Without the read timeout of redis-py 8, which channels_redis 4.3.0 does not expect.
+    return {"hosts": [{"address": url, "socket_timeout": None}], "prefix": server.partition(" ")[0]}
+
+
+def configure(backend: str, server: str, url: str) -> None:
     from django.conf import settings
 
-    # Without the read timeout of redis-py 8, which channels_redis 4.3.0 does not expect.
-    host = {"address": url, "socket_timeout": None}
-    settings.configure(CHANNEL_LAYERS={"default": {"BACKEND": backend, "CONFIG": {"hosts": [host]}}})
+    settings.configure(CHANNEL_LAYERS={"default": {"BACKEND": backend, "CONFIG": layer_options(server, url)}})
 
 
 async def serve_ours(url: str) -> None:
-    configure("gateway.layers.pubsub.RedisPubSubChannelLayer", url)
+    configure("gateway.layers.pubsub.RedisPubSubChannelLayer", OURS, url)
     from gateway.generic.websocket import AsyncWebsocketConsumer
     from gateway.supervisor import spare_what_stays
     from protocols.http import HttpOptions, HttpServer
@@ -80,7 +88,7 @@ async def serve_ours(url: str) -> None:
 
 
 def serve_theirs(url: str) -> None:
-    configure("channels_redis.pubsub.RedisPubSubChannelLayer", url)
+    configure("channels_redis.pubsub.RedisPubSubChannelLayer", THEIRS, url)
     import socket
 
     import uvicorn
@@ -101,6 +109,45 @@ def serve_theirs(url: str) -> None:
             ws_per_message_deflate=False,
         )  # fmt: skip
         uvloop.run(uvicorn.Server(config).serve(sockets=[listening]))
+
+
+async def serve_bare(url: str) -> None:
+    from gateway.layers.pubsub import RedisPubSubChannelLayer
+    from protocols.websocket_frames import message_frame
+
+    loop = asyncio.get_running_loop()
+    layer = RedisPubSubChannelLayer(**layer_options(BARE, url))
+    transports: set[asyncio.Transport] = set()
+    frames: list[bytes] = []
+
+    class Socket(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+
+        def data_received(self, data: bytes) -> None:
+            self.transport.write(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+            transports.add(self.transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            transports.discard(self.transport)
+
+    def flush() -> None:
+        data = b"".join(frames)
+        frames.clear()
+        for transport in transports:
+            transport.write(data)
+
+    def deliver(message: Any) -> None:
+        if not frames:
+            loop.call_soon(flush)
+        frames.append(message_frame(message["text"]))
+
+    channel = await layer.new_channel()
+    layer.attach(channel, deliver)
+    await layer.group_add("devices", channel)
+    server = await loop.create_server(Socket, "127.0.0.1", 0, backlog=2048)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await asyncio.Event().wait()
 
 
 @contextmanager
@@ -173,13 +220,13 @@ async def connect(port: int, count: int, round_: Round) -> list[Dashboard]:
 
 
 def layer_of(server: str, url: str) -> Any:
-    if server == OURS:
+    if server != THEIRS:
         from gateway.layers.pubsub import RedisPubSubChannelLayer as Ours
 
-        return Ours(hosts=[url])
+        return Ours(**layer_options(server, url))
     from channels_redis.pubsub import RedisPubSubChannelLayer as Theirs
 
-    return Theirs(hosts=[{"address": url, "socket_timeout": None}])
+    return Theirs(**layer_options(server, url))
 
 
 class Run(NamedTuple):
@@ -223,7 +270,7 @@ async def fan_out(server: str, port: int, process: psutil.Process, url: str, opt
     )
     for dashboard in dashboards:
         dashboard.transport.abort()
-    await (layer.close() if server == OURS else layer.flush())
+    await (layer.flush() if server == THEIRS else layer.close())
     await asyncio.sleep(0.3)
     return run
 
@@ -259,9 +306,10 @@ def compare_memory(url: str, connections: int) -> None:
 
 
 def compare_rates(url: str, options: argparse.Namespace) -> None:
-    results: dict[str, list[Run]] = {server: [] for server in SERVERS}
+    contenders = (*SERVERS, BARE)
+    results: dict[str, list[Run]] = {server: [] for server in contenders}
     with ExitStack() as stack:
-        running = {server: stack.enter_context(started(server, url)) for server in SERVERS}
+        running = {server: stack.enter_context(started(server, url)) for server in contenders}
         if (os.cpu_count() or 1) > 1:
             os.sched_setaffinity(0, {1})
             for _, process in running.values():
@@ -277,8 +325,10 @@ def compare_rates(url: str, options: argparse.Namespace) -> None:
             f"  {server:20} {median.rate:10,.0f} frames/s ({min(rates):,.0f} - {max(rates):,.0f})"
             f"   p99 {median.p99_ms:7.1f} ms   CPU {median.cpu_us:6.1f} us   load {median.load:.0%}"
         )
-    ours, theirs = medians[OURS], medians[THEIRS]
-    print(f"  ratio: frames/s x{ours.rate / theirs.rate:.1f}, CPU x{theirs.cpu_us / ours.cpu_us:.1f}")
+    theirs = medians[THEIRS]
+    for server in (OURS, BARE):
+        run = medians[server]
+        print(f"  {server} / {THEIRS}: frames/s x{run.rate / theirs.rate:.1f}, CPU x{theirs.cpu_us / run.cpu_us:.1f}")
 
 
 def main() -> None:
@@ -288,11 +338,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1)
     parser.add_argument("--burst", type=int, default=1)
     parser.add_argument("--connections", type=int, default=2000, help="for the memory; 0: leave it out")
-    parser.add_argument("--serve", choices=SERVERS, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=(*SERVERS, BARE), help=argparse.SUPPRESS)
     parser.add_argument("--redis", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve == OURS:
         uvloop.run(serve_ours(options.redis))
+    elif options.serve == BARE:
+        uvloop.run(serve_bare(options.redis))
     elif options.serve == THEIRS:
         serve_theirs(options.redis)
     else:
