@@ -162,6 +162,7 @@ class TestAcceptingAndRejecting:
         assert "assigned_client_identifier" not in connack.properties
         assert connack.properties["response_information"] == "r"
 
+    @pytest.mark.mqtt("MQTT5-3.2.2-9", "MQTT5-3.2.2-11")
     async def test_an_application_may_limit_the_qos(self, serve: Serve, open_raw: OpenRaw) -> None:
         """[MQTT5-3.2.2-9] [MQTT5-3.2.2-11]"""
 

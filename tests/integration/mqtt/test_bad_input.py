@@ -39,6 +39,7 @@ async def address(serve: Serve, application: AcceptEverything) -> Address:
 
 
 class TestOnAConnection:
+    @pytest.mark.mqtt("MQTT5-4.13.1-1", "MQTT5-4.13.2-1", "MQTT3-4.8.0-1", "MQTT3-2.2.2-2")
     @pytest.mark.parametrize("vector", [vector for vector in INVALID if vector.version], ids=name_of)
     async def test_the_client_is_told_the_reason_and_closed(
         self, raw: OpenRaw, application: AcceptEverything, vector: InvalidVector
@@ -69,6 +70,7 @@ class TestOnAConnection:
         await until(lambda: application.seen("mqtt.disconnect", "client"), "the disconnect event")
         assert [event["payload"] for event in application.seen("mqtt.publish", "client")] == [b"x"]
 
+    @pytest.mark.mqtt("MQTT5-3.1.0-2", "MQTT3-3.1.0-2")
     @pytest.mark.parametrize("version", [4, 5])
     async def test_a_second_connect_ends_it(self, raw: OpenRaw, version: int) -> None:
         """[MQTT5-3.1.0-2] [MQTT3-3.1.0-2]"""
@@ -100,6 +102,7 @@ class TestOnAConnection:
 
         await client.expect_disconnect(ReasonCode.PROTOCOL_ERROR)
 
+    @pytest.mark.mqtt("MQTT5-3.3.4-7")
     async def test_a_client_that_exceeds_the_receive_maximum_is_ended(self, serve: Serve, raw: OpenRaw) -> None:
         """[MQTT5-3.3.4-8]; QoS 2 is unacknowledged until its PUBCOMP."""
         strict = await serve(AcceptEverything(), receive_maximum=2)
@@ -115,6 +118,7 @@ class TestOnAConnection:
 
 
 class TestBeforeAConnection:
+    @pytest.mark.mqtt("MQTT5-3.1.4-1", "MQTT3-3.1.4-1")
     @pytest.mark.parametrize("vector", [vector for vector in INVALID if not vector.version], ids=name_of)
     async def test_the_connection_is_closed(
         self, open_raw: OpenRaw, application: AcceptEverything, vector: InvalidVector
@@ -136,6 +140,7 @@ class TestBeforeAConnection:
             await client.expect_end()
         assert application.scopes == []
 
+    @pytest.mark.mqtt("MQTT3-3.1.2-2")
     async def test_a_version_before_3_1_is_told_so_in_the_old_form(self, open_raw: OpenRaw) -> None:
         """[MQTT3-3.1.2-2]"""
         client = await open_raw()
@@ -145,6 +150,7 @@ class TestBeforeAConnection:
         await client.expect(b"\x20\x02\x00\x01")
         await client.expect_end()
 
+    @pytest.mark.mqtt("MQTT5-3.1.2-2")
     async def test_a_version_after_5_0_is_told_so_in_the_form_of_5_0(self, open_raw: OpenRaw) -> None:
         """[MQTT5-3.1.2-2]"""
         client = await open_raw()
@@ -154,6 +160,7 @@ class TestBeforeAConnection:
         await client.expect(b"\x20\x03\x00\x84\x00")
         await client.expect_end()
 
+    @pytest.mark.mqtt("MQTT5-3.1.0-1", "MQTT3-3.1.0-1")
     @pytest.mark.parametrize(
         "data", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"SSH-2.0-"]
     )
@@ -164,6 +171,7 @@ class TestBeforeAConnection:
 
         await client.expect_end()
 
+    @pytest.mark.mqtt("MQTT3-3.1.3-8", "MQTT3-3.1.3-9")
     @pytest.mark.parametrize(("version", "clean_start"), [(3, True), (4, False)])
     async def test_a_missing_client_identifier_is_refused_where_it_is_needed(
         self, open_raw: OpenRaw, version: int, clean_start: bool

@@ -23,6 +23,7 @@ class TestQualityOfService:
         assert (message.topic, message.payload, message.qos, message.retain) == ("a/b", b"21.5", qos, False)
         assert end.payload == b"end"
 
+    @pytest.mark.mqtt("MQTT3-3.8.4-6", "MQTT5-3.8.4-8", "MQTT5-4.3.1-1", "MQTT3-4.3.1-1")
     @pytest.mark.parametrize(("published", "granted", "delivered"), [(2, 0, 0), (2, 1, 1), (1, 2, 1), (0, 2, 0)])
     async def test_the_lower_of_both_qos_is_that_of_the_delivery(
         self, paho: ConnectPaho, published: int, granted: int, delivered: int
@@ -46,6 +47,7 @@ class TestQualityOfService:
         for subscriber in subscribers:
             assert [(await subscriber.message()).payload for _ in range(3)] == [b"from 3", b"from 4", b"from 5"]
 
+    @pytest.mark.mqtt("MQTT3-4.3.2-2", "MQTT3-2.3.1-6", "MQTT3-3.3.4-1", "MQTT3-2.3.1-4")
     async def test_qos_1_byte_by_byte(self, raw: OpenRaw) -> None:
         """[MQTT5-4.3.2]"""
         subscriber, publisher = await raw("subscriber"), await raw("publisher")
@@ -58,6 +60,7 @@ class TestQualityOfService:
         subscriber.send(b"\x40\x02\x00\x01")
         await subscriber.expect_nothing_more()
 
+    @pytest.mark.mqtt("MQTT3-4.3.3-2", "MQTT3-2.3.1-6", "MQTT3-3.3.4-1", "MQTT3-4.6.0-4")
     async def test_qos_2_byte_by_byte(self, raw: OpenRaw) -> None:
         """[MQTT5-4.3.3]"""
         subscriber, publisher = await raw("subscriber"), await raw("publisher")
@@ -74,6 +77,7 @@ class TestQualityOfService:
         subscriber.send(b"\x70\x02\x00\x01")
         await subscriber.expect_nothing_more()
 
+    @pytest.mark.mqtt("MQTT3-4.3.3-2", "MQTT5-4.3.3-10")
     async def test_a_qos_2_message_sent_again_before_its_release_is_one_message(self, raw: OpenRaw) -> None:
         """[MQTT5-4.3.3-10]"""
         subscriber, publisher = await raw("subscriber"), await raw("publisher")
@@ -113,6 +117,7 @@ class TestQualityOfService:
         await old.expect(b"\x70\x02\x00\x09")
         await new.expect(b"\x70\x03\x00\x09\x92")
 
+    @pytest.mark.mqtt("MQTT3-4.6.0-5", "MQTT3-4.6.0-6", "MQTT5-4.6.0-5")
     @pytest.mark.parametrize("qos", [0, 1, 2])
     async def test_messages_of_a_topic_arrive_in_the_order_they_were_published_in(
         self, paho: ConnectPaho, qos: int
@@ -126,6 +131,7 @@ class TestQualityOfService:
 
         assert [(await subscriber.message()).payload for _ in range(100)] == [b"%d" % index for index in range(100)]
 
+    @pytest.mark.mqtt("MQTT3-4.6.0-2", "MQTT5-4.6.0-2")
     async def test_many_publishes_in_one_segment_are_all_acknowledged_in_order(self, raw: OpenRaw) -> None:
         """[MQTT5-4.6.0-2]"""
         publisher = await raw("publisher")
@@ -150,6 +156,7 @@ class TestWildcards:
         await publisher.expect_nothing_more()
         await subscriber.expect_nothing_more()
 
+    @pytest.mark.mqtt("MQTT3-4.7.2-1", "MQTT5-4.7.2-1")
     async def test_a_leading_wildcard_does_not_match_a_topic_that_begins_with_a_dollar(self, raw: OpenRaw) -> None:
         """[MQTT5-4.7.2-1]"""
         subscriber, publisher = await raw("subscriber"), await raw("publisher")
@@ -160,6 +167,7 @@ class TestWildcards:
 
         assert await subscriber.receive() == Publish(topic="end")
 
+    @pytest.mark.mqtt("MQTT3-3.10.4-1", "MQTT3-3.10.4-2")
     async def test_nothing_arrives_after_unsubscribing(self, raw: OpenRaw) -> None:
         """[MQTT5-3.10.4-1]"""
         subscriber, publisher = await raw("subscriber"), await raw("publisher")
@@ -172,6 +180,7 @@ class TestWildcards:
         await publisher.expect_nothing_more()
         await subscriber.expect_nothing_more()
 
+    @pytest.mark.mqtt("MQTT3-3.8.4-3")
     async def test_subscribing_again_replaces_the_subscription(self, raw: OpenRaw) -> None:
         """[MQTT5-3.8.4-3]"""
         subscriber, publisher = await raw("subscriber"), await raw("publisher")
@@ -186,6 +195,7 @@ class TestWildcards:
 
 
 class TestRetained:
+    @pytest.mark.mqtt("MQTT3-3.3.1-5", "MQTT3-3.3.1-6", "MQTT3-3.3.1-8")
     @pytest.mark.parametrize("version", [3, 4, 5])
     async def test_a_new_subscriber_gets_the_last_retained_message_of_each_topic(
         self, paho: ConnectPaho, version: int
@@ -205,6 +215,7 @@ class TestRetained:
         assert all(message.retain for message in messages)
         assert subscriber.messages.empty()
 
+    @pytest.mark.mqtt("MQTT3-3.3.1-9")
     async def test_a_subscriber_that_is_there_already_gets_it_as_an_ordinary_message(self, raw: OpenRaw) -> None:
         """[MQTT3-3.3.1-9]"""
         subscriber, publisher = await raw("subscriber"), await raw("publisher")
@@ -214,6 +225,7 @@ class TestRetained:
 
         assert await subscriber.receive() == Publish(topic="a", payload=b"x", retain=False)
 
+    @pytest.mark.mqtt("MQTT3-3.3.1-10", "MQTT3-3.3.1-11")
     async def test_an_empty_payload_removes_it(self, raw: OpenRaw) -> None:
         """[MQTT5-3.3.1-6] [MQTT5-3.3.1-7]"""
         publisher = await raw("publisher")
@@ -225,6 +237,7 @@ class TestRetained:
 
         await subscriber.expect_nothing_more()
 
+    @pytest.mark.mqtt("MQTT3-3.3.1-12")
     async def test_a_message_without_the_flag_changes_nothing(self, raw: OpenRaw) -> None:
         """[MQTT5-3.3.1-8]"""
         publisher = await raw("publisher")
@@ -236,6 +249,7 @@ class TestRetained:
 
         assert await subscriber.receive() == Publish(topic="a", payload=b"kept", retain=True)
 
+    @pytest.mark.mqtt("MQTT3-3.8.4-3")
     async def test_it_comes_with_every_subscribe_before_5_0(self, raw: OpenRaw) -> None:
         """[MQTT3-3.8.4-3]"""
         client = await raw("client")
@@ -245,6 +259,7 @@ class TestRetained:
             await client.subscribe("a")
             assert await client.receive() == Publish(topic="a", payload=b"x", retain=True)
 
+    @pytest.mark.mqtt("MQTT3-3.1.2-7")
     async def test_it_outlives_its_publisher(self, raw: OpenRaw) -> None:
         publisher = await raw("publisher")
         publisher.send(Publish(topic="a", payload=b"x", retain=True))

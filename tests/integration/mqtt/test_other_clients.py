@@ -144,6 +144,7 @@ class TestAmqtt:
         message = await amqtt_client.deliver_message(timeout_duration=DEADLINE_S)
         assert (message.topic, bytes(message.data), message.qos) == ("a/b", b"21.5", qos)
 
+    @pytest.mark.mqtt("MQTT3-3.12.4-1")
     async def test_unsubscribing_and_pinging_are_answered(self, amqtt_client: Any) -> None:
         await amqtt_client.subscribe([("a", 0), ("b", 1)])
         await amqtt_client.unsubscribe(["a"])

@@ -21,6 +21,7 @@ KEPT = {"session_expiry_interval": 3600}
 
 
 class TestResuming:
+    @pytest.mark.mqtt("MQTT3-3.1.2-4", "MQTT3-3.1.2-5", "MQTT3-4.1.0-1", "MQTT3-4.5.0-1", "MQTT5-3.1.2-5")
     @pytest.mark.parametrize("version", [3, 4, 5])
     async def test_messages_of_an_absence_come_with_the_return(self, paho: ConnectPaho, version: int) -> None:
         options = {"connect_properties": {"SessionExpiryInterval": 3600}} if version == 5 else {}
@@ -35,6 +36,7 @@ class TestResuming:
         subscriber = await paho("subscriber", version, clean=False, **options)
         assert [(await subscriber.message()).payload for _ in range(10)] == [b"%d" % index for index in range(10)]
 
+    @pytest.mark.mqtt("MQTT3-3.2.2-2", "MQTT3-3.2.2-3", "MQTT5-3.2.2-3", "MQTT5-3.1.2-6")
     async def test_session_present_says_whether_there_was_one(self, open_raw: OpenRaw) -> None:
         """[MQTT5-3.2.2-2] [MQTT5-3.2.2-3]"""
         for expected in (False, True):
@@ -42,6 +44,7 @@ class TestResuming:
             assert (await client.connect("client", clean_start=False)).session_present is expected
             await client.disconnect()
 
+    @pytest.mark.mqtt("MQTT3-3.1.2-6", "MQTT3-3.2.2-1", "MQTT3-3.1.4-3", "MQTT5-3.1.2-4", "MQTT5-3.2.2-2")
     async def test_a_clean_start_discards_the_session(self, open_raw: OpenRaw) -> None:
         """[MQTT5-3.1.2-4]"""
         client = await open_raw(4)
@@ -82,6 +85,7 @@ class TestResuming:
 
         await client.expect_disconnect(ReasonCode.PROTOCOL_ERROR)
 
+    @pytest.mark.mqtt("MQTT5-4.1.0-2")
     async def test_a_session_expires(self, open_raw: OpenRaw) -> None:
         """[MQTT5-3.1.2-23]"""
         client = await open_raw(5)
@@ -107,6 +111,7 @@ class TestResuming:
 
 
 class TestRedelivery:
+    @pytest.mark.mqtt("MQTT3-3.3.1-1", "MQTT3-4.4.0-1", "MQTT5-3.3.1-1", "MQTT5-4.4.0-1")
     async def test_an_unacknowledged_message_is_sent_again_with_dup(self, raw: OpenRaw) -> None:
         """[MQTT5-4.4.0-1] [MQTT5-3.3.1-1]"""
         publisher = await raw("publisher")
@@ -125,6 +130,7 @@ class TestRedelivery:
         client = await raw("client", clean_start=False)
         await client.expect_nothing_more()
 
+    @pytest.mark.mqtt("MQTT3-4.6.0-1")
     async def test_messages_are_sent_again_in_their_first_order_and_before_new_ones(
         self, raw: OpenRaw, application: AcceptEverything
     ) -> None:
@@ -255,6 +261,7 @@ class TestFlowControl:
 
 
 class TestTakeover:
+    @pytest.mark.mqtt("MQTT5-3.1.4-3")
     async def test_a_second_connection_of_a_client_ends_the_first(
         self, raw: OpenRaw, application: AcceptEverything
     ) -> None:
@@ -267,6 +274,7 @@ class TestTakeover:
         await until(lambda: application.seen("mqtt.disconnect", "client"), "the disconnect event of the first")
         assert [event["reason"] for event in application.seen("mqtt.disconnect", "client")] == ["taken_over"]
 
+    @pytest.mark.mqtt("MQTT3-3.1.4-2")
     async def test_a_client_of_3_1_1_is_only_closed(self, raw: OpenRaw) -> None:
         """[MQTT3-3.1.4-2]"""
         first = await raw("client", 4)
@@ -274,6 +282,7 @@ class TestTakeover:
 
         await first.expect_end()
 
+    @pytest.mark.mqtt("MQTT3-3.1.3-2", "MQTT3-4.1.0-2")
     async def test_the_session_moves_to_the_new_connection(self, raw: OpenRaw) -> None:
         first = await raw("client", 4, clean_start=False)
         await first.subscribe("a", 1)
@@ -286,6 +295,7 @@ class TestTakeover:
 
 
 class TestKeepAlive:
+    @pytest.mark.mqtt("MQTT3-3.1.2-24", "MQTT5-3.1.2-22")
     async def test_a_silent_client_is_closed_after_one_and_a_half_times_its_keep_alive(
         self, raw: OpenRaw, application: AcceptEverything
     ) -> None:

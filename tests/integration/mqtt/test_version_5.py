@@ -22,6 +22,7 @@ KEPT = {"session_expiry_interval": 3600}
 
 
 class TestConnecting:
+    @pytest.mark.mqtt("MQTT5-3.1.3-7")
     async def test_a_client_without_an_identifier_is_told_the_one_it_gets(self, open_raw: OpenRaw) -> None:
         """[MQTT5-3.1.3-6] [MQTT5-3.1.3-7] [MQTT5-3.2.2-16]"""
         first, second = await open_raw(5), await open_raw(5)
@@ -51,6 +52,9 @@ class TestConnecting:
 
 
 class TestProperties:
+    @pytest.mark.mqtt(
+        "MQTT5-3.3.2-4", "MQTT5-3.3.2-15", "MQTT5-3.3.2-16", "MQTT5-3.3.2-17", "MQTT5-3.3.2-18", "MQTT5-3.3.2-20"
+    )
     async def test_those_of_a_message_reach_the_subscriber_unchanged(self, paho: ConnectPaho) -> None:
         """[MQTT5-3.3.2-4] [MQTT5-3.3.2-15] [MQTT5-3.3.2-16] [MQTT5-3.3.2-17] [MQTT5-3.3.2-18] [MQTT5-3.3.2-20]"""
         subscriber, publisher = await paho("subscriber", 5), await paho("publisher", 5)
@@ -149,6 +153,7 @@ class TestTopicAlias:
 
         assert isinstance(await client.receive(), Disconnect)
 
+    @pytest.mark.mqtt("MQTT5-3.1.2-26", "MQTT5-3.3.2-11")
     async def test_a_subscriber_gets_aliases_only_up_to_its_maximum(self, raw: OpenRaw) -> None:
         """[MQTT5-3.1.2-26] [MQTT5-3.1.2-27]"""
         publisher = await raw("publisher", 5)
@@ -287,6 +292,7 @@ class TestAnswers:
         assert isinstance(answer, PubAck)
         assert answer.reason_code in (ReasonCode.SUCCESS, ReasonCode.NO_MATCHING_SUBSCRIBERS)
 
+    @pytest.mark.mqtt("MQTT5-3.11.3-1", "MQTT5-3.11.3-2")
     async def test_each_filter_of_an_unsubscribe_has_its_code(self, raw: OpenRaw) -> None:
         """[MQTT5-3.11.3-1]"""
         client = await raw("client", 5)

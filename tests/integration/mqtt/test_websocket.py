@@ -44,6 +44,7 @@ def url(addresses: tuple[Address, Address]) -> str:
     return f"ws://{host}:{port}/mqtt"
 
 
+@pytest.mark.mqtt("MQTT5-6.0.0-4", "MQTT3-6.0.0-4", "MQTT5-4.2-1")
 @pytest.mark.parametrize("version", [3, 4, 5])
 async def test_paho_publishes_over_websocket_to_a_subscriber_on_tcp_and_back(
     addresses: tuple[Address, Address], version: int
@@ -79,6 +80,7 @@ async def test_the_scope_says_that_it_came_over_websocket(url: str, application:
     assert (scope["type"], scope["scheme"], scope["client"][0]) == ("mqtt", "ws", "127.0.0.1")
 
 
+@pytest.mark.mqtt("MQTT5-6.0.0-2", "MQTT3-6.0.0-2")
 async def test_packets_need_not_begin_with_messages(url: str) -> None:
     """[MQTT5-6.0.0-2]"""
     async with connect(url, subprotocols=["mqtt"]) as websocket:  # type: ignore[list-item]
@@ -97,6 +99,7 @@ async def test_packets_need_not_begin_with_messages(url: str) -> None:
         assert received[4:] in (b"\x40\x02\x00\x01\xd0\x00", b"\xd0\x00\x40\x02\x00\x01")
 
 
+@pytest.mark.mqtt("MQTT5-6.0.0-1", "MQTT3-6.0.0-1")
 async def test_a_text_message_closes_the_connection(url: str, application: AcceptEverything) -> None:
     """[MQTT5-6.0.0-1]"""
     async with connect(url, subprotocols=["mqtt"]) as websocket:  # type: ignore[list-item]
@@ -110,6 +113,7 @@ async def test_a_text_message_closes_the_connection(url: str, application: Accep
     await until(lambda: application.seen("mqtt.disconnect", "c"), "the disconnect event")
 
 
+@pytest.mark.mqtt("MQTT5-6.0.0-3", "MQTT3-6.0.0-3")
 async def test_the_subprotocol_must_be_offered(url: str) -> None:
     """[MQTT5-6.0.0-3]"""
     with pytest.raises(InvalidStatus) as caught:

@@ -25,6 +25,7 @@ async def watcher(raw: OpenRaw) -> RawClient:
 
 
 class TestIsPublished:
+    @pytest.mark.mqtt("MQTT3-3.1.2-8", "MQTT5-3.1.2-8")
     @pytest.mark.parametrize("version", [3, 4, 5])
     async def test_when_the_connection_is_lost(self, watcher: RawClient, raw: OpenRaw, version: int) -> None:
         """[MQTT5-3.1.2-8]"""
@@ -91,6 +92,7 @@ class TestIsPublished:
 
         assert await watcher.receive() == Publish(topic="gone", payload=b"x", qos=1, packet_id=1, properties=properties)
 
+    @pytest.mark.mqtt("MQTT3-3.1.2-17", "MQTT5-3.1.2-15")
     async def test_as_a_retained_message_if_it_asks_for_that(self, watcher: RawClient, raw: OpenRaw) -> None:
         """[MQTT5-3.1.2-15]"""
         client = await raw("client", 4, will=Will(topic="gone", payload=b"client", retain=True))
@@ -114,6 +116,7 @@ class TestIsPublished:
 
 
 class TestIsNotPublished:
+    @pytest.mark.mqtt("MQTT3-3.1.2-10", "MQTT3-3.14.4-3", "MQTT5-3.14.4-3")
     @pytest.mark.parametrize("version", [3, 4, 5])
     async def test_when_the_client_disconnects(self, watcher: RawClient, raw: OpenRaw, version: int) -> None:
         """[MQTT5-3.1.2-10] [MQTT5-3.14.4-3]"""
@@ -123,6 +126,7 @@ class TestIsNotPublished:
 
         await watcher.expect_nothing_more()
 
+    @pytest.mark.mqtt("MQTT3-3.1.2-10", "MQTT5-3.1.2-10")
     async def test_more_than_once(self, watcher: RawClient, raw: OpenRaw) -> None:
         """[MQTT5-3.1.2-10]"""
         client = await raw("client", 5, will=WILL, properties=KEPT)

@@ -52,6 +52,7 @@ class TestBeforeTheConnack:
 
         assert (event["authentication_method"], event["authentication_data"]) == (METHOD, b"client first")
 
+    @pytest.mark.mqtt("MQTT5-4.12.0-2", "MQTT5-4.12.0-5", "MQTT5-3.15.2-1")
     def test_it_may_challenge_the_client(self) -> None:
         client = World().client()
         client.send(connect())
@@ -74,6 +75,7 @@ class TestBeforeTheConnack:
             }
         ]
 
+    @pytest.mark.mqtt("MQTT5-4.12.0-5")
     def test_acceptance_names_the_method_and_has_the_last_data(self) -> None:
         client = challenged()
         client.send(auth())
@@ -86,6 +88,7 @@ class TestBeforeTheConnack:
         assert packet.properties["authentication_method"] == METHOD
         assert packet.properties["authentication_data"] == b"verifier"
 
+    @pytest.mark.mqtt("MQTT5-4.12.0-4")
     def test_a_refusal_ends_it_at_any_time(self) -> None:
         client = challenged()
         client.send(auth())
@@ -102,6 +105,7 @@ class TestBeforeTheConnack:
 
         assert client.read() == [auth(data=b"more")] * 3
 
+    @pytest.mark.mqtt("MQTT5-4.12.0-1")
     def test_an_application_that_does_not_know_the_method_does_not_accept_the_client(self) -> None:
         client = World().client()
         client.send(connect())
@@ -112,11 +116,13 @@ class TestBeforeTheConnack:
         assert isinstance(packet, ConnAck)
         assert packet.reason_code == ReasonCode.BAD_AUTHENTICATION_METHOD
 
+    @pytest.mark.mqtt("MQTT5-4.12.0-6")
     def test_a_client_that_named_no_method_is_not_told_one(self) -> None:
         connack = World().connected("c").connack
 
         assert "authentication_method" not in connack.properties
 
+    @pytest.mark.mqtt("MQTT5-3.1.2-30")
     @pytest.mark.parametrize("packet", [PingReq(), Publish(topic="t"), auth()])
     def test_while_the_application_decides_the_client_may_send_nothing_but_disconnect(self, packet: Auth) -> None:
         client = World().client()
@@ -127,6 +133,7 @@ class TestBeforeTheConnack:
         assert isinstance(answer, ConnAck)
         assert answer.reason_code == ReasonCode.PROTOCOL_ERROR
 
+    @pytest.mark.mqtt("MQTT5-3.1.2-30", "MQTT5-4.12.0-3")
     @pytest.mark.parametrize("packet", [PingReq(), Publish(topic="t"), auth(0x19), auth(0x00), auth(method="PLAIN")])
     def test_after_a_challenge_nothing_but_its_answer(self, packet: Auth) -> None:
         client = challenged()
@@ -217,6 +224,7 @@ class TestAgain:
 
         assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
 
+    @pytest.mark.mqtt("MQTT5-4.12.1-1")
     @pytest.mark.parametrize(
         "packet", [auth(ReasonCode.REAUTHENTICATE, method="PLAIN"), auth(), auth(ReasonCode.SUCCESS)]
     )
@@ -229,6 +237,7 @@ class TestAgain:
         assert isinstance(answer, Disconnect)
         assert answer.reason_code == ReasonCode.PROTOCOL_ERROR
 
+    @pytest.mark.mqtt("MQTT5-4.12.1-2")
     def test_failure_ends_the_connection_with_the_reason(self) -> None:
         client = authenticated()
         client.send(auth(ReasonCode.REAUTHENTICATE))
@@ -239,6 +248,7 @@ class TestAgain:
             Disconnect(reason_code=ReasonCode.NOT_AUTHORIZED, properties={"reason_string": "wrong"})
         ]
 
+    @pytest.mark.mqtt("MQTT5-3.1.2-29")
     def test_a_client_that_wants_no_problem_information_gets_no_reason_string(self) -> None:
         client = authenticated(request_problem_information=0)
         client.send(auth(ReasonCode.REAUTHENTICATE))
@@ -247,6 +257,7 @@ class TestAgain:
 
         assert client.read() == [auth(data=b"x")]
 
+    @pytest.mark.mqtt("MQTT5-4.12.0-7")
     def test_a_client_that_named_no_method_cannot(self) -> None:
         client = World().connected("c")
 
@@ -254,6 +265,7 @@ class TestAgain:
 
         assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
 
+    @pytest.mark.mqtt("MQTT5-3.15.1-1", "MQTT5-2.1.3-1")
     def test_flags_of_auth_are_reserved(self) -> None:
         client = authenticated()
 
@@ -263,6 +275,7 @@ class TestAgain:
 
 
 class TestWhatAnApplicationMayNotDo:
+    @pytest.mark.mqtt("MQTT5-4.12.0-6")
     def test_challenge_a_client_that_wants_none(self) -> None:
         client = World().client()
         client.send(Connect(version=5, client_id="c"))

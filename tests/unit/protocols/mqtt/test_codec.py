@@ -47,6 +47,7 @@ def one_byte_at_a_time(decoder: Decoder, data: bytes) -> Iterable[Packet]:
 
 
 class TestVectors:
+    @pytest.mark.mqtt("MQTT5-3.1.3-1", "MQTT5-3.3.2-1", "MQTT3-3.1.3-1", "MQTT3-3.3.2-1")
     @pytest.mark.parametrize("vector", VALID + READ_ONLY, ids=name_of)
     def test_bytes_become_the_packet(self, vector: Vector) -> None:
         assert list(decoder(vector.version).decode(vector.data)) == [vector.packet]
@@ -55,6 +56,7 @@ class TestVectors:
     def test_bytes_that_come_one_at_a_time_become_the_packet(self, vector: Vector) -> None:
         assert list(one_byte_at_a_time(decoder(vector.version), vector.data * 2)) == [vector.packet] * 2
 
+    @pytest.mark.mqtt("MQTT5-3.2.2-1", "MQTT5-2.2.2-1", "MQTT5-1.5.5-1")
     @pytest.mark.parametrize("vector", VALID, ids=name_of)
     def test_the_packet_becomes_the_bytes(self, vector: Vector) -> None:
         assert encode(vector.packet, vector.version) == vector.data
@@ -178,6 +180,7 @@ class TestVersion:
 
         assert list(decoder().decode(connect + b"\x30\x05\x00\x01a\x00x"))[1] == Publish(topic="a", payload=b"x")
 
+    @pytest.mark.mqtt("MQTT5-3.1.2-3")
     def test_a_connect_that_is_wrong_behind_its_level_leaves_the_version_for_the_answer(self) -> None:
         stream = decoder()
         with pytest.raises(MalformedPacketError):
@@ -242,6 +245,7 @@ class TestOlderVersionsAreToldWhatTheyCanRead:
     def test_session_present_is_not_known_to_3_1(self) -> None:
         assert encode(ConnAck(session_present=True), 3) == b"\x20\x02\x00\x00"
 
+    @pytest.mark.mqtt("MQTT3-3.9.3-2")
     def test_every_refusal_in_a_suback_is_0x80(self) -> None:
         """[MQTT3-3.9.3-2]"""
         packet = SubAck(packet_id=1, reason_codes=(1, ReasonCode.NOT_AUTHORIZED, ReasonCode.TOPIC_FILTER_INVALID))

@@ -53,6 +53,7 @@ class TestConnect:
 
         assert client.connection.connect is None
 
+    @pytest.mark.mqtt("MQTT5-3.1.4-5", "MQTT5-3.2.0-1", "MQTT5-3.2.0-2", "MQTT3-3.1.4-4", "MQTT3-3.2.0-1")
     @pytest.mark.parametrize("version", [3, 4, 5])
     def test_acceptance_is_a_connack_in_the_clients_version(self, version: int) -> None:
         client = World().client(version)
@@ -64,6 +65,7 @@ class TestConnect:
         assert isinstance(packet, ConnAck)
         assert (packet.reason_code, packet.session_present) == (0, False)
 
+    @pytest.mark.mqtt("MQTT5-3.2.0-1", "MQTT3-3.2.0-1")
     def test_packets_that_come_before_the_answer_wait_for_it(self) -> None:
         client = World().client()
         client.send(connect(), Publish(topic="t", payload=b"early", qos=1, packet_id=1), PingReq())
@@ -86,6 +88,7 @@ class TestConnect:
         assert isinstance(packet, ConnAck)
         assert packet.reason_code == ReasonCode.QUOTA_EXCEEDED
 
+    @pytest.mark.mqtt("MQTT5-3.1.0-1")
     def test_a_first_packet_that_is_not_connect_ends_the_connection_in_silence(self) -> None:
         client = World().client()
 
@@ -94,6 +97,7 @@ class TestConnect:
         assert client.read() == []
         assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
 
+    @pytest.mark.mqtt("MQTT5-3.1.0-2")
     def test_a_second_connect_is_a_protocol_error(self) -> None:
         client = World().connected("c")
 
@@ -104,6 +108,7 @@ class TestConnect:
         assert packet.reason_code == ReasonCode.PROTOCOL_ERROR
         assert packet.properties["reason_string"] == "CONNECT is not allowed here"
 
+    @pytest.mark.mqtt("MQTT5-3.1.2-2")
     def test_an_unsupported_version_is_told_the_supported_ones_exist(self) -> None:
         client = World().client(version=4)
 
@@ -112,6 +117,7 @@ class TestConnect:
         assert client.connection.take_output() == b"\x20\x03\x00\x84\x00"
         assert client.connection.state is State.CLOSED
 
+    @pytest.mark.mqtt("MQTT5-3.1.4-1")
     def test_malformed_properties_of_a_version_5_connect_are_answered(self) -> None:
         client = World().client()
 
@@ -125,6 +131,7 @@ class TestConnect:
 class TestClientIdentifier:
     """[MQTT5-3.1.3.1] [MQTT3-3.1.3]"""
 
+    @pytest.mark.mqtt("MQTT5-3.1.3-6", "MQTT5-3.1.3-7")
     def test_a_client_without_one_is_assigned_one(self) -> None:
         world = World()
 
@@ -132,6 +139,7 @@ class TestClientIdentifier:
 
         assert client.connack.properties["assigned_client_identifier"].startswith("auto-")
 
+    @pytest.mark.mqtt("MQTT5-3.2.2-16", "MQTT3-3.1.3-6")
     def test_assigned_identifiers_differ(self) -> None:
         world = World()
 
@@ -140,6 +148,7 @@ class TestClientIdentifier:
         assert one.connection.session is not other.connection.session
         assert one.connection.end is None
 
+    @pytest.mark.mqtt("MQTT3-3.1.3-8", "MQTT3-3.1.3-9")
     def test_without_one_a_session_cannot_be_kept_before_version_5(self) -> None:
         client = World().client(version=4)
 
@@ -201,6 +210,7 @@ class TestConnack:
 
         assert world.connected("c", keep_alive_s=0).connack.properties["server_keep_alive"] == 100
 
+    @pytest.mark.mqtt("MQTT5-3.2.2-9")
     def test_the_application_may_grant_less_qos_and_add_properties(self) -> None:
         client = World().client()
         client.send(connect())
@@ -212,6 +222,7 @@ class TestConnack:
         assert packet.properties["maximum_qos"] == 1
         assert packet.properties["user_property"] == [("region", "eu")]
 
+    @pytest.mark.mqtt("MQTT5-3.2.2-12")
     def test_a_will_over_the_granted_qos_is_refused(self) -> None:
         client = World().client()
         client.send(connect(will=Will(topic="t", payload=b"", qos=2)))
@@ -222,6 +233,9 @@ class TestConnack:
         assert isinstance(packet, ConnAck)
         assert packet.reason_code == ReasonCode.QOS_NOT_SUPPORTED
 
+    @pytest.mark.mqtt(
+        "MQTT5-3.1.4-2", "MQTT5-3.2.2-6", "MQTT5-3.2.2-7", "MQTT5-3.2.2-8", "MQTT3-3.2.2-4", "MQTT3-3.2.2-5"
+    )
     @pytest.mark.parametrize(("version", "code"), [(5, ReasonCode.BANNED), (4, ReasonCode.NOT_AUTHORIZED)])
     def test_rejection_has_the_code_of_the_application_as_the_version_can_say_it(self, version: int, code: int) -> None:
         client = World().client(version)
@@ -234,6 +248,7 @@ class TestConnack:
         assert packet.reason_code == code
         assert client.reason == ("application", ReasonCode.BANNED)
 
+    @pytest.mark.mqtt("MQTT5-3.2.2-19")
     def test_a_reason_string_is_left_out_for_a_client_that_takes_no_packet_of_that_size(self) -> None:
         client = World().client()
         client.send(connect(properties={"maximum_packet_size": 20}))
@@ -246,6 +261,7 @@ class TestConnack:
 class TestMaximumPacketSize:
     """[MQTT5-3.1.2.11.4]"""
 
+    @pytest.mark.mqtt("MQTT5-3.1.2-24", "MQTT5-3.14.0-1", "MQTT5-4.13.2-1")
     def test_a_client_that_takes_no_connack_is_closed_without_a_word(self) -> None:
         client = World().client()
         client.send(connect(properties={"maximum_packet_size": 15}))
@@ -255,6 +271,7 @@ class TestMaximumPacketSize:
         assert client.read() == []
         assert client.reason == ("protocol_error", ReasonCode.PACKET_TOO_LARGE)
 
+    @pytest.mark.mqtt("MQTT5-3.1.2-24", "MQTT5-4.13.2-1")
     def test_nor_is_one_that_takes_no_refusal(self) -> None:
         client = World().client()
         client.send(connect(properties={"maximum_packet_size": 4}))
@@ -263,6 +280,7 @@ class TestMaximumPacketSize:
 
         assert client.read() == []
 
+    @pytest.mark.mqtt("MQTT5-3.2.2-20")
     def test_what_binds_the_client_stays_in_a_connack_that_loses_its_user_properties(self) -> None:
         client = World().client()
         client.send(connect(keep_alive_s=60, properties={"maximum_packet_size": 40}))
@@ -283,6 +301,7 @@ class TestMaximumPacketSize:
 class TestResponseInformation:
     """[MQTT5-3.1.2.11.6]"""
 
+    @pytest.mark.mqtt("MQTT5-3.1.2-28")
     @pytest.mark.parametrize("asked", [0, 1])
     def test_it_is_for_clients_that_ask_for_it(self, asked: int) -> None:
         client = World().client()
@@ -341,6 +360,7 @@ class TestPacketsOfAServer:
 
         assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
 
+    @pytest.mark.mqtt("MQTT5-3.1.0-2")
     def test_a_second_connect_is_one_even_if_it_is_malformed(self) -> None:
         client = World().connected("c")
 
@@ -423,6 +443,7 @@ class TestTimeouts:
         assert isinstance(packet, ConnAck)
         assert packet.reason_code == ReasonCode.SERVER_UNAVAILABLE
 
+    @pytest.mark.mqtt("MQTT5-3.1.2-22", "MQTT5-3.2.2-22")
     def test_silence_for_one_and_a_half_keep_alive(self) -> None:
         world = World()
         client = world.connected("c", keep_alive_s=10)
@@ -435,6 +456,7 @@ class TestTimeouts:
         assert packet.reason_code == ReasonCode.KEEP_ALIVE_TIMEOUT
         assert client.reason == ("keep_alive", ReasonCode.KEEP_ALIVE_TIMEOUT)
 
+    @pytest.mark.mqtt("MQTT5-3.12.4-1")
     def test_any_packet_starts_it_anew(self) -> None:
         world = World()
         client = world.connected("c", keep_alive_s=10)
@@ -462,6 +484,7 @@ class TestTimeouts:
 class TestDisconnect:
     """[MQTT5-3.14] [MQTT5-4.13]"""
 
+    @pytest.mark.mqtt("MQTT5-3.14.4-1")
     def test_by_the_client(self) -> None:
         client = World().connected("c")
 
@@ -531,6 +554,7 @@ class TestDisconnect:
         assert [event["type"] for event in events] == ["mqtt.publish"]
         assert client.reason == ("protocol_error", ReasonCode.MALFORMED_PACKET)
 
+    @pytest.mark.mqtt("MQTT5-3.14.2-1")
     def test_a_code_that_the_packet_cannot_carry_becomes_one_that_it_can(self) -> None:
         client = World().connected("c")
 
@@ -571,6 +595,7 @@ class TestDisconnect:
 class TestTakeover:
     """[MQTT5-3.1.4-3]"""
 
+    @pytest.mark.mqtt("MQTT5-3.1.4-3", "MQTT5-3.1.2-5", "MQTT5-3.1.3-2", "MQTT5-3.2.2-3")
     def test_the_newcomer_has_the_session_and_the_other_is_told(self) -> None:
         world = World()
         old = world.connected("c", properties={"session_expiry_interval": 100})
@@ -590,6 +615,7 @@ class TestTakeover:
 
         assert not world.connected("c", clean_start=False).connack.session_present
 
+    @pytest.mark.mqtt("MQTT5-4.1.0-1")
     def test_nothing_happens_before_the_application_accepts_the_newcomer(self) -> None:
         world = World()
         old = world.connected("c")

@@ -30,6 +30,7 @@ def payloads(packets: list[Packet]) -> list[bytes]:
 class TestQos1:
     """[MQTT5-4.3.2]"""
 
+    @pytest.mark.mqtt("MQTT5-2.2.1-4", "MQTT5-4.3.2-1", "MQTT5-4.3.2-2")
     def test_each_message_has_an_identifier_of_its_own(self) -> None:
         world = World()
         client = subscribed(world)
@@ -39,6 +40,7 @@ class TestQos1:
 
         assert [packet.packet_id for packet in client.publishes()] == [1, 2, 3]
 
+    @pytest.mark.mqtt("MQTT5-2.2.1-4", "MQTT5-4.3.2-1")
     def test_identifiers_in_use_are_skipped(self) -> None:
         world = World()
         client = subscribed(world)
@@ -54,6 +56,7 @@ class TestQos1:
         assert 1 not in seen
         assert len(seen) == 65_534
 
+    @pytest.mark.mqtt("MQTT5-4.4.0-2")
     def test_a_puback_with_an_error_ends_the_delivery_too(self) -> None:
         world = World()
         client = subscribed(world)
@@ -67,6 +70,7 @@ class TestQos1:
 class TestQos2:
     """[MQTT5-4.3.3]"""
 
+    @pytest.mark.mqtt("MQTT5-4.3.3-1", "MQTT5-4.3.3-2", "MQTT5-4.3.3-4")
     def test_the_whole_exchange(self) -> None:
         world = World()
         client = subscribed(world)
@@ -80,6 +84,7 @@ class TestQos2:
         assert client.connection.session is not None
         assert client.connection.session.unacknowledged == 0
 
+    @pytest.mark.mqtt("MQTT5-4.4.0-2")
     def test_a_pubrec_with_an_error_ends_it(self) -> None:
         world = World()
         client = subscribed(world)
@@ -92,6 +97,7 @@ class TestQos2:
         assert client.connection.session is not None
         assert client.connection.session.unacknowledged == 0
 
+    @pytest.mark.mqtt("MQTT5-3.6.2-1")
     def test_a_pubrec_of_something_unknown(self) -> None:
         client = subscribed(World())
 
@@ -156,6 +162,7 @@ class TestAnswersOfTheWrongKind:
 class TestSendingAgain:
     """[MQTT5-4.4.0-1]"""
 
+    @pytest.mark.mqtt("MQTT5-4.4.0-1", "MQTT5-3.3.1-1", "MQTT5-4.3.2-3", "MQTT5-4.3.3-3")
     def test_what_was_not_acknowledged_comes_again_in_order_and_marked(self) -> None:
         world = World()
         client = subscribed(world)
@@ -172,6 +179,7 @@ class TestSendingAgain:
             (packet.packet_id, packet.payload, packet.dup) for packet in again.earlier if isinstance(packet, Publish)
         ] == [(1, b"0", True), (2, b"1", True), (4, b"3", True)]
 
+    @pytest.mark.mqtt("MQTT5-4.4.0-1", "MQTT5-4.3.3-5", "MQTT5-4.3.3-6")
     def test_what_the_client_has_received_is_released_again(self) -> None:
         world = World()
         client = subscribed(world)
@@ -212,6 +220,7 @@ class TestSendingAgain:
         again.send(PubAck(1))
         assert again.payloads() == [b"2"]
 
+    @pytest.mark.mqtt("MQTT5-4.4.0-1")
     def test_nothing_is_sent_again_within_a_connection(self) -> None:
         world = World()
         client = subscribed(world, keep_alive_s=0)
@@ -233,6 +242,7 @@ class TestSendingAgain:
 
         assert payloads(again.earlier) == [b"old", b"new"]
 
+    @pytest.mark.mqtt("MQTT3-4.4.0-1", "MQTT3-3.3.1-1", "MQTT3-4.6.0-1")
     def test_before_version_5_too(self) -> None:
         world = World()
         client = subscribed(world, version=4)
@@ -248,6 +258,7 @@ class TestSendingAgain:
 class TestReceiveMaximum:
     """[MQTT5-3.3.4-9]"""
 
+    @pytest.mark.mqtt("MQTT5-3.3.4-9", "MQTT5-4.9.0-1", "MQTT5-4.9.0-2")
     def test_no_more_are_unacknowledged_than_the_client_allows(self) -> None:
         world = World()
         client = subscribed(world, properties={**KEEP, "receive_maximum": 2})
@@ -267,6 +278,7 @@ class TestReceiveMaximum:
 
         assert len(client.payloads()) == 2
 
+    @pytest.mark.mqtt("MQTT5-3.3.4-9", "MQTT5-4.9.0-2")
     def test_at_qos_2_one_counts_until_pubcomp(self) -> None:
         world = World()
         client = subscribed(world, properties={**KEEP, "receive_maximum": 1})
@@ -290,6 +302,7 @@ class TestReceiveMaximum:
 
 
 class TestQueueOfAnAbsentClient:
+    @pytest.mark.mqtt("MQTT5-3.1.2-23", "MQTT5-4.5.0-1")
     def test_messages_above_qos_0_wait(self) -> None:
         world = World()
         subscribed(world).lose()
@@ -399,6 +412,7 @@ class TestQueueOfASlowClient:
 class TestMessageExpiry:
     """[MQTT5-3.3.2.3.3]"""
 
+    @pytest.mark.mqtt("MQTT5-3.3.2-5")
     def test_an_expired_message_is_not_delivered(self) -> None:
         world = World()
         subscribed(world).lose()
@@ -409,6 +423,7 @@ class TestMessageExpiry:
 
         assert payloads(back(world).earlier) == [b"2"]
 
+    @pytest.mark.mqtt("MQTT5-3.3.2-6")
     def test_one_that_waited_says_how_long_it_is_still_valid(self) -> None:
         world = World()
         subscribed(world).lose()
@@ -434,6 +449,7 @@ class TestSessionExpiry:
         assert len(world.broker.sessions) == 0
         assert world.publish("t") == 0
 
+    @pytest.mark.mqtt("MQTT5-4.1.0-2")
     def test_otherwise_after_its_interval(self) -> None:
         world = World()
         subscribed(world).lose()
@@ -494,6 +510,7 @@ class TestSessionExpiry:
 
         assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
 
+    @pytest.mark.mqtt("MQTT5-3.1.2-4", "MQTT5-3.1.4-4")
     def test_clean_start_ends_what_was_kept(self) -> None:
         world = World()
         subscribed(world).lose()

@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,6 +60,7 @@ class Subscriber:
         return True
 
 
+@pytest.mark.mqtt("MQTT5-4.6.0-4", "MQTT5-4.6.0-5", "MQTT5-4.3.3-7", "MQTT3-4.3.2-1", "MQTT3-4.3.3-1", "MQTT3-4.6.0-6")
 @given(
     st.lists(st.one_of(QOS.map(lambda qos: ("publish", qos)), st.just(("take", 0)), st.just(("lose", 0))), max_size=40),
     st.integers(1, 4),
@@ -149,6 +151,15 @@ class Publisher:
                     raise AssertionError(packet)
 
 
+@pytest.mark.mqtt(
+    "MQTT5-4.6.0-2",
+    "MQTT5-4.6.0-3",
+    "MQTT5-4.3.3-10",
+    "MQTT3-4.3.2-2",
+    "MQTT3-4.3.3-2",
+    "MQTT3-4.6.0-2",
+    "MQTT3-4.6.0-3",
+)
 @given(
     st.lists(
         st.one_of(

@@ -62,6 +62,7 @@ class TestEvent:
 class TestAcknowledgementAtQos1:
     """[MQTT5-4.3.2]"""
 
+    @pytest.mark.mqtt("MQTT5-4.3.2-4", "MQTT5-3.3.4-1")
     def test_no_puback_leaves_before_the_application_has_acknowledged(self) -> None:
         client = World().connected("c")
 
@@ -71,6 +72,7 @@ class TestAcknowledgementAtQos1:
         client.ack(event)
         assert client.read() == [PubAck(1)]
 
+    @pytest.mark.mqtt("MQTT5-4.6.0-2")
     @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
     def test_pubacks_leave_in_the_order_of_the_publishes(self, order: tuple[int, ...]) -> None:
         client = World().connected("c")
@@ -103,6 +105,7 @@ class TestAcknowledgementAtQos1:
         assert client.read() == [PubAck(1), PubAck(2)]
         assert client.connection.unknown_acks == 2
 
+    @pytest.mark.mqtt("MQTT5-3.4.2-1")
     def test_a_refusal_reaches_a_client_of_version_5_with_its_reason(self) -> None:
         client = World().connected("c")
         [event] = client.send(publish(1))
@@ -111,6 +114,7 @@ class TestAcknowledgementAtQos1:
 
         assert client.read() == [PubAck(1, 0x87, {"reason_string": "not yours"})]
 
+    @pytest.mark.mqtt("MQTT5-3.1.2-29")
     def test_a_reason_string_is_for_clients_that_want_problem_information(self) -> None:
         client = World().connected("c", properties={"request_problem_information": 0})
         [event] = client.send(publish(1))
@@ -119,6 +123,7 @@ class TestAcknowledgementAtQos1:
 
         assert client.read() == [PubAck(1, 0x87)]
 
+    @pytest.mark.mqtt("MQTT5-3.4.2-1")
     def test_a_refusal_code_that_a_puback_cannot_carry(self) -> None:
         client = World().connected("c")
         [event] = client.send(publish(1))
@@ -127,6 +132,7 @@ class TestAcknowledgementAtQos1:
 
         assert client.read() == [PubAck(1, ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR)]
 
+    @pytest.mark.mqtt("MQTT3-3.3.5-2")
     def test_before_version_5_a_refused_publish_is_acknowledged_and_not_routed(self) -> None:
         world = World()
         subscriber, client = world.connected("s"), world.connected("c", version=4)
@@ -138,6 +144,7 @@ class TestAcknowledgementAtQos1:
         assert client.read() == [PubAck(1)]
         assert subscriber.payloads() == []
 
+    @pytest.mark.mqtt("MQTT3-3.3.5-2")
     @pytest.mark.parametrize("qos", [1, 2])
     @pytest.mark.parametrize("version", [3, 4])
     def test_or_the_application_has_the_connection_closed_without_an_acknowledgement(
@@ -189,6 +196,7 @@ class TestAcknowledgementAtQos0:
 class TestAcknowledgementAtQos2:
     """[MQTT5-4.3.3]"""
 
+    @pytest.mark.mqtt("MQTT5-4.3.3-8", "MQTT5-4.3.3-11", "MQTT5-2.2.1-5", "MQTT5-3.3.4-1")
     def test_the_whole_exchange(self) -> None:
         world = World()
         subscriber, client = world.connected("s"), world.connected("c")
@@ -203,6 +211,7 @@ class TestAcknowledgementAtQos2:
         client.send(PubRel(1))
         assert client.read() == [PubComp(1)]
 
+    @pytest.mark.mqtt("MQTT5-4.6.0-3")
     def test_pubrecs_leave_in_the_order_of_the_publishes(self) -> None:
         client = World().connected("c")
         first, second = client.send(publish(1, qos=2), publish(2, qos=2))
@@ -212,6 +221,7 @@ class TestAcknowledgementAtQos2:
 
         assert client.read() == [PubRec(1), PubRec(2)]
 
+    @pytest.mark.mqtt("MQTT5-4.3.3-10")
     def test_a_publish_sent_again_is_answered_again_and_not_routed(self) -> None:
         world = World()
         subscriber, client = world.connected("s"), world.connected("c")
@@ -247,6 +257,7 @@ class TestAcknowledgementAtQos2:
         client.ack(event)
         assert client.read() == [PubRec(1)]
 
+    @pytest.mark.mqtt("MQTT5-4.3.3-12")
     def test_after_pubrel_the_identifier_is_that_of_a_new_message(self) -> None:
         client = World().connected("c")
         [event] = client.send(publish(1, qos=2))
@@ -255,6 +266,7 @@ class TestAcknowledgementAtQos2:
 
         assert len(client.send(publish(1, qos=2))) == 1
 
+    @pytest.mark.mqtt("MQTT5-4.3.3-9", "MQTT5-3.5.2-1")
     def test_after_a_refusal_too(self) -> None:
         client = World().connected("c")
         [event] = client.send(publish(1, qos=2))
@@ -263,6 +275,7 @@ class TestAcknowledgementAtQos2:
 
         assert len(client.send(publish(1, qos=2))) == 1
 
+    @pytest.mark.mqtt("MQTT5-3.7.2-1", "MQTT5-4.3.3-11")
     def test_pubrel_of_something_unknown(self) -> None:
         client = World().connected("c")
 
@@ -285,6 +298,7 @@ class TestAcknowledgementAtQos2:
 
 
 class TestRouting:
+    @pytest.mark.mqtt("MQTT5-4.6.0-5", "MQTT5-4.6.0-6")
     def test_messages_are_routed_in_the_order_of_the_publishes(self) -> None:
         world = World()
         subscriber, client = world.connected("s"), world.connected("c")
@@ -341,6 +355,7 @@ class TestRouting:
 class TestFlowControl:
     """[MQTT5-4.9]"""
 
+    @pytest.mark.mqtt("MQTT5-3.3.4-7")
     def test_a_client_that_exceeds_the_receive_maximum_is_disconnected(self) -> None:
         client = World(MqttOptions(receive_maximum=2)).connected("c")
 
@@ -400,6 +415,7 @@ class TestFlowControl:
 
         assert client.connection.congested
 
+    @pytest.mark.mqtt("MQTT5-3.2.2-11")
     def test_a_qos_over_the_granted_one_is_an_error(self) -> None:
         client = World().client()
         client.send(Connect(version=5, client_id="c"))
@@ -419,6 +435,7 @@ class TestTopicAlias:
         assert all("topic_alias" not in event["properties"] for event in events)
         return [event["topic"] for event in events]
 
+    @pytest.mark.mqtt("MQTT5-3.3.2-12")
     def test_it_stands_for_the_topic_it_came_with(self) -> None:
         client = World().connected("c")
 
@@ -432,6 +449,7 @@ class TestTopicAlias:
 
         assert self.aliased(client, "", 1) == ["b"]
 
+    @pytest.mark.mqtt("MQTT5-3.3.2-7")
     def test_it_ends_with_the_connection(self) -> None:
         world = World()
         self.aliased(world.connected("c"), "a", 1)
@@ -441,6 +459,7 @@ class TestTopicAlias:
 
         assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
 
+    @pytest.mark.mqtt("MQTT5-3.3.2-9", "MQTT5-3.2.2-17")
     def test_one_over_the_maximum_is_an_error(self) -> None:
         client = World(MqttOptions(max_topic_aliases=3)).connected("c")
 
@@ -448,6 +467,7 @@ class TestTopicAlias:
 
         assert client.reason == ("protocol_error", ReasonCode.TOPIC_ALIAS_INVALID)
 
+    @pytest.mark.mqtt("MQTT5-3.3.4-6")
     def test_a_subscription_identifier_in_a_clients_publish_is_an_error(self) -> None:
         client = World().connected("c")
 

@@ -52,6 +52,16 @@ class TestSubscribe:
         assert event["properties"] == {"subscription_identifier": 5}
         assert client.read() == []
 
+    @pytest.mark.mqtt(
+        "MQTT5-3.8.4-1",
+        "MQTT5-3.8.4-2",
+        "MQTT5-3.8.4-5",
+        "MQTT5-3.8.4-6",
+        "MQTT5-3.8.4-7",
+        "MQTT5-3.9.3-1",
+        "MQTT5-3.9.3-2",
+        "MQTT5-2.2.1-6",
+    )
     def test_the_suback_says_what_the_application_granted(self) -> None:
         world = World()
         client = world.connected("c")
@@ -117,6 +127,7 @@ class TestSubscribe:
 
         assert client.read() == [SubAck(packet_id=1, reason_codes=(0,))]
 
+    @pytest.mark.mqtt("MQTT5-3.8.4-3")
     def test_subscribing_again_replaces_the_options(self) -> None:
         world = World()
         client = world.connected("c")
@@ -131,6 +142,16 @@ class TestSubscribe:
 class TestUnsubscribe:
     """[MQTT5-3.10]"""
 
+    @pytest.mark.mqtt(
+        "MQTT5-3.10.4-1",
+        "MQTT5-3.10.4-2",
+        "MQTT5-3.10.4-4",
+        "MQTT5-3.10.4-5",
+        "MQTT5-3.10.4-6",
+        "MQTT5-3.11.3-1",
+        "MQTT5-3.11.3-2",
+        "MQTT5-2.2.1-6",
+    )
     def test_it_takes_the_subscription_out(self) -> None:
         world = World()
         client = world.connected("c")
@@ -185,6 +206,7 @@ class TestUnsubscribe:
 class TestWhatASubscriberGets:
     """[MQTT5-3.3.4]"""
 
+    @pytest.mark.mqtt("MQTT5-3.8.4-8")
     @pytest.mark.parametrize(("published", "granted", "sent"), [(0, 2, 0), (1, 2, 1), (2, 1, 1), (2, 2, 2), (2, 0, 0)])
     def test_the_lesser_of_the_qos_published_and_granted(self, published: int, granted: int, sent: int) -> None:
         world = World()
@@ -195,6 +217,7 @@ class TestWhatASubscriberGets:
 
         assert [packet.qos for packet in client.publishes()] == [sent]
 
+    @pytest.mark.mqtt("MQTT5-3.3.4-2", "MQTT5-3.3.4-3", "MQTT5-3.3.4-4")
     def test_one_copy_for_overlapping_filters_with_the_highest_qos_and_all_identifiers(self) -> None:
         world = World()
         client = world.connected("c")
@@ -219,6 +242,7 @@ class TestWhatASubscriberGets:
         [packet] = client.publishes()
         assert packet.properties == properties
 
+    @pytest.mark.mqtt("MQTT5-3.3.1-12", "MQTT5-3.3.1-13")
     def test_the_retain_flag_is_off_unless_asked_for(self) -> None:
         world = World()
         client = world.connected("c")
@@ -229,6 +253,7 @@ class TestWhatASubscriberGets:
 
         assert [(packet.payload, packet.retain) for packet in client.publishes()] == [(b"1", False), (b"2", True)]
 
+    @pytest.mark.mqtt("MQTT5-3.8.3-3")
     def test_with_no_local_not_what_it_published_itself(self) -> None:
         world = World()
         client, other = world.connected("c"), world.connected("o")
@@ -248,6 +273,7 @@ class TestWhatASubscriberGets:
 
         assert client.payloads() == [b"own"]
 
+    @pytest.mark.mqtt("MQTT5-3.1.2-24", "MQTT5-3.1.2-25")
     def test_a_message_over_its_maximum_packet_size_is_dropped_and_the_next_one_sent(self) -> None:
         world = World()
         client = world.connected("c", properties={"maximum_packet_size": 50})
@@ -259,6 +285,7 @@ class TestWhatASubscriberGets:
         assert client.payloads() == [b"short"]
         assert world.broker.dropped == {"too_large": 1}
 
+    @pytest.mark.mqtt("MQTT5-3.1.2-26", "MQTT5-3.3.2-11")
     def test_a_topic_is_sent_once_and_then_by_its_alias(self) -> None:
         world = World()
         client = world.connected("c", properties={"topic_alias_maximum": 1})

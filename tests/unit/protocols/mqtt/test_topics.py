@@ -30,6 +30,16 @@ class TestNames:
     def test_a_message_can_be_published_to(self, topic: str) -> None:
         validate_topic_name(topic)
 
+    @pytest.mark.mqtt(
+        "MQTT5-4.7.0-1",
+        "MQTT5-4.7.3-1",
+        "MQTT5-4.7.3-2",
+        "MQTT5-4.7.3-3",
+        "MQTT3-4.7.1-1",
+        "MQTT3-4.7.3-1",
+        "MQTT3-4.7.3-2",
+        "MQTT3-4.7.3-3",
+    )
     @pytest.mark.parametrize(
         ("topic", "rule"),
         [
@@ -71,6 +81,17 @@ class TestFilters:
     def test_is_valid(self, topic_filter: str) -> None:
         validate_topic_filter(topic_filter)
 
+    @pytest.mark.mqtt(
+        "MQTT5-4.7.1-1",
+        "MQTT5-4.7.1-2",
+        "MQTT5-4.7.3-1",
+        "MQTT5-4.7.3-2",
+        "MQTT5-4.7.3-3",
+        "MQTT5-4.8.2-1",
+        "MQTT5-4.8.2-2",
+        "MQTT3-4.7.1-2",
+        "MQTT3-4.7.1-3",
+    )
     @pytest.mark.parametrize(
         ("topic_filter", "rule"),
         [
@@ -117,6 +138,9 @@ class TestFilters:
 class TestMatching:
     """The examples of [MQTT5-4.7.1] and [MQTT5-4.7.2]."""
 
+    @pytest.mark.mqtt(
+        "MQTT5-4.7.2-1", "MQTT5-4.7.3-4", "MQTT5-3.3.2-3", "MQTT3-4.7.2-1", "MQTT3-4.7.3-4", "MQTT3-3.3.2-3"
+    )
     @pytest.mark.parametrize(
         ("topic_filter", "topic", "expected"),
         [

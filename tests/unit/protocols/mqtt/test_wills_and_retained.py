@@ -21,6 +21,7 @@ def watcher(world: World) -> Client:
 
 
 class TestWill:
+    @pytest.mark.mqtt("MQTT5-3.1.2-7", "MQTT5-3.1.2-8")
     def test_it_is_published_when_the_connection_is_lost(self) -> None:
         world = World()
         subscriber = watcher(world)
@@ -48,6 +49,7 @@ class TestWill:
 
         assert subscriber.payloads() == [b"gone"]
 
+    @pytest.mark.mqtt("MQTT5-3.1.2-10", "MQTT5-3.14.4-3")
     def test_not_after_a_disconnect(self) -> None:
         world = World()
         subscriber = watcher(world)
@@ -86,6 +88,7 @@ class TestWill:
         assert client.connection.session is not None
         assert subscriber.payloads() == []
 
+    @pytest.mark.mqtt("MQTT5-3.1.2-15")
     def test_it_may_be_retained(self) -> None:
         world = World()
 
@@ -113,6 +116,7 @@ def watcher_gets(world: World) -> list[Publish]:
 class TestWillDelay:
     """[MQTT5-3.1.3.2.2]"""
 
+    @pytest.mark.mqtt("MQTT5-3.1.2-8")
     def test_it_is_waited_for(self) -> None:
         world = World()
         subscriber = watcher(world)
@@ -125,6 +129,7 @@ class TestWillDelay:
         world.pass_time(200)
         assert subscriber.payloads() == []
 
+    @pytest.mark.mqtt("MQTT5-3.1.3-9")
     def test_a_client_that_comes_back_in_time_has_no_will_published(self) -> None:
         world = World()
         subscriber = watcher(world)
@@ -180,6 +185,7 @@ class TestRetained:
         packets = client.subscribe(Subscription(topic_filter=topic_filter, qos=2, **options))  # type: ignore[arg-type]
         return [(packet.topic, packet.payload, packet.retain) for packet in packets if isinstance(packet, Publish)]
 
+    @pytest.mark.mqtt("MQTT5-3.3.1-5", "MQTT5-3.3.1-9")
     def test_a_new_subscriber_gets_the_last_message_of_each_topic_that_matches(self) -> None:
         world = World()
         for topic, payload in (("a/1", b"old"), ("a/1", b"new"), ("a/2", b"x"), ("b", b"y")):
@@ -195,6 +201,7 @@ class TestRetained:
 
         assert [type(packet).__name__ for packet in packets] == ["SubAck", "Publish"]
 
+    @pytest.mark.mqtt("MQTT5-3.3.1-6", "MQTT5-3.3.1-7")
     def test_an_empty_message_deletes_it_and_is_delivered(self) -> None:
         world = World()
         client = world.connected("c")
@@ -206,6 +213,7 @@ class TestRetained:
         assert self.retained(world) == []
         assert client.payloads() == [b"x", b""]
 
+    @pytest.mark.mqtt("MQTT5-3.3.1-8")
     def test_a_message_without_the_flag_changes_nothing(self) -> None:
         world = World()
         world.publish("a", b"kept", retain=True)
@@ -222,6 +230,7 @@ class TestRetained:
         assert isinstance(packet, Publish)
         assert packet.properties == {"subscription_identifier": [7]}
 
+    @pytest.mark.mqtt("MQTT5-3.3.1-9", "MQTT5-3.3.1-10", "MQTT5-3.3.1-11", "MQTT5-3.8.4-4")
     @pytest.mark.parametrize(("handling", "first", "second"), [(0, 1, 1), (1, 1, 0), (2, 0, 0)])
     def test_retain_handling(self, handling: int, first: int, second: int) -> None:
         world = World()

@@ -476,7 +476,134 @@ def _publish5(properties: bytes) -> bytes:
     return b"\x30" + bytes([4 + len(properties)]) + b"\x00\x01a" + bytes([len(properties)]) + properties
 
 
+def _connect(version: int, flags: int, *payload: bytes) -> bytes:
+    properties = b"\x00" if version == 5 else b""
+    body = b"\x00\x04MQTT" + bytes((version, flags)) + b"\x00\x00" + properties + b"".join(payload)
+    return b"\x10" + bytes((len(body),)) + body
+
+
+_ID: Final = b"\x00\x01c"
+_ILL: Final = b"\x00\x02\xc3("
+"""A string that is not UTF-8."""
+
+
+def _bad_connects(version: int, rules: tuple[str, ...]) -> tuple[InvalidVector, ...]:
+    """What must be wrong with a CONNECT of 3.1.1 and of 5.0 alike, with the rule of each."""
+    name = "3.1.1" if version == 4 else "5.0"
+    will_properties = b"\x00" if version == 5 else b""
+    packets = (
+        ("with the reserved flag", 0x03, _ID),
+        ("with a will QoS and no will", 0x0A, _ID),
+        ("with will retain and no will", 0x22, _ID),
+        ("with will QoS 3", 0x1E, _ID, will_properties, b"\x00\x01w", b"\x00\x00"),
+        ("with a will that is missing", 0x06, _ID),
+        ("with a user name that is missing", 0x82, _ID),
+        ("with a user name that is not announced", 0x02, _ID, b"\x00\x01u"),
+        ("with a password that is missing", 0xC2, _ID, b"\x00\x01u"),
+        ("with a password that is not announced", 0x82, _ID, b"\x00\x01u", b"\x00\x01p"),
+        ("without a client identifier", 0x02),
+        ("with a client identifier that is not UTF-8", 0x02, _ILL),
+        ("with a will topic that is not UTF-8", 0x06, _ID, will_properties, _ILL, b"\x00\x00"),
+        ("with a user name that is not UTF-8", 0x82, _ID, _ILL),
+    )
+    return tuple(
+        _malformed(f"a CONNECT of {name} {what}", None, _connect(version, flags, *payload), rule)
+        for (what, flags, *payload), rule in zip(packets, rules, strict=True)
+    )
+
+
+def _bad_requests(version: int, rules: tuple[str, ...]) -> tuple[InvalidVector, ...]:
+    """The same for packets on a connection."""
+    name = "3.1.1" if version == 4 else "5.0"
+    properties = b"\x00" if version == 5 else b""
+    packets = (
+        ("PUBREL without its flags", b"\x60", b"\x00\x01"),
+        ("SUBSCRIBE without its flags", b"\x80", b"\x00\x01", properties, b"\x00\x01a\x00"),
+        ("UNSUBSCRIBE without its flags", b"\xa0", b"\x00\x01", properties, b"\x00\x01a"),
+        (
+            "DISCONNECT with flags",
+            b"\xe4",
+        ),
+        ("PUBACK with flags", b"\x41", b"\x00\x01"),
+        ("PUBLISH at QoS 3", b"\x36", b"\x00\x01a\x00\x01", properties),
+        ("PUBLISH at QoS 0 with DUP", b"\x38", b"\x00\x01a", properties),
+        ("PUBLISH to a topic that is not UTF-8", b"\x30", _ILL, properties),
+        ("SUBSCRIBE to a filter that is not UTF-8", b"\x82", b"\x00\x01", properties, _ILL, b"\x00"),
+        ("UNSUBSCRIBE from a filter that is not UTF-8", b"\xa2", b"\x00\x01", properties, _ILL),
+    )
+    return tuple(
+        _malformed(f"a {what} ({name})", version, first + bytes((len(b"".join(body)),)) + b"".join(body), rule)
+        for (what, first, *body), rule in zip(packets, rules, strict=True)
+    )
+
+
 INVALID: Final[tuple[InvalidVector, ...]] = (
+    *_bad_connects(
+        4,
+        (
+            "MQTT3-3.1.2-3",
+            "MQTT3-3.1.2-11 MQTT3-3.1.2-13",
+            "MQTT3-3.1.2-11 MQTT3-3.1.2-15",
+            "MQTT3-3.1.2-14",
+            "MQTT3-3.1.2-9",
+            "MQTT3-3.1.2-19",
+            "MQTT3-3.1.2-18",
+            "MQTT3-3.1.2-21",
+            "MQTT3-3.1.2-20",
+            "MQTT3-3.1.3-3",
+            "MQTT3-3.1.3-4 MQTT3-1.5.3-1",
+            "MQTT3-3.1.3-10 MQTT3-1.5.3-1",
+            "MQTT3-3.1.3-11 MQTT3-1.5.3-1",
+        ),
+    ),
+    *_bad_connects(
+        5,
+        (
+            "MQTT5-3.1.2-3",
+            "MQTT5-3.1.2-11",
+            "MQTT5-3.1.2-13",
+            "MQTT5-3.1.2-12",
+            "MQTT5-3.1.2-9",
+            "MQTT5-3.1.2-17",
+            "MQTT5-3.1.2-16",
+            "MQTT5-3.1.2-19",
+            "MQTT5-3.1.2-18",
+            "MQTT5-3.1.3-3",
+            "MQTT5-3.1.3-4 MQTT5-1.5.4-1",
+            "MQTT5-3.1.3-11 MQTT5-1.5.4-1",
+            "MQTT5-3.1.3-12 MQTT5-1.5.4-1",
+        ),
+    ),
+    *_bad_requests(
+        4,
+        (
+            "MQTT3-3.6.1-1 MQTT3-2.2.2-1 MQTT3-2.2.2-2",
+            "MQTT3-3.8.1-1 MQTT3-2.2.2-1 MQTT3-2.2.2-2",
+            "MQTT3-3.10.1-1 MQTT3-2.2.2-1 MQTT3-2.2.2-2",
+            "MQTT3-3.14.1-1 MQTT3-2.2.2-1 MQTT3-2.2.2-2",
+            "MQTT3-2.2.2-1 MQTT3-2.2.2-2",
+            "MQTT3-3.3.1-4",
+            "MQTT3-3.3.1-2",
+            "MQTT3-3.3.2-1 MQTT3-1.5.3-1",
+            "MQTT3-3.8.3-1 MQTT3-1.5.3-1",
+            "MQTT3-3.10.3-1 MQTT3-1.5.3-1",
+        ),
+    ),
+    *_bad_requests(
+        5,
+        (
+            "MQTT5-3.6.1-1 MQTT5-2.1.3-1",
+            "MQTT5-3.8.1-1 MQTT5-2.1.3-1",
+            "MQTT5-3.10.1-1 MQTT5-2.1.3-1",
+            "MQTT5-3.14.1-1 MQTT5-2.1.3-1",
+            "MQTT5-2.1.3-1",
+            "MQTT5-3.3.1-4",
+            "MQTT5-3.3.1-2",
+            "MQTT5-3.3.2-1 MQTT5-1.5.4-1",
+            "MQTT5-3.8.3-1 MQTT5-1.5.4-1",
+            "MQTT5-3.10.3-1 MQTT5-1.5.4-1",
+        ),
+    ),
     # Fixed header
     _protocol("packet type 0", 4, b"\x00\x00", "MQTT3-2.2.1"),
     _protocol("packet type 0 in 5.0", 5, b"\x00\x00", "MQTT5-2.1.2"),
@@ -488,11 +615,7 @@ INVALID: Final[tuple[InvalidVector, ...]] = (
     ),
     _malformed("PINGREQ with flags", 4, b"\xc1\x00", "MQTT3-2.2.2-2"),
     _malformed("PINGREQ with a body", 5, b"\xc0\x01\x00", "MQTT5-3.12"),
-    _malformed("PUBREL without its flags", 5, b"\x60\x02\x00\x01", "MQTT5-3.6.1-1"),
     _malformed("PUBACK with flags", 5, b"\x42\x02\x00\x01", "MQTT5-2.1.3-1"),
-    _malformed("SUBSCRIBE without its flags", 4, b"\x80\x06\x00\x01\x00\x01a\x00", "MQTT3-3.8.1-1"),
-    _malformed("UNSUBSCRIBE without its flags", 5, b"\xa0\x06\x00\x01\x00\x00\x01a", "MQTT5-3.10.1-1"),
-    _malformed("DISCONNECT with flags", 5, b"\xe1\x00", "MQTT5-3.14.1-1"),
     _malformed("CONNECT with flags", None, b"\x11\x0c\x00\x04MQTT\x04\x02\x00\x00\x00\x00", "MQTT3-2.2.2-2"),
     # CONNECT
     _protocol("the first packet is not a CONNECT", None, b"\xc0\x00", "MQTT5-3.1.0-1"),
@@ -502,9 +625,6 @@ INVALID: Final[tuple[InvalidVector, ...]] = (
     _version("level 3 under the name of 3.1.1", b"\x10\x0c\x00\x04MQTT\x03\x02\x00\x00\x00\x00", "MQTT3-3.1.2-2"),
     _version("level 6", b"\x10\x0d\x00\x04MQTT\x06\x02\x00\x00\x00\x00\x00", "MQTT5-3.1.2-2"),
     _version("level 5 with the bridge bit", b"\x10\x0d\x00\x04MQTT\x85\x02\x00\x00\x00\x00\x00", "MQTT5-3.1.2-2"),
-    _malformed("the reserved connect flag", None, b"\x10\x0c\x00\x04MQTT\x04\x03\x00\x00\x00\x00", "MQTT3-3.1.2-3"),
-    _malformed("will QoS without a will", None, b"\x10\x0c\x00\x04MQTT\x04\x0a\x00\x00\x00\x00", "MQTT3-3.1.2-13"),
-    _malformed("will retain without a will", None, b"\x10\x0c\x00\x04MQTT\x04\x22\x00\x00\x00\x00", "MQTT3-3.1.2-15"),
     _malformed("will QoS 3", None, b"\x10\x11\x00\x04MQTT\x04\x1e\x00\x00\x00\x00\x00\x01w\x00\x00", "MQTT3-3.1.2-14"),
     _malformed(
         "will QoS 3 in 3.1", None, b"\x10\x13\x00\x06MQIsdp\x03\x1e\x00\x00\x00\x00\x00\x01w\x00\x00", "MQTT 3.1 §3.1"
@@ -581,6 +701,11 @@ INVALID: Final[tuple[InvalidVector, ...]] = (
     InvalidVector(
         "topic alias 0", 5, _publish5(b"\x23\x00\x00"), ProtocolError, ReasonCode.TOPIC_ALIAS_INVALID, "MQTT5-3.3.2-8"
     ),
+    _malformed("a response topic that is not UTF-8", 5, _publish5(b"\x08\x00\x02\xc3("), "MQTT5-3.3.2-13"),
+    _malformed("a content type that is not UTF-8", 5, _publish5(b"\x03\x00\x02\xc3("), "MQTT5-3.3.2-19"),
+    _malformed(
+        "a user property whose value is not UTF-8", 5, _publish5(b"\x26\x00\x01k\x00\x02\xc3("), "MQTT5-1.5.7-1"
+    ),
     _protocol("a response topic with a wildcard", 5, _publish5(b"\x08\x00\x01#"), "MQTT5-3.3.2-14"),
     _protocol("receive_maximum 0", None, _connect5(b"\x21\x00\x00"), "MQTT5-3.1.2.11.3"),
     _protocol("maximum_packet_size 0", None, _connect5(b"\x27\x00\x00\x00\x00"), "MQTT5-3.1.2.11.4"),
@@ -594,8 +719,6 @@ INVALID: Final[tuple[InvalidVector, ...]] = (
     _protocol("CONNACK with an unknown reason code", 5, b"\x20\x03\x00\x11\x00", "MQTT5-3.2.2-8"),
     _protocol("a refusal with session present", 5, b"\x20\x03\x01\x80\x00", "MQTT5-3.2.2-6"),
     # PUBLISH
-    _malformed("PUBLISH at QoS 3", 4, b"\x36\x06\x00\x01a\x00\x01x", "MQTT3-3.3.1-4"),
-    _malformed("PUBLISH at QoS 0 with DUP", 5, b"\x38\x04\x00\x01a\x00", "MQTT5-3.3.1-2"),
     _protocol("PUBLISH with packet identifier 0", 4, b"\x32\x05\x00\x01a\x00\x00", "MQTT3-2.3.1-1"),
     _protocol("PUBLISH without a topic", 4, b"\x30\x02\x00\x00", "MQTT3-4.7.3-1"),
     _protocol("PUBLISH of 5.0 without a topic and an alias", 5, b"\x30\x03\x00\x00\x00", "MQTT5-3.3.2.1"),
@@ -609,6 +732,10 @@ INVALID: Final[tuple[InvalidVector, ...]] = (
     _malformed("PUBLISH with one byte", 4, b"\x30\x01\x00", "MQTT3-3.3.2"),
     _malformed("PUBLISH with a topic beyond its end", 4, b"\x30\x03\x00\x02a", "MQTT3-3.3.2"),
     _malformed("PUBLISH with half a packet identifier", 4, b"\x32\x04\x00\x01a\x00", "MQTT3-3.3.2"),
+    _protocol("PUBLISH of 5.0 with packet identifier 0", 5, b"\x32\x06\x00\x01a\x00\x00\x00", "MQTT5-2.2.1-3"),
+    _protocol("SUBSCRIBE of 5.0 with packet identifier 0", 5, b"\x82\x07\x00\x00\x00\x00\x01a\x00", "MQTT5-2.2.1-3"),
+    _protocol("UNSUBSCRIBE of 5.0 with packet identifier 0", 5, b"\xa2\x06\x00\x00\x00\x00\x01a", "MQTT5-2.2.1-3"),
+    _protocol("UNSUBSCRIBE with packet identifier 0", 4, b"\xa2\x05\x00\x00\x00\x01a", "MQTT3-2.3.1-1"),
     # PUBACK and its like
     _protocol("PUBACK with packet identifier 0", 4, b"\x40\x02\x00\x00", "MQTT3-2.3.1-1"),
     _protocol("PUBACK of 5.0 with packet identifier 0", 5, b"\x40\x03\x00\x00\x00", "MQTT5-2.2.1-3"),
@@ -644,6 +771,7 @@ INVALID: Final[tuple[InvalidVector, ...]] = (
     # UNSUBSCRIBE, UNSUBACK
     _protocol("UNSUBSCRIBE without a filter", 4, b"\xa2\x02\x00\x01", "MQTT3-3.10.3-2"),
     _malformed("UNSUBSCRIBE from an empty filter", 5, b"\xa2\x05\x00\x01\x00\x00\x00", "MQTT5-4.7.3-1"),
+    _protocol("UNSUBSCRIBE of 5.0 without a filter", 5, b"\xa2\x03\x00\x01\x00", "MQTT5-3.10.3-2"),
     _malformed("UNSUBSCRIBE with a filter beyond its end", 4, b"\xa2\x05\x00\x01\x00\x02a", "MQTT3-3.10.3"),
     _malformed("UNSUBACK of 3.1.1 with codes", 4, b"\xb0\x03\x00\x01\x00", "MQTT3-3.11.3"),
     _malformed("UNSUBACK of 5.0 without codes", 5, b"\xb0\x03\x00\x01\x00", "MQTT5-3.11.3"),
