@@ -5,11 +5,13 @@ CONFIG ?= config/gateway.toml
 MATRIX ?= python3.12 python3.13
 VENV := .venv
 BIN := $(VENV)/bin
+ATHERIS := atheris==3.0.0
+FUZZ_SECONDS := 600
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 UV_COMPILE := -m uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" pyproject.toml requirements/build.in --extra postgres
 
-.PHONY: help serve test check format lock matrix kill-nine clean
+.PHONY: help serve test check format fuzz lock matrix kill-nine clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +19,7 @@ help:
 	@echo "make test     install what the tests need, then make check"
 	@echo "make check    format, lint, types, import contracts, tests"
 	@echo "make format   let ruff format and mend"
+	@echo "make fuzz     the codec and MQTT connections, guided by coverage, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
 	@echo "make lock     pin the newest dependencies in requirements/*.lock"
 	@echo "make matrix   the tests on further Pythons with the next Django (MATRIX=\"$(MATRIX)\")"
 	@echo "make kill-nine  kill a gateway under MQTT traffic again and again (KILLS=50): is anything lost?"
@@ -58,6 +61,14 @@ $(VENV)/.dev: $(VENV)/bin/python requirements/dev.lock pyproject.toml
 	@$(BIN)/python $(PIP_INSTALL) --require-hashes -r requirements/dev.lock
 	@$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/.runtime
+
+fuzz: $(VENV)/.dev
+	@$(BIN)/python $(PIP_INSTALL) $(ATHERIS)
+	@for target in codec connections; do \
+		mkdir -p .fuzz/$$target; \
+		$(BIN)/python tests/fuzz/run.py $$target .fuzz/$$target -artifact_prefix=.fuzz/ \
+			-max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 lock: $(VENV)/.dev
 	@$(BIN)/python $(PIP_INSTALL) uv
