@@ -15,9 +15,11 @@ from protocols.mqtt.connection import MAX_HELD_BYTES, Connection
 from protocols.mqtt.errors import MqttError
 from protocols.mqtt.options import BrokerLimits, MqttOptions
 from protocols.mqtt.packets import (
+    Auth,
     ConnAck,
     Connect,
     Packet,
+    PingReq,
     PubAck,
     PubComp,
     Publish,
@@ -134,9 +136,7 @@ class Client:
         self.connection = Connection(world.broker, OPTIONS, self, now=world.now)
         self.events: list[Event] = []
         self.decoder: Decoder | None = None
-        self.unread = b""
-        self.awaited: list[int] = []
-        """The packet identifiers of QoS 1 publishes that were given to the application, in order."""
+        self.method: str | None = None
 
     def flush_soon(self) -> None:
         """The world looks at the output after each step."""
@@ -148,10 +148,7 @@ class Client:
         connection = self.connection
         if connection.congested or len(self.events) > 64:  # as the server does, it is not read
             return
-        for event in connection.receive(data, self.world.now):
-            if event["type"] == "mqtt.publish" and event["qos"] == 1:
-                self.awaited.append(event["ack_id"])
-            self.events.append(event)
+        self.events += connection.receive(data, self.world.now)
 
     def read(self) -> None:
         """Takes the output: it is to be valid, and to end when the connection does."""
@@ -238,6 +235,8 @@ def send_packet(world: World, index: int, client: Client, choices: Choices) -> N
         client = world.clients[index]
     if client.connection.state is State.CONNECTING:
         version, make = choices.one_of(VERSIONS), connect
+    elif client.connection.state is State.AUTHENTICATING:
+        version, make = client.connection.version, authenticate
     else:
         version, make = client.connection.version, choices.one_of(PACKETS)
     if choices.below(32) == 31:
@@ -265,7 +264,7 @@ def connect(choices: Choices, version: int) -> Packet:
             "maximum_packet_size": choices.one_of((2_000, 2_000, 300, 20, 5)),
             "topic_alias_maximum": choices.below(4),
         }
-        if choices.below(16) == 15:
+        if choices.below(8) == 7:
             properties["authentication_method"] = "ANY"
     return Connect(
         version=version,
@@ -330,7 +329,14 @@ def stray(choices: Choices, version: int) -> Packet:
     return choices.one_of(packets)  # type: ignore[no-any-return]
 
 
-PACKETS: Final = (publish, subscribe, answer, publish, unsubscribe, answer)
+def authenticate(choices: Choices, version: int) -> Packet:
+    if version != 5:
+        return PingReq()
+    properties = {"authentication_method": choices.one_of(("ANY", "OTHER")), "authentication_data": b"proof"}
+    return Auth(reason_code=choices.one_of((0x18, 0x19)), properties=properties)
+
+
+PACKETS: Final = (publish, subscribe, answer, publish, unsubscribe, answer, authenticate)
 
 
 def application_answers(world: World, index: int, client: Client, choices: Choices) -> None:
@@ -340,11 +346,15 @@ def application_answers(world: World, index: int, client: Client, choices: Choic
     last = len(client.events) - 1
     event = client.events.pop(min(choices.below(4), last) if choices.flag() else 0)
     reason = {"reason_string": "why " * choices.below(60)} if choices.flag() else {}
+    reply: Event
     match event["type"]:
         case "mqtt.connect":
-            reply: Event = {"type": "mqtt.accept", "authentication_method": event["authentication_method"]}
-            if choices.below(16) == 15:
-                reply = {"type": "mqtt.reject", "reason_code": 0x87}
+            client.method = event["authentication_method"]
+            reply = authorization(client, choices)
+        case "mqtt.auth" if client.connection.session is None:
+            reply = authorization(client, choices)
+        case "mqtt.auth":
+            reply = {"type": "mqtt.auth", "reason_code": choices.one_of((0x18, 0)), **reason}
         case "mqtt.publish":
             code = choices.one_of(CODES)
             reply = {"type": "mqtt.ack", "ack_id": event["ack_id"], "reason_code": code, **reason}
@@ -360,7 +370,20 @@ def application_answers(world: World, index: int, client: Client, choices: Choic
     try:
         client.connection.send(reply, world.now)
     except RuntimeError:
-        assert reply["type"] in ("mqtt.accept", "mqtt.reject")  # too late, and it is told so
+        # It is too late, or not its turn, and it is told so.
+        assert reply["type"] in ("mqtt.accept", "mqtt.reject", "mqtt.auth")
+
+
+def authorization(client: Client, choices: Choices) -> Event:
+    match choices.below(16):
+        case 15:
+            return {"type": "mqtt.reject", "reason_code": 0x87}
+        case 13 | 14:
+            return {"type": "mqtt.auth", "data": b"prove it"}
+        case 12:
+            return {"type": "mqtt.accept", "authentication_method": "OTHER"}
+        case _:
+            return {"type": "mqtt.accept", "authentication_method": client.method}
 
 
 def application_sends(world: World, index: int, client: Client, choices: Choices) -> None:
