@@ -1,6 +1,7 @@
 """The communicator for any kind of scope."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +13,7 @@ from django.db import connections
 from django.test import AsyncClient
 
 from gateway.events import is_disconnect, size_bytes
-from protocols.asgi import Application, Event, Scope
+from protocols.asgi import Application, Event, Receive, Scope, Send
 from protocols.runner import Inbox
 
 
@@ -21,8 +22,11 @@ class ApplicationCommunicator:
 
     The application is fed as our servers feed it, through an `Inbox`. It starts with the first event, or with
     `async with`, at the end of which it is stopped and what it raised is raised. A time-out of a method raises
-    TimeoutError and leaves the application running, so a test may go on.
+    TimeoutError and leaves the application running, so a test may go on. It is cancelled when the test forgets this
+    communicator.
     """
+
+    _task: "asyncio.Task[None] | None" = None
 
     def __init__(self, application: Application, scope: Scope) -> None:
         self.application = application
@@ -30,7 +34,6 @@ class ApplicationCommunicator:
         self.inbox = Inbox()
         self.output_queue: asyncio.Queue[Event] = asyncio.Queue()
         self._news = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
         self._raised = False
 
     async def __aenter__(self) -> Self:
@@ -41,6 +44,11 @@ class ApplicationCommunicator:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.stop(exceptions=error is None)
+
+    def __del__(self) -> None:
+        if self._task is not None and not self._task.done():
+            with contextlib.suppress(RuntimeError):  # its loop is closed
+                self._task.get_loop().call_soon_threadsafe(self._task.cancel)
 
     @property
     def future(self) -> "asyncio.Future[None]":
@@ -116,18 +124,17 @@ class ApplicationCommunicator:
 
     def _start(self) -> "asyncio.Task[None]":
         if self._task is None:
-            self._task = self.inbox.start(self._run())
-            self._task.add_done_callback(lambda _task: self._news.set())
+            output, news = self.output_queue, self._news  # not self, which the application is not to keep alive
+
+            async def send(event: Event) -> None:
+                output.put_nowait(event)
+                news.set()
+
+            self._task = self.inbox.start(_run(self.application, self.scope, self.inbox.receive, send))
+            self._task.add_done_callback(lambda _task: news.set())
+            _running.add(self._task)
+            self._task.add_done_callback(_running.discard)
         return self._task
-
-    async def _run(self) -> None:
-        if _may_use_database_in_memory():
-            _share_thread()
-        await self.application(self.scope, self.inbox.receive, self._send)
-
-    async def _send(self, event: Event) -> None:
-        self.output_queue.put_nowait(event)
-        self._news.set()
 
     async def _has_output(self, timeout: float) -> bool:
         """Whether there is an event to take, waiting for one while the application runs."""
@@ -147,6 +154,16 @@ class ApplicationCommunicator:
             self._task.result()
 
 
+# asyncio keeps no task alive that nobody refers to: one that waits would be destroyed, and not cancelled.
+_running: set[asyncio.Task[None]] = set()
+
+
+async def _run(application: Application, scope: Scope, receive: Receive, send: Send) -> None:
+    if _may_use_database_in_memory():
+        _share_thread()
+    await application(scope, receive, send)
+
+
 class _Stop:
     """What may be awaited, or not: Channels' `stop` is no coroutine."""
 
@@ -160,10 +177,10 @@ class _Stop:
 
 def _may_use_database_in_memory() -> bool:
     """Whether this test may use a database that all threads share in memory; to be asked in an event loop."""
-    for connection in connections.all():
-        if connection.vendor == "sqlite" and "mode=memory" in str(connection.settings_dict["NAME"]):
+    for alias, config in connections.settings.items():
+        if "mode=memory" in str(config["NAME"]):
             try:
-                connection.ensure_connection()
+                connections[alias].ensure_connection()
             except SynchronousOnlyOperation:  # so it is only the event loop that may not
                 return True
             except RuntimeError:  # pytest-django forbids it to a test that is not marked

@@ -1,6 +1,7 @@
 """The communicators: what a test can rely on."""
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -104,6 +105,28 @@ async def test_stop_raises_what_an_application_that_has_ended_raised() -> None:
         communicator.stop()
 
     await communicator.stop(exceptions=False)
+
+
+@pytest.mark.parametrize("in_a_cycle", [False, True])
+async def test_an_application_whose_communicator_is_forgotten_is_cancelled(in_a_cycle: bool) -> None:
+    ended = asyncio.Event()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "begun"})
+            await receive()
+        except asyncio.CancelledError:
+            ended.set()
+            raise
+
+    communicator = ApplicationCommunicator(application, {"type": "test"})
+    await communicator.receive_output()
+    if in_a_cycle:  # as the traceback of a test that has failed puts it into one
+        vars(communicator)["itself"] = communicator
+    del communicator
+    gc.collect()
+
+    await asyncio.wait_for(ended.wait(), 30)
 
 
 async def test_no_task_is_left() -> None:
