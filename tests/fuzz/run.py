@@ -7,7 +7,6 @@ it is run again.
 """
 
 import sys
-import types
 from pathlib import Path
 
 import atheris
@@ -22,10 +21,6 @@ MEMORY_MB = 1_024
 
 def main() -> None:
     sys.path.insert(0, str(ROOT))
-    # Some distributions install a package "tests", which would be taken for ours.
-    tests = types.ModuleType("tests")
-    tests.__path__ = [str(ROOT / "tests")]
-    sys.modules["tests"] = tests
     with atheris.instrument_imports(include=["protocols"]):
         from tests.fuzz.targets import TARGETS
 
