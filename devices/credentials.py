@@ -24,6 +24,7 @@ from devices.profiles import PROFILES, Profile
 from gateway.db import database_sync_to_async
 
 TOKEN_LENGTH: Final = 32
+_SHORTEST_LIKELY: Final = 16
 _ALPHABET: Final = string.ascii_letters + string.digits
 
 CACHE_SIZE: Final = 20_000
@@ -45,6 +46,11 @@ class Identity:
 def hash_of(token: str) -> str:
     """What is stored of a token."""
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+def looks_like_token(text: str) -> bool:
+    """Whether somebody who gives this for a user name means a token: nobody has a name like that."""
+    return len(text) >= _SHORTEST_LIKELY and text.isascii() and text.isalnum()
 
 
 def issue(device: Device) -> str:

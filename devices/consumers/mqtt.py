@@ -13,7 +13,7 @@ from devices.consumers.login import (
     certified_device,
     log_in,
 )
-from devices.credentials import Identity
+from devices.credentials import Identity, looks_like_token
 from devices.ingest import Ingest
 from devices.limits import Flapping
 from devices.models import now_ms
@@ -66,7 +66,7 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         database is away, 0x97 for one connection too many, 0x9F for who comes too often (3 before MQTT 5)."""
         services = services_of(self.scope)
         try:
-            if self._anonymous(password) and await certified_device(services, self.scope) is None:
+            if self._is_no_device() and await certified_device(services, self.scope) is None:
                 self.unrestricted = True
                 await self.accept(client_id=f"anonymous/{self.scope['client_id']}")
                 return
@@ -82,6 +82,15 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         # of another. Two devices may well have the same one, that of their SDK.
         await self.accept(client_id=f"{device.device_id}/{self.scope['client_id']}")
 
+    def _is_no_device(self) -> bool:
+        """Whether the client does not mean to be a device, and the listener lets such clients in.
+
+        Many clients of ordinary brokers always send a user name, a password or both, of which such a broker takes no
+        notice. What looks like a token is one, and refused if it is not valid: a device whose token was revoked shall
+        not go on as somebody else without noticing.
+        """
+        return self.allow_anonymous and not looks_like_token(self.scope["username"] or "")
+
     @topic("v1/devices/me/telemetry", route=False)
     @topic("v2/t", route=False)
     @topic("v2/t/j", route=False)
@@ -89,7 +98,7 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         """Stores readings; they are acknowledged when they are committed. 0x99 for a payload that is none."""
         device = self.device
         if device is None:
-            raise Reject(NOT_AUTHORIZED, "only a device that is logged in sends telemetry")
+            raise Reject(NOT_AUTHORIZED, "only a device that is logged in sends telemetry", disconnect=True)
         try:
             points = device.profile.decode_telemetry(event["payload"])
         except PayloadError as error:

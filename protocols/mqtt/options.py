@@ -22,7 +22,7 @@ class MqttOptions:
     """
 
     allow_anonymous: bool = field(
-        default=False, metadata={"help": "whether a client without credentials may be an ordinary broker client"}
+        default=False, metadata={"help": "whether a client without a token may be an ordinary broker client"}
     )
     connect_timeout_s: float = _option(5.0, "time for the CONNECT packet to come in full", 0.01)
     write_timeout_s: float = _option(60.0, "time for a client to take some of what it is sent, before it is cut", 0.01)

@@ -73,6 +73,38 @@ async def test_no_client_identifier_gives_an_anonymous_client_the_session_of_a_d
     await victim.expect_nothing_more()
 
 
+@pytest.mark.parametrize(
+    "credentials",
+    [{"username": "user", "password": b"secret"}, {"username": "user"}, {"username": ""}, {"password": b"secret"}],
+    ids=["both", "a user name", "an empty user name", "a password"],
+)
+async def test_other_credentials_than_a_token_are_taken_no_notice_of(
+    clients: Clients, credentials: dict[str, object]
+) -> None:
+    client = await clients.connect("anybody", **credentials)
+
+    assert await client.subscribe("any/topic", 1) == 1
+
+
+@pytest.mark.parametrize("version", [4, 5])
+async def test_what_looks_like_a_token_is_one_and_has_to_be_valid(gateway: Gateway, version: int) -> None:
+    client = await RawClient.open((gateway.host, gateway.mqtt_port), version)
+
+    connack = await client.connect("sensor", username="NoSuchTokenNoSuchTokenNoSuchToken")
+
+    assert connack.reason_code == (0x86 if version == 5 else 0x87)
+    await client.expect_end()
+
+
+async def test_telemetry_of_a_client_without_a_token_closes_an_older_one_so_that_it_notices(gateway: Gateway) -> None:
+    client = await RawClient.open((gateway.host, gateway.mqtt_port), 4)
+    await client.connect("sensor", username="short-token")
+
+    client.send(Publish(topic="v1/devices/me/telemetry", payload=b"{}", qos=1, packet_id=1))
+
+    await client.expect_end()
+
+
 async def test_a_will_is_no_way_to_publish_what_its_client_may_not(
     clients: Clients, gateway: Gateway, device: FleetDevice, devices: Iterator[FleetDevice], watched: Watched
 ) -> None:
