@@ -241,9 +241,13 @@ class Link:
 
     async def _watch(self) -> None:
         while True:
+            slept_at = self._loop.time()
             await asyncio.sleep(WATCH_INTERVAL_S)
             now = self._loop.time()
+            # While the loop was blocked nobody could have seen an answer, which may be here by now.
+            late_s = now - slept_at - WATCH_INTERVAL_S
             if self._asked_at is not None:
+                self._asked_at = min(self._asked_at + late_s, now)
                 if now - self._asked_at > self.reply_timeout_s + self.patience_s:
                     raise TimeoutError(f"no answer for {self.reply_timeout_s:g} s")
             elif now - self._heard_at > QUIET_S:

@@ -14,7 +14,7 @@ from gateway.layers import BaseChannelLayer, LayerEvent, channel_layers
 from gateway.layers.log import START, GroupLog, Position, group_log, make_group_log
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.resume import ResumableGroups, parse_cursor
-from gateway.testing import HttpCommunicator, WebsocketCommunicator
+from tests.support.communicators import PatientHttp, PatientWebsocket
 from tests.support.layers import MakeLayer
 from tests.support.redis import RedisServer
 
@@ -95,7 +95,7 @@ class TestTheLog:
         sent = await log.send("g", {"type": "m", "n": 0})
 
         assert (sent.delivered, sent.dropped) == (1, 0)
-        message = await asyncio.wait_for(layer.receive(channel), 2)
+        message = await asyncio.wait_for(layer.receive(channel), 60)
         assert message == {"type": "m", "n": 0, "log": {"group": "g", "position": str(sent.position)}}
 
     async def test_an_empty_log_has_no_gap_at_its_start(self, logs: Logs) -> None:
@@ -119,6 +119,7 @@ class TestTheLog:
         await asyncio.sleep(0.2)
 
         assert await log.read("g", old.position) == ([], True, START)
+        log.expiry_s = 60
         new = await log.send("g", {"type": "m", "n": 1})
         assert new.position.epoch > old.position.epoch
         replay = await log.read("g", old.position)
@@ -168,7 +169,7 @@ class Room(ResumableGroups, AsyncJsonWebsocketConsumer):
         await self.send_json("gap")
 
 
-async def join(client: WebsocketCommunicator) -> list[Any]:
+async def join(client: PatientWebsocket) -> list[Any]:
     """Connects; what came before it had joined."""
     await client.connect()
     before = []
@@ -179,7 +180,7 @@ async def join(client: WebsocketCommunicator) -> list[Any]:
 
 class TestAConsumer:
     async def test_gets_what_is_sent_while_it_is_there(self, layer: BaseChannelLayer) -> None:
-        async with WebsocketCommunicator(Room.as_asgi(), "/") as client:
+        async with PatientWebsocket(Room.as_asgi(), "/") as client:
             assert await join(client) == []
             for n in range(3):
                 await group_log().send("room", {"type": "m", "n": n})
@@ -189,39 +190,39 @@ class TestAConsumer:
 
     async def test_gets_what_was_sent_while_it_was_away(self, layer: BaseChannelLayer) -> None:
         log = group_log()
-        async with WebsocketCommunicator(Room.as_asgi(), "/") as client:
+        async with PatientWebsocket(Room.as_asgi(), "/") as client:
             await join(client)
             await log.send("room", {"type": "m", "n": 0})
             cursor = (await client.receive_json_from())["cursor"]
         for n in range(1, 4):
             await log.send("room", {"type": "m", "n": n})
 
-        async with WebsocketCommunicator(Room.as_asgi(), f"/?{cursor}") as client:
+        async with PatientWebsocket(Room.as_asgi(), f"/?{cursor}") as client:
             assert numbers(await join(client)) == [1, 2, 3]
             await log.send("room", {"type": "m", "n": 4})
             assert (await client.receive_json_from())["n"] == 4
 
     async def test_is_told_of_a_gap_then_gets_what_is_left(self, layer: BaseChannelLayer) -> None:
         log = group_log()
-        async with WebsocketCommunicator(Room.as_asgi(), "/") as client:
+        async with PatientWebsocket(Room.as_asgi(), "/") as client:
             await join(client)
             await log.send("room", {"type": "m", "n": 0})
             cursor = (await client.receive_json_from())["cursor"]
         for n in range(1, 9):
             await log.send("room", {"type": "m", "n": n})
 
-        async with WebsocketCommunicator(Room.as_asgi(), f"/?{cursor}") as client:
+        async with PatientWebsocket(Room.as_asgi(), f"/?{cursor}") as client:
             gap, *rest = await join(client)
             assert (gap, numbers(rest)) == ("gap", [4, 5, 6, 7, 8])
 
     @pytest.mark.parametrize("cursor", ["room=1-2-3", "nonsense", "room=", "room=" + "9" * 9000])
     async def test_is_told_of_a_gap_when_the_cursor_is_none(self, layer: BaseChannelLayer, cursor: str) -> None:
-        async with WebsocketCommunicator(Room.as_asgi(), f"/?{cursor}") as client:
+        async with PatientWebsocket(Room.as_asgi(), f"/?{cursor}") as client:
             assert await join(client) == ["gap"]
 
     async def test_gets_a_message_that_did_not_reach_it_before_the_next_one(self, layer: BaseChannelLayer) -> None:
         log = group_log()
-        async with WebsocketCommunicator(Room.as_asgi(), "/") as client:
+        async with PatientWebsocket(Room.as_asgi(), "/") as client:
             await join(client)
             await log.send("room", {"type": "m", "n": 0})
             await log._append("room", {"type": "m", "n": 1})  # as when the layer lost it
@@ -237,7 +238,7 @@ class TestAConsumer:
                 await self.send_json(self.channel_name)
 
         log = group_log()
-        async with WebsocketCommunicator(Telling.as_asgi(), "/") as client:
+        async with PatientWebsocket(Telling.as_asgi(), "/") as client:
             await join(client)
             channel = await client.receive_json_from()
             await log._append("room", {"type": "m", "n": 0})
@@ -261,7 +262,7 @@ class TestAConsumer:
         seen: list[int] = []
         cursor = f"room={START}"
         while len(seen) < 60:
-            client = WebsocketCommunicator(Room.as_asgi(), f"/?{cursor}")
+            client = PatientWebsocket(Room.as_asgi(), f"/?{cursor}")
             async with client:
                 frames = await join(client)
                 assert "gap" not in frames
@@ -280,7 +281,7 @@ class Feed(AsyncResumableSseConsumer):
         await self.send_event(json.dumps(event["n"]))
 
 
-async def read_events(client: HttpCommunicator, count: int) -> list[dict[str, str]]:
+async def read_events(client: PatientHttp, count: int) -> list[dict[str, str]]:
     """The next events that have data."""
     events: list[dict[str, str]] = []
     while len(events) < count:
@@ -291,9 +292,9 @@ async def read_events(client: HttpCommunicator, count: int) -> list[dict[str, st
     return events
 
 
-async def open_feed(last_event_id: str | None = None) -> HttpCommunicator:
+async def open_feed(last_event_id: str | None = None) -> PatientHttp:
     headers = [(b"last-event-id", last_event_id.encode())] if last_event_id else []
-    client = HttpCommunicator(Feed.as_asgi(), "GET", "/", headers=headers)
+    client = PatientHttp(Feed.as_asgi(), "GET", "/", headers=headers)
     await client.send_request()
     assert (await client.receive_output())["status"] == 200
     return client
@@ -357,25 +358,25 @@ class TestWhenRedisGoesAway:
     ) -> None:
         elsewhere = RedisPubSubChannelLayer(hosts=[own_redis_server.url])
         log = make_group_log(elsewhere)
-        async with WebsocketCommunicator(Room.as_asgi(), "/") as client:
+        async with PatientWebsocket(Room.as_asgi(), "/") as client:
             await join(client)
             with own_redis_server.client() as redis:
                 redis.client_kill_filter(_type="pubsub")
             for n in range(3):
                 await log.send("room", {"type": "m", "n": n})
 
-            assert [(await client.receive_json_from(5))["n"] for _ in range(3)] == [0, 1, 2]
+            assert [(await client.receive_json_from())["n"] for _ in range(3)] == [0, 1, 2]
         await log.close()
         await elsewhere.close()
 
     async def test_a_server_that_comes_back_without_its_logs_is_a_gap(
         self, layer: BaseChannelLayer, own_redis_server: RedisServer
     ) -> None:
-        async with WebsocketCommunicator(Room.as_asgi(), "/") as client:
+        async with PatientWebsocket(Room.as_asgi(), "/") as client:
             await join(client)
             await group_log().send("room", {"type": "m", "n": 0})
             await client.receive_json_from()
             own_redis_server.stop()
             own_redis_server.start()
 
-            assert await client.receive_json_from(10) == "gap"
+            assert await client.receive_json_from() == "gap"

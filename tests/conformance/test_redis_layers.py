@@ -67,7 +67,7 @@ class Receiver:
         return [message["type"] for message in self.messages if isinstance(message, LayerEvent)]
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Returns when `condition` holds: for what another process, here Redis, has to do first."""
     async with asyncio.timeout(timeout_s):
         while not condition():
@@ -76,7 +76,7 @@ async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
 
 def wait_until_alone(client: "redis.Redis") -> None:
     """Returns when the server has noticed that all other connections are closed."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while len(client.client_list()) > 1:
         assert time.monotonic() < deadline, client.client_list()
         time.sleep(0.01)
@@ -138,26 +138,37 @@ class TestLosingRedis:
             with pytest.raises(LayerUnavailableError):
                 await layer.group_send("group", {"type": "m"})
 
-        assert time.perf_counter() - started < 0.5
+        assert time.perf_counter() - started < 20  # of the 200 s that waiting for each would take
         assert dropped("unavailable") - before == 100
 
     async def test_a_server_that_hangs_is_given_up_in_time(
         self, own_redis_server: RedisServer, make_layer: MakeLayer
     ) -> None:
-        layer = make_layer(None, hosts=[f"{own_redis_server.url}?socket_timeout=0.5"])
+        layer = make_layer(None, hosts=[f"{own_redis_server.url}?socket_timeout=1.5"])
         member = await Receiver(layer).join("group")
         await layer.check()
 
         own_redis_server.pause()
-        started = time.perf_counter()
-        with pytest.raises(LayerUnavailableError, match=r"no answer for 0\.5 s"):
-            await layer.group_send("group", {"type": "m"})
-        waited_s = time.perf_counter() - started
+        with pytest.raises(LayerUnavailableError, match=r"no answer for 1\.5 s"):
+            await asyncio.wait_for(layer.group_send("group", {"type": "m"}), 60)
         own_redis_server.resume()
 
-        assert waited_s < 2
         await send_until_it_works(make_layer(own_redis_server), "group", {"type": "after"})
         await until(lambda: {"type": "after"} in member.messages)
+
+    async def test_a_loop_that_was_blocked_for_long_has_not_lost_its_server(
+        self, redis_server: RedisServer, make_layer: MakeLayer
+    ) -> None:
+        layer = make_layer(None, hosts=[f"{redis_server.url}?socket_timeout=1"])
+        member = await Receiver(layer).join("group")
+
+        sending = asyncio.create_task(layer.group_send("group", {"type": "m"}))
+        while not layer._loops.here.commands.links[0]._asked_at:
+            await asyncio.sleep(0)
+        time.sleep(1.6)  # as code that is not made for an event loop does
+
+        await sending
+        assert member.messages == [{"type": "m"}]
 
     async def test_who_joins_while_redis_is_away_is_a_member_when_it_is_back(
         self, own_redis_server: RedisServer, make_layer: MakeLayer
@@ -209,7 +220,7 @@ class TestLosingRedis:
 
 
 async def send_until_it_works(layer: Layer, group: str, message: dict[str, Any]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await layer.group_send(group, message)
@@ -255,9 +266,9 @@ class TestUnderLoad:
         load = asyncio.create_task(send_all_the_time(elsewhere, "group"))
         await until(lambda: {"type": "load"} in members[0].messages)
         sentinel_setup.master.stop()
-        await until(lambda: members[0].events() == ["layer.disconnected", "layer.reconnected"], timeout_s=20)
+        await until(lambda: members[0].events() == ["layer.disconnected", "layer.reconnected"])
         came_back_at = len(members[0].messages)
-        await until(lambda: len(members[0].messages) > came_back_at + 5, timeout_s=20)
+        await until(lambda: len(members[0].messages) > came_back_at + 5)
         load.cancel()
 
         assert [member.events() for member in members] == [["layer.disconnected", "layer.reconnected"]] * 3

@@ -31,7 +31,7 @@ async def make_layer(redis_server: RedisServer) -> AsyncIterator[MakeLayer]:
 
 
 async def receive(layer: RedisChannelLayer, channel: str) -> dict[str, Any]:
-    return await asyncio.wait_for(layer.receive(channel), 2)
+    return await asyncio.wait_for(layer.receive(channel), 60)
 
 
 async def cancel(task: "asyncio.Task[Any]") -> None:
@@ -61,7 +61,7 @@ class TestQueues:
         for number in range(100):
             await writer.send("work", {"type": "n", "number": number})
             await asyncio.sleep(0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(got) < 100:
                 await asyncio.sleep(0.01)
         for task in tasks:
@@ -104,6 +104,7 @@ class TestQueues:
         await layer.send("work", {"type": "old"})
 
         await asyncio.sleep(0.06)
+        layer.expiry = 60
         await layer.send("work", {"type": "new"})
 
         assert await receive(layer, "work") == {"type": "new"}
