@@ -359,6 +359,7 @@ class Connection(AuthenticationReceiver):
             return
         self._turn = Turn.NOBODY
         try:
+            recorded = self._recorded()
             terms = agree(connect, event, self._options, assigned=self._assigned)
             session, present = self._broker.attach(
                 self,
@@ -384,7 +385,8 @@ class Connection(AuthenticationReceiver):
         self._grace_s = 1.5 * terms.keep_alive_s
         self.deadline = now + self._grace_s if self._grace_s else NEVER
         # [MQTT5-3.2.0-1] [MQTT5-3.2.2-2] [MQTT5-3.2.2-3]
-        self.promise()  # that the session of before is gone, or the present one kept
+        if session.journal is not None or self._recorded() != recorded:
+            self.promise()  # that the session is kept, or the one of before is gone
         properties = {**terms.connack, **self._proof(event.get("authentication_data"))}
         if not self._write_short(ConnAck(session_present=present, properties=properties)):
             self._finish(End(ReasonCode.PACKET_TOO_LARGE, "protocol_error", "the client takes no CONNACK"), now)

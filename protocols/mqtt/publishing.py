@@ -115,6 +115,10 @@ class PublishReceiver(Output):
         if journal is not None:
             self.fence = max(self.fence, journal.ticket())
 
+    def _recorded(self) -> int:
+        journal = self._broker.journal
+        return 0 if journal is None else journal.recorded
+
     def received_publish(self, packet: Publish, events: list[Event], now: float) -> None:
         """Takes a PUBLISH; adds the event to `events`. Raises ProtocolError."""
         if packet.properties:

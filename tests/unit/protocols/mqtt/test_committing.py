@@ -1,0 +1,398 @@
+"""A server with a store: answers wait for commits, and whatever ails the store, none is false; on both loops."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from protocols import metrics
+from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.packets import (
+    ConnAck,
+    Connect,
+    Disconnect,
+    Packet,
+    PingReq,
+    PingResp,
+    PubAck,
+    Publish,
+    ReasonCode,
+    SubAck,
+    Subscribe,
+    Subscription,
+)
+from protocols.mqtt.server import MqttServer
+from protocols.mqtt.stores.base import Changes, StoreError, StoreTakenError
+from protocols.mqtt.stores.memory import MemoryStore
+from protocols.server import Listener
+from tests.unit.protocols.mqtt.test_server import Client, broker, until
+
+HOUR = {"session_expiry_interval": 3_600}
+
+
+class TroubledStore(MemoryStore):
+    """Keeps rows while it is open and well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        """Whether writing comes to an end."""
+        self.gate.set()
+        self.trouble: StoreError | None = None
+        """What writing ends in."""
+        self.writes = 0
+        """How many have begun."""
+        self.commits = 0
+        self.is_closed = False
+
+    def write(self, changes: Changes) -> None:
+        """See Store."""
+        self.writes += 1
+        assert self.gate.wait(30)
+        if self.trouble is not None:
+            raise self.trouble
+        super().write(changes)
+        self.commits += 1
+
+    def keep(self) -> None:
+        """See Store."""
+        if isinstance(self.trouble, StoreTakenError):
+            raise self.trouble
+
+    def close(self) -> None:
+        """See Store."""
+        self.is_closed = True
+
+
+Serve = Callable[..., Awaitable[MqttServer]]
+
+
+@pytest.fixture
+def store() -> TroubledStore:
+    return TroubledStore()
+
+
+@pytest.fixture
+async def serve(store: TroubledStore) -> AsyncIterator[Serve]:
+    servers = []
+
+    async def start(**options: Any) -> MqttServer:
+        listener = Listener(bind="127.0.0.1:0", options=MqttOptions(**options))
+        server = MqttServer(broker, [listener], state={}, store=store)
+        await server.start()
+        servers.append(server)
+        return server
+
+    yield start
+    store.trouble = None
+    store.gate.set()
+    for client in Client.opened:
+        client.writer.transport.abort()
+    Client.opened.clear()
+    for server in servers:
+        async with asyncio.timeout(30):
+            await server.close()
+
+
+async def kept(server: MqttServer, client_id: str = "kept") -> Client:
+    """A client whose session is kept, subscribed to t."""
+    client = await Client.connected(server, client_id, clean_start=False, properties=HOUR)
+    await client.subscribe("t")
+    return client
+
+
+async def absent(server: MqttServer, client_id: str = "absent") -> None:
+    """Leaves such a session without its client."""
+    client = await kept(server, client_id)
+    client.send(Disconnect())
+    await client.ended()
+
+
+def publish(number: int = 1, payload: bytes = b"x", qos: int = 1, topic: str = "t") -> Publish:
+    return Publish(topic=topic, payload=payload, qos=qos, packet_id=number if qos else 0)
+
+
+async def answer_of(client: Client) -> "asyncio.Task[Packet]":
+    """What the client is sent next, awaited elsewhere."""
+    return asyncio.create_task(client.receive())
+
+
+async def served(server: MqttServer, client_id: str) -> None:
+    """Returns when a client that is not kept has connected and been answered: all that came before has been read."""
+    client = await Client.connected(server, client_id)
+    client.send(PingReq())
+    assert await client.receive() == PingResp()
+
+
+class TestWaiting:
+    async def test_puback_leaves_after_the_commit(self, serve: Serve, store: TroubledStore) -> None:
+        server = await serve()
+        await absent(server)
+        publisher = await Client.connected(server, "p")
+        store.gate.clear()
+        writes = store.writes
+
+        publisher.send(publish())
+        answer = await answer_of(publisher)
+        await until(lambda: store.writes > writes)
+        await served(server, "other")
+        assert not answer.done()
+
+        store.gate.set()
+        assert await answer == PubAck(1)
+
+    async def test_what_comes_while_a_commit_runs_is_one_commit(self, serve: Serve, store: TroubledStore) -> None:
+        server = await serve()
+        await absent(server)
+        publisher = await Client.connected(server, "p")
+        store.gate.clear()
+        before, writes = store.commits, store.writes
+        publisher.send(publish(1))
+        await until(lambda: store.writes > writes)
+
+        for number in range(2, 102):
+            publisher.send(publish(number))
+        hub = server._hub
+        await until(lambda: sum(one.connection.received_publishes for one in hub.open) == 101)
+        store.gate.set()
+
+        assert [await publisher.receive() for _ in range(101)] == [PubAck(number) for number in range(1, 102)]
+        assert store.commits - before == 2
+
+    async def test_answers_of_a_connection_keep_their_order(self, serve: Serve, store: TroubledStore) -> None:
+        server = await serve()
+        await absent(server)
+        publisher = await Client.connected(server, "p")
+        store.gate.clear()
+
+        publisher.send(publish(1), publish(2, topic="nobody"))
+        answer = await answer_of(publisher)
+        await served(server, "other")
+        assert not answer.done()
+        store.gate.set()
+
+        assert [await answer, await publisher.receive()] == [PubAck(1), PubAck(2)]
+
+    async def test_a_client_that_breaks_the_rules_gets_its_answers_and_then_the_reason(
+        self, serve: Serve, store: TroubledStore
+    ) -> None:
+        server = await serve()
+        await absent(server)
+        client = await Client.connected(server, "p")
+        store.gate.clear()
+
+        client.send(publish(1))
+        [endpoint] = server._hub.open
+        await until(lambda: endpoint._held is not None)
+        client.send(Connect(version=5, client_id="again"))
+        await until(lambda: endpoint.connection.end is not None)
+        store.gate.set()
+
+        answer, reason = await client.ended()
+        assert answer == PubAck(1)
+        assert isinstance(reason, Disconnect)
+        assert reason.reason_code == ReasonCode.PROTOCOL_ERROR
+
+    async def test_a_client_that_does_not_wait_for_its_answer_is_no_trouble(
+        self, serve: Serve, store: TroubledStore
+    ) -> None:
+        server = await serve()
+        await absent(server)
+        client = await Client.connected(server, "p")
+        store.gate.clear()
+        client.send(publish(1), publish(2), Disconnect())
+        await until(lambda: len(server._hub.open) == 0)
+        store.gate.set()
+
+        back = await Client.open(server)
+        back.send(Connect(version=5, client_id="absent", clean_start=False, properties=HOUR))
+
+        assert [type(await back.receive()) for _ in range(3)] == [ConnAck, Publish, Publish]
+
+    async def test_output_that_waits_is_bounded_messages_wait_in_the_session_instead(
+        self, serve: Serve, store: TroubledStore
+    ) -> None:
+        server = await serve(max_queued_messages=10)
+        client = await kept(server)
+        store.gate.clear()
+        client.send(Subscribe(packet_id=2, subscriptions=(Subscription(topic_filter="u", qos=1),)))
+        hub = server._hub
+        [endpoint] = hub.open
+        await until(lambda: endpoint._held is not None)
+
+        payload = b"x" * 10_000
+        for _ in range(10):
+            for _ in range(10):
+                server.publish("t", payload, qos=0)
+            await asyncio.sleep(0)
+
+        assert endpoint._held is not None
+        assert endpoint._held.size_bytes < 200_000
+        assert server.broker.dropped["queue_full"] > 50
+        store.gate.set()
+        assert isinstance(await client.receive(), SubAck)
+        assert isinstance(await client.receive(), Publish)
+
+
+class TestRestarts:
+    async def test_a_server_goes_on_with_what_the_one_before_kept(self, serve: Serve, store: TroubledStore) -> None:
+        server = await serve()
+        await absent(server)
+        publisher = await Client.connected(server, "p")
+        publisher.send(publish(payload=b"kept"))
+        assert await publisher.receive() == PubAck(1)
+        await server.close()
+        await until(lambda: store.is_closed)
+
+        client = await Client.open(await serve())
+        client.send(Connect(version=5, client_id="absent", clean_start=False, properties=HOUR))
+
+        connack, message = await client.receive(), await client.receive()
+        assert isinstance(connack, ConnAck)
+        assert connack.session_present
+        assert isinstance(message, Publish)
+        assert message.payload == b"kept"
+
+    async def test_what_nothing_waits_for_is_kept_within_a_second_and_at_a_stop(
+        self, serve: Serve, store: TroubledStore
+    ) -> None:
+        server = await serve(connect_timeout_s=0.1)
+        server.publish("a", b"1", retain=True)
+        await until(lambda: store.commits == 1)
+        server.publish("b", b"2", retain=True)
+        await server.close()
+
+        assert len((await serve()).broker.retained) == 2
+
+    async def test_a_stop_waits_for_the_commit_and_answers_before_it_says_goodbye(
+        self, serve: Serve, store: TroubledStore
+    ) -> None:
+        server = await serve()
+        await absent(server)
+        client = await Client.connected(server, "p")
+        store.gate.clear()
+        writes = store.writes
+        client.send(publish())
+        await until(lambda: store.writes > writes)
+
+        closing = asyncio.create_task(server.close())
+        await asyncio.sleep(0)
+        store.gate.set()
+        await closing
+
+        answer, reason = await client.ended()
+        assert answer == PubAck(1)
+        assert isinstance(reason, Disconnect)
+        assert reason.reason_code == ReasonCode.SERVER_SHUTTING_DOWN
+
+    async def test_a_stop_that_is_given_up_ends_although_nothing_can_be_kept(
+        self, serve: Serve, store: TroubledStore
+    ) -> None:
+        server = await serve()
+        await absent(server)
+        client = await Client.connected(server, "p")
+        store.trouble = StoreError("away")
+        writes = store.writes
+        client.send(publish())
+        await until(lambda: store.writes > writes)
+
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await server.close()
+
+        assert await client.ended() == []
+
+
+class TestTrouble:
+    async def test_what_cannot_be_kept_is_not_answered_until_it_is(
+        self, serve: Serve, store: TroubledStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        server = await serve()
+        await absent(server)
+        publisher = await Client.connected(server, "p")
+        failures = metrics.mqtt_commit_failures.labels("StoreError")
+        counted = failures._value.get()
+        store.trouble = StoreError("the disk is full")
+        writes = store.writes
+
+        publisher.send(publish())
+        answer = await answer_of(publisher)
+        await until(lambda: store.writes >= writes + 3)
+        assert not answer.done()
+
+        store.trouble = None
+        assert await answer == PubAck(1)
+        assert failures._value.get() - counted >= 2
+        lines = [(record.levelno, record.message) for record in caplog.records if record.name == "gateway.mqtt"]
+        assert lines[0] == (
+            logging.ERROR,
+            "MQTT sessions cannot be kept, clients wait; trying again until it works: the disk is full",
+        )
+        assert lines[1][0] == logging.WARNING
+        assert lines[1][1].startswith("MQTT sessions are kept again, after ")
+        assert len(lines) == 2
+
+    async def test_meanwhile_sessions_that_are_to_be_kept_are_refused_and_others_served(
+        self, serve: Serve, store: TroubledStore
+    ) -> None:
+        server = await serve()
+        await absent(server)
+        publisher = await Client.connected(server, "p")
+        store.trouble = StoreError("the disk is full")
+        publisher.send(publish())
+        journal = server.broker.journal
+        assert journal is not None
+        await until(lambda: journal.failure is not None)
+
+        client = await Client.open(server)
+        client.send(Connect(version=5, client_id="new", properties=HOUR))
+        [connack] = await client.ended()
+
+        assert isinstance(connack, ConnAck)
+        assert connack.reason_code == ReasonCode.SERVER_UNAVAILABLE
+        await served(server, "other")
+
+    async def test_meanwhile_who_publishes_to_them_is_not_read(self, serve: Serve, store: TroubledStore) -> None:
+        server = await serve(max_queued_messages=1_000_000, max_queued_bytes=1_000_000_000)
+        await absent(server)
+        publisher = await Client.connected(server, "p")
+        store.trouble = StoreError("the disk is full")
+        publisher.send(publish())
+        journal = server.broker.journal
+        assert journal is not None
+        await until(lambda: journal.failure is not None)
+
+        publisher.send(publish(2))
+        [endpoint] = [one for one in server._hub.open if one._name == "p"]
+        await until(lambda: not endpoint._transport.is_reading())
+        publisher.send(*[publish(number) for number in range(3, 103)])
+        await served(server, "other")
+        assert endpoint.connection.received_publishes == 2
+
+        store.trouble = None
+        assert [await publisher.receive() for _ in range(102)] == [PubAck(number) for number in range(1, 103)]
+
+    async def test_when_another_process_has_the_sessions_their_clients_are_cut_and_nobody_elses(
+        self, serve: Serve, store: TroubledStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        server = await serve()
+        client, other = await kept(server), await Client.connected(server, "other")
+        store.trouble = StoreTakenError("another gateway has them")
+
+        client.send(publish())
+
+        assert await client.ended() == []
+        other.send(PingReq())
+        assert await other.receive() == PingResp()
+        assert any(
+            record.levelno == logging.CRITICAL and "another gateway has them" in record.message
+            for record in caplog.records
+        )
+        refused = await Client.open(server)
+        refused.send(Connect(version=5, client_id="kept", properties=HOUR))
+        [connack] = await refused.ended()
+        assert isinstance(connack, ConnAck)
+        assert connack.reason_code == ReasonCode.SERVER_UNAVAILABLE
