@@ -238,7 +238,10 @@ class AsyncConsumer(BackgroundWork):
             inbox.appoint(self.__handle, lane.release)
         try:
             while not inbox.finished:
-                await self.__handle(event)
+                handling = self.__handle(event)
+                del event  # one that waits keeps nothing of what it has handled, such as a password
+                await handling
+                del handling
                 if lane.used:
                     lane.release()
                 event = await inbox.next()

@@ -40,6 +40,8 @@ __all__ = [
 ]
 
 _MINIMUM_HEADER: Final = 2
+_NOTHING: Final = bytearray()
+"""No beginning of a packet; never changed."""
 
 _PUBLISH_FLAGS: Final = tuple(
     None if qos == 3 or (dup and not qos) else (qos, retain, dup)  # [MQTT5-3.3.1-4] [MQTT5-3.3.1-2]
@@ -88,7 +90,7 @@ class Decoder:
         self.refused: frozenset[int] = frozenset()
         """Types of packets that are a protocol error, whatever is in them: they are not read. Not PUBLISH, PUBACK,
         PUBREC, PUBREL or PUBCOMP, which are on the common path, and which both sides send."""
-        self._rest = bytearray()
+        self._rest = _NOTHING
         self._needed = _MINIMUM_HEADER
         self._error: MqttError | None = None
 
@@ -113,7 +115,7 @@ class Decoder:
             if len(self._rest) < self._needed:
                 return
             data = bytes(self._rest)
-            self._rest = bytearray()
+            self._rest = _NOTHING
         position = 0
         needed = _MINIMUM_HEADER
         version = self.version

@@ -6,7 +6,7 @@ from typing import Any
 from protocols.asgi import ASGI_VERSION, MQTT_SPEC_VERSION, Scope
 from protocols.mqtt.authentication import DATA
 from protocols.mqtt.hub import Site
-from protocols.mqtt.packets import Connect, Will
+from protocols.mqtt.packets import Connect, Properties, Will
 from protocols.sockets import client_address, server_address, tls_extension
 
 
@@ -22,13 +22,19 @@ def mqtt_scope(connect: Connect, transport: asyncio.BaseTransport, site: Site) -
         "clean_start": connect.clean_start,
         "keep_alive_s": connect.keep_alive_s,
         "will": _will(connect.will),
-        "properties": {name: value for name, value in connect.properties.items() if name != DATA},
+        "properties": _without_proof(connect.properties),
         "client": client_address(transport),
         "server": server_address(transport),
         "scheme": transport.get_extra_info("scheme") or site.scheme,
         "extensions": {"tls": tls} if tls else {},
         "state": dict(site.hub.state),
     }
+
+
+def _without_proof(properties: Properties) -> Properties:
+    if DATA not in properties:
+        return properties
+    return {name: value for name, value in properties.items() if name != DATA}
 
 
 def _will(will: Will | None) -> dict[str, Any] | None:

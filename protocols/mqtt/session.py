@@ -14,7 +14,7 @@ calls `pump`. Invariants:
 """
 
 from collections import Counter, deque
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from protocols.mqtt.errors import ProtocolError
 from protocols.mqtt.journal import Journal
@@ -23,6 +23,9 @@ from protocols.mqtt.options import NEVER_EXPIRES, MqttOptions
 from protocols.mqtt.packets import ReasonCode, Will
 
 _MAX_PACKET_ID: Final = 65_535
+
+_NONE: Final[dict[int, Any]] = {}
+"""In place of a container that has not been needed yet; never changed."""
 
 
 def _wrong_answer(answer: str, packet_id: int) -> ProtocolError:
@@ -153,8 +156,8 @@ class Session:
         self.due_at: float | None = None
         """When the broker is going to look at this absent session."""
         self._last_packet_id = 0
-        self._inflight: dict[int, Delivery] = {}
-        self._released: dict[int, int] = {}
+        self._inflight: dict[int, Delivery] = _NONE
+        self._released: dict[int, int] = _NONE
         """The QoS 2 messages that the client owns and whose PUBCOMP is awaited: packet identifier -> `seq` or 0."""
         self._resend: deque[Delivery] | None = None
         self._queue: deque[Delivery] | None = None
@@ -257,6 +260,8 @@ class Session:
         packet_id = 0
         if delivery.qos:
             packet_id = delivery.packet_id = self._next_packet_id()
+            if self._inflight is _NONE:
+                self._inflight = {}
             self._inflight[packet_id] = delivery
             if self.journal is not None:
                 self.journal.deliver(delivery, self.session_id)
@@ -331,7 +336,7 @@ class Session:
             seq = delivery.seq
             self._forget(delivery)
             if not refused:
-                self._released[packet_id] = seq
+                self._add_released(packet_id, seq)
                 if self.journal is not None:
                     self.journal.release(seq, self.session_id, packet_id)
         if refused:
@@ -441,12 +446,19 @@ class Session:
     def restore(self, delivery: Delivery) -> None:
         """Takes back what was kept of a delivery; in their order."""
         if delivery.packet_id:
+            if self._inflight is _NONE:
+                self._inflight = {}
             self._inflight[delivery.packet_id] = delivery
         else:
             self._requeue(delivery)
 
     def restore_released(self, packet_id: int, seq: int) -> None:
         """Takes back what was kept of a delivery that awaits PUBCOMP; in their order."""
+        self._add_released(packet_id, seq)
+
+    def _add_released(self, packet_id: int, seq: int) -> None:
+        if self._released is _NONE:
+            self._released = {}
         self._released[packet_id] = seq
 
     def restore_received(self, packet_id: int) -> None:
