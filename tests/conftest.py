@@ -6,9 +6,11 @@ import pytest
 pytest_plugins = [
     "tests.support.redis",
     "tests.support.layers",
+    "tests.support.redis_layers",
     "tests.support.postgres",
     "tests.support.databases",
     "tests.support.serving",
+    "tests.support.mqtt_js",
 ]
 
 

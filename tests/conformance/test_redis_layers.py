@@ -7,71 +7,16 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 import redis
 from asgiref.sync import async_to_sync
-from prometheus_client import REGISTRY
 
-from gateway.layers import GroupSendResult, LayerEvent, LayerUnavailableError
+from gateway.layers import GroupSendResult, LayerUnavailableError
 from gateway.layers.pubsub import RedisPubSubChannelLayer
-from gateway.layers.redis import RedisChannelLayer
 from tests.support.redis import RedisServer, SentinelSetup, free_port
-
-Layer = RedisPubSubChannelLayer | RedisChannelLayer
-MakeLayer = Callable[..., Layer]
-
-
-@pytest.fixture(params=[RedisPubSubChannelLayer, RedisChannelLayer])
-def layer_class(request: pytest.FixtureRequest) -> type[Layer]:
-    chosen: type[Layer] = request.param
-    return chosen
-
-
-@pytest.fixture
-async def make_layer(layer_class: type[Layer]) -> AsyncIterator[MakeLayer]:
-    """Makes layers with a prefix of this test's own."""
-    prefix = f"test-{uuid.uuid4().hex}"
-    made: list[Layer] = []
-
-    def make(server: RedisServer | None, **options: Any) -> Layer:
-        options.setdefault("prefix", prefix)
-        if server is not None:
-            options.setdefault("hosts", [server.url])
-        layer = layer_class(**options)
-        made.append(layer)
-        return layer
-
-    yield make
-    for layer in made:
-        await layer.close()
-
-
-class Receiver:
-    """An attached channel that keeps what it gets."""
-
-    def __init__(self, layer: Layer) -> None:
-        self.layer = layer
-        self.messages: list[dict[str, Any]] = []
-
-    async def join(self, *groups: str) -> "Receiver":
-        self.channel = await self.layer.new_channel()
-        self.layer.attach(self.channel, self.messages.append)
-        for group in groups:
-            await self.layer.group_add(group, self.channel)
-        return self
-
-    def events(self) -> list[str]:
-        return [message["type"] for message in self.messages if isinstance(message, LayerEvent)]
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    """Returns when `condition` holds: for what another process, here Redis, has to do first."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.01)
+from tests.support.redis_layers import Layer, MakeLayer, Receiver, dropped, until
 
 
 def wait_until_alone(client: "redis.Redis") -> None:
@@ -82,15 +27,11 @@ def wait_until_alone(client: "redis.Redis") -> None:
         time.sleep(0.01)
 
 
-def dropped(reason: str) -> float:
-    return REGISTRY.get_sample_value("gateway_layer_dropped_total", {"reason": reason}) or 0.0
-
-
 class TestLosingRedis:
     async def test_members_are_told_once_and_are_in_their_groups_again(
-        self, own_redis_server: RedisServer, make_layer: MakeLayer
+        self, own_redis_server: RedisServer, make_redis_layer: MakeLayer
     ) -> None:
-        here, elsewhere = make_layer(own_redis_server), make_layer(own_redis_server)
+        here, elsewhere = make_redis_layer(own_redis_server), make_redis_layer(own_redis_server)
         members = [await Receiver(here).join("group", "other") for _ in range(3)]
         assert here.connected
 
@@ -110,9 +51,9 @@ class TestLosingRedis:
             ]
 
     async def test_members_in_the_same_process_go_on_receiving(
-        self, own_redis_server: RedisServer, make_layer: MakeLayer
+        self, own_redis_server: RedisServer, make_redis_layer: MakeLayer
     ) -> None:
-        layer = make_layer(own_redis_server)
+        layer = make_redis_layer(own_redis_server)
         member = await Receiver(layer).join("group")
 
         own_redis_server.stop()
@@ -124,9 +65,9 @@ class TestLosingRedis:
         assert member.messages[-1] == {"type": "local"}
 
     async def test_sending_while_redis_is_away_does_not_wait(
-        self, own_redis_server: RedisServer, make_layer: MakeLayer
+        self, own_redis_server: RedisServer, make_redis_layer: MakeLayer
     ) -> None:
-        layer = make_layer(own_redis_server)
+        layer = make_redis_layer(own_redis_server)
         await layer.group_send("group", {"type": "m"})
         own_redis_server.stop()
         with pytest.raises(LayerUnavailableError):
@@ -142,9 +83,9 @@ class TestLosingRedis:
         assert dropped("unavailable") - before == 100
 
     async def test_a_server_that_hangs_is_given_up_in_time(
-        self, own_redis_server: RedisServer, make_layer: MakeLayer
+        self, own_redis_server: RedisServer, make_redis_layer: MakeLayer
     ) -> None:
-        layer = make_layer(None, hosts=[f"{own_redis_server.url}?socket_timeout=1.5"])
+        layer = make_redis_layer(None, hosts=[f"{own_redis_server.url}?socket_timeout=1.5"])
         member = await Receiver(layer).join("group")
         await layer.check()
 
@@ -153,13 +94,13 @@ class TestLosingRedis:
             await asyncio.wait_for(layer.group_send("group", {"type": "m"}), 60)
         own_redis_server.resume()
 
-        await send_until_it_works(make_layer(own_redis_server), "group", {"type": "after"})
+        await send_until_it_works(make_redis_layer(own_redis_server), "group", {"type": "after"})
         await until(lambda: {"type": "after"} in member.messages)
 
     async def test_a_loop_that_was_blocked_for_long_has_not_lost_its_server(
-        self, redis_server: RedisServer, make_layer: MakeLayer
+        self, redis_server: RedisServer, make_redis_layer: MakeLayer
     ) -> None:
-        layer = make_layer(None, hosts=[f"{redis_server.url}?socket_timeout=1"])
+        layer = make_redis_layer(None, hosts=[f"{redis_server.url}?socket_timeout=1"])
         member = await Receiver(layer).join("group")
 
         sending = asyncio.create_task(layer.group_send("group", {"type": "m"}))
@@ -171,9 +112,9 @@ class TestLosingRedis:
         assert member.messages == [{"type": "m"}]
 
     async def test_who_joins_while_redis_is_away_is_a_member_when_it_is_back(
-        self, own_redis_server: RedisServer, make_layer: MakeLayer
+        self, own_redis_server: RedisServer, make_redis_layer: MakeLayer
     ) -> None:
-        here, elsewhere = make_layer(own_redis_server), make_layer(own_redis_server)
+        here, elsewhere = make_redis_layer(own_redis_server), make_redis_layer(own_redis_server)
         await Receiver(here).join("group")
         own_redis_server.stop()
         await until(lambda: not here.connected)
@@ -185,8 +126,8 @@ class TestLosingRedis:
 
         await until(lambda: {"type": "after"} in late.messages)
 
-    async def test_a_server_that_was_never_there_is_an_error_at_once(self, make_layer: MakeLayer) -> None:
-        layer = make_layer(None, hosts=[f"redis://user:secret@127.0.0.1:{free_port()}"])
+    async def test_a_server_that_was_never_there_is_an_error_at_once(self, make_redis_layer: MakeLayer) -> None:
+        layer = make_redis_layer(None, hosts=[f"redis://user:secret@127.0.0.1:{free_port()}"])
 
         with pytest.raises(LayerUnavailableError, match="not available") as raised:
             await layer.check()
@@ -196,15 +137,17 @@ class TestLosingRedis:
         assert "secret" not in str(raised.value)
 
     async def test_configured_events_and_functions_are_called(
-        self, own_redis_server: RedisServer, make_layer: MakeLayer
+        self, own_redis_server: RedisServer, make_redis_layer: MakeLayer
     ) -> None:
         calls: list[str] = []
 
         async def reconnected() -> None:
             calls.append("reconnected")
 
-        with_types = make_layer(own_redis_server, on_disconnect="redis.disconnect", on_reconnect="redis.reconnect")
-        with_functions = make_layer(
+        with_types = make_redis_layer(
+            own_redis_server, on_disconnect="redis.disconnect", on_reconnect="redis.reconnect"
+        )
+        with_functions = make_redis_layer(
             own_redis_server, on_disconnect=lambda: calls.append("disconnected"), on_reconnect=reconnected
         )
         member, silent = await Receiver(with_types).join("group"), await Receiver(with_functions).join("group")
@@ -239,9 +182,9 @@ async def send_all_the_time(layer: Layer, group: str) -> None:
 
 class TestUnderLoad:
     async def test_a_restart_is_survived_and_told_once(
-        self, own_redis_server: RedisServer, make_layer: MakeLayer
+        self, own_redis_server: RedisServer, make_redis_layer: MakeLayer
     ) -> None:
-        here, elsewhere = make_layer(own_redis_server), make_layer(own_redis_server)
+        here, elsewhere = make_redis_layer(own_redis_server), make_redis_layer(own_redis_server)
         members = [await Receiver(here).join("group") for _ in range(100)]
         load = asyncio.create_task(send_all_the_time(elsewhere, "group"))
         await until(lambda: {"type": "load"} in members[-1].messages)
@@ -257,10 +200,10 @@ class TestUnderLoad:
         assert [member.events() for member in members] == [["layer.disconnected", "layer.reconnected"]] * 100
 
     async def test_a_failover_by_sentinel_is_survived_and_told_once(
-        self, sentinel_setup: SentinelSetup, make_layer: MakeLayer
+        self, sentinel_setup: SentinelSetup, make_redis_layer: MakeLayer
     ) -> None:
         host = {"sentinels": sentinel_setup.addresses, "master_name": sentinel_setup.master_name}
-        here, elsewhere = make_layer(None, hosts=[host]), make_layer(None, hosts=[host])
+        here, elsewhere = make_redis_layer(None, hosts=[host]), make_redis_layer(None, hosts=[host])
         members = [await Receiver(here).join("group") for _ in range(3)]
 
         load = asyncio.create_task(send_all_the_time(elsewhere, "group"))
@@ -276,9 +219,9 @@ class TestUnderLoad:
 
 class TestWhatRedisCarries:
     async def test_one_publish_whatever_the_number_of_members(
-        self, redis_server: RedisServer, make_layer: MakeLayer
+        self, redis_server: RedisServer, make_redis_layer: MakeLayer
     ) -> None:
-        here, elsewhere = make_layer(redis_server), make_layer(redis_server)
+        here, elsewhere = make_redis_layer(redis_server), make_redis_layer(redis_server)
         members = [await Receiver(here).join("group") for _ in range(200)]
         await elsewhere.check()
         with redis_server.client() as client:
@@ -289,11 +232,11 @@ class TestWhatRedisCarries:
 
             assert client.info("stats")["total_net_output_bytes"] - before < 8000 + 1200
 
-    @pytest.mark.parametrize("layer_class", [RedisPubSubChannelLayer])
+    @pytest.mark.parametrize("redis_layer_class", [RedisPubSubChannelLayer])
     async def test_a_group_is_subscribed_to_while_it_has_members(
-        self, redis_server: RedisServer, make_layer: MakeLayer
+        self, redis_server: RedisServer, make_redis_layer: MakeLayer
     ) -> None:
-        layer = make_layer(redis_server)
+        layer = make_redis_layer(redis_server)
         one, two = await Receiver(layer).join("group"), await Receiver(layer).join("group")
         with redis_server.client() as client:
 
@@ -306,11 +249,11 @@ class TestWhatRedisCarries:
             layer.detach(two.channel)
             await until(lambda: subscribers() == 0)
 
-    @pytest.mark.parametrize("layer_class", [RedisPubSubChannelLayer])
+    @pytest.mark.parametrize("redis_layer_class", [RedisPubSubChannelLayer])
     async def test_bytes_that_are_no_message_are_counted_and_skipped(
-        self, redis_server: RedisServer, make_layer: MakeLayer
+        self, redis_server: RedisServer, make_redis_layer: MakeLayer
     ) -> None:
-        layer = make_layer(redis_server)
+        layer = make_redis_layer(redis_server)
         member = await Receiver(layer).join("group")
         before = dropped("undecodable")
         with redis_server.client() as client:
@@ -318,7 +261,7 @@ class TestWhatRedisCarries:
                 client.publish(layer.group_key("group"), payload)
                 client.publish(layer.channel_key(member.channel), payload)
 
-        await make_layer(redis_server).group_send("group", {"type": "good"})
+        await make_redis_layer(redis_server).group_send("group", {"type": "good"})
 
         await until(lambda: member.messages == [{"type": "good"}])
         assert dropped("undecodable") - before == 10
@@ -326,9 +269,9 @@ class TestWhatRedisCarries:
 
 class TestLateReaders:
     async def test_a_member_that_read_too_late_once_stays_in_its_group(
-        self, redis_server: RedisServer, make_layer: MakeLayer
+        self, redis_server: RedisServer, make_redis_layer: MakeLayer
     ) -> None:
-        layer, other = (make_layer(redis_server, expiry=0.05) for _ in range(2))
+        layer, other = (make_redis_layer(redis_server, expiry=0.05) for _ in range(2))
         channel = await layer.new_channel()
         await layer.group_add("group", channel)
         await layer.group_send("group", {"type": "too.late"})
@@ -344,33 +287,11 @@ class TestLateReaders:
                 assert await reader == {"type": "m"}
 
 
-class TestEncryption:
-    @pytest.mark.parametrize("layer_class", [RedisPubSubChannelLayer])
-    async def test_only_who_has_the_key_reads(self, redis_server: RedisServer, make_layer: MakeLayer) -> None:
-        old = make_layer(redis_server, symmetric_encryption_keys=["old"])
-        rotating = make_layer(redis_server, symmetric_encryption_keys=["new", "old"])
-        stranger = make_layer(redis_server, symmetric_encryption_keys=["wrong"])
-        reads_both, reads_wrong = await Receiver(rotating).join("group"), await Receiver(stranger).join("group")
-        with redis_server.client() as client, client.pubsub() as spy:
-            spy.subscribe(old.group_key("group"))
-            spy.get_message(timeout=2)
-
-            await old.group_send("group", {"type": "secret.word"})
-
-            await until(lambda: reads_both.messages == [{"type": "secret.word"}])
-            seen = spy.get_message(timeout=2)
-            assert seen is not None
-            assert b"secret" not in seen["data"]
-        assert reads_wrong.messages == []
-
-    def test_a_string_of_keys_is_refused(self, layer_class: type[Layer]) -> None:
-        with pytest.raises(ValueError, match="symmetric_encryption_keys must be a list of possible keys"):
-            layer_class(symmetric_encryption_keys="abc")
-
-
 class TestThreadsAndLoops:
-    async def test_the_sync_api_sends_from_any_thread(self, redis_server: RedisServer, make_layer: MakeLayer) -> None:
-        layer = make_layer(redis_server)
+    async def test_the_sync_api_sends_from_any_thread(
+        self, redis_server: RedisServer, make_redis_layer: MakeLayer
+    ) -> None:
+        layer = make_redis_layer(redis_server)
         member = await Receiver(layer).join("group")
 
         def send() -> None:
@@ -384,9 +305,9 @@ class TestThreadsAndLoops:
         layer.sync.close()
 
     def test_short_lived_loops_leave_no_connection_and_no_complaint(
-        self, redis_server: RedisServer, layer_class: type[Layer], caplog: pytest.LogCaptureFixture
+        self, redis_server: RedisServer, redis_layer_class: type[Layer], caplog: pytest.LogCaptureFixture
     ) -> None:
-        layer = layer_class(hosts=[redis_server.url], prefix=f"test-{uuid.uuid4().hex}")
+        layer = redis_layer_class(hosts=[redis_server.url], prefix=f"test-{uuid.uuid4().hex}")
         with redis_server.client() as client, warnings.catch_warnings():
             warnings.simplefilter("error")
             wait_until_alone(client)
@@ -406,64 +327,8 @@ class TestThreadsAndLoops:
             assert len(layer._loops) <= 1
         assert [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")] == []
 
-    def test_sync_sending_without_redis_is_a_clear_error(self, layer_class: type[Layer]) -> None:
-        layer = layer_class(hosts=[("127.0.0.1", free_port())])
+    def test_sync_sending_without_redis_is_a_clear_error(self, redis_layer_class: type[Layer]) -> None:
+        layer = redis_layer_class(hosts=[("127.0.0.1", free_port())])
 
         with pytest.raises(LayerUnavailableError, match=r"Redis at 127\.0\.0\.1"):
             layer.sync.group_send("group", {"type": "m"})
-
-
-class TestHosts:
-    async def test_every_form_of_host_connects(self, redis_server: RedisServer, make_layer: MakeLayer) -> None:
-        port = redis_server.port
-        forms: list[Any] = [
-            f"redis://127.0.0.1:{port}",
-            f"redis://127.0.0.1:{port}/0?health_check_interval=3",
-            f"unix://{redis_server.unix_socket}",
-            ("127.0.0.1", port),
-            {"host": "127.0.0.1", "port": port},
-            {"path": str(redis_server.unix_socket)},
-            {"address": f"redis://127.0.0.1:{port}", "socket_timeout": 1, "decode_responses": True},
-            {"host": "127.0.0.1", "port": port, "protocol": 3},
-        ]
-        layers = [make_layer(None, hosts=[form]) for form in forms]
-        members = [await Receiver(layer).join("group") for layer in layers]
-
-        for number, layer in enumerate(layers):
-            await layer.group_send("group", {"type": "n", "number": number})
-
-        await until(lambda: all(len(member.messages) == len(forms) for member in members))
-
-    async def test_names_are_spread_over_several_hosts(
-        self, redis_server: RedisServer, own_redis_server: RedisServer, make_layer: MakeLayer
-    ) -> None:
-        hosts = [redis_server.url, own_redis_server.url]
-        here, elsewhere = make_layer(None, hosts=hosts), make_layer(None, hosts=hosts)
-        groups = [f"group.{number}" for number in range(20)]
-        member = await Receiver(here).join(*groups)
-
-        for group in groups:
-            await elsewhere.group_send(group, {"type": "m", "group": group})
-
-        await until(lambda: len(member.messages) == 20)
-        assert {here.shard(here.group_key(group)) for group in groups} == {0, 1}
-
-    def test_a_string_of_hosts_is_refused(self, layer_class: type[Layer]) -> None:
-        with pytest.raises(ValueError, match="You must pass a list of Redis hosts"):
-            layer_class(hosts="redis://localhost")
-
-    @pytest.mark.parametrize(
-        "host", ["http://localhost", "redis://localhost?no_such_option=1", {"sentinels": [("a", 1)]}, {"hoost": "a"}]
-    )
-    def test_a_wrong_host_is_an_error_before_the_first_message(self, layer_class: type[Layer], host: Any) -> None:
-        with pytest.raises(ValueError, match=r"wrong Redis host|needs a master_name"):
-            layer_class(hosts=[host])
-
-    @pytest.mark.parametrize("layer_class", [RedisPubSubChannelLayer])
-    async def test_group_add_takes_channels_of_this_process_only(
-        self, redis_server: RedisServer, make_layer: MakeLayer
-    ) -> None:
-        layer = make_layer(redis_server)
-
-        with pytest.raises(RuntimeError, match="channels that exist in-process"):
-            await layer.group_add("group", "unknown")

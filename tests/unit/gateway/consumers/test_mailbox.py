@@ -45,7 +45,7 @@ async def received_of(
         results = [await layer.group_send("room", message) for message in messages]
         go_on.set()
         seen = []
-        while not await client.receive_nothing(timeout=0.01):
+        while not await client.receive_nothing(timeout=0.25):
             event = await client.receive_output()
             seen.append(event["text"] if event["type"] == "websocket.send" else f"closed {event['code']}")
     return seen, sum(result.dropped for result in results)
