@@ -10,7 +10,6 @@ pytest_plugins = [
     "tests.support.postgres",
     "tests.support.databases",
     "tests.support.serving",
-    "tests.support.mqtt_js",
 ]
 
 
