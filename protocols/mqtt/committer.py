@@ -97,14 +97,17 @@ class Committer:
         return self._journal
 
     def call_when_committed(self, waiter: Waiter) -> None:
-        """Calls `waiter.committed` once, after the next commit."""
+        """Calls `waiter.committed` once, after the next commit, which begins when this pass of the loop is through."""
+        if not self._waiters and not self._is_busy:
+            assert self._loop is not None
+            self._loop.call_soon(self._poke)
         self._waiters[waiter] = None
 
     def forget(self, waiter: Waiter) -> None:
         """The waiter needs no call."""
         self._waiters.pop(waiter, None)
 
-    def poke(self) -> None:
+    def _poke(self) -> None:
         """Begins a commit if something waits for one and none is under way."""
         if self._journal.wanted and not self._is_busy:
             self._begin()
@@ -172,7 +175,7 @@ class Committer:
         waiters, self._waiters = self._waiters, {}
         for waiter in waiters:
             waiter.committed()
-        self.poke()
+        self._poke()
         self._wake()
 
     def _kept(self, error: BaseException | None) -> None:
@@ -181,7 +184,7 @@ class Committer:
             self._note_success()
         else:
             self._failed(error)
-        self.poke()
+        self._poke()
         self._wake()
 
     def _run(self, call: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:

@@ -130,8 +130,6 @@ class Hub:
         self._unwritten = []
         for endpoint in endpoints:
             endpoint.settle()
-        if self.committer is not None:
-            self.committer.poke()
 
     def cut_kept(self) -> None:
         """Cuts the connections whose sessions are kept no more, because another process has them."""

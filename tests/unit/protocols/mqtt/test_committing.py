@@ -144,6 +144,16 @@ class TestWaiting:
         store.gate.set()
         assert await answer == PubAck(1)
 
+    async def test_no_answer_waits_for_the_clock(self, serve: Serve) -> None:
+        server = await serve()
+        server._hub.stop()
+
+        await absent(server)
+        publisher = await Client.connected(server, "p")
+        publisher.send(publish())
+
+        assert await publisher.receive() == PubAck(1)
+
     async def test_what_comes_while_a_commit_runs_is_one_commit(self, serve: Serve, store: TroubledStore) -> None:
         server = await serve()
         await absent(server)
