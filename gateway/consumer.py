@@ -21,8 +21,6 @@ import weakref
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Any, ClassVar, ParamSpec, cast
 
-from asgiref.sync import async_to_sync
-
 from gateway.background import BackgroundWork
 from gateway.db import database_sync_to_async
 from gateway.events import disconnect_event
@@ -41,7 +39,7 @@ from gateway.log_limit import LogLimit
 from gateway.mailbox import POLICIES, MailboxPolicy, make_mailbox
 from gateway.metrics import consumer_events_skipped, consumer_handlers_interrupted, layer_refused
 from gateway.pump import Pump
-from gateway.threads import Lane
+from gateway.threads import Lane, send_from_threads
 from protocols.asgi import Application, Event, Receive, Scope, Send
 from protocols.runner import Inbox
 
@@ -144,7 +142,7 @@ class AsyncConsumer(BackgroundWork):
         follow_replacements(self, self._gateway_functions, self._gateway_handlers, self._gateway_message_handlers)
         # Not in __init__: one instance may serve several connections in a test, and __init__ is the subclass's own.
         self.__began = self.__interrupted = self._gateway_closed = False
-        self.base_send = async_to_sync(send) if self._sync else send
+        self.base_send = send_from_threads(send) if self._sync else send
         self.channel_layer = get_channel_layer(self.channel_layer_alias)
         # `receive` of our own servers is a method of the inbox, which takes layer messages too: one task per
         # connection. Any other `receive` is read by a task of its own.

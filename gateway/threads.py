@@ -9,6 +9,7 @@ Lanes of several consumers may share a thread, so a handler that waits holds no 
 Each thread may hold one database connection per alias: ASGI_THREADS is the upper bound.
 """
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable
@@ -17,9 +18,10 @@ from contextvars import Token
 from threading import Lock
 from typing import Any, ParamSpec, TypeVar
 
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync
 
 from gateway.db import close_old_connections
+from protocols.asgi import Event, Send
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -110,6 +112,34 @@ class Lane(Executor):
         if self._thread is not None:
             self._thread.submit(_close_old_connections)
             self._thread = None
+
+
+def send_from_threads(send: Send) -> Callable[[Event], None]:
+    """`send` for synchronous code that a handler runs, also in threads of its own; to be made in the event loop.
+
+    From a thread that asgiref knows nothing of, async_to_sync would run `send` in an event loop of its own there, with
+    nobody to wake the one that the connection is in.
+    """
+    loop = asyncio.get_running_loop()
+    send_from_handler = async_to_sync(send)
+
+    async def awaited(event: Event) -> None:
+        await send(event)
+
+    def base_send(event: Event) -> None:
+        is_known = getattr(SyncToAsync.threadlocal, "main_event_loop", None) is loop
+        if is_known or asyncio._get_running_loop() is not None:
+            send_from_handler(event)
+            return
+        sending = awaited(event)
+        try:
+            future = asyncio.run_coroutine_threadsafe(sending, loop)
+        except RuntimeError:  # the loop is closed
+            sending.close()
+            raise
+        future.result()
+
+    return base_send
 
 
 def _close_old_connections() -> None:

@@ -12,6 +12,7 @@ from gateway.consumer import SyncConsumer
 from gateway.exceptions import StopConsumer
 from gateway.layers import InMemoryChannelLayer
 from gateway.testing import ApplicationCommunicator
+from protocols.asgi import Application, Receive, Scope, Send
 
 
 class Echo(SyncConsumer):
@@ -65,6 +66,31 @@ async def test_a_handler_uses_the_layer_through_async_to_sync(served: Any, layer
         await connection.send_input({"type": "relay"})
 
         assert await connection.receive_output() == {"type": "done"}
+
+
+async def test_a_thread_that_a_handler_has_started_may_send(served: Any) -> None:
+    """At once: nothing but that event wakes the event loop, and it is sent in there."""
+    sent_in = []
+
+    class Working(SyncConsumer):
+        def work(self, event: dict[str, Any]) -> None:
+            threading.Thread(target=self.send, args=[{"type": "done"}]).start()
+
+    def noting(application: Application) -> Application:
+        async def noted(scope: Scope, receive: Receive, send: Send) -> None:
+            async def noting_send(event: Any) -> None:
+                sent_in.append(asyncio.get_running_loop())
+                await send(event)
+
+            await application(scope, receive, noting_send)
+
+        return noted
+
+    async with ApplicationCommunicator(noting(served(Working.as_asgi())), {"type": "test"}) as connection:
+        await connection.send_input({"type": "work"})
+
+        assert await connection.receive_output(timeout=30) == {"type": "done"}
+    assert sent_in == [asyncio.get_running_loop()]
 
 
 async def test_handlers_of_different_connections_run_at_the_same_time(served: Any) -> None:
