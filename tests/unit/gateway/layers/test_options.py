@@ -42,7 +42,7 @@ REDIS_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"symmetric_encryption_keys": "key"}, ValueError, "symmetric_encryption_keys must be a list of possible keys"),
     ({"symmetric_encryption_keys": [None]}, ValueError, "each of symmetric_encryption_keys must be a string or bytes"),
     ({"symmetric_encryption_keys": [""]}, ValueError, "each of symmetric_encryption_keys must be a string or bytes"),
-    ({"serializer_format": "yaml"}, SerializerDoesNotExist, "no serializer is registered for 'yaml', but for json,"),
+    ({"serializer_format": "yaml"}, SerializerDoesNotExist, "no serializer is registered for 'yaml', but for "),
     ({"on_disconnect": 5}, InvalidChannelLayerError, "on_disconnect is the type of an event or a function, not 5"),
     ({"unknown": 5}, TypeError, "got an unexpected keyword argument 'unknown'"),
 ]
