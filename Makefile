@@ -11,7 +11,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 UV_COMPILE := -m uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" pyproject.toml requirements/build.in --extra postgres
 
-.PHONY: help serve test check format fuzz lock matrix kill-nine clean
+.PHONY: help serve test check format fuzz lock matrix kill-nine soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make lock     pin the newest dependencies in requirements/*.lock"
 	@echo "make matrix   the tests on further Pythons with the next Django (MATRIX=\"$(MATRIX)\")"
 	@echo "make kill-nine  kill a gateway under MQTT traffic again and again (KILLS=50): is anything lost?"
+	@echo "make soak     ten minutes of a thousand absent MQTT clients and slow ones (SOAK_S, SOAK_SESSIONS): is memory flat?"
 	@echo "make clean    remove environments and caches, not data"
 
 serve: $(VENV)/.runtime
@@ -88,6 +89,9 @@ matrix:
 
 kill-nine: $(VENV)/.dev
 	@KILLS=$${KILLS:-50} $(BIN)/python -m pytest tests/integration/test_mqtt_kill_nine.py
+
+soak: $(VENV)/.dev
+	@SOAK_S=$${SOAK_S:-600} SOAK_SESSIONS=$${SOAK_SESSIONS:-1000} $(BIN)/python -m pytest -s tests/integration/test_mqtt_soak.py
 
 clean:
 	@rm -rf $(VENV) .venv-matrix .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
