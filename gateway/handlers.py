@@ -23,6 +23,7 @@ CONNECTION_HANDLERS = frozenset(
         "http_request",
         "http_disconnect",
         "mqtt_connect",
+        "mqtt_auth",
         "mqtt_publish",
         "mqtt_subscribe",
         "mqtt_unsubscribe",

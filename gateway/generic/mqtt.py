@@ -16,6 +16,9 @@ wills of other clients are refused until `receive_publish`, `subscribe` and `all
 What a publish handler does decides its acknowledgement: returning None acknowledges now; returning an asyncio.Future,
 which many publishes may share, when that is done, and the next publish is handled meanwhile; raising `Reject`, or a
 future that ends in it, refuses with its code; any other exception is logged and refused with 0x83.
+
+Clients of MQTT 5 that name an authentication method are refused unless `begin_authentication` knows it; `connect` is
+called when the exchange is done, and finds it as `authenticated`.
 """
 
 import asyncio
@@ -24,6 +27,7 @@ from typing import Any, ClassVar
 
 from gateway.consumer import AsyncConsumer
 from gateway.exceptions import AcceptConnection, DenyConnection, Reject, StopConsumer
+from gateway.generic.mqtt_authentication import MqttAuthentication
 from gateway.generic.mqtt_peer import (
     ADMINISTRATIVE_ACTION,
     BAD_USER_NAME_OR_PASSWORD,
@@ -32,7 +36,6 @@ from gateway.generic.mqtt_peer import (
     NOT_AUTHORIZED,
     QUOTA_EXCEEDED,
     SUCCESS,
-    MqttPeer,
     accept_event,
     filters_ack,
     publish_ack,
@@ -47,7 +50,7 @@ from protocols.asgi import Event
 __all__ = ["AsyncMqttConsumer", "MqttConsumer", "Reject", "topic"]
 
 
-class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled")):
+class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqtt.auth", "mqtt.settled")):
     """Base of MQTT consumers whose methods are coroutines."""
 
     disconnect_grace_s: ClassVar[float | None] = 5.0
@@ -59,18 +62,36 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
     __awaited: "asyncio.Future[Any] | None" = None
     __waiting_acks: list[Event]
     __unsettled: "dict[asyncio.Future[Any], list[Event]] | None" = None
+    __password: bytes | None = None
 
     async def mqtt_connect(self, event: Event) -> None:
-        """Asks `connect`, then joins the groups."""
+        """Asks `connect`, after the exchange if the client has named an authentication method."""
         self.allow_anonymous = event["allow_anonymous"]
         try:
-            await self.connect(event["password"])
+            if await self._gateway_authenticated(event):
+                await self.__connect(event["password"])
+            else:
+                self.__password = event["password"]
+        except Reject as refusal:
+            await self.reject(refusal.reason_code, refusal.reason_string)
+
+    async def mqtt_auth(self, event: Event) -> None:
+        """Goes on with an exchange, and asks `connect` after that of a new connection."""
+        try:
+            if await self._gateway_continues(event):
+                password, self.__password = self.__password, None
+                await self.__connect(password)
+        except Reject as refusal:
+            end = self.close if self.accepted else self.reject
+            await end(refusal.reason_code, refusal.reason_string)
+
+    async def __connect(self, password: bytes | None) -> None:
+        try:
+            await self.connect(password)
         except AcceptConnection:
             await self.accept()
         except DenyConnection:
             await self.reject()
-        except Reject as refusal:
-            await self.reject(refusal.reason_code, refusal.reason_string)
         for group in self._gateway_groups():
             await self.channel_layer.group_add(group, self.channel_name)
 
@@ -95,7 +116,8 @@ class AsyncMqttConsumer(MqttPeer, AsyncConsumer, events=(*EVENTS, "mqtt.settled"
     ) -> None:
         """Accepts the connection; see `mqtt.accept` in docs/events.md."""
         self.accepted = True
-        await self._gateway_send(accept_event(client_id, properties, maximum_qos, self._gateway_will()))
+        event = accept_event(client_id, properties, maximum_qos, self._gateway_will())
+        await self._gateway_send({**event, **self._gateway_proof()})
 
     async def reject(self, reason_code: int = NOT_AUTHORIZED, reason_string: str | None = None) -> None:
         """Refuses the connection."""

@@ -8,6 +8,7 @@ from gateway.consumer import SyncConsumer
 from gateway.exceptions import AcceptConnection, DenyConnection, Reject, StopConsumer
 from gateway.generic.mqtt_peer import (
     ADMINISTRATIVE_ACTION,
+    BAD_AUTHENTICATION_METHOD,
     BAD_USER_NAME_OR_PASSWORD,
     EVENTS,
     FAILED,
@@ -29,12 +30,15 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
     """Base of MQTT consumers whose methods run in a thread.
 
     As AsyncMqttConsumer, but for this: a publish is acknowledged when its handler has returned, and only then the next
-    one is handled.
+    one is handled; and clients that name an authentication method are refused.
     """
 
     def mqtt_connect(self, event: Event) -> None:
         """Asks `connect`, then joins the groups."""
         self.allow_anonymous = event["allow_anonymous"]
+        if event.get("authentication_method") is not None:
+            self.reject(BAD_AUTHENTICATION_METHOD)
+            return
         try:
             self.connect(event["password"])
         except AcceptConnection:
