@@ -40,6 +40,7 @@ QUIET_S = 5.0
 WATCH_INTERVAL_S = 0.5
 MIN_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 1.0
+STABLE_S = 5.0
 MAX_UNWRITTEN_BYTES = 64 * 1024 * 1024
 
 
@@ -155,26 +156,28 @@ class Link:
 
     async def _run(self) -> None:
         failures = 0
+        flapping = False  # it connects, but what is asked of it there fails at once
         lost_at = self._loop.time()
         try:
             while True:
+                up_at: float | None = None
                 try:
                     await self._connect()
-                    if failures:
-                        logger.info(
-                            "Redis at %s is back (%s) after %.1f s",
-                            self.where,
-                            self.purpose,
-                            self._loop.time() - lost_at,
-                        )
-                    failures = 0
+                    up_at = self._loop.time()
+                    if failures and not flapping:
+                        logger.info("Redis at %s is back (%s) after %.1f s", self.where, self.purpose, up_at - lost_at)
+                        failures = 0
                     await self._serve()
                 except* Exception as group:
                     self.error = _first(group)
                     if not isinstance(self.error, RedisError | OSError):
                         logger.exception("a reply of Redis at %s could not be handled", self.where)
+                now = self._loop.time()
+                flapping = up_at is not None and now - up_at < STABLE_S
+                if up_at is not None and not flapping:
+                    failures = 0
                 if not failures:
-                    lost_at = self._loop.time()
+                    lost_at = now
                     logger.warning("no connection to Redis at %s (%s): %s", self.where, self.purpose, self.error)
                 failures += 1
                 await self._lose()

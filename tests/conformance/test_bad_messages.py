@@ -155,6 +155,24 @@ class TestTheSizeLimit:
 
 @pytest.mark.parametrize("make_layer", ["redis"], indirect=True)
 class TestAQueue:
+    async def test_whose_key_is_no_queue_is_tried_again_and_again_but_logged_twice_at_most(
+        self,
+        make_layer: Callable[..., RedisChannelLayer],
+        redis_server: RedisServer,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        layer = make_layer()
+        with redis_server.client() as client:
+            client.set(layer.queue_key("jobs"), b"a string")
+            reader = asyncio.create_task(receive(layer, "jobs"))
+            await asyncio.sleep(1.5)
+            client.delete(layer.queue_key("jobs"))
+
+        await layer.send("jobs", {"type": "good"})
+
+        assert await reader == {"type": "good"}
+        assert 1 <= caplog.text.count("WRONGTYPE") <= 2
+
     async def test_with_elements_that_have_no_deadline_is_read_on_and_sent_to(
         self, make_layer: Callable[..., RedisChannelLayer], redis_server: RedisServer
     ) -> None:
