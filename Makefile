@@ -11,7 +11,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 UV_COMPILE := -m uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" pyproject.toml requirements/build.in --extra postgres
 
-.PHONY: help serve test check format fuzz lock matrix kill-nine soak clean
+.PHONY: help serve test check format fuzz lock matrix survive soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,7 +22,7 @@ help:
 	@echo "make fuzz     the codec and MQTT connections, guided by coverage, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
 	@echo "make lock     pin the newest dependencies in requirements/*.lock"
 	@echo "make matrix   the tests on further Pythons with the next Django (MATRIX=\"$(MATRIX)\")"
-	@echo "make kill-nine  kill a gateway under MQTT traffic again and again (KILLS=50): is anything lost?"
+	@echo "make survive  kill a gateway under MQTT traffic again and again (KILLS=50): is anything lost?"
 	@echo "make soak     ten minutes of a thousand absent MQTT clients and slow ones (SOAK_S, SOAK_SESSIONS): is memory flat?"
 	@echo "make clean    remove environments and caches, not data"
 
@@ -87,7 +87,7 @@ matrix:
 		$$environment/bin/python -m pytest || exit 1; \
 	done
 
-kill-nine: $(VENV)/.dev
+survive: $(VENV)/.dev
 	@KILLS=$${KILLS:-50} $(BIN)/python -m pytest tests/integration/test_mqtt_kill_nine.py
 
 soak: $(VENV)/.dev

@@ -1,6 +1,6 @@
 """`kill -9` at random moments under MQTT traffic at every QoS: sessions go on as if nothing had happened.
 
-In the gate there are a few rounds; `make kill-nine` has fifty, or as many as KILLS says.
+In the gate there are a few rounds; `make survive` has fifty, or as many as KILLS says.
 """
 
 import os
