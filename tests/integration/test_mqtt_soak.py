@@ -15,13 +15,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from protocols.mqtt.packets import Disconnect, PubAck, PubComp, Publish, PubRec, PubRel
+from protocols.mqtt.packets import Disconnect, PubAck, PubComp, Publish, PubRec, PubRel, Subscribe, Subscription
 from tests.integration.mqtt.raw_client import RawClient
 from tests.support.serving import Serving
 
 SOAK_S = float(os.environ.get("SOAK_S", "4"))
 SESSIONS = int(os.environ.get("SOAK_SESSIONS", "100"))
 SLOW = 10
+SLOW_S = SOAK_S / 8
+"""How long one stays before it comes again."""
 QUEUE = 50
 RATE = 200
 """Publishes a second, each for every session."""
@@ -91,10 +93,10 @@ class Soak:
         while not self.stopping.is_set():
             client = await RawClient.open(self.address, 4)
             await client.connect(f"slow-{number}", clean_start=bool(number % 2))
-            await client.subscribe("all/#", number % 3)
+            client.send(Subscribe(packet_id=1, subscriptions=(Subscription(topic_filter="all/#", qos=number % 3),)))
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
             waiting = asyncio.create_task(self.stopping.wait())
-            await asyncio.wait([waiting], timeout=10)
+            await asyncio.wait([waiting], timeout=SLOW_S)
             waiting.cancel()
             client.abort()
             self.cut += 1
