@@ -128,7 +128,7 @@ class _Register:
     def __init__(self, layer: RemoteChannelLayer[Any], scripts: Scripts) -> None:
         self._layer = layer
         self._scripts = scripts
-        self.serializer = layer.make_serializer()
+        self.serializer = layer.serializer_of_what_is_kept()
         self.processes_key = f"{layer.prefix}:presence:processes".encode()
 
     def group_key(self, group: str) -> bytes:

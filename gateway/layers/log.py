@@ -265,7 +265,7 @@ class RedisGroupLog(GroupLog):
 
     def __init__(self, layer: RemoteChannelLayer[Any], *, length: int = LENGTH, expiry_s: float = EXPIRY_S) -> None:
         super().__init__(layer, length=length, expiry_s=expiry_s)
-        self._serializer = layer.make_serializer()  # what is in the log may be older than a message
+        self._serializer = layer.serializer_of_what_is_kept()
         self._loops = PerLoop(lambda: layer.make_commands(SCRIPTS))
         self._sync: SyncGroupLog | None = None
 

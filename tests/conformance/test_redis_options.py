@@ -1,8 +1,10 @@
 """Every option of the layers over Redis: hosts, prefixes, formats, encryption."""
 
 import asyncio
+import json
 import uuid
 import zlib
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from gateway.layers.log import START, make_group_log
 from gateway.layers.presence import make_presence
 from gateway.layers.pubsub import RedisPubSubChannelLayer
+from gateway.layers.redis import RedisChannelLayer
 from gateway.layers.serializers import JSONSerializer, registry
 from tests.support.redis import RedisServer
 from tests.support.redis_layers import Layer, MakeLayer, Receiver, until
@@ -93,6 +96,34 @@ class TestOptions:
         await log.close()
         await presence.close()
         elsewhere.sync.close()
+
+    @pytest.mark.parametrize("base", [RedisPubSubChannelLayer, RedisChannelLayer])
+    async def test_a_layer_may_have_its_own_way_to_write_messages(self, redis_server: RedisServer, base: Any) -> None:
+        class OfDecimals(base):  # type: ignore[misc]
+            def serialize(self, message: Any) -> bytes:
+                return json.dumps(message, default=lambda value: {"decimal": str(value)}).encode()
+
+            def deserialize(self, message: bytes) -> Any:
+                return json.loads(
+                    message, object_hook=lambda found: Decimal(found["decimal"]) if "decimal" in found else found
+                )
+
+        prefix = f"test-{uuid.uuid4().hex}"
+        here, elsewhere = (OfDecimals(hosts=[redis_server.url], prefix=prefix) for _ in range(2))
+        member = await Receiver(here).join("group")
+        message = {"type": "m", "price": Decimal("1.50")}
+
+        await elsewhere.group_send("group", message)
+        await until(lambda: member.messages == [message])
+
+        log, presence = make_group_log(elsewhere), make_presence(elsewhere)
+        await log.send("group", message)
+        [logged] = (await log.read("group", START)).messages
+        assert logged["price"] == Decimal("1.50")
+        await presence.enter("group", {"price": Decimal("2")})
+        assert [present.data for present in await presence.members("group")] == [{"price": Decimal(2)}]
+        for used in (log, presence, here, elsewhere):
+            await used.close()
 
     async def test_layers_with_different_prefixes_do_not_meet(
         self, redis_server: RedisServer, make_redis_layer: MakeLayer
