@@ -56,6 +56,8 @@ class Tunnel:
 
     subprotocol: str
     protocol_factory: Callable[[], asyncio.Protocol]
+    other_subprotocols: Sequence[str] = ()
+    """Names by which older clients ask for the same."""
 
 
 class ProtocolServer(abc.ABC):

@@ -23,12 +23,14 @@ def open_tunnel(
     take_early_bytes: Callable[[], bytes],
 ) -> Refusal | None:
     """Gives the transport to a tunnel. Returns a refusal if the client does not offer its subprotocol."""
-    if tunnel.subprotocol not in offer.subprotocols:
+    known = (tunnel.subprotocol, *tunnel.other_subprotocols)
+    selected = next((name for name in known if name in offer.subprotocols), None)
+    if selected is None:
         return Refusal(400, "subprotocol")
     connection = TunnelConnection(site, tunnel.protocol_factory())
     connection.attach(transport, peer)
     transport.set_protocol(connection)
-    connection.write(accept_response(site.encoder, offer, subprotocol=tunnel.subprotocol))
+    connection.write(accept_response(site.encoder, offer, subprotocol=selected))
     connection.opened()
     connection.start(TunnelTransport(connection, scope))
     early = take_early_bytes()

@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.support.postgres",
     "tests.support.databases",
     "tests.support.serving",
+    "tests.support.mqtt_js",
 ]
 
 

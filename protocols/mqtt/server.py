@@ -120,9 +120,11 @@ class MqttServer(ProtocolServer):
         return self._addresses
 
     def offered_tunnels(self) -> Mapping[str, Tunnel]:
-        """MQTT over WebSocket at /mqtt [MQTT5-6.0.0-4], with the options of the first listener."""
+        """MQTT over WebSocket at /mqtt [MQTT5-6.0.0-4], with the options of the first listener. Clients of MQTT 3.1,
+        from before there was a rule, ask for "mqttv3.1"."""
         options = self._options[0] if self._options else MqttOptions()
-        return {TUNNEL_PATH: Tunnel("mqtt", functools.partial(Endpoint, Site(self._hub, options, "ws")))}
+        factory = functools.partial(Endpoint, Site(self._hub, options, "ws"))
+        return {TUNNEL_PATH: Tunnel("mqtt", factory, other_subprotocols=("mqttv3.1",))}
 
     def publish(
         self,

@@ -122,6 +122,16 @@ async def test_the_subprotocol_must_be_offered(url: str) -> None:
     assert caught.value.response.status_code == 400
 
 
+async def test_a_client_of_mqtt_3_1_may_ask_for_its_own_subprotocol(url: str) -> None:
+    async with connect(url, subprotocols=["mqttv3.1"]) as websocket:  # type: ignore[list-item]
+        assert websocket.subprotocol == "mqttv3.1"
+        await websocket.send(b"\x10\x0f\x00\x06MQIsdp\x03\x02\x00\x3c\x00\x01c")
+
+        assert await websocket.recv() == b"\x20\x02\x00\x00"
+    async with connect(url, subprotocols=["mqttv3.1", "mqtt"]) as websocket:  # type: ignore[list-item]
+        assert websocket.subprotocol == "mqtt"
+
+
 async def test_a_malformed_packet_closes_the_websocket(url: str) -> None:
     async with connect(url, subprotocols=["mqtt"]) as websocket:  # type: ignore[list-item]
         await websocket.send(CONNECT)
