@@ -73,7 +73,7 @@ class Outgoing:
         session = self._attach()
         wanted = {rule.topics.source: rule.qos for rule in self._options.send}
         for topic_filter in [known for known in session.subscriptions if known not in wanted]:
-            self._broker.unsubscribe(topic_filter, session)
+            self._broker.unsubscribe(topic_filter, session, self._clock())
         for topic_filter, qos in wanted.items():
             self._broker.subscribe(topic_filter, Subscriber(session, qos, no_local=True, retain_as_published=True))
 

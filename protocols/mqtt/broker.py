@@ -118,11 +118,9 @@ class Broker:
         count = 0
         for subscriber in found:
             if isinstance(subscriber, SharedGroup):
-                chosen = subscriber.choose()
-                if chosen is None:
-                    continue
-                subscriber = chosen
-            elif subscriber.no_local and subscriber.session is sender:
+                count += _share(subscriber, message, now)
+                continue
+            if subscriber.no_local and subscriber.session is sender:
                 continue
             qos = subscriber.qos if subscriber.qos < message.qos else message.qos  # [MQTT5-3.8.4-8]
             # [MQTT5-3.3.1-12] [MQTT5-3.3.1-13] [MQTT3-3.3.1-9]
@@ -183,8 +181,12 @@ class Broker:
             session.journal.subscribe(_row_of(topic_filter, subscriber))
         return is_new
 
-    def unsubscribe(self, topic_filter: str, session: Session) -> bool:
-        """Takes a subscription out [MQTT5-3.10.4-2]. Returns whether there was one."""
+    def unsubscribe(self, topic_filter: str, session: Session, now: float, *, ends: bool = False) -> bool:
+        """Takes a subscription out [MQTT5-3.10.4-2]. Returns whether there was one.
+
+        What waits in the session because of a shared subscription goes to another one that shares it, and if the
+        session `ends` also what was sent at QoS 1 and not acknowledged.
+        """
         if session.subscriptions.pop(topic_filter, None) is None:
             return False
         share_name, inner = split_shared(topic_filter)
@@ -196,9 +198,20 @@ class Broker:
             if not group:
                 del self._groups[share_name, inner]
                 self._tree.remove(inner, (share_name,))
+            else:
+                self._hand_over(session, group, now, begun=ends)
         if session.journal is not None:
             session.journal.unsubscribe(session.session_id, topic_filter)
         return True
+
+    def _hand_over(self, session: Session, group: SharedGroup, now: float, *, begun: bool) -> None:
+        """What a session of a shared subscription has not got, another one gets."""
+        for delivery in session.take_out(group, begun=begun):
+            if delivery.message.expired(now):
+                self.dropped["expired"] += 1
+            else:
+                _share(group, delivery.message, now)
+            session.hand_over(delivery)
 
     def send_retained(self, topic_filter: str, subscriber: Subscriber, now: float) -> None:
         """Sends the retained messages that match the filter [MQTT5-3.3.1-9] [MQTT3-3.3.1-6]; never for a shared
@@ -288,6 +301,10 @@ class Broker:
         if not session.persistent:
             self._end(session, now)
             return
+        if session.queued:
+            for share_name, inner in map(split_shared, session.subscriptions):
+                if share_name is not None and (group := self._groups[share_name, inner]).present:
+                    self._hand_over(session, group, now, begun=False)
         session.ends_at = None if session.never_ends else now + session.expiry_interval_s
         if session.journal is not None:
             session.journal.touch(session)
@@ -295,7 +312,7 @@ class Broker:
 
     def _end(self, session: Session, now: float) -> None:
         for topic_filter in list(session.subscriptions):
-            self.unsubscribe(topic_filter, session)
+            self.unsubscribe(topic_filter, session, now, ends=True)
         self.sessions.remove(session)
         self._publish_will(session, now)
         if session.journal is not None:
@@ -379,6 +396,17 @@ def _row_of(topic_filter: str, subscriber: Subscriber) -> SubscriptionRow:
         subscriber.retain_as_published,
         subscriber.identifiers[0] if subscriber.identifiers else None,
     )
+
+
+def _share(group: SharedGroup, message: Message, now: float) -> int:
+    """Gives a message to one session of the group. Returns to how many."""
+    chosen = group.choose()
+    if chosen is None:
+        return 0
+    qos = min(chosen.qos, message.qos)
+    retain = message.retain and chosen.retain_as_published
+    chosen.session.deliver(message, qos, retain, chosen.identifiers, now, share=group)
+    return 1
 
 
 def _one_per_session(

@@ -67,19 +67,28 @@ class Link(Protocol):
 class Delivery:
     """One message for one client: queued, or under way."""
 
-    __slots__ = ("bounded", "identifiers", "message", "packet_id", "qos", "retain", "seq", "session_id")
+    __slots__ = ("bounded", "identifiers", "message", "packet_id", "qos", "retain", "seq", "session_id", "share")
 
     session_id: int
 
     def __init__(
-        self, message: Message, qos: int, retain: bool, identifiers: tuple[int, ...], *, bounded: bool
+        self,
+        message: Message,
+        qos: int,
+        retain: bool,
+        identifiers: tuple[int, ...],
+        *,
+        bounded: bool,
+        share: object = None,
     ) -> None:
-        """`bounded` is False for a retained message, which is kept anyway and does not count in the queue's bounds."""
+        """`bounded` is False for a retained message, which is kept anyway and does not count in the queue's bounds.
+        `share` is the shared subscription through which it comes; a restart forgets which."""
         self.message = message
         self.qos = qos
         self.retain = retain
         self.identifiers = identifiers
         self.bounded = bounded
+        self.share = share
         self.packet_id = 0
         self.seq = 0
         """Its number in the journal, under which `session_id` is set too; 0 if the journal does not know it."""
@@ -206,19 +215,20 @@ class Session:
         now: float,
         *,
         bounded: bool = True,
+        share: object = None,
     ) -> None:
         """Sends a message now, or queues it; a message at QoS 0 for an absent client is dropped [MQTT5-4.3.1]."""
         link = self.link
         if link is None:
             if qos:
-                self._enqueue(Delivery(message, qos, retain, identifiers, bounded=bounded), now)
+                self._enqueue(Delivery(message, qos, retain, identifiers, bounded=bounded, share=share), now)
         elif qos == 0:
             if link.writable and not self._queue:
                 link.write_publish(message, 0, retain, identifiers, now)
             else:
                 self._enqueue(Delivery(message, 0, retain, identifiers, bounded=bounded), now)
         else:
-            delivery = Delivery(message, qos, retain, identifiers, bounded=bounded)
+            delivery = Delivery(message, qos, retain, identifiers, bounded=bounded, share=share)
             if link.writable and not self._queue and self._has_quota(link):
                 self._send(link, delivery, now)
             else:
@@ -252,6 +262,31 @@ class Session:
                 self._send(link, delivery, now)
         if not queue:
             self._queue = None
+
+    def take_out(self, share: object, *, begun: bool) -> list[Delivery]:
+        """Takes out the messages above QoS 0 that came through a shared subscription, for another of its sessions.
+
+        `begun`: also those sent at QoS 1 and not acknowledged; never those at QoS 2 [MQTT5-4.8.2-5]. `hand_over` is to
+        be told when they have one.
+        """
+        taken: list[Delivery] = []
+        if begun:
+            taken = [one for one in self._inflight.values() if one.share is share and one.qos == 1]
+            for delivery in taken:
+                del self._inflight[delivery.packet_id]
+        queue = self._queue
+        if queue and any(delivery.share is share for delivery in queue):
+            for _ in range(len(queue)):
+                delivery = self._dequeue(queue)
+                if delivery.share is share and delivery.qos:
+                    taken.append(delivery)
+                else:
+                    self._requeue(delivery)
+        return taken
+
+    def hand_over(self, delivery: Delivery) -> None:
+        """Another session delivers it now."""
+        self._forget(delivery)
 
     def _has_quota(self, link: Link) -> bool:
         return self.unacknowledged < link.send_maximum

@@ -8,7 +8,7 @@ class SharedGroup:
 
     Messages go round robin among the members that can take one at once; if none can, to one that is connected; if none
     is, to one that is away and keeps its session. A slow member thus gets less, and an absent one nothing as long as
-    another is there.
+    another is there. What waits for a member that goes away or leaves goes to another (Broker).
     """
 
     __slots__ = ("_members", "_next")
@@ -19,6 +19,11 @@ class SharedGroup:
 
     def __len__(self) -> int:
         return len(self._members)
+
+    @property
+    def present(self) -> bool:
+        """Whether one of them is connected."""
+        return any(member.session.link is not None for member in self._members.values())
 
     def add(self, subscriber: Subscriber) -> bool:
         """Adds a member, or replaces its options. Returns whether it is new."""

@@ -144,7 +144,7 @@ def answer_subscribe(
 
 
 def answer_unsubscribe(
-    pending: PendingAnswer, event: Event, properties: Properties, broker: Broker, session: Session
+    pending: PendingAnswer, event: Event, properties: Properties, broker: Broker, session: Session, now: float
 ) -> UnsubAck:
     """Takes out what the application allows; without reason_codes, everything. Raises ValueError as above."""
     packet = pending.packet
@@ -156,7 +156,7 @@ def answer_unsubscribe(
         code = next(answers) if refused is None else refused
         if code >= _FAILURE:
             codes.append(sendable(code, PacketType.UNSUBACK))
-        elif broker.unsubscribe(topic_filter, session):
+        elif broker.unsubscribe(topic_filter, session, now):
             codes.append(ReasonCode.SUCCESS)
         else:
             codes.append(ReasonCode.NO_SUBSCRIPTION_EXISTED)
@@ -230,7 +230,7 @@ class SubscribeReceiver(PublishReceiver):
             for topic_filter, subscriber in granted:
                 self._broker.send_retained(topic_filter, subscriber, now)
         else:
-            answer = answer_unsubscribe(pending, event, properties, self._broker, self.session)
+            answer = answer_unsubscribe(pending, event, properties, self._broker, self.session, now)
             if self.session.journal is not None:
                 self.promise()
             self._tell_refused(pending, answer.reason_codes, event.get("reason_string", ""))

@@ -3,7 +3,7 @@
 import pytest
 
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import Publish, ReasonCode, SubAck, Subscribe, Subscription, UnsubAck, Unsubscribe
+from protocols.mqtt.packets import PubAck, Publish, ReasonCode, SubAck, Subscribe, Subscription, UnsubAck, Unsubscribe
 from tests.unit.protocols.mqtt.harness import Client, World
 
 
@@ -397,6 +397,87 @@ class TestSharedSubscriptions:
 
         back = world.connected("m0", clean_start=False, properties={"session_expiry_interval": 100})
         assert [packet.payload for packet in back.earlier if isinstance(packet, Publish)] == [b"x"]
+
+    def waiting(self, world: World, qos: int, count: int = 3) -> tuple[Client, Client]:
+        """A member that has got one of several messages and has not acknowledged it, and one that came only now."""
+        [slow] = self.members(world, 1, properties={"session_expiry_interval": 100, "receive_maximum": 1})
+        for number in range(count):
+            world.publish("t", b"%d" % number, qos=qos)
+        other = world.connected("other")
+        other.subscribe("$share/g/t")
+        assert slow.payloads() == [b"0"]
+        return slow, other
+
+    @pytest.mark.mqtt("MQTT5-3.10.4-3")
+    def test_what_waits_for_a_member_that_unsubscribes_goes_to_another(self) -> None:
+        world = World()
+        slow, other = self.waiting(world, 1)
+
+        [event] = slow.send(Unsubscribe(packet_id=9, topic_filters=("$share/g/t",)))
+        slow.ack(event, reason_codes=[0])
+
+        assert other.payloads() == [b"1", b"2"]
+        slow.read()
+        slow.send(PubAck(1))
+        assert slow.read() == []
+
+    def test_what_waits_for_one_that_goes_away_does_so_too(self) -> None:
+        world = World()
+        slow, other = self.waiting(world, 2)
+
+        slow.lose()
+
+        assert other.payloads() == [b"1", b"2"]
+        back = world.connected("m0", clean_start=False, properties={"session_expiry_interval": 100})
+        assert [packet.payload for packet in back.earlier if isinstance(packet, Publish)] == [b"0"]
+
+    def test_unless_nobody_else_is_there(self) -> None:
+        world = World()
+        slow, other = self.waiting(world, 1)
+        other.lose()
+
+        slow.lose()
+
+        back = world.connected("m0", clean_start=False, properties={"session_expiry_interval": 100})
+        assert [packet.payload for packet in back.earlier if isinstance(packet, Publish)] == [b"0", b"1", b"2"]
+
+    @pytest.mark.parametrize(("qos", "taken"), [(1, [b"0", b"1", b"2"]), (2, [b"1", b"2"])])
+    @pytest.mark.mqtt("MQTT5-4.8.2-5")
+    def test_when_its_session_ends_another_gets_what_it_has_not_acknowledged_at_qos_1(
+        self, qos: int, taken: list[bytes]
+    ) -> None:
+        world = World()
+        slow, other = self.waiting(world, qos)
+
+        slow.lose()
+        world.pass_time(101)
+
+        assert sorted(other.payloads()) == taken
+
+    def test_messages_that_have_expired_are_not_handed_over(self) -> None:
+        world = World()
+        [slow] = self.members(world, 1, properties={"receive_maximum": 1})
+        for _ in range(2):
+            world.publish("t", qos=1, properties={"message_expiry_interval": 5})
+        other = world.connected("other")
+        other.subscribe("$share/g/t")
+        world.pass_time(6)
+
+        slow.lose()
+
+        assert other.payloads() == []
+        assert world.broker.dropped["expired"] == 2
+
+    def test_what_the_application_sends_to_a_member_itself_is_for_nobody_else(self) -> None:
+        world = World()
+        slow, other = self.waiting(world, 1, count=1)
+        for number in range(2):
+            slow.answer({"type": "mqtt.publish", "topic": "t", "payload": b"own %d" % number, "qos": 1})
+
+        slow.lose()
+        world.pass_time(101)
+
+        assert other.payloads() == [b"0"]
 
     def test_groups_and_ordinary_subscribers_each_get_a_copy(self) -> None:
         world = World()
