@@ -1,11 +1,12 @@
 """What bounds devices and those who would like to be one: guessed tokens, connections, and coming and going."""
 
-import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
+
+from protocols.admission import network_of
 
 REMEMBERED: Final = 10_000
 """How many addresses or devices have an account; of more, the one heard of least recently is forgotten."""
@@ -74,11 +75,11 @@ class FailedLogins:
 
     def note(self, client: tuple[str, int] | None) -> None:
         """A login from this address has failed."""
-        self._accounts.draw(_network(client))
+        self._accounts.draw(network_of(client))
 
     def too_many(self, client: tuple[str, int] | None) -> bool:
         """Whether this address has to wait."""
-        return self._accounts.is_empty(_network(client))
+        return self._accounts.is_empty(network_of(client))
 
 
 class Flapping:
@@ -127,17 +128,3 @@ class DeviceLimits:
             FailedLogins(options.max_failed_logins),
             Flapping(options.max_lost_connections, options.lost_connections_pause_s),
         )
-
-
-def _network(client: tuple[str, int] | None) -> str:
-    """The address that counts: one host of IPv4, one customer's network of IPv6, everybody at a Unix socket."""
-    if client is None:
-        return "unix"
-    try:
-        address = ipaddress.ip_address(client[0])
-    except ValueError:
-        return client[0]
-    if isinstance(address, ipaddress.IPv4Address):
-        return client[0]
-    mapped = address.ipv4_mapped
-    return str(mapped) if mapped else str(ipaddress.ip_network((address, 64), strict=False))

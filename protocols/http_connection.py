@@ -13,6 +13,7 @@ import logging
 from typing import Final, cast
 
 from protocols import metrics
+from protocols.admission import MAX_CONNECTIONS
 from protocols.aiohttp_parsers import BadRequestError, RequestHead, RequestParser
 from protocols.asgi import Scope
 from protocols.connections import NEVER, Connection
@@ -74,9 +75,9 @@ class HttpConnection(Connection):
             cast(asyncio.Transport, transport), f"{self._client[0]}:{self._client[1]}" if self._client else "unix"
         )
         metrics.http_connections.inc()
-        site.connection_count += 1
-        if site.connection_count > site.options.max_connections:
-            self._refuse(Refusal(503, "too_many_connections"))
+        exceeded = site.admission.enter(self._client, self.connections.now)
+        if exceeded is not None:
+            self._refuse(Refusal(503, "too_many_connections" if exceeded == MAX_CONNECTIONS else exceeded))
         elif self.connections.closing:  # it was accepted just before the sockets closed
             self.close_transport()
         else:
@@ -86,7 +87,7 @@ class HttpConnection(Connection):
         """Tells the application, if one is at work; counts a body cut short."""
         super().connection_lost(exc)
         metrics.http_connections.dec()
-        self.site.connection_count -= 1
+        self.site.admission.leave(self._client)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             if self._reading_body:

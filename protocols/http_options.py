@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
+from protocols.admission import Admission
 from protocols.aiohttp_parsers import MAX_MESSAGE_BYTES, FrameCollector
 from protocols.asgi import Application
 from protocols.connections import Connections
@@ -21,6 +22,9 @@ class HttpOptions:
     """The keys of a `[[listeners]]` table with `protocol = "http"`. Raises ValueError for values out of range."""
 
     max_connections: int = _option(10_000, "open connections, WebSockets included; one more is answered 503")
+    max_connections_per_address: int = _option(
+        0, "of these, from one address (an IPv6 /64); one more is answered 503; 0: no limit"
+    )
     max_target_bytes: int = _option(8_192, "length of a request target (path and query); more is answered 431")
     max_header_bytes: int = _option(8_192, "length of one header, name and value; more is answered 431")
     max_headers: int = _option(100, "headers of a request; more are answered 431")
@@ -43,7 +47,7 @@ class HttpOptions:
         for option in fields(self):
             value = getattr(self, option.name)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                smallest = 0 if option.name == "websocket_ping_interval_s" else 1e-9
+                smallest = 0 if option.name in _MAY_BE_0 else 1e-9
                 if value < smallest:
                     raise ValueError(f"{option.name} must be positive, not {value!r}")
         if self.websocket_max_message_bytes > MAX_MESSAGE_BYTES:
@@ -59,6 +63,8 @@ class HttpOptions:
         return float(min(timeout for timeout in timeouts if timeout))
 
 
+_MAY_BE_0: Final = ("websocket_ping_interval_s", "max_connections_per_address")
+
 PIPELINE_BYTES: Final = 64 * 1024
 """How much a client may send ahead of the response it waits for before its socket is no longer read."""
 
@@ -67,9 +73,9 @@ class Site:
     """What the connections of one listener are served with."""
 
     __slots__ = (
+        "admission",
         "application",
         "collector",
-        "connection_count",
         "connections",
         "encoder",
         "forwarding",
@@ -98,4 +104,6 @@ class Site:
         self.encoder = HeadEncoder(options.server_header)
         self.forwarding = Forwarding(options.trusted_proxies)
         self.collector = FrameCollector()
-        self.connection_count = 0
+        self.admission = Admission(
+            connections=options.max_connections, per_address=options.max_connections_per_address
+        )

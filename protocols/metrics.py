@@ -30,6 +30,9 @@ mqtt_retained = Gauge("gateway_mqtt_retained_messages", "Retained messages")
 mqtt_retained_bytes = Gauge("gateway_mqtt_retained_bytes", "Bytes of the retained messages, topics included")
 mqtt_accepted = Counter("gateway_mqtt_accepted", "MQTT connections that the application accepted")
 mqtt_refused = Counter("gateway_mqtt_refused", "MQTT connections refused before their first packet", ["reason"])
+mqtt_slowed = Counter(
+    "gateway_mqtt_slowed", "MQTT clients that sent too fast: read more slowly, or closed in the end", ["how"]
+)
 mqtt_closed = Counter("gateway_mqtt_closed", "MQTT connections ended, by mqtt.disconnect's reason", ["reason", "code"])
 mqtt_aborted = Counter("gateway_mqtt_aborted", "MQTT connections cut off", ["reason"])
 mqtt_bytes = Counter("gateway_mqtt_bytes", "Bytes of MQTT packets", ["direction"])

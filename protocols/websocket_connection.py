@@ -14,6 +14,7 @@ from protocols import metrics
 from protocols.aiohttp_parsers import BINARY, CLOSE, PING, TEXT, FrameReader
 from protocols.connections import NEVER, Connection
 from protocols.http_options import Site
+from protocols.sockets import client_address
 from protocols.websocket_frames import PONG_OPCODE, close_frame, frame, may_close_with
 
 logger = logging.getLogger("gateway.websocket")
@@ -141,7 +142,7 @@ class WebSocketConnection(Connection):
         self.is_open = False
         self._reader = None
         self._unread = b""
-        self.site.connection_count -= 1
+        self.site.admission.leave(client_address(self.transport))
         metrics.http_connections.dec()
         if self._opened:
             metrics.websocket_connections.dec()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gateway.config.model import Config
+from gateway.config.model import Config, ListenerConfig
 from gateway.config.sources import SECRET_KEYS, URL_KEYS
 
 MASK = "***"
@@ -56,8 +56,8 @@ def _values(options: Any, path: str, origins: Mapping[str, str], effective: bool
         key = f"{path}.{item.name}" if path else item.name
         if value is None or dataclasses.is_dataclass(value) or key in ("listeners", "sections"):
             continue
-        if item.name == "bind" and not value:  # of a protocol that does not listen
-            continue
+        if isinstance(options, ListenerConfig) and not options.bind and item.name != "protocol":
+            continue  # its protocol does not listen
         origin = origins.get(key, "default")
         if effective or origin != "default":
             yield f"{f'{item.name} = {_toml(_masked(key, item, value))}':<47} # {origin}"

@@ -18,7 +18,7 @@ from protocols.mqtt.journal import Journal
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import BrokerLimits, MqttOptions
 from protocols.mqtt.packets import Properties, Publish, ReasonCode, Will
-from protocols.mqtt.session import Link, Session, Subscriber
+from protocols.mqtt.session import Backlog, Link, Session, Subscriber
 from protocols.mqtt.shared import SharedGroup
 from protocols.mqtt.store import MemoryRetainedStore, RetainedStore, SessionStore
 from protocols.mqtt.stores.base import SubscriptionRow
@@ -61,6 +61,7 @@ class Broker:
         """How many sessions have ended because their client did not come back in time."""
         self.status = MemoryRetainedStore()
         """What the broker says of itself below `$SYS/`: retained, but neither stored nor counted among the others."""
+        self.backlog = Backlog(limits.max_queued_bytes_in_all)
         self._tree: TopicTree[Subscriber | SharedGroup] = TopicTree()
         self._groups: dict[tuple[str, str], SharedGroup] = {}
         self._due: list[tuple[float, int, Session]] = []
@@ -278,7 +279,7 @@ class Broker:
         if session is None:
             if len(self.sessions) >= self.limits.max_sessions:
                 raise SessionQuotaError
-            session = Session(client_id, options=options, dropped=self.dropped)
+            session = Session(client_id, options=options, dropped=self.dropped, backlog=self.backlog)
             self.sessions.put(session)
         session.expiry_interval_s = expiry_interval_s
         session.attach(link, options)
@@ -317,6 +318,7 @@ class Broker:
         self._publish_will(session, now)
         if session.journal is not None:
             session.keep_no_more()
+        session.ended()
 
     def restore(self, session: Session, now: float) -> None:
         """Takes a session back that outlived another process, with all that it has; its client is not here."""

@@ -10,12 +10,14 @@ import logging
 from typing import Final, cast
 
 from protocols import metrics
+from protocols.admission import MAX_RATE
 from protocols.asgi import Event
 from protocols.mqtt.committer import HeldOutput
 from protocols.mqtt.connection import Connection
 from protocols.mqtt.description import describe, kind
 from protocols.mqtt.hub import Hub, Site
 from protocols.mqtt.packets import ReasonCode
+from protocols.mqtt.rate import Rate
 from protocols.mqtt.scope import mqtt_scope
 from protocols.mqtt.states import End, State
 from protocols.mqtt.trace import Tap
@@ -34,7 +36,7 @@ HELD_HIGH_BYTES: Final = 64 * 1024
 _NEVER: Final = float("inf")
 
 # Why a socket is not read, as bits of `Endpoint._unread`.
-_INBOX_FULL, _CONGESTED, _UNANSWERED, _NOT_WRITABLE, _STOPPING, _UNCOMMITTED = 1, 2, 4, 8, 16, 32
+_INBOX_FULL, _CONGESTED, _UNANSWERED, _NOT_WRITABLE, _STOPPING, _UNCOMMITTED, _TOO_FAST = 1, 2, 4, 8, 16, 32, 64
 
 _LOG_LEVELS: Final = {
     "client": logging.DEBUG,
@@ -55,6 +57,7 @@ class Endpoint(asyncio.Protocol):
 
     __slots__ = (
         "_answering",
+        "_client",
         "_closing_for",
         "_counted",
         "_drained",
@@ -63,9 +66,12 @@ class Endpoint(asyncio.Protocol):
         "_hub",
         "_lost",
         "_name",
+        "_pause",
+        "_rate",
         "_run",
         "_site",
         "_to_settle",
+        "_too_many_connect",
         "_transport",
         "_unread",
         "abort_at",
@@ -95,6 +101,16 @@ class Endpoint(asyncio.Protocol):
         """Why the transport is to be closed, as soon as what is held back has left."""
         self._lost = False
         self._counted = _NOTHING
+        self._client: tuple[str, int] | None = None
+        self._too_many_connect = False
+        self._pause: asyncio.TimerHandle | None = None
+        """Ends the time for which the client, which is too fast, is not read."""
+        options = site.options
+        self._rate: Rate | None = None
+        if options.max_messages_per_s or options.max_bytes_per_s:
+            self._rate = Rate(
+                messages_per_s=options.max_messages_per_s, bytes_per_s=options.max_bytes_per_s, now=self.opened_at
+            )
 
     # -- the transport ----------------------------------------------------------------------------------------------
 
@@ -104,10 +120,14 @@ class Endpoint(asyncio.Protocol):
         metrics.mqtt_connections.inc()
         self._hub.traffic.sockets += 1
         self._hub.open.add(self)
-        self._site.open += 1
-        if self._site.open > self._site.options.max_connections:
-            metrics.mqtt_refused.labels("max_connections").inc()
-            logger.warning("refused %s: there are %d connections", self._who(), self._site.options.max_connections)
+        self._client = client_address(transport)
+        exceeded = self._site.admission.enter(self._client, self._hub.loop.time())
+        if exceeded == MAX_RATE:
+            self._too_many_connect = True
+        elif exceeded is not None:
+            metrics.mqtt_refused.labels(exceeded).inc()
+            most = getattr(self._site.options, exceeded)
+            logger.warning("refused %s: %s is %d", self._who(), exceeded, most)
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -118,17 +138,24 @@ class Endpoint(asyncio.Protocol):
         if events:
             run = self._run
             if run is None:
+                if self._too_many_connect:
+                    self._refuse_for_now()
+                    return
                 run = self._start()
             run.inbox.feed_many(events, len(data))
             if connection.state is State.AUTHORIZING:
                 self._stop_reading(_UNANSWERED)
         if connection.congested:  # also by what is no event: a publish that is sent again and again
             self._stop_reading(_CONGESTED)
+        if self._rate is not None and not self._ended:
+            self._slow_down(self._rate, len(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The last call of the transport."""
         self._lost = True
-        self._site.open -= 1
+        self._site.admission.leave(self._client)
+        if self._pause is not None:
+            self._pause.cancel()
         metrics.mqtt_connections.dec()
         self.abort_at = _NEVER
         self._drop_held()
@@ -151,6 +178,36 @@ class Endpoint(asyncio.Protocol):
         self._read_on(_NOT_WRITABLE)
         if self.connection.writable:
             self._wake_senders()
+
+    def _refuse_for_now(self) -> None:
+        """Its CONNECT has come, and too many others: the application is not asked."""
+        metrics.mqtt_refused.labels(MAX_RATE).inc()
+        most = self._site.options.max_connects_per_s
+        self.connection.close(
+            ReasonCode.CONNECTION_RATE_EXCEEDED,
+            "application",
+            self._hub.loop.time(),
+            text=f"more than {most} connections a second; come again later",
+        )
+
+    def _slow_down(self, rate: Rate, size: int) -> None:
+        """Reads a client that is too fast no faster than it may be; in the end tells it to go."""
+        now = self._hub.loop.time()
+        pause_s, what = rate.received(publishes=self.connection.received_publishes, size=size, now=now)
+        if not pause_s:
+            return
+        longest_s = self._site.options.max_slowed_s
+        if rate.slowed_s(now) > longest_s:
+            metrics.mqtt_slowed.labels("closed").inc()
+            code = ReasonCode.MESSAGE_RATE_TOO_HIGH if what == "messages" else ReasonCode.QUOTA_EXCEEDED
+            self.connection.close(code, "application", now, text=f"too many {what} a second for {longest_s:g} s")
+            return
+        if not self._unread & _TOO_FAST:
+            metrics.mqtt_slowed.labels("paused").inc()
+        self._stop_reading(_TOO_FAST)
+        if self._pause is not None:
+            self._pause.cancel()
+        self._pause = self._hub.loop.call_later(pause_s, self._read_on, _TOO_FAST)
 
     def certificate_revoked(self) -> None:
         """The certificate of the client is on a revocation list that came after it connected."""

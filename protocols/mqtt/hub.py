@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from protocols import metrics
+from protocols.admission import Admission
 from protocols.asgi import Application
 from protocols.mqtt.broker import Broker
 from protocols.mqtt.committer import Committer
@@ -29,15 +30,18 @@ _SHORTEST_TICK_S: Final = 0.01
 class Site:
     """A listener, or the tunnel: what its connections have in common."""
 
-    __slots__ = ("hub", "open", "options", "scheme")
+    __slots__ = ("admission", "hub", "options", "scheme")
 
     def __init__(self, hub: "Hub", options: MqttOptions, scheme: str) -> None:
         """`scheme` is that of the scope, unless the transport knows better (a tunnel's does)."""
         self.hub = hub
         self.options = options
         self.scheme = scheme
-        self.open = 0
-        """How many connections there are, for `max_connections`."""
+        self.admission = Admission(
+            connections=options.max_connections,
+            per_address=options.max_connections_per_address,
+            per_s=options.max_connects_per_s,
+        )
 
 
 def _no_time() -> float:

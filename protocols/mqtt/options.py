@@ -27,6 +27,13 @@ class MqttOptions:
     connect_timeout_s: float = _option(5.0, "time for the CONNECT packet to come in full", 0.01)
     write_timeout_s: float = _option(60.0, "time for a client to take some of what it is sent, before it is cut", 0.01)
     max_connections: int = _option(10_000, "connections of this listener at a time; one more is closed at once")
+    max_connections_per_address: int = _option(0, "of these, from one address (an IPv6 /64); 0: no limit", 0)
+    max_connects_per_s: int = _option(0, "new connections a second; more are refused with 0x9F; 0: no limit", 0)
+    max_messages_per_s: int = _option(
+        0, "publishes of one client a second; its socket is read no faster; 0: no limit", 0
+    )
+    max_bytes_per_s: int = _option(0, "bytes of one client a second; its socket is read no faster; 0: no limit", 0)
+    max_slowed_s: float = _option(60.0, "how long a client may be slowed down so without a break before it is cut", 0)
     max_packet_bytes: int = _option(
         262_144, "the largest packet a client may send, fixed header included", 128, MAX_VARIABLE + 5
     )
@@ -37,6 +44,7 @@ class MqttOptions:
     max_queued_messages: int = _option(1_000, "messages waiting for an absent or slow client; newer ones are lost", 0)
     max_queued_bytes: int = _option(1_048_576, "bytes waiting for an absent or slow client; newer ones are lost", 0)
     max_subscriptions: int = _option(1_000, "topic filters a client may subscribe to; more are refused with 0x97")
+    max_topic_length: int = _option(65_535, "characters of a topic and of a topic filter", 1, 65_535)
     max_topic_levels: int = _option(64, "levels of a topic filter, and of a topic that is retained")
     max_topic_aliases: int = _option(32, "topic aliases in each direction, 5.0 only", 0, 65_535)
     max_keep_alive_s: int = _option(
@@ -44,6 +52,9 @@ class MqttOptions:
     )
     max_session_expiry_s: int = _option(
         7 * 86_400, f"the longest time a session waits for its client; {NEVER_EXPIRES}: for ever", 0, NEVER_EXPIRES
+    )
+    max_queued_bytes_in_all: int = _option(
+        268_435_456, "bytes waiting for all clients of the broker; newer messages are lost", 0
     )
     max_sessions: int = _option(100_000, "sessions of the broker, those of absent clients included")
     max_retained_messages: int = _option(100_000, "retained messages of the broker; more are not retained", 0)
@@ -74,6 +85,7 @@ class BrokerLimits:
     max_retained_messages: int
     max_retained_bytes: int
     max_topic_levels: int
+    max_queued_bytes_in_all: int
     sys_interval_s: int = 0
     """No bound, but of the broker as a whole too."""
 
@@ -86,5 +98,6 @@ class BrokerLimits:
             max_retained_messages=max(one.max_retained_messages for one in every),
             max_retained_bytes=max(one.max_retained_bytes for one in every),
             max_topic_levels=max(one.max_topic_levels for one in every),
+            max_queued_bytes_in_all=max(one.max_queued_bytes_in_all for one in every),
             sys_interval_s=max(one.sys_interval_s for one in every),
         )

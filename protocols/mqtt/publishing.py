@@ -123,6 +123,8 @@ class PublishReceiver(Output):
         """Takes a PUBLISH; adds the event to `events`. Raises ProtocolError."""
         if packet.properties:
             packet = self._without_alias(packet)
+        if len(packet.topic) > self._options.max_topic_length:
+            raise ProtocolError(ReasonCode.TOPIC_NAME_INVALID, f"a topic of {len(packet.topic)} characters")
         qos = packet.qos
         if qos:
             if qos > self._maximum_qos:  # [MQTT5-3.2.2-11]

@@ -97,7 +97,10 @@ class Restoring:
 
     def _session(self, row: SessionRow) -> None:
         session = self._sessions[row.session_id] = Session(
-            row.client_id, options=self._options, dropped=self._broker.dropped
+            row.client_id,
+            options=self._options,
+            dropped=self._broker.dropped,
+            backlog=self._broker.backlog,
         )
         session.session_id = row.session_id
         session.expiry_interval_s = row.expiry_interval_s

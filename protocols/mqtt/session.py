@@ -116,6 +116,16 @@ class Subscriber:
         self.identifiers = identifiers
 
 
+class Backlog:
+    """What waits for all clients of a broker, in bytes; a message counts once for each of them."""
+
+    __slots__ = ("max_bytes", "size_bytes")
+
+    def __init__(self, max_bytes: float = float("inf")) -> None:
+        self.max_bytes = max_bytes
+        self.size_bytes = 0
+
+
 class Session:
     """The session of one client identifier. The containers that few sessions need are made when they are."""
 
@@ -127,6 +137,7 @@ class Session:
         "_queued_messages",
         "_released",
         "_resend",
+        "backlog",
         "client_id",
         "dropped",
         "due_at",
@@ -143,9 +154,12 @@ class Session:
         "will_of_connection",
     )
 
-    def __init__(self, client_id: str, *, options: MqttOptions, dropped: Counter[str]) -> None:
-        """`dropped` counts, by reason, the messages that did not reach the client."""
+    def __init__(
+        self, client_id: str, *, options: MqttOptions, dropped: Counter[str], backlog: Backlog | None = None
+    ) -> None:
+        """`dropped` counts, by reason, the messages that did not reach the client; `backlog` is that of the broker."""
         self.client_id = client_id
+        self.backlog = backlog or Backlog()
         self.options = options
         self.dropped = dropped
         self.link: Link | None = None
@@ -333,8 +347,10 @@ class Session:
             if self._is_full(delivery):
                 self.dropped["queue_full"] += 1
                 return
-            self._queued_messages += 1
-            self._queued_bytes += delivery.message.size_bytes
+            if self.backlog.size_bytes + delivery.message.size_bytes > self.backlog.max_bytes:
+                self.dropped["queues_full"] += 1
+                return
+            self._count(1, delivery.message.size_bytes)
         queue.append(delivery)
         if self.journal is not None and delivery.qos:
             self.journal.deliver(delivery, self.session_id)
@@ -348,9 +364,13 @@ class Session:
     def _dequeue(self, queue: deque[Delivery]) -> Delivery:
         delivery = queue.popleft()
         if delivery.bounded:
-            self._queued_messages -= 1
-            self._queued_bytes -= delivery.message.size_bytes
+            self._count(-1, -delivery.message.size_bytes)
         return delivery
+
+    def _count(self, messages: int, size_bytes: int) -> None:
+        self._queued_messages += messages
+        self._queued_bytes += size_bytes
+        self.backlog.size_bytes += size_bytes
 
     # -- what the client answers ------------------------------------------------------------------------------------
 
@@ -448,12 +468,17 @@ class Session:
         self._resend = None
         if self._queue:
             queue, self._queue = self._queue, None
-            self._queued_messages = self._queued_bytes = 0
+            self._count(-self._queued_messages, -self._queued_bytes)
             for delivery in queue:
                 if delivery.qos:
                     self._requeue(delivery)
                 else:
                     self.dropped["disconnected"] += 1
+
+    def ended(self) -> None:
+        """What waits does not count any more."""
+        self.backlog.size_bytes -= self._queued_bytes
+        self.backlog = Backlog()
 
     # -- outliving the process --------------------------------------------------------------------------------------
 
@@ -506,6 +531,5 @@ class Session:
         if self._queue is None:
             self._queue = deque()
         if delivery.bounded:
-            self._queued_messages += 1
-            self._queued_bytes += delivery.message.size_bytes
+            self._count(1, delivery.message.size_bytes)
         self._queue.append(delivery)

@@ -86,6 +86,8 @@ def _refusal(subscription: Subscription, index: int, options: MqttOptions) -> in
     code = _syntax_error(subscription.topic_filter)
     if code is not None:
         return code
+    if len(subscription.topic_filter) > options.max_topic_length:
+        return ReasonCode.TOPIC_FILTER_INVALID
     too_deep = subscription.topic_filter.count("/") >= options.max_topic_levels
     return ReasonCode.QUOTA_EXCEEDED if too_deep or index >= options.max_subscriptions else None
 

@@ -1,0 +1,62 @@
+"""Who may connect: in all, from one address, how fast."""
+
+import pytest
+
+from protocols.admission import Admission
+
+A, B = ("192.0.2.1", 1), ("192.0.2.2", 1)
+
+
+def test_as_many_as_may_be_at_a_time() -> None:
+    admission = Admission(connections=2)
+    assert [admission.enter(A, 0), admission.enter(B, 0), admission.enter(B, 0)] == [None, None, "max_connections"]
+
+    admission.leave(B)
+    admission.leave(B)
+
+    assert admission.open == 1
+    assert admission.enter(A, 0) is None
+
+
+def test_one_address_may_have_fewer_than_all() -> None:
+    admission = Admission(connections=10, per_address=2)
+    for _ in range(2):
+        assert admission.enter(A, 0) is None
+    assert admission.enter(A, 0) == "max_connections_per_address"
+    assert admission.enter(B, 0) is None
+
+    admission.leave(A)
+    admission.leave(A)
+
+    assert admission.enter(A, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+    ],
+)
+def test_the_network_of_one_customer_is_one_address(one: str, other: str, same: bool) -> None:
+    admission = Admission(connections=10, per_address=1)
+    admission.enter((one, 1), 0)
+
+    assert (admission.enter((other, 1), 0) is not None) == same
+
+
+def test_peers_without_an_address_share_one() -> None:
+    admission = Admission(connections=10, per_address=1)
+
+    assert [admission.enter(None, 0), admission.enter(None, 0)] == [None, "max_connections_per_address"]
+
+
+def test_a_second_has_so_many_new_ones_and_a_burst_of_as_many() -> None:
+    admission = Admission(connections=100, per_s=3)
+    assert [admission.enter(A, 100.0) for _ in range(4)] == [None, None, None, "max_connects_per_s"]
+
+    assert admission.enter(A, 100.4) is None
+    assert admission.enter(A, 100.4) == "max_connects_per_s"
+    assert [admission.enter(A, 200.0) for _ in range(4)].count(None) == 3
