@@ -54,7 +54,7 @@ class MqttOptions:
         7 * 86_400, f"the longest time a session waits for its client; {NEVER_EXPIRES}: for ever", 0, NEVER_EXPIRES
     )
     max_queued_bytes_in_all: int = _option(
-        268_435_456, "bytes waiting for all clients of the broker; newer messages are lost", 0
+        536_870_912, "bytes waiting for all clients of the broker; newer messages are lost", 0
     )
     max_sessions: int = _option(100_000, "sessions of the broker, those of absent clients included")
     max_retained_messages: int = _option(100_000, "retained messages of the broker; more are not retained", 0)
