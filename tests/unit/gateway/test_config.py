@@ -204,6 +204,10 @@ class TestFaults:
                 "gateway.toml:2: layer.url: the option capacity of a channel layer URL is a number",
             ),
             (
+                "[mqtt]\nstore = 'sqlite:///x'",
+                'gateway.toml:2: mqtt.store: expected "sqlite", "memory" or "redis://host:port/db"',
+            ),
+            (
                 "[server]\npublic_url = 'gateway.example.org'",
                 'gateway.toml:2: server.public_url: expected "https://host" or "http://host:port", without a path',
             ),

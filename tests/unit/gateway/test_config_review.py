@@ -81,14 +81,16 @@ def test_a_database_elsewhere_is_to_be_reached_encrypted(url: str, risky: bool) 
     assert ("database.url" in findings("", {"GATEWAY_DATABASE__URL": url})) == risky
 
 
-def test_a_redis_elsewhere_is_to_be_encrypted_and_have_a_password() -> None:
-    key = {"GATEWAY_SERVER__SECRET_KEY": "x" * 50}
+@pytest.mark.parametrize("redis", ["layer.url", "mqtt.store"])
+def test_a_redis_elsewhere_is_to_be_encrypted_and_have_a_password(redis: str) -> None:
+    def said(url: str) -> str:
+        variable = f"GATEWAY_{redis.upper().replace('.', '__')}"
+        found = findings("", {"GATEWAY_SERVER__SECRET_KEY": "x" * 50, variable: url})
+        return found.pop(redis).message if found else ""
 
-    assert "password" in findings("", key | {"GATEWAY_LAYER__URL": "rediss://redis.example.org/0"})["layer.url"].message
-    assert (
-        "encrypted" in findings("", key | {"GATEWAY_LAYER__URL": "redis://:p@redis.example.org/0"})["layer.url"].message
-    )
-    assert findings("", key | {"GATEWAY_LAYER__URL": "rediss://:p@redis.example.org/0"}) == {}
+    assert "password" in said("rediss://redis.example.org/0")
+    assert "encrypted" in said("redis://:p@redis.example.org/0")
+    assert said("rediss://:p@redis.example.org/0") == ""
 
 
 def test_secrets_in_a_file_that_others_can_read_are_a_risk() -> None:

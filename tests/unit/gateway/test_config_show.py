@@ -57,12 +57,19 @@ def test_what_is_printed_means_the_same_when_it_is_read_again(tmp_path: Path) ->
 def test_secrets_are_masked_wherever_they_came_from() -> None:
     text = "[server]\nsecret_key = 'hunter2'\n[database]\nurl = 'postgresql://gw:hunter2@db:5432/x?sslmode=require'"
 
-    output = printed(text, effective=True, environ={"GATEWAY_LAYER__URL": "rediss://:hunter2@redis:6379/0"})
+    urls = {f"GATEWAY_{key}": "rediss://:hunter2@redis:6379/0" for key in ("LAYER__URL", "MQTT__STORE")}
+
+    output = printed(text, effective=True, environ=urls)
 
     assert "hunter2" not in output
+    assert 'store = "rediss://:***@redis:6379/0"' in output
     assert 'secret_key = "***"' in output
     assert 'url = "postgresql://gw:***@db:5432/x?sslmode=require"' in output
     assert 'url = "rediss://:***@redis:6379/0"' in output
+
+
+def test_what_could_have_been_a_secret_and_is_none_is_shown() -> None:
+    assert 'store = "sqlite"' in printed("", effective=True)
 
 
 @pytest.mark.parametrize(
