@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sqlite3
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -28,6 +29,7 @@ bind = "127.0.0.1:0"
 [[listeners]]
 protocol = "mqtt"
 bind = "127.0.0.1:0"
+allow_anonymous = true
 """
 BRIDGE = """
 [[listeners]]
@@ -165,7 +167,7 @@ def test_kill_nine_loses_nothing_that_was_published_upstream(
     wait_for(lambda: is_bridged(serving), "the bridge")
     number = 0
 
-    for _ in range(3):
+    for _ in range(2):
         for _ in range(200):
             field.publish("thermo-1", json.dumps({"ts": 1_700_000_000_000 + number, "values": {"n": number}}))
             number += 1
@@ -190,3 +192,33 @@ def test_a_bridge_without_a_broker_to_send_from_is_one_line(tmp_path: Path, upst
     assert serving.log[-1] == (
         "gateway: cannot serve mqtt-bridge: the bridge 'upstream' has send tables, and there is no mqtt listener\n"
     )
+
+
+def test_what_waits_for_upstream_outlives_kill_nine(start: Callable[..., Serving], upstream: Mosquitto) -> None:
+    watching = paho.Client(CallbackAPIVersion.VERSION2, "watching", clean_session=False)
+    received: list[bytes] = []
+    subscribed = threading.Event()
+    watching.on_subscribe = lambda *_arguments: subscribed.set()
+    watching.on_message = lambda _client, _data, message: received.append(message.payload)
+    watching.connect(*upstream.address)
+    watching.subscribe("from/here/#", 1)
+    watching.loop_start()
+    assert subscribed.wait(DEADLINE_S)
+    serving = start(more='[[listeners.send]]\nlocal = "out/#"\nupstream = "from/here/#"\n')
+    upstream.stop()
+    here = paho.Client(CallbackAPIVersion.VERSION2, "here")
+    here.connect("127.0.0.1", serving.port("mqtt"))
+    here.loop_start()
+
+    for number in range(10):
+        here.publish("out/x", b"%d" % number, qos=1).wait_for_publish(DEADLINE_S)
+    os.kill(serving.process.pid, signal.SIGKILL)
+    serving.ended()
+    here.loop_stop()
+    upstream.start()
+    start(more='[[listeners.send]]\nlocal = "out/#"\nupstream = "from/here/#"\n')
+
+    wait_for(lambda: len(set(received)) == 10, "what waited")
+    assert sorted(set(received)) == [b"%d" % number for number in range(10)]
+    watching.disconnect()
+    watching.loop_stop()
