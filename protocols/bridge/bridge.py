@@ -12,6 +12,7 @@ from protocols.bridge.options import BridgeOptions
 from protocols.bridge.outgoing import Outgoing
 from protocols.bridge.upstream import Upstream, UpstreamError, UpstreamMessage, Welcome
 from protocols.mqtt.broker import Broker
+from protocols.mqtt.committer import Committer
 from protocols.runner import printable
 
 logger = logging.getLogger("gateway.bridge")
@@ -35,12 +36,15 @@ class Bridge:
         client_id: str,
         state: Any,
         broker: Broker,
+        committer: Committer | None,
     ) -> None:
+        """`committer` is that of `broker`, if it keeps what it has."""
         self.options = options
         self.status = "not connected"
         self._application = application
         self._state = state
         self._client_id = client_id
+        self._committer = committer
         self._loop = asyncio.get_running_loop()
         self._outgoing = Outgoing(options, broker, client_id=client_id, clock=self._loop.time, note=self.note)
         self._exchange: Exchange | None = None
@@ -132,6 +136,7 @@ class Bridge:
                 state=self._state,
                 upstream=upstream,
                 outgoing=self._outgoing,
+                committer=self._committer,
                 note=self.note,
             )
             ears.exchange_is(exchange)

@@ -15,6 +15,7 @@ from protocols.bridge.options import BridgeOptions
 from protocols.bridge.outgoing import VIA, Outgoing
 from protocols.bridge.rules import first_match
 from protocols.bridge.upstream import Upstream, UpstreamMessage
+from protocols.mqtt.committer import Committer
 from protocols.mqtt.properties import size_bytes as properties_size
 from protocols.runner import ApplicationRun, Inbox
 
@@ -50,18 +51,23 @@ class Exchange:
         state: Mapping[str, Any],
         upstream: Upstream,
         outgoing: Outgoing,
+        committer: Committer | None,
         note: Callable[[str, str], None],
     ) -> None:
-        """`note(reason, text)` is called for each message that is not passed on."""
+        """`committer` is that of the broker here, if it keeps what it has; `note(reason, text)` is called for each
+        message that is not passed on."""
         loop = asyncio.get_running_loop()
         self._options = options
         self._client_id = client_id
         self._upstream = upstream
         self._outgoing = outgoing
+        self._committer = committer
         self._note = note
         self._maps = [rule.topics for rule in options.receive]
         self._pending: deque[_Pending] = deque()
         self._early: dict[int, Event] = {}
+        self._held: deque[tuple[int, int]] = deque()
+        """Acknowledgements that wait for a commit of the broker: the number of the group, and the message's."""
         self._head = self._next = 1
         self._pauses: set[str] = set()
         self._over = False
@@ -84,8 +90,8 @@ class Exchange:
 
     @property
     def unanswered(self) -> int:
-        """How many messages the application has not acknowledged."""
-        return len(self._pending)
+        """How many messages upstream waits for the acknowledgement of."""
+        return len(self._pending) + len(self._held)
 
     def end(self, ending: Ending) -> None:
         """The connection has ended. Acknowledgements that come later do nothing: upstream sends the messages again."""
@@ -93,6 +99,9 @@ class Exchange:
         if not self.ended.done():
             self.ended.set_result(ending)
         self._pending.clear()
+        self._held.clear()
+        if self._committer is not None:
+            self._committer.forget(self)
         self._run.disconnect(
             {"type": "mqtt.disconnect", "reason_code": 0, "reason": self.ended.result().reason, "properties": {}}
         )
@@ -184,7 +193,7 @@ class Exchange:
             self._resume("unanswered")
 
     def _answer(self, pending: _Pending, answer: Event) -> bool:
-        """Acknowledges a message upstream, and routes it. False if it is to come once more."""
+        """Routes a message and acknowledges it upstream. False if it is to come once more."""
         message = pending.message
         code = answer.get("reason_code", 0)
         if code >= _FAILURE:
@@ -195,13 +204,29 @@ class Exchange:
                 self._want_end(Ending("application", f"a message to {pending.topic} failed: {text}"))
                 return False
             self._note("refused", f"the application refuses a message to {pending.topic}: {text}")
-        if message.qos:
-            self._upstream.acknowledge(message.mid)
+        ticket = 0
         if code < _FAILURE and answer.get("route", True):
-            self._outgoing.route(
+            ticket = self._outgoing.route(
                 pending.topic, message.payload, message.qos, message.retain, message.properties, self._client_id
             )
+        if message.qos:
+            self._acknowledge(ticket, message.mid)
         return True
+
+    def _acknowledge(self, ticket: int, mid: int) -> None:
+        if self._committer is None or not (ticket or self._held):
+            self._upstream.acknowledge(mid)
+        else:
+            self._held.append((ticket, mid))
+            self._committer.call_when_committed(self)
+
+    def committed(self) -> None:
+        """The broker has committed what it records: acknowledgements that waited for it may leave."""
+        assert self._committer is not None
+        while self._held and self._held[0][0] <= self._committer.journal.committed:
+            self._upstream.acknowledge(self._held.popleft()[1])
+        if self._held:
+            self._committer.call_when_committed(self)
 
     def _application_finished(self, exception: BaseException | None) -> None:
         word = "has ended" if exception is None else f"has failed: {type(exception).__name__}"

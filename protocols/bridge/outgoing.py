@@ -139,11 +139,15 @@ class Outgoing:
 
     def route(
         self, topic: str, payload: bytes, qos: int, retain: bool, properties: Mapping[str, Any], client_id: str
-    ) -> None:
-        """Gives a message from upstream to the subscribers here."""
+    ) -> int:
+        """Gives a message from upstream to the subscribers here. Returns the number of the group of the journal with
+        which it is kept; 0 if nobody keeps it."""
         passed = {**properties, "user_property": [*properties.get("user_property", ()), (VIA, client_id)]}
         now = self._clock()
+        journal = self._broker.journal
+        recorded = 0 if journal is None else journal.recorded
         self._broker.route(Message(topic, payload, qos, retain, passed, now=now), self._session, now)
+        return 0 if journal is None or journal.recorded == recorded else journal.ticket()
 
     # -- the link of the session ------------------------------------------------------------------------------------
 
@@ -157,7 +161,7 @@ class Outgoing:
         packet_id: int = 0,
         dup: bool = False,
     ) -> bool:
-        """See protocols.mqtt.session.Link."""
+        """See protocols.mqtt.delivery.Link."""
         upstream = self._upstream
         assert upstream is not None
         topic = first_match(self._maps, message.topic) or message.topic
@@ -174,14 +178,14 @@ class Outgoing:
         return True
 
     def write_pubrel(self, packet_id: int, reason_code: int = 0) -> None:
-        """See protocols.mqtt.session.Link: of QoS 2, which there is none of."""
+        """See protocols.mqtt.delivery.Link: of QoS 2, which there is none of."""
         raise NotImplementedError("a bridge sends QoS 0 and 1")
 
     def promise(self) -> None:
-        """See protocols.mqtt.session.Link: only QoS 2 asks for it."""
+        """See protocols.mqtt.delivery.Link: only QoS 2 asks for it."""
 
     def take_over(self, now: float) -> None:
-        """See protocols.mqtt.session.Link: it is this bridge itself that comes back."""
+        """See protocols.mqtt.delivery.Link: it is this bridge itself that comes back."""
         if self._session is not None:
             self._broker.detach(self._session, None, now)
 

@@ -41,26 +41,29 @@ class BridgeServer(ProtocolServer):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two bridges have the name {name!r}: give each its own")
-        self._broker: Broker | None = None
+        self._mqtt: MqttServer | None = None
         self._bridges: list[Bridge] = []
 
     def meet(self, servers: Sequence[ProtocolServer]) -> None:
         """See ProtocolServer. Raises ValueError for send rules where there is no broker to take messages from."""
-        self._broker = next((server.broker for server in servers if isinstance(server, MqttServer)), None)
+        self._mqtt = next((server for server in servers if isinstance(server, MqttServer)), None)
         for options in self._options:
-            if options.send and self._broker is None:
+            if options.send and self._mqtt is None:
                 raise ValueError(f"the bridge {options.name!r} has send tables, and there is no mqtt listener")
 
     async def start(self) -> None:
         """See ProtocolServer. Does not wait for upstream, which may be away."""
-        broker = self._broker or _private_broker()
+        broker = _private_broker() if self._mqtt is None else self._mqtt.broker
+        committer = None if self._mqtt is None else self._mqtt.committer
         identity = None
         for options in self._options:
             client_id = options.client_id
             if client_id is None:
                 identity = identity or _identity(self.state.get("data_dir"))
                 client_id = f"fieldgate-{options.name}-{identity}"
-            bridge = Bridge(self.application, options, client_id=client_id, state=self.state, broker=broker)
+            bridge = Bridge(
+                self.application, options, client_id=client_id, state=self.state, broker=broker, committer=committer
+            )
             self._bridges.append(bridge)
             bridge.start()
 

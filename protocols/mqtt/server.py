@@ -119,6 +119,11 @@ class MqttServer(ProtocolServer):
         """See ProtocolServer."""
         return self._addresses
 
+    @property
+    def committer(self) -> Committer | None:
+        """What writes the broker's journal to its store, from `start` on; None if nothing is kept."""
+        return self._hub.committer
+
     def offered_tunnels(self) -> Mapping[str, Tunnel]:
         """MQTT over WebSocket at /mqtt [MQTT5-6.0.0-4], with the options of the first listener. Clients of MQTT 3.1,
         from before there was a rule, ask for "mqttv3.1"."""

@@ -13,6 +13,7 @@ from protocols.bridge.rules import ReceiveRule, SendRule
 from protocols.bridge.server import BridgeServer
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.server import MqttServer
+from protocols.mqtt.stores.base import Store
 from protocols.server import Listener
 from tests.integration.mqtt.paho_client import PahoClient
 from tests.support.mosquitto import Mosquitto
@@ -74,10 +75,16 @@ class Application_:  # noqa: N801  as the fixture's value
 class Gateway:
     """The two servers of one process. `address` is that of its own broker."""
 
-    def __init__(self, application: Application, state: dict[str, Any], options: list[BridgeOptions]) -> None:
-        self._mqtt = MqttServer(
-            application, [Listener(bind="127.0.0.1:0", options=MqttOptions(allow_anonymous=True))], state=state
-        )
+    def __init__(
+        self,
+        application: Application,
+        state: dict[str, Any],
+        options: list[BridgeOptions],
+        *,
+        store: Store | None = None,
+    ) -> None:
+        listener = Listener(bind="127.0.0.1:0", options=MqttOptions(allow_anonymous=True))
+        self._mqtt = MqttServer(application, [listener], state=state, store=store)
         self._bridge = BridgeServer(application, [Listener(bind="", options=one) for one in options], state=state)
 
     async def start(self) -> "Gateway":
@@ -140,8 +147,8 @@ async def open_gateway(upstream: Mosquitto, application: Application_) -> AsyncI
     """Starts gateways; keywords are those of BridgeOptions."""
     opened: list[Gateway] = []
 
-    async def open_one(served: Application | None = None, **given: Any) -> Gateway:
-        gateway = Gateway(served or application, {}, [options(upstream, **given)])
+    async def open_one(served: Application | None = None, *, store: Store | None = None, **given: Any) -> Gateway:
+        gateway = Gateway(served or application, {}, [options(upstream, **given)], store=store)
         opened.append(gateway)
         return await gateway.start()
 

@@ -1,12 +1,16 @@
 """The bridge between our broker and a real one: Mosquitto."""
 
 import asyncio
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from protocols.bridge.rules import ReceiveRule, SendRule
-from tests.integration.bridge.conftest import Application_, Connect, OpenGateway, until
+from protocols.mqtt.stores.base import Changes
+from protocols.mqtt.stores.sqlite import SqliteStore
+from tests.integration.bridge.conftest import DEADLINE_S, Application_, Connect, OpenGateway, until
 from tests.support.mosquitto import Mosquitto
 
 VERSIONS = ["5.0", "3.1.1"]
@@ -103,6 +107,45 @@ async def test_upstream_has_its_acknowledgement_after_the_application_has_given_
     await until(lambda: upstream.log().count("Received PUBACK from bridge-1") == 5, "the acknowledgements")
     assert application.payloads() == [b"%d" % number for number in range(5)]
     assert gateway.status() == "ok"
+
+
+class SlowStore(SqliteStore):
+    """Writes when it is told that it may."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.may_write = threading.Event()
+        self.may_write.set()
+        self.asked = False
+
+    def write(self, changes: Changes) -> None:
+        self.asked = True
+        assert self.may_write.wait(DEADLINE_S)
+        super().write(changes)
+
+
+async def test_what_a_subscriber_who_is_away_will_get_is_kept_before_it_is_acknowledged(
+    open_gateway: OpenGateway, upstream: Mosquitto, connect: Connect, tmp_path: Path
+) -> None:
+    store = SlowStore(tmp_path / "sessions.sqlite3")
+    gateway = await (await open_gateway(store=store)).connected()
+    keep = {"SessionExpiryInterval": 3600}
+    away = await connect(gateway.address, "away", clean=False, connect_properties=keep)
+    await away.subscribe("in/#", 1)
+    await away.disconnect()
+    field = await connect(upstream.address, "field")
+
+    store.may_write.clear()
+    store.asked = False
+    for number in range(3):
+        await field.publish("site/d/telemetry", b"%d" % number, 1)
+    await until(lambda: store.asked, "the commit")
+    assert "Received PUBACK from bridge-1" not in upstream.log()
+    store.may_write.set()
+
+    await until(lambda: upstream.log().count("Received PUBACK from bridge-1") == 3, "the acknowledgements")
+    back = await connect(gateway.address, "away", clean=False, connect_properties=keep)
+    assert [(await back.message()).payload for _ in range(3)] == [b"0", b"1", b"2"]
 
 
 async def test_what_was_not_acknowledged_when_the_connection_ended_comes_again(
