@@ -235,8 +235,10 @@ class AsyncConsumer(BackgroundWork):
         if not self._sync:
             inbox.appoint(self.__handle, lane.release)
         try:
+            handlers = self.__handlers
             while not inbox.finished:
-                handling = self.__handle(event)
+                handler = handlers.get(event.get("type", ""))
+                handling = self.dispatch(event) if handler is None else handler(self, event)
                 del event  # one that waits keeps nothing of what it has handled, such as a password
                 await handling
                 del handling

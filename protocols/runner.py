@@ -51,6 +51,9 @@ class MessageQueue(Protocol):
     def __len__(self) -> int: ...
 
 
+WORTH_WAKING: Final = 8
+"""How many events a task is woken for. Awake it takes the next one a third of a microsecond sooner than a stand-in."""
+
 _NO_MESSAGES: Final[deque[Event]] = deque(maxlen=0)
 """In place of a queue that has never been used, which would be 700 bytes of each connection."""
 
@@ -193,6 +196,8 @@ class Inbox:
         while True:
             if self._interjected:
                 return self._interjected.popleft()
+            if self._events:  # as `take` does, without the call
+                return self._pop_event()
             event = self.take()
             if event is not None:
                 return event
@@ -269,8 +274,8 @@ class Inbox:
             await rest
 
     def _rouse(self) -> None:
-        """Has someone look what is there."""
-        if self._stand_in is not None:
+        """Has someone look what is there: the task itself, if there is so much that waking it is little."""
+        if self._stand_in is not None and (self._events is None or len(self._events) < WORTH_WAKING):
             self._stand_in.call_soon()
         else:
             self._wake()
