@@ -13,30 +13,18 @@ import heapq
 from collections import Counter
 from collections.abc import Sequence
 
-from protocols.mqtt.errors import MqttError
+from protocols.mqtt.delivery import Backlog, Link
+from protocols.mqtt.errors import KeepingError, SessionQuotaError
 from protocols.mqtt.journal import Journal
+from protocols.mqtt.matching import one_per_session
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import BrokerLimits, MqttOptions
-from protocols.mqtt.packets import Properties, Publish, ReasonCode, Will
-from protocols.mqtt.session import Backlog, Link, Session, Subscriber
+from protocols.mqtt.packets import Properties, Publish, Will
+from protocols.mqtt.session import Session, Subscriber
 from protocols.mqtt.shared import SharedGroup
 from protocols.mqtt.store import MemoryRetainedStore, RetainedStore, SessionStore
 from protocols.mqtt.stores.base import SubscriptionRow
 from protocols.mqtt.topics import TopicTree, is_status_topic, split_shared
-
-
-class SessionQuotaError(MqttError):
-    """Raised when the broker keeps as many sessions as it may."""
-
-    def __init__(self) -> None:
-        super().__init__(ReasonCode.QUOTA_EXCEEDED, "the broker keeps as many sessions as it may")
-
-
-class KeepingError(MqttError):
-    """Raised when a session that is to outlive its connection cannot be kept."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(ReasonCode.SERVER_UNAVAILABLE, f"sessions cannot be kept now: {why}")
 
 
 class Broker:
@@ -115,7 +103,7 @@ class Broker:
         self, message: Message, found: Sequence[Subscriber | SharedGroup], sender: Session | None, now: float
     ) -> int:
         if len(found) > 1:
-            found = _one_per_session(found, sender)
+            found = one_per_session(found, sender)
         count = 0
         for subscriber in found:
             if isinstance(subscriber, SharedGroup):
@@ -409,30 +397,3 @@ def _share(group: SharedGroup, message: Message, now: float) -> int:
     retain = message.retain and chosen.retain_as_published
     chosen.session.deliver(message, qos, retain, chosen.identifiers, now, share=group)
     return 1
-
-
-def _one_per_session(
-    found: Sequence[Subscriber | SharedGroup], sender: Session | None
-) -> list[Subscriber | SharedGroup]:
-    """Merges the matches of each session into one; a shared subscription stays apart [MQTT5-4.8.2]."""
-    merged: dict[Session | SharedGroup, Subscriber | SharedGroup] = {}
-    for match in found:
-        if isinstance(match, SharedGroup):
-            merged[match] = match
-            continue
-        session = match.session
-        if match.no_local and session is sender:
-            continue
-        other = merged.get(session)
-        merged[session] = match if other is None else _merge(other, match)
-    return list(merged.values())
-
-
-def _merge(one: Subscriber | SharedGroup, other: Subscriber) -> Subscriber:
-    assert isinstance(one, Subscriber)
-    return Subscriber(
-        one.session,
-        max(one.qos, other.qos),  # [MQTT5-3.3.4-2] [MQTT3-3.3.5-1]
-        retain_as_published=one.retain_as_published or other.retain_as_published,
-        identifiers=one.identifiers + other.identifiers,  # [MQTT5-3.3.4-4]
-    )

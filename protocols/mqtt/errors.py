@@ -53,3 +53,17 @@ class EncodeError(MqttError, ValueError):
 
     def __init__(self, text: str) -> None:
         super().__init__(ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, text)
+
+
+class SessionQuotaError(MqttError):
+    """Raised when the broker keeps as many sessions as it may."""
+
+    def __init__(self) -> None:
+        super().__init__(ReasonCode.QUOTA_EXCEEDED, "the broker keeps as many sessions as it may")
+
+
+class KeepingError(MqttError):
+    """Raised when a session that is to outlive its connection cannot be kept."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(ReasonCode.SERVER_UNAVAILABLE, f"sessions cannot be kept now: {why}")

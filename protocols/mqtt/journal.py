@@ -32,7 +32,8 @@ from protocols.mqtt.stores.base import (
 )
 
 if TYPE_CHECKING:
-    from protocols.mqtt.session import Delivery, Session
+    from protocols.mqtt.delivery import Delivery
+    from protocols.mqtt.session import Session
 
 _Rows: TypeAlias = "Callable[[list[Any], float], Sequence[Row]]"
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import msgspec
 
 from protocols.mqtt.broker import Broker
+from protocols.mqtt.delivery import Delivery
 from protocols.mqtt.journal import Journal
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.packets import PacketType, Properties, Will
 from protocols.mqtt.properties import WILL, read_properties
-from protocols.mqtt.session import Delivery, Session, Subscriber
+from protocols.mqtt.session import Session, Subscriber
 from protocols.mqtt.stores.base import (
     DELIVERIES,
     MESSAGES,

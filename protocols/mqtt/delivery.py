@@ -1,0 +1,75 @@
+"""One message for one client, and what its session uses to send it."""
+
+from typing import Protocol
+
+from protocols.mqtt.message import Message
+
+
+class Link(Protocol):
+    """A connection, as its session uses it."""
+
+    writable: bool
+    """Whether the peer takes what it is sent; False while its socket's buffer is over the high-water mark."""
+    send_maximum: int
+    """How many QoS 1 and 2 messages the client accepts unacknowledged."""
+
+    def write_publish(
+        self,
+        message: Message,
+        qos: int,
+        retain: bool,
+        identifiers: tuple[int, ...],
+        now: float,
+        packet_id: int = 0,
+        dup: bool = False,
+    ) -> bool:
+        """Sends a PUBLISH. Returns False, without sending, if the client does not take packets of that size."""
+
+    def write_pubrel(self, packet_id: int, reason_code: int = 0) -> None:
+        """Sends a PUBREL."""
+
+    def promise(self) -> None:
+        """Holds back what is sent until all that is recorded so far is committed."""
+
+    def take_over(self, now: float) -> None:
+        """Ends the connection because another one uses the session."""
+
+
+class Delivery:
+    """One message for one client: queued, or under way."""
+
+    __slots__ = ("bounded", "identifiers", "message", "packet_id", "qos", "retain", "seq", "session_id", "share")
+
+    session_id: int
+
+    def __init__(
+        self,
+        message: Message,
+        qos: int,
+        retain: bool,
+        identifiers: tuple[int, ...],
+        *,
+        bounded: bool,
+        share: object = None,
+    ) -> None:
+        """`bounded` is False for a retained message, which is kept anyway and does not count in the queue's bounds.
+        `share` is the shared subscription through which it comes; a restart forgets which."""
+        self.message = message
+        self.qos = qos
+        self.retain = retain
+        self.identifiers = identifiers
+        self.bounded = bounded
+        self.share = share
+        self.packet_id = 0
+        self.seq = 0
+        """Its number in the journal, under which `session_id` is set too; 0 if the journal does not know it."""
+
+
+class Backlog:
+    """What waits for all clients of a broker, in bytes; a message counts once for each of them."""
+
+    __slots__ = ("max_bytes", "size_bytes")
+
+    def __init__(self, max_bytes: float = float("inf")) -> None:
+        self.max_bytes = max_bytes
+        self.size_bytes = 0
