@@ -37,6 +37,7 @@ from gateway.generic.mqtt_peer import (
     QUOTA_EXCEEDED,
     SUCCESS,
     accept_event,
+    broker_ack,
     filters_ack,
     publish_ack,
     publish_event,
@@ -137,7 +138,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         try:
             if handler is not None:
                 outcome = await handler.call(self, event)
-                route = handler.route
+                ack = publish_ack(event["ack_id"], handler.route)
             else:
                 outcome = await self.receive_publish(
                     topic_name,
@@ -146,7 +147,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
                     retain=event["retain"],
                     properties=event["properties"],
                 )
-                route = self.route_publishes
+                ack = broker_ack(event["ack_id"], self.route_publishes, self.unrestricted)
         except Reject as refusal:
             self._note_refusal("publish", topic_name, refusal)
             await self.base_send(refuse(publish_ack(event["ack_id"], True), refusal))
@@ -157,7 +158,6 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
             self._note_failure("publish", topic_name, error)
             await self.base_send(refuse(publish_ack(event["ack_id"], True), FAILED))
             return
-        ack = publish_ack(event["ack_id"], route)
         if outcome is None:
             await self.base_send(ack)
         elif outcome is self.__awaited:

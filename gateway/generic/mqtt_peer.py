@@ -164,6 +164,14 @@ def publish_ack(ack_id: int, route: bool) -> Event:
     return ack
 
 
+def broker_ack(ack_id: int, route: bool, unrestricted: bool) -> Event:
+    """`publish_ack` for a publish that only the broker takes: a client of a plain broker is told if nobody gets it."""
+    ack = publish_ack(ack_id, route)
+    if route and unrestricted:
+        ack["no_subscribers"] = True
+    return ack
+
+
 def refuse(ack: Event, refusal: Reject) -> Event:
     """`ack` made negative."""
     ack["reason_code"] = refusal.reason_code

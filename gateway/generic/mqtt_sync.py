@@ -17,6 +17,7 @@ from gateway.generic.mqtt_peer import (
     SUCCESS,
     MqttPeer,
     accept_event,
+    broker_ack,
     filters_ack,
     publish_ack,
     publish_event,
@@ -78,7 +79,10 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
     def mqtt_publish(self, event: Event) -> None:
         """Gives a publish to the handler of its topic, else to `receive_publish`, and acknowledges by the outcome."""
         handler = self._gateway_topics.find(event["topic"])
-        ack = publish_ack(event["ack_id"], handler.route if handler is not None else self.route_publishes)
+        if handler is not None:
+            ack = publish_ack(event["ack_id"], handler.route)
+        else:
+            ack = broker_ack(event["ack_id"], self.route_publishes, self.unrestricted)
         try:
             if handler is not None:
                 handler.call(self, event)

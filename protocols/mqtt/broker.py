@@ -78,14 +78,13 @@ class Broker:
         self._fan_out(message, self._tree.match(topic), None, now)
         message.forget_encoded()
 
-    def forward(self, packet: Publish, sender: Session, now: float) -> None:
-        """Routes what a client published. The message is made only if somebody or something awaits it."""
+    def forward(self, packet: Publish, sender: Session, now: float) -> int:
+        """Routes what a client published. The message is made only if somebody or something awaits it. Returns to how
+        many."""
         if packet.retain:
-            self.route(_message_of(packet, now), sender, now)
-        else:
-            found = self._tree.match(packet.topic)
-            if found:
-                self._fan_out(_message_of(packet, now), found, sender, now)
+            return self.route(_message_of(packet, now), sender, now)
+        found = self._tree.match(packet.topic)
+        return self._fan_out(_message_of(packet, now), found, sender, now) if found else 0
 
     def route(self, message: Message, sender: Session | None, now: float) -> int:
         """Retains the message if it asks for that, and gives it to its subscribers. Returns to how many.

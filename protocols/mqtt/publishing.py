@@ -256,20 +256,18 @@ class PublishReceiver(Output):
         if packet.qos == 2 and not self._take_over(packet, event, code):
             return
         journal = self._broker.journal
-        if journal is None:
-            if code < _FAILURE and event.get("route", True) and self.session is not None:
-                self._broker.forward(packet, self.session, now)
-        else:
-            recorded = journal.recorded
-            if code < _FAILURE and event.get("route", True) and self.session is not None:
-                self._broker.forward(packet, self.session, now)
-            if packet.qos and (packet.qos == 2 or journal.recorded != recorded):
-                self.promise()
+        recorded = 0 if journal is None else journal.recorded
+        if code < _FAILURE and event.get("route", True) and self.session is not None:
+            found = self._broker.forward(packet, self.session, now)
+            if not found and not code and self.version == MQTT_5_0 and event.get("no_subscribers"):
+                code = ReasonCode.NO_MATCHING_SUBSCRIBERS
+        if journal is not None and packet.qos and (packet.qos == 2 or journal.recorded != recorded):
+            self.promise()
         if packet.qos == 1:
             self._unacknowledged -= 1
             if not self._closed:
                 if (code and self.version == MQTT_5_0) or "reason_string" in event or "properties" in event:
-                    self._write_puback(PubAck, PacketType.PUBACK, packet, event)
+                    self._write_puback(PubAck, PacketType.PUBACK, packet, event, code)
                 else:
                     # encode_success(PUBACK, packet_id) and _write, written out: half of what an ack costs.
                     output = self.output
@@ -278,7 +276,7 @@ class PublishReceiver(Output):
                     output.append(b"@\x02" + packet.packet_id.to_bytes(2, "big"))
                     self._output_bytes += 4
         elif packet.qos == 2 and not self._closed:
-            self._write_puback(PubRec, PacketType.PUBREC, packet, event)
+            self._write_puback(PubRec, PacketType.PUBREC, packet, event, code)
 
     def _take_over(self, packet: Publish, event: Event, code: int) -> bool:
         """Remembers a QoS 2 message. Returns whether it is this connection's to route: after the end, it is not if
@@ -296,10 +294,9 @@ class PublishReceiver(Output):
         return True
 
     def _write_puback(
-        self, kind: type[PubAck] | type[PubRec], packet_type: PacketType, packet: Publish, event: Event
+        self, kind: type[PubAck] | type[PubRec], packet_type: PacketType, packet: Publish, event: Event, code: int
     ) -> None:
-        code = sendable(event.get("reason_code", 0), packet_type)
-        self._write_short(kind(packet.packet_id, code, self._problem(event)))
+        self._write_short(kind(packet.packet_id, sendable(code, packet_type), self._problem(event)))
 
     def _problem(self, event: Event) -> Properties:
         """What the application has to say about its answer, to a client that wants to know [MQTT5-3.1.2-29]."""

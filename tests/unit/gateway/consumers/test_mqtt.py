@@ -37,7 +37,8 @@ class TestByDefault:
         async with MqttCommunicator(served(base.as_asgi()), allow_anonymous=True) as client:
             assert await client.connect() == (True, 0)
             ack_id = await client.send_publish("any/topic", b"x")
-            assert await client.receive_ack() == {"type": "mqtt.ack", "ack_id": ack_id, "reason_code": 0}
+            ack = {"type": "mqtt.ack", "ack_id": ack_id, "reason_code": 0, "no_subscribers": True}
+            assert await client.receive_ack() == ack
             assert await client.subscribe("#", "$share/g/a/b", qos=2) == [2, 2]
             assert await client.unsubscribe("#") == [0]
             assert await client.publish("$SYS/broker/version", b"forged") == 0x87
