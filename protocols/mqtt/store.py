@@ -1,7 +1,8 @@
-"""Where sessions and retained messages are kept: two interfaces, and the implementations in memory.
+"""Where the broker finds sessions and retained messages: two interfaces, and the implementations in memory.
 
-The broker is the only one who changes what is in a store. Both interfaces are small on purpose: what they promise is
-tested once, for each implementation (tests/unit/protocols/mqtt/test_store.py).
+What outlives the process is another matter: protocols/mqtt/stores/. The broker is the only one who changes what is
+here. Both interfaces are small on purpose: what they promise is tested once, for each implementation
+(tests/unit/protocols/mqtt/test_store.py).
 """
 
 import abc

@@ -179,7 +179,6 @@ class TestSqliteFailures:
         store = SqliteStore(path)
         store.open()
         with sqlite3.connect(path) as other:
-            other.execute("PRAGMA max_page_count")
             other.execute("DROP TABLE released")
             changes = Changes(put={RETAINED: [ONE_OF_EACH[RETAINED]], RELEASED: [ONE_OF_EACH[RELEASED]]})
             other.commit()
@@ -193,6 +192,24 @@ class TestSqliteFailures:
         store.write(changes)
 
         assert rows(store) == {kind: [tuple(some[0])] for kind, some in changes.put.items()}
+        store.close()
+
+    def test_of_a_group_that_the_disk_has_no_room_for_nothing_is_kept(self, tmp_path: Path) -> None:
+        store = SqliteStore(tmp_path / "mqtt.sqlite3")
+        store.open()
+        assert store._connection is not None
+        store._connection.execute("PRAGMA max_page_count = 30")
+        changes = put(RETAINED, *(RetainedRow(f"t/{number}", b"x" * 1_000, 1, b"\0", None) for number in range(200)))
+
+        with pytest.raises(StoreError, match="database or disk is full"):
+            store.write(changes)
+        other = SqliteStore(store.path)
+        other.open()
+        assert rows(other) == {}
+        other.close()
+
+        store.write(changes)  # a new connection, without the limit
+        assert len(rows(store)[RETAINED]) == 200
         store.close()
 
     def test_the_file_is_its_users_alone(self, tmp_path: Path) -> None:
