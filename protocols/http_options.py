@@ -104,6 +104,4 @@ class Site:
         self.encoder = HeadEncoder(options.server_header)
         self.forwarding = Forwarding(options.trusted_proxies)
         self.collector = FrameCollector()
-        self.admission = Admission(
-            connections=options.max_connections, per_address=options.max_connections_per_address
-        )
+        self.admission = Admission(connections=options.max_connections, per_address=options.max_connections_per_address)

@@ -259,7 +259,7 @@ class PublishReceiver(Output):
         recorded = 0 if journal is None else journal.recorded
         if code < _FAILURE and event.get("route", True) and self.session is not None:
             found = self._broker.forward(packet, self.session, now)
-            if not found and not code and self.version == MQTT_5_0 and event.get("no_subscribers"):
+            if not found and packet.qos == 1 and not code and self.version == MQTT_5_0 and event.get("no_subscribers"):
                 code = ReasonCode.NO_MATCHING_SUBSCRIBERS
         if journal is not None and packet.qos and (packet.qos == 2 or journal.recorded != recorded):
             self.promise()
