@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import entry_points
 from types import FunctionType
-from typing import Any
+from typing import Any, Final
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -21,8 +22,10 @@ from django.urls import URLPattern, URLResolver
 from django.urls.exceptions import Resolver404
 from django.urls.resolvers import RegexPattern, RoutePattern
 
-from protocols.asgi import Application, Receive, Scope, Send
 from gateway.lifespan import LifespanApplication
+from protocols.asgi import Application, Receive, Scope, Send
+
+APPLICATION_GROUP: Final = "gateway.applications"
 
 
 def get_default_application() -> Application:
@@ -40,6 +43,14 @@ def get_default_application() -> Application:
     except AttributeError:
         raise ImproperlyConfigured(f"Cannot find {name!r} in ASGI_APPLICATION module {path}") from None
     return application
+
+
+def installed_applications() -> dict[str, Application]:
+    """What installed distributions serve scopes with, by the scopes' type: entry points of "gateway.applications".
+
+    For scopes of protocol servers that are plug-ins. Raises what the import of one raises.
+    """
+    return {entry.name: entry.load() for entry in entry_points(group=APPLICATION_GROUP)}
 
 
 class ProtocolTypeRouter:
