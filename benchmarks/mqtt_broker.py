@@ -3,7 +3,7 @@
     python benchmarks/mqtt_broker.py [--scenario ack one fanout qos2 subscriptions] [--repeats 5] [--seconds 2]
 
 Ours runs the consumer that clients without credentials get, as `gateway serve` would run it; the peers take turns
-within each repeat. Everything is closed loop: so many messages are on the way, and the next are sent when some have arrived,
+within each repeat. Everything is closed loop: so many messages are on the way, the next leave when some have arrived,
 so nothing is dropped and nothing queues without end. The load is one process on a core of its own that looks at no
 packet: it counts bytes, and answers with bytes cut out of what came. Its share of that core is printed, with the
 server's: a server with little of its core was not what limited the rate, and there the processor time of a message is
