@@ -78,13 +78,15 @@ class Broker:
         self._fan_out(message, self._tree.match(topic), None, now)
         message.forget_encoded()
 
-    def forward(self, packet: Publish, sender: Session, now: float) -> int:
-        """Routes what a client published. The message is made only if somebody or something awaits it. Returns to how
-        many."""
-        if packet.retain:
-            return self.route(_message_of(packet, now), sender, now)
+    def forward(self, packet: Publish, sender: Session, now: float) -> bool:
+        """Routes what a client published. The message is made only if somebody or something awaits it. Returns whether
+        anybody has subscribed, were it the sender with "no local"."""
         found = self._tree.match(packet.topic)
-        return self._fan_out(_message_of(packet, now), found, sender, now) if found else 0
+        if packet.retain:
+            self.route(_message_of(packet, now), sender, now)
+        elif found:
+            self._fan_out(_message_of(packet, now), found, sender, now)
+        return bool(found)
 
     def route(self, message: Message, sender: Session | None, now: float) -> int:
         """Retains the message if it asks for that, and gives it to its subscribers. Returns to how many.

@@ -373,6 +373,12 @@ class TestNobodyHasSubscribed:
 
         assert self.answer(world.connected("c"), no_subscribers=True) == ReasonCode.SUCCESS
 
+    def test_nor_if_it_has_itself_and_wants_nothing_of_its_own(self) -> None:
+        client = World().connected("c")
+        client.subscribe(Subscription(topic_filter="t", no_local=True))
+
+        assert self.answer(client, no_subscribers=True) == ReasonCode.SUCCESS
+
     @pytest.mark.parametrize("fields", [{}, {"no_subscribers": True, "route": False}])
     def test_nor_if_the_application_does_not_ask_for_it(self, fields: dict[str, object]) -> None:
         assert self.answer(World().connected("c"), **fields) == ReasonCode.SUCCESS
