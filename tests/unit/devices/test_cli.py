@@ -120,3 +120,24 @@ def test_before_the_first_start_there_is_nothing_to_add_to(tmp_path: Path) -> No
     assert (done.returncode, done.stdout) == (1, "")
     assert "`gateway serve` creates it on its first start" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_in_certificates_is_trusted_for_one_device_until_it_is_not(device: Command) -> None:
+    for name in ("one", "other"):
+        device("add", name)
+
+    assert device("trust", "one", "--cn", "sensor").stderr == "Device one is who has a certificate with cn sensor.\n"
+    taken = device("trust", "other", "--cn", "sensor")
+    assert (taken.returncode, taken.stderr) == (1, "gateway: cn sensor is trusted for one already\n")
+    assert re.search(r"^trusts     cn sensor, since [-\d]+ [:\d]+, valid$", device("show", "one").stdout, re.MULTILINE)
+
+    assert "not trusted any more" in device("distrust", "one", "sensor").stderr
+    assert device("distrust", "one", "sensor").returncode == 1
+    assert device("trust", "other", "--cn", "sensor").returncode == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--cn", "a", "--san", "DNS:a")])
+def test_trust_takes_exactly_one_name(device: Command, options: tuple[str, ...]) -> None:
+    device("add", "one")
+
+    assert device("trust", "one", *options).returncode == 2
