@@ -76,7 +76,6 @@ class Broker:
         message = Message(topic, text.encode(), 2, True, None, now=now)
         self.status.put(message)
         self._fan_out(message, self._tree.match(topic), None, now)
-        message.forget_encoded()
 
     def forward(self, packet: Publish, sender: Session, now: float) -> bool:
         """Routes what a client published. The message is made only if somebody or something awaits it. Returns whether
@@ -95,10 +94,7 @@ class Broker:
         """
         if message.retain:
             self._retain(message)
-        count = self._fan_out(message, self._tree.match(message.topic), sender, now)
-        if message.retain:
-            message.forget_encoded()
-        return count
+        return self._fan_out(message, self._tree.match(message.topic), sender, now)
 
     def _fan_out(
         self, message: Message, found: Sequence[Subscriber | SharedGroup], sender: Session | None, now: float
@@ -117,6 +113,7 @@ class Broker:
             retain = message.retain and subscriber.retain_as_published
             subscriber.session.deliver(message, qos, retain, subscriber.identifiers, now)
             count += 1
+        message.forget_encoded()  # whoever keeps it keeps it once
         return count
 
     def _retain(self, message: Message) -> None:

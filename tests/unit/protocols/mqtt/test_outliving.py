@@ -229,6 +229,21 @@ class TestFreeOfCharge:
 
         assert world.row_counts() == {"session": 5, "subscription": 5, "message": 1, "delivery": 5}
 
+    def test_a_message_that_waits_is_in_memory_once_not_also_in_the_form_that_others_were_sent(
+        self, world: KeptWorld
+    ) -> None:
+        world.connected("here").subscribe("t")
+        absent = world.comes("absent")
+        absent.subscribe("t")
+        session = absent.connection.session
+        absent.lose()
+
+        world.publish("t", b"x", qos=1)
+
+        assert session is not None
+        assert session._queue is not None
+        assert session._queue[0].message._encoded is None
+
     def test_what_is_over_leaves_nothing_behind(self, world: KeptWorld) -> None:
         client = world.comes("c", will=Will(topic="w", payload=b"", properties={"will_delay_interval": 5}))
         client.subscribe("t", "$share/g/t/u")
