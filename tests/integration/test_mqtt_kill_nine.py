@@ -20,7 +20,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from tests.support.redis import RedisServer, free_port
 from tests.support.serving import Serving
 
-KILLS = int(os.environ.get("KILLS", "3"))
+KILLS = int(os.environ.get("KILLS", "2"))
 WINDOW = 20
 PATIENCE_S = 60
 
