@@ -55,8 +55,18 @@ class Commands(click.Group):
                 command: click.Command = entry.load()
             except ImportError as error:
                 return _unusable(cmd_name, error)
+            _configure(command)
             return command
         return None
+
+
+def _configure(command: click.Command) -> None:
+    """Adds `--config` and `--set` to a command of another distribution, and to those below it, that lack them."""
+    if isinstance(command, click.Group):
+        for below in command.commands.values():
+            _configure(below)
+    elif not any("--config" in parameter.opts for parameter in command.params):
+        configured(command)
 
 
 def _unusable(name: str, error: ImportError) -> click.Command:

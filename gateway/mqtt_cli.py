@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from gateway.cli import Choice, configured
+from gateway.cli import Choice
 from gateway.control import ask
 from protocols.commands import Row
 from protocols.runner import printable
@@ -24,7 +24,6 @@ def mqtt() -> None:
 
 @mqtt.command()
 @_as_json
-@configured
 def clients(as_json: bool) -> None:
     """List the clients that are connected."""
     _show(_ask("mqtt.clients"), as_json)
@@ -32,7 +31,6 @@ def clients(as_json: bool) -> None:
 
 @mqtt.command()
 @_as_json
-@configured
 def sessions(as_json: bool) -> None:
     """List the sessions, those of absent clients included."""
     _show(_ask("mqtt.sessions"), as_json)
@@ -41,7 +39,6 @@ def sessions(as_json: bool) -> None:
 @mqtt.command()
 @click.argument("client_id", required=False)
 @_as_json
-@configured
 def subscriptions(client_id: str | None, as_json: bool) -> None:
     """List the subscriptions of CLIENT_ID, or of all."""
     _show(_ask("mqtt.subscriptions", client_id=client_id), as_json)
@@ -50,7 +47,6 @@ def subscriptions(client_id: str | None, as_json: bool) -> None:
 @mqtt.command()
 @click.argument("topic_filter", default="#")
 @_as_json
-@configured
 def retained(topic_filter: str, as_json: bool) -> None:
     """List the retained messages that TOPIC_FILTER matches, or all; '$SYS/#' has the broker's own."""
     _show(_ask("mqtt.retained", topic_filter=topic_filter), as_json)
@@ -58,7 +54,6 @@ def retained(topic_filter: str, as_json: bool) -> None:
 
 @mqtt.command()
 @click.argument("client_id")
-@configured
 def kick(client_id: str) -> None:
     """End the connection of CLIENT_ID. It may connect again: `gateway device disable` keeps a device out."""
     for row in _ask("mqtt.kick", client_id=client_id):
@@ -69,7 +64,6 @@ def kick(client_id: str) -> None:
 @click.argument("client_id")
 @click.option("--payloads", is_flag=True, help="Show the beginning of each payload.")
 @_as_json
-@configured
 def trace(client_id: str, payloads: bool, as_json: bool) -> None:
     """Show what CLIENT_ID sends and gets, and what it is refused and why, until Ctrl-C.
 

@@ -75,6 +75,15 @@ def test_configuration_options_mean_the_same_before_the_command_and_after_it(tmp
     assert 'level = "debug"' in before.stdout
 
 
+@pytest.mark.parametrize("command", [["device", "list"], ["mqtt", "clients"]])
+def test_commands_of_plug_ins_take_them_too(command: list[str], tmp_path: Path) -> None:
+    done = gateway(*command, "--config", "absent.toml", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "absent.toml" in done.stderr
+    assert "No such option" not in done.stderr
+
+
 def test_printing_shows_no_secret(tmp_path: Path) -> None:
     done = gateway(
         "config", "print", "--effective", cwd=tmp_path, GATEWAY_DATABASE__URL="postgresql://u:hunter2@127.0.0.1/x"
