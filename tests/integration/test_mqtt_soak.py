@@ -15,7 +15,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from protocols.mqtt.packets import Disconnect, PubAck, PubComp, Publish, PubRec, PubRel, Subscribe, Subscription
+from protocols.mqtt.packets import (
+    Disconnect,
+    PingReq,
+    PingResp,
+    PubAck,
+    PubComp,
+    Publish,
+    PubRec,
+    PubRel,
+    Subscribe,
+    Subscription,
+)
 from tests.integration.mqtt.raw_client import RawClient
 from tests.support.serving import Serving
 
@@ -77,16 +88,27 @@ class Soak:
         """One client after the other comes back, takes what waits for it, and leaves again."""
         while not self.stopping.is_set():
             async with self.client(f"away-{random.randrange(SESSIONS)}") as client:
-                for _ in range(QUEUE):
-                    match await client.receive():
-                        case Publish(qos=1, packet_id=packet_id):
-                            client.send(PubAck(packet_id))
-                        case Publish(qos=2, packet_id=packet_id):
-                            client.send(PubRec(packet_id))
-                        case PubRel(packet_id=packet_id):
-                            client.send(PubComp(packet_id))
+                for _ in range(10):
+                    client.send(PingReq())
+                    if not await self.take(client):
+                        break
             self.returned += 1
             await asyncio.sleep(0.05)
+
+    async def take(self, client: RawClient) -> int:
+        """Takes all that comes before the answer to a ping. Returns how much that is."""
+        count = 0
+        while True:
+            match await client.receive():
+                case Publish(qos=1, packet_id=packet_id):
+                    client.send(PubAck(packet_id))
+                case Publish(qos=2, packet_id=packet_id):
+                    client.send(PubRec(packet_id))
+                case PubRel(packet_id=packet_id):
+                    client.send(PubComp(packet_id))
+                case PingResp():
+                    return count
+            count += 1
 
     async def be_slow(self, number: int) -> None:
         """Subscribes, reads nothing, is cut off, and does it again."""
