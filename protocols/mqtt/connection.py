@@ -259,7 +259,8 @@ class Connection(AuthenticationReceiver):
         self.deadline = NEVER
         self.connect = None
         self._held = b""
-        self._forget_answers()
+        if end.reason != "client" or self.session is None or not self.session.persistent:
+            self._forget_answers()  # else what came before the DISCONNECT is carried out, as a PUBLISH is
         self._wire.flush_soon()
         if self.session is not None:
             self._broker.detach(self.session, self._will if with_will else None, now)

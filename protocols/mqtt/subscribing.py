@@ -213,30 +213,34 @@ class SubscribeReceiver(PublishReceiver):
         events.append(event)
 
     def _answer(self, event: Event, now: float) -> None:
-        if self._closed:
-            return
         pending = self._answers.pop(event["ack_id"], None) if self._answers is not None else None
+        if self._closed and (pending is None or not self._is_away()):
+            return
         if pending is None or self.session is None:
             self.unknown_acks += 1
             return
         properties = self._problem(event)
         answer: SubAck | UnsubAck
+        granted: list[tuple[str, Subscriber]] = []
         if isinstance(pending.packet, Subscribe):
             answer, granted = answer_subscribe(
                 pending, event, properties, self._maximum_qos, self._broker, self.session
             )
-            if self.session.journal is not None:
-                self.promise()
-            self._tell_refused(pending, answer.reason_codes, event.get("reason_string", ""))
-            self._write_short(answer)  # [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] [MQTT3-3.8.4-1]
-            for topic_filter, subscriber in granted:
-                self._broker.send_retained(topic_filter, subscriber, now)
         else:
             answer = answer_unsubscribe(pending, event, properties, self._broker, self.session, now)
+        self._tell_refused(pending, answer.reason_codes, event.get("reason_string", ""))
+        if not self._closed:
             if self.session.journal is not None:
                 self.promise()
-            self._tell_refused(pending, answer.reason_codes, event.get("reason_string", ""))
-            self._write_short(answer)  # [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] [MQTT3-3.10.4-4]
+            # [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] [MQTT3-3.8.4-1] [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] [MQTT3-3.10.4-4]
+            self._write_short(answer)
+        for topic_filter, subscriber in granted:
+            self._broker.send_retained(topic_filter, subscriber, now)
+
+    def _is_away(self) -> bool:
+        """Whether the session of this connection, which has ended, is kept and no other connection has it."""
+        session = self.session
+        return session is not None and session.link is None and self._broker.sessions.get(session.client_id) is session
 
     def _tell_refused(self, pending: PendingAnswer, reason_codes: Sequence[int], reason: str) -> None:
         """Tells who watches, because a client before 5.0 is not told the codes. `reason` is the application's."""
@@ -253,5 +257,5 @@ class SubscribeReceiver(PublishReceiver):
                 self.tap.refused(kind(packet), code, "" if by_us else reason, topic_filter)
 
     def _forget_answers(self) -> None:
-        """The connection has ended."""
+        """The connection has ended, and what the application says of its subscriptions does not count any more."""
         self._answers = None

@@ -3,7 +3,17 @@
 import pytest
 
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import PubAck, Publish, ReasonCode, SubAck, Subscribe, Subscription, UnsubAck, Unsubscribe
+from protocols.mqtt.packets import (
+    Disconnect,
+    PubAck,
+    Publish,
+    ReasonCode,
+    SubAck,
+    Subscribe,
+    Subscription,
+    UnsubAck,
+    Unsubscribe,
+)
 from tests.unit.protocols.mqtt.harness import Client, World
 
 
@@ -15,6 +25,13 @@ def publish_from(client: Client, topic: str, payload: bytes = b"", **fields: obj
     """A client publishes, and its application acknowledges."""
     [event] = client.send(Publish(topic=topic, payload=payload, **fields))  # type: ignore[arg-type]
     client.ack(event)
+
+
+def kept(world: World, version: int = 5) -> Client:
+    """A client whose session outlives the connection."""
+    if version < 5:
+        return world.connected("c", version, clean_start=False)
+    return world.connected("c", clean_start=False, properties={"session_expiry_interval": 60})
 
 
 class TestSubscribe:
@@ -137,6 +154,77 @@ class TestSubscribe:
         world.publish("a", qos=2)
 
         assert [packet.qos for packet in client.publishes()] == [0]
+
+
+class TestADisconnectRightBehind:
+    """What a client sends before its DISCONNECT counts, also if the application answers after it [MQTT5-3.8.4-1]."""
+
+    SUBSCRIBE = Subscribe(packet_id=1, subscriptions=(subscription("t"),))
+
+    @pytest.mark.parametrize("version", [4, 5])
+    def test_the_subscription_is_in_the_session_that_is_kept(self, version: int) -> None:
+        world = World()
+        world.publish("t", b"retained", retain=True, qos=1)
+        client = kept(world, version)
+        [event] = client.send(self.SUBSCRIBE, Disconnect())
+
+        client.ack(event, reason_codes=[2])
+        world.publish("t", b"message", qos=1)
+
+        assert client.read() == []
+        client = kept(world, version)
+        assert client.connack.session_present
+        assert [packet.payload for packet in client.earlier if isinstance(packet, Publish)] == [b"retained", b"message"]
+
+    def test_unsubscribing_takes_it_out(self) -> None:
+        world = World()
+        client = kept(world)
+        client.subscribe("t")
+        [event] = client.send(Unsubscribe(packet_id=2, topic_filters=("t",)), Disconnect())
+
+        client.ack(event)
+
+        assert world.publish("t", qos=1) == 0
+        assert client.read() == []
+
+    def test_not_if_the_session_ends_with_the_connection(self) -> None:
+        world = World()
+        client = kept(world)
+        [event] = client.send(self.SUBSCRIBE, Disconnect(properties={"session_expiry_interval": 0}))
+
+        client.ack(event, reason_codes=[2])
+
+        assert world.publish("t", qos=1) == 0
+
+    def test_not_if_the_session_has_ended_meanwhile(self) -> None:
+        world = World()
+        client = kept(world)
+        [event] = client.send(self.SUBSCRIBE, Disconnect(properties={"session_expiry_interval": 1}))
+        world.pass_time(2)
+
+        client.ack(event, reason_codes=[2])
+
+        assert world.publish("t", qos=1) == 0
+
+    def test_not_if_another_connection_has_the_session(self) -> None:
+        world = World()
+        client = kept(world)
+        [event] = client.send(self.SUBSCRIBE, Disconnect())
+        kept(world)
+
+        client.ack(event, reason_codes=[2])
+
+        assert world.publish("t", qos=1) == 0
+
+    def test_not_if_the_connection_was_lost(self) -> None:
+        world = World()
+        client = kept(world)
+        [event] = client.send(self.SUBSCRIBE)
+        client.lose()
+
+        client.ack(event, reason_codes=[2])
+
+        assert world.publish("t", qos=1) == 0
 
 
 class TestUnsubscribe:
