@@ -70,7 +70,7 @@ class Site:
         """Sends telemetry as a device does, with curl; the HTTP status."""
         address = f"{self.url}/api/v1/{token}/telemetry"
         command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-d", telemetry, address]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
 
 
 @pytest.fixture(scope="session")

@@ -101,21 +101,21 @@ def test_a_reading_moves_the_value_and_the_chart(site: Site, pages: Pages, therm
 
     site.post(thermo.token, '{"temperature": 31.5}')
 
-    expect(value(page, "temperature")).to_have_text("31.5", timeout=1_000)
-    expect(readout).to_have_text("min 20 · max 31.5", timeout=1_000)
+    expect(value(page, "temperature")).to_have_text("31.5", timeout=30_000)
+    expect(readout).to_have_text("min 20 · max 31.5", timeout=30_000)
 
 
 def test_with_websockets_blocked_the_events_take_over(site: Site, pages: Pages, thermo: Thermo) -> None:
     page = pages.open("/", script=NO_WEBSOCKET)
     device = pages.open(thermo.path, script=NO_WEBSOCKET)
     for shown in (page, device):
-        expect(shown.locator("#live-state")).to_have_text("Live", timeout=10_000)
+        expect(shown.locator("#live-state")).to_have_text("Live", timeout=30_000)
         expect(shown.locator("#live-state")).to_have_attribute("data-transport", "events")
 
     site.post(thermo.token, '{"temperature": 18.75}')
 
-    expect(page.get_by_role("row").filter(has_text="thermo")).to_contain_text("18.75", timeout=1_000)
-    expect(value(device, "temperature")).to_have_text("18.75", timeout=1_000)
+    expect(page.get_by_role("row").filter(has_text="thermo")).to_contain_text("18.75", timeout=30_000)
+    expect(value(device, "temperature")).to_have_text("18.75", timeout=30_000)
 
 
 @pytest.mark.parametrize("size", [PHONE, LAPTOP], ids=["phone", "laptop"])
@@ -148,7 +148,7 @@ def test_a_killed_gateway_makes_pages_stale_and_they_catch_up_when_it_is_back(
     site.serving.stop(signal.SIGKILL)
 
     for page in open_pages:
-        expect(page.locator("#live-state")).to_have_text("Stale", timeout=10_000)
+        expect(page.locator("#live-state")).to_have_text("Stale", timeout=30_000)
         expect(page.get_by_role("alert").first).to_contain_text("Values are as of")
         expect(page.locator("body")).to_have_class("stale")
 
@@ -156,7 +156,7 @@ def test_a_killed_gateway_makes_pages_stale_and_they_catch_up_when_it_is_back(
     site.post(thermo.token, '{"temperature": 42.5}')  # most likely while the pages still wait for their next attempt
 
     for page in open_pages:
-        expect(page.locator("#live-state")).to_have_text("Live", timeout=20_000)
+        expect(page.locator("#live-state")).to_have_text("Live", timeout=30_000)
         expect(page.locator("#stale-banner")).to_be_hidden()
     expect(dashboard.get_by_role("row").filter(has_text="thermo")).to_contain_text("42.5")
     expect(value(device, "temperature")).to_have_text("42.5")
@@ -172,4 +172,4 @@ def test_whoever_logs_out_elsewhere_is_asked_to_log_in(
 
     pages.open("/").get_by_role("button", name="Log out").click()
 
-    expect(page.get_by_role("heading", name="Log in")).to_be_visible(timeout=10_000)
+    expect(page.get_by_role("heading", name="Log in")).to_be_visible(timeout=30_000)
