@@ -178,7 +178,7 @@ class TestMovingSlots:
         for number in range(20):
             await layer.send(channel, {"type": "n", "number": number})
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert [(await layer.receive(channel))["number"] for _ in range(20)] == list(range(20))
 
 
