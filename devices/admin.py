@@ -320,13 +320,12 @@ class DeviceAdmin(DeviceModelAdmin):
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         credentials.revoke(credential)
-        self.log_change(request, device, f"Revoked the token …{credential.hint}.")
-        self.message_user(
+        return self._revoked(
             request,
+            device,
+            f"Revoked the token …{credential.hint}.",
             f"The token …{credential.hint} is revoked. The device's connections are closed within two seconds.",
-            messages.SUCCESS,
         )
-        return HttpResponseRedirect(reverse("admin:gateway_devices_device_change", args=[device.pk]))
 
     def distrust_view(self, request: HttpRequest, device_id: int, pk: int) -> HttpResponse:
         """POST: trusts one name in certificates no more."""
@@ -337,8 +336,15 @@ class DeviceAdmin(DeviceModelAdmin):
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         credentials.distrust(name)
-        self.log_change(request, device, f"Revoked {name}.")
-        message = f"Certificates with {name} are not trusted any more. Connections are closed within two seconds."
+        return self._revoked(
+            request,
+            device,
+            f"Revoked {name}.",
+            f"Certificates with {name} are not trusted any more. Connections are closed within two seconds.",
+        )
+
+    def _revoked(self, request: HttpRequest, device: Device, entry: str, message: str) -> HttpResponse:
+        self.log_change(request, device, entry)
         self.message_user(request, message, messages.SUCCESS)
         return HttpResponseRedirect(reverse("admin:gateway_devices_device_change", args=[device.pk]))
 

@@ -345,12 +345,7 @@ def group_log(alias: str = DEFAULT_CHANNEL_LAYER) -> GroupLog:
 
     KeyError when there is no such layer, InvalidChannelLayerError when it cannot have logs.
     """
-    layer = channel_layers[alias]
-    log: GroupLog | None = layer.__dict__.get("_group_log")
-    if log is None:
-        options: dict[str, Any] = channel_layers.configs.get(alias, {}).get("LOG", {})
-        log = layer.__dict__["_group_log"] = make_group_log(layer, **options)
-    return log
+    return channel_layers.extension(alias, "LOG", make_group_log)
 
 
 def make_group_log(layer: BaseChannelLayer, **options: Any) -> GroupLog:

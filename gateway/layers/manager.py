@@ -1,6 +1,7 @@
 """The layers that Django's CHANNEL_LAYERS setting names, made when first asked for."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from django.conf import settings
 from django.core.signals import setting_changed
@@ -9,6 +10,8 @@ from django.utils.module_loading import import_string
 from gateway import DEFAULT_CHANNEL_LAYER
 from gateway.exceptions import InvalidChannelLayerError
 from gateway.layers.base import BaseChannelLayer
+
+Extension = TypeVar("Extension")
 
 CHANNELS_BACKENDS = {
     "channels.layers.InMemoryChannelLayer": "gateway.layers.InMemoryChannelLayer",
@@ -77,6 +80,17 @@ class ChannelLayerManager:
 
     def __contains__(self, key: str) -> bool:
         return key in self.configs
+
+    def extension(self, alias: str, section: str, make: Callable[..., Extension]) -> Extension:
+        """What the layer `alias` has besides, made for it once: by `make(layer, **options)`, of its entry's `section`.
+
+        KeyError when there is no such layer, and what `make` raises.
+        """
+        layer = self[alias]
+        made: dict[str, Extension] = layer.__dict__.setdefault("_extensions", {})
+        if section not in made:
+            made[section] = make(layer, **self.configs.get(alias, {}).get(section, {}))
+        return made[section]
 
     def set(self, key: str, layer: BaseChannelLayer) -> BaseChannelLayer | None:
         """Puts `layer` under the alias `key` and returns the one that was there, if any: for tests."""

@@ -1,7 +1,5 @@
 """Who is in the groups of a layer."""
 
-from typing import Any
-
 from gateway import DEFAULT_CHANNEL_LAYER
 from gateway.exceptions import InvalidChannelLayerError
 from gateway.layers.base import BaseChannelLayer
@@ -17,12 +15,7 @@ def presence(alias: str = DEFAULT_CHANNEL_LAYER) -> Presence:
 
     KeyError when there is no such layer, InvalidChannelLayerError when it cannot have presence.
     """
-    layer = channel_layers[alias]
-    found: Presence | None = layer.__dict__.get("_presence")
-    if found is None:
-        options: dict[str, Any] = channel_layers.configs.get(alias, {}).get("PRESENCE", {})
-        found = layer.__dict__["_presence"] = make_presence(layer, **options)
-    return found
+    return channel_layers.extension(alias, "PRESENCE", make_presence)
 
 
 def make_presence(layer: BaseChannelLayer, *, lease_s: float = LEASE_S) -> Presence:

@@ -10,12 +10,12 @@ import pytest
 from redis.crc import key_slot
 
 from gateway.exceptions import InvalidChannelLayerError
-from gateway.layers import LayerEvent, LayerUnavailableError
+from gateway.layers import LayerUnavailableError
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.layers.redis import RedisChannelLayer
 from tests.support.redis import ClusterSetup, RedisServer, free_port
+from tests.support.redis_layers import Layer, Receiver, until
 
-Layer = RedisPubSubChannelLayer | RedisChannelLayer
 MakeLayer = Callable[[ClusterSetup], Layer]
 
 TOLD = ["layer.disconnected", "layer.reconnected"]
@@ -44,34 +44,6 @@ async def make_layer(kind: str) -> AsyncIterator[MakeLayer]:
     yield make
     for layer in made:
         await layer.close()
-
-
-class Member:
-    """An attached channel in some groups."""
-
-    def __init__(self, layer: Layer) -> None:
-        self.layer = layer
-        self.messages: list[dict[str, Any]] = []
-
-    async def join(self, *groups: str) -> "Member":
-        self.channel = await self.layer.new_channel()
-        self.layer.attach(self.channel, self.messages.append)
-        for group in groups:
-            await self.layer.group_add(group, self.channel)
-        return self
-
-    def events(self) -> list[str]:
-        return [message["type"] for message in self.messages if isinstance(message, LayerEvent)]
-
-    def heard(self, since: int = 0) -> set[str]:
-        """The groups from which anything came, after as many messages as `since`."""
-        return {message["group"] for message in self.messages[since:] if "group" in message}
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def send_all_the_time(layer: Layer, groups: list[str]) -> None:
@@ -103,7 +75,7 @@ class TestFailover:
         failing, staying, _ = own_redis_cluster.nodes
         groups = groups_of(here, own_redis_cluster, failing, 3)
         others = groups_of(here, own_redis_cluster, staying, 3)
-        member = await Member(here).join(*groups, *others)
+        member = await Receiver(here).join(*groups, *others)
         load = asyncio.create_task(send_all_the_time(elsewhere, groups + others))
         await until(lambda: member.heard() == {*groups, *others})
 
@@ -125,7 +97,7 @@ class TestFailover:
         here, elsewhere = make_layer(own_redis_cluster), make_layer(own_redis_cluster)
         failing = own_redis_cluster.nodes[0]
         [early, late] = groups_of(here, own_redis_cluster, failing, 2)
-        member = await Member(here).join(early)
+        member = await Receiver(here).join(early)
         await elsewhere.check()
 
         failing.stop()
@@ -144,7 +116,7 @@ class TestMovingSlots:
         here, elsewhere = make_layer(own_redis_cluster), make_layer(own_redis_cluster)
         _, source, target = own_redis_cluster.nodes
         [group, other] = groups_of(here, own_redis_cluster, source, 2)
-        member = await Member(here).join(group, other)
+        member = await Receiver(here).join(group, other)
         if kind == "redis":  # an empty slot is moved in one step; this key is written again
             with source.client() as client:
                 client.delete(here.group_key(group))
@@ -154,7 +126,7 @@ class TestMovingSlots:
         own_redis_cluster.move_slot(key_slot(here.group_key(group)), source, target)
         load = asyncio.create_task(send_all_the_time(elsewhere, [group, other]))
         if kind == "redis":
-            await here.group_add(group, (await Member(here).join()).channel)
+            await here.group_add(group, (await Receiver(here).join()).channel)
             await elsewhere.group_add(group, member.channel)
         await until(lambda: member.heard() == {group, other})
         load.cancel()
@@ -186,7 +158,7 @@ class TestFromThreads:
     async def test_the_sync_api_finds_the_node(self, redis_cluster: ClusterSetup, make_layer: MakeLayer) -> None:
         layer = make_layer(redis_cluster)
         groups = [group for node in redis_cluster.nodes for group in groups_of(layer, redis_cluster, node, 2)]
-        member = await Member(layer).join(*groups)
+        member = await Receiver(layer).join(*groups)
 
         def send() -> None:
             for group in groups:

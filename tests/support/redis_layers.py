@@ -59,6 +59,10 @@ class Receiver:
     def events(self) -> list[str]:
         return [message["type"] for message in self.messages if isinstance(message, LayerEvent)]
 
+    def heard(self, since: int = 0) -> set[str]:
+        """The "group" of each message that has one, after as many messages as `since`."""
+        return {message["group"] for message in self.messages[since:] if "group" in message}
+
 
 async def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Returns when `condition` holds: for what another process, here Redis, has to do first."""

@@ -90,14 +90,20 @@ class Watched:
         return self._gateway.counters().get(counter, 0) - self._counters.get(counter, 0)
 
 
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    directory: Path = tmp_path_factory.mktemp("gateway")
-    serving = Serving(directory, "--set", "listeners.1.max_packet_bytes=65536")
+@contextmanager
+def running(directory: Path, *flags: str) -> Iterator[Gateway]:
+    """A gateway with these flags, for the time of a block."""
+    serving = Serving(directory, *flags)
     try:
         yield Gateway(serving.ready())
     finally:
         serving.kill()
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with running(tmp_path_factory.mktemp("gateway"), "--set", "listeners.1.max_packet_bytes=65536") as gateway:
+        yield gateway
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,13 @@
 """Devices and ordinary clients of the broker on one listener: neither gets at what is the other's."""
 
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
 from protocols.mqtt.packets import Publish, Will
-from tests.integration.devices.conftest import Gateway, Watched
+from tests.integration.devices.conftest import Gateway, Watched, running
 from tests.integration.mqtt.raw_client import RawClient
-from tests.support.fleet import FleetDevice, add_devices
-from tests.support.serving import Serving
+from tests.support.fleet import FleetDevice
 
 COMMANDS = "v1/devices/me/rpc/request/+"
 COMMAND = "v1/devices/me/rpc/request/1"
@@ -18,18 +16,8 @@ COMMAND = "v1/devices/me/rpc/request/1"
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """One that takes clients without credentials."""
-    directory: Path = tmp_path_factory.mktemp("gateway")
-    serving = Serving(directory, "--set", "listeners.1.allow_anonymous=true")
-    try:
-        yield Gateway(serving.ready())
-    finally:
-        serving.kill()
-
-
-@pytest.fixture(scope="module")
-def devices(gateway: Gateway) -> Iterator[FleetDevice]:
-    """Devices, one for each that is asked for."""
-    return iter(add_devices(gateway.serving, *(f"device-{number}" for number in range(20))))
+    with running(tmp_path_factory.mktemp("gateway"), "--set", "listeners.1.allow_anonymous=true") as gateway:
+        yield gateway
 
 
 class Clients:

@@ -16,7 +16,7 @@ from protocols.mqtt.codec import Decoder, encode
 from protocols.mqtt.packets import ConnAck, Connect, Disconnect, Packet
 from tests.integration.devices.conftest import Gateway
 from tests.support.authority import Authority, fingerprint
-from tests.support.fleet import FleetDevice, add_devices
+from tests.support.fleet import FleetDevice
 from tests.support.serving import Serving
 
 DEADLINE_S = 60
@@ -68,11 +68,6 @@ class Tls(Gateway):
         self.http_port = serving.port("https")
         self.url = f"https://127.0.0.1:{self.http_port}"
         self._database = serving.directory / "var" / "gateway.sqlite3"
-
-
-@pytest.fixture(scope="module")
-def devices(gateway: Gateway) -> Iterator[FleetDevice]:
-    return iter(add_devices(gateway.serving, *(f"device-{number}" for number in range(20))))
 
 
 @pytest.fixture

@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.integration.devices.conftest import Gateway
+from tests.integration.devices.conftest import Gateway, running
 from tests.integration.devices.test_mqtt_devices import Clients
 from tests.integration.mqtt.waiting import DEADLINE_S
-from tests.support.fleet import FleetDevice, add_devices
-from tests.support.serving import Serving
+from tests.support.fleet import FleetDevice
 
 NO_TOKEN = "x" * 32
 
@@ -20,16 +19,8 @@ NO_TOKEN = "x" * 32
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     limits = {"max_failed_logins": 5, "max_connections": 2, "max_lost_connections": 4, "lost_connections_pause_s": 3600}
     flags = [part for name, value in limits.items() for part in ("--set", f"devices.{name}={value}")]
-    serving = Serving(tmp_path_factory.mktemp("gateway"), *flags)
-    try:
-        yield Gateway(serving.ready())
-    finally:
-        serving.kill()
-
-
-@pytest.fixture(scope="module")
-def devices(gateway: Gateway) -> Iterator[FleetDevice]:
-    return iter(add_devices(gateway.serving, *(f"device-{number}" for number in range(10))))
+    with running(tmp_path_factory.mktemp("gateway"), *flags) as gateway:
+        yield gateway
 
 
 @pytest.fixture
