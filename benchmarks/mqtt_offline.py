@@ -34,6 +34,7 @@ ENOUGH = 100_000_000
 async def serve(port: int, store: str, directory: str) -> None:
     """What runs in the server process."""
     sys.path.insert(0, str(ROOT))
+    from gateway.supervisor import spare_what_stays
     from protocols.mqtt.server import MqttOptions, MqttServer
     from protocols.mqtt.stores.redis import RedisStore
     from protocols.mqtt.stores.sqlite import SqliteStore
@@ -48,6 +49,7 @@ async def serve(port: int, store: str, directory: str) -> None:
         store=kept[store] if store in kept else RedisStore(store, place=directory),
     )
     await server.start()
+    spare_what_stays()  # as `gateway serve` does
     await asyncio.Event().wait()
 
 

@@ -161,7 +161,7 @@ class Broker:
         else:
             group = self._groups.get((share_name, inner))
             if group is None:
-                group = self._groups[share_name, inner] = SharedGroup()
+                group = self._groups[share_name, inner] = SharedGroup(topic_filter)
                 self._tree.add(inner, (share_name,), group)
             group.add(subscriber)
         if session.journal is not None:
@@ -193,7 +193,7 @@ class Broker:
 
     def _hand_over(self, session: Session, group: SharedGroup, now: float, *, begun: bool) -> None:
         """What a session of a shared subscription has not got, another one gets."""
-        for delivery in session.take_out(group, begun=begun):
+        for delivery in session.take_out(group.topic_filter, begun=begun):
             if delivery.message.expired(now):
                 self.dropped["expired"] += 1
             else:
@@ -393,5 +393,5 @@ def _share(group: SharedGroup, message: Message, now: float) -> int:
         return 0
     qos = min(chosen.qos, message.qos)
     retain = message.retain and chosen.retain_as_published
-    chosen.session.deliver(message, qos, retain, chosen.identifiers, now, share=group)
+    chosen.session.deliver(message, qos, retain, chosen.identifiers, now, share=group.topic_filter)
     return 1

@@ -48,12 +48,12 @@ class Delivery:
         qos: int,
         retain: bool,
         identifiers: tuple[int, ...],
-        *,
         bounded: bool,
-        share: object = None,
+        share: str,
     ) -> None:
         """`bounded` is False for a retained message, which is kept anyway and does not count in the queue's bounds.
-        `share` is the shared subscription through which it comes; a restart forgets which."""
+        `share` is the filter, with its $share/NAME/, of the shared subscription through which it comes, else empty.
+        """
         self.message = message
         self.qos = qos
         self.retain = retain

@@ -296,6 +296,7 @@ def _delivery_rows(deliveries: "list[Delivery]", to_wall: float) -> list[Row]:
             delivery.bounded,
             ",".join(map(str, delivery.identifiers)) if delivery.identifiers else "",
             delivery.packet_id,
+            delivery.share,
         )
         for delivery in deliveries
     ]

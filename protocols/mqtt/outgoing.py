@@ -103,20 +103,20 @@ class Outgoing:
         now: float,
         *,
         bounded: bool = True,
-        share: object = None,
+        share: str = "",
     ) -> None:
         """Sends a message now, or queues it; a message at QoS 0 for an absent client is dropped [MQTT5-4.3.1]."""
         link = self.link
         if link is None:
             if qos:
-                self._enqueue(Delivery(message, qos, retain, identifiers, bounded=bounded, share=share), now)
+                self._enqueue(Delivery(message, qos, retain, identifiers, bounded, share), now)
         elif qos == 0:
             if link.writable and not self._queue:
                 link.write_publish(message, 0, retain, identifiers, now)
             else:
-                self._enqueue(Delivery(message, 0, retain, identifiers, bounded=bounded), now)
+                self._enqueue(Delivery(message, 0, retain, identifiers, bounded, share), now)
         else:
-            delivery = Delivery(message, qos, retain, identifiers, bounded=bounded, share=share)
+            delivery = Delivery(message, qos, retain, identifiers, bounded, share)
             if link.writable and not self._queue and self._has_quota(link):
                 self._send(link, delivery, now)
             else:
@@ -151,7 +151,7 @@ class Outgoing:
         if not queue:
             self._queue = None
 
-    def take_out(self, share: object, *, begun: bool) -> list[Delivery]:
+    def take_out(self, share: str, *, begun: bool) -> list[Delivery]:
         """Takes out the messages above QoS 0 that came through a shared subscription, for another of its sessions.
 
         `begun`: also those sent at QoS 1 and not acknowledged; never those at QoS 2 [MQTT5-4.8.2-5]. `hand_over` is to
@@ -159,14 +159,14 @@ class Outgoing:
         """
         taken: list[Delivery] = []
         if begun:
-            taken = [one for one in self._inflight.values() if one.share is share and one.qos == 1]
+            taken = [one for one in self._inflight.values() if one.share == share and one.qos == 1]
             for delivery in taken:
                 del self._inflight[delivery.packet_id]
         queue = self._queue
-        if queue and any(delivery.share is share for delivery in queue):
+        if queue and any(delivery.share == share for delivery in queue):
             for _ in range(len(queue)):
                 delivery = self._dequeue(queue)
-                if delivery.share is share and delivery.qos:
+                if delivery.share == share and delivery.qos:
                     taken.append(delivery)
                 else:
                     self._requeue(delivery)

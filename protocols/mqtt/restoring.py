@@ -129,7 +129,7 @@ class Restoring:
     def _delivery(self, row: DeliveryRow) -> None:
         message = self._messages[row.message_id]
         identifiers = tuple(map(int, row.identifiers.split(","))) if row.identifiers else ()
-        delivery = Delivery(message, row.qos, bool(row.retain), identifiers, bounded=bool(row.bounded))
+        delivery = Delivery(message, row.qos, bool(row.retain), identifiers, bool(row.bounded), row.share)
         delivery.seq, delivery.session_id, delivery.packet_id = row.seq, row.session_id, row.packet_id
         message.references += 1
         self.deliveries += 1

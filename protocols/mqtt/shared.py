@@ -11,9 +11,11 @@ class SharedGroup:
     another is there. What waits for a member that goes away or leaves goes to another (Broker).
     """
 
-    __slots__ = ("_members", "_next")
+    __slots__ = ("_members", "_next", "topic_filter")
 
-    def __init__(self) -> None:
+    def __init__(self, topic_filter: str) -> None:
+        """`topic_filter` has the $share/NAME/ in front."""
+        self.topic_filter = topic_filter
         self._members: dict[str, Subscriber] = {}
         self._next = 0
 

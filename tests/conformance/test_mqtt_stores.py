@@ -45,7 +45,7 @@ ONE_OF_EACH: Mapping[Kind, Row] = {
     SESSIONS: SessionRow(1, "thermo-1", 3_600, 1_700_000_000.25, b"\x00will", None),
     SUBSCRIPTIONS: SubscriptionRow(1, "$share/g/räume/+/t", 2, 1, 0, 268_435_455),
     MESSAGES: MessageRow(1, "räume/1/t", b"\x00\xff\x80", b"\x05\x02\x00\x00\x00\x09", 1_700_000_000.5),
-    DELIVERIES: DeliveryRow(1, 1, 1, 2, 1, 0, "7,8", 65_535),
+    DELIVERIES: DeliveryRow(1, 1, 1, 2, 1, 0, "7,8", 65_535, "$share/g/räume/+/t"),
     RELEASED: ReleasedRow(2, 1, 3),
     RECEIVED: ReceivedRow(1, 9),
     RETAINED: RetainedRow("räume/1/t", b"", 1, b"\x00", None),
@@ -127,7 +127,9 @@ class TestKeeping:
 
     def test_one_group_puts_and_removes_rows_of_many_kinds(self, open_store: OpenStore) -> None:
         store = open_store()
-        store.write(put(DELIVERIES, *(DeliveryRow(number, 1, number, 1, 0, 1, "", 0) for number in range(1, 5_001))))
+        store.write(
+            put(DELIVERIES, *(DeliveryRow(number, 1, number, 1, 0, 1, "", 0, "") for number in range(1, 5_001)))
+        )
 
         store.write(
             Changes(
@@ -137,7 +139,7 @@ class TestKeeping:
         )
 
         assert rows(open_store()) == {
-            DELIVERIES: [(5_000, 1, 5_000, 1, 0, 1, "", 0)],
+            DELIVERIES: [(5_000, 1, 5_000, 1, 0, 1, "", 0, "")],
             RELEASED: [(1, 1, 7)],
         }
 
@@ -219,6 +221,15 @@ class TestSqliteFailures:
 
         assert store.path.stat().st_mode & 0o777 == 0o600
 
+    def test_rows_are_removed_by_their_keys_without_reading_the_table(self, tmp_path: Path) -> None:
+        SqliteStore(tmp_path / "mqtt.sqlite3").open()
+        with sqlite3.connect(tmp_path / "mqtt.sqlite3") as connection:
+            for kind, statement in sqlite_store._REMOVE.items():
+                row = f"({', '.join('?' * kind.key_width)})"
+                sql = f"EXPLAIN QUERY PLAN {statement.before} {row}, {row} {statement.after}"
+                plan = [step for *_, step in connection.execute(sql, (1,) * kind.key_width * 2)]
+                assert any(step.startswith(f"SEARCH {kind.name} USING") for step in plan), plan
+
     def test_a_commit_survives_a_power_cut(self, tmp_path: Path) -> None:
         store = SqliteStore(tmp_path / "mqtt.sqlite3")
         store.open()
@@ -249,8 +260,23 @@ class TestFormats:
         assert rows(new)[RETAINED][0][2] == 1, "a step is done once"
         new.close()
 
-        with pytest.raises(NewerFormatError, match=rf"{path} has format 2, of a later version; .* formats up to 1"):
+        newest = len(sqlite_store.MIGRATIONS)
+        with pytest.raises(
+            NewerFormatError, match=rf"{path} has format {newest + 1}, of a later version; .* formats up to {newest}"
+        ):
             old.open()
+
+    def test_sqlite_has_deliveries_of_the_first_format_without_a_share(self, tmp_path: Path) -> None:
+        path = tmp_path / "mqtt.sqlite3"
+        SqliteStore(path, migrations=sqlite_store.MIGRATIONS[:1]).open()
+        with sqlite3.connect(path) as connection:
+            connection.execute("INSERT INTO delivery VALUES (1, 1, 1, 2, 1, 0, '7,8', 65535)")
+
+        store = SqliteStore(path)
+        store.open()
+
+        assert rows(store) == {DELIVERIES: [(1, 1, 1, 2, 1, 0, "7,8", 65_535, "")]}
+        store.close()
 
     def test_a_step_that_fails_leaves_the_format_of_before(self, tmp_path: Path) -> None:
         path = tmp_path / "mqtt.sqlite3"
@@ -283,8 +309,22 @@ class TestFormats:
             new.close()
 
         assert steps == ["to the next"]
-        with pytest.raises(NewerFormatError, match="Redis has format 2"):
+        with pytest.raises(NewerFormatError, match=f"Redis has format {len(redis_store.MIGRATIONS) + 1}"):
             old.open()
+
+    def test_redis_has_deliveries_of_the_first_format_without_a_share(self, redis_url: str) -> None:
+        first = RedisStore(redis_url, place="here", migrations=redis_store.MIGRATIONS[:1])
+        first.open()
+        old = (1, 1, 1, 2, 1, 0, "7,8", 65_535)
+        first.write(put(DELIVERIES, old, (2, *old[1:])))
+        first.close()
+        store = RedisStore(redis_url, place="here")
+
+        store.open()
+        redis_store.MIGRATIONS[1](store._client)  # once more, as after an interruption
+
+        assert rows(store) == {DELIVERIES: [(*old, ""), (2, *old[1:], "")]}
+        store.close()
 
 
 class TestOneOwnerInRedis:

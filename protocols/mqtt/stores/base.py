@@ -64,7 +64,8 @@ class MessageRow(NamedTuple):
 
 
 class DeliveryRow(NamedTuple):
-    """A message for a session, in the order of `seq`: waiting if `packet_id` is 0, else sent and not acknowledged."""
+    """A message for a session, in the order of `seq`: waiting if `packet_id` is 0, else sent and not acknowledged.
+    `share` is the filter of the shared subscription through which it comes, or empty."""
 
     seq: int
     session_id: int
@@ -74,6 +75,7 @@ class DeliveryRow(NamedTuple):
     bounded: int
     identifiers: str
     packet_id: int
+    share: str
 
 
 class ReleasedRow(NamedTuple):

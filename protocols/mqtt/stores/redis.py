@@ -20,6 +20,7 @@ import msgspec
 import redis
 
 from protocols.mqtt.stores.base import (
+    DELIVERIES,
     KINDS,
     Changes,
     Kind,
@@ -48,7 +49,15 @@ def _create(client: "redis.Redis") -> None:
     """Hashes are there when they are written to."""
 
 
-MIGRATIONS: Final[Sequence[Callable[["redis.Redis"], None]]] = (_create,)
+def _add_share(client: "redis.Redis") -> None:
+    columns = len(DELIVERIES.columns)
+    for key, packed in client.hscan_iter(PREFIX + DELIVERIES.name, count=_SCAN):
+        row = _unpack(packed)
+        if len(row) < columns:
+            client.hset(PREFIX + DELIVERIES.name, key, _pack((*row, "")))
+
+
+MIGRATIONS: Final[Sequence[Callable[["redis.Redis"], None]]] = (_create, _add_share)
 """What brings the rows from the format of each index to the next; an empty database has format 0."""
 
 

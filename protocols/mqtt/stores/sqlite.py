@@ -25,11 +25,12 @@ from protocols.mqtt.stores.base import (
     Store,
     StoreError,
 )
+from protocols.sqlite_rows import RowsStatement, execute_with_rows
 
 BUSY_TIMEOUT_S: Final = 5.0
 """How long a commit waits for another program that has the file locked, before it counts as failed."""
 
-_TABLES: Final[Mapping[Kind, str]] = {
+_FIRST_TABLES: Final[Mapping[Kind, str]] = {
     SESSIONS: """
         session_id INTEGER PRIMARY KEY, client_id TEXT NOT NULL, expiry_interval_s INTEGER NOT NULL,
         ends_at REAL, will BLOB, will_at REAL""",
@@ -53,34 +54,41 @@ _CLUSTERED: Final = (SUBSCRIPTIONS, RECEIVED, RETAINED)
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    for kind, columns in _TABLES.items():
+    for kind, columns in _FIRST_TABLES.items():
         connection.execute(f"CREATE TABLE {kind.name} ({columns}){' WITHOUT ROWID' if kind in _CLUSTERED else ''}")
 
 
-MIGRATIONS: Final[Sequence[Callable[[sqlite3.Connection], None]]] = (_create,)
+def _add_share(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE delivery ADD COLUMN share TEXT NOT NULL DEFAULT ''")
+
+
+MIGRATIONS: Final[Sequence[Callable[[sqlite3.Connection], None]]] = (_create, _add_share)
 """What brings a file from the format of each index to the next; an empty file has format 0."""
 
 
 # The names in these statements are those of `Kind`s, which are constants.
 
 
-def _put(kind: Kind) -> str:
-    return f"INSERT OR REPLACE INTO {kind.name} VALUES ({', '.join('?' * len(kind.columns))})"  # noqa: S608
+def _put(kind: Kind) -> RowsStatement:
+    return RowsStatement(f"INSERT OR REPLACE INTO {kind.name} VALUES")
 
 
-def _remove(kind: Kind) -> str:
-    key = " AND ".join(f"{name} = ?" for name in kind.columns[: kind.key_width])
-    return f"DELETE FROM {kind.name} WHERE {key}"  # noqa: S608
+def _remove(kind: Kind) -> RowsStatement:
+    # Selected, because of bare VALUES SQLite does not look rows up by two columns: it would read the whole table.
+    return RowsStatement(f"DELETE FROM {kind.name} WHERE ({_key(kind)}) IN (SELECT * FROM (VALUES", "))")  # noqa: S608
 
 
 def _select(kind: Kind) -> str:
-    key = ", ".join(kind.columns[: kind.key_width])
-    return f"SELECT {', '.join(kind.columns)} FROM {kind.name} ORDER BY {key}"  # noqa: S608
+    return f"SELECT {', '.join(kind.columns)} FROM {kind.name} ORDER BY {_key(kind)}"  # noqa: S608
+
+
+def _key(kind: Kind) -> str:
+    return ", ".join(kind.columns[: kind.key_width])
 
 
 _PUT: Final = {kind: _put(kind) for kind in KINDS}
-_SELECT: Final = {kind: _select(kind) for kind in KINDS}
 _REMOVE: Final = {kind: _remove(kind) for kind in KINDS}
+_SELECT: Final = {kind: _select(kind) for kind in KINDS}
 
 
 class SqliteStore(Store):
@@ -111,7 +119,7 @@ class SqliteStore(Store):
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=32
+            self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=64
         )
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
@@ -154,9 +162,9 @@ class SqliteStore(Store):
     def _write(self, connection: sqlite3.Connection, changes: Changes) -> None:
         connection.execute("BEGIN IMMEDIATE")
         for kind, rows in changes.put.items():
-            connection.executemany(_PUT[kind], rows)
+            execute_with_rows(connection, _PUT[kind], rows)
         for kind, keys in changes.removed.items():
-            connection.executemany(_REMOVE[kind], keys)
+            execute_with_rows(connection, _REMOVE[kind], keys)
         connection.execute("COMMIT")
 
     def close(self) -> None:

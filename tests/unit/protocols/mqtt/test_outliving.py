@@ -282,6 +282,22 @@ class TestAfterAKill:
         assert packets[0].properties == {"subscription_identifier": [268_435_455]}
         assert client.publishes() == []
 
+    def test_what_waits_for_an_absent_member_of_a_shared_subscription_goes_to_another(self, world: KeptWorld) -> None:
+        """As it would have without the kill: when the member that it waits for leaves the subscription."""
+        absent = world.comes("absent")
+        absent.subscribe("$share/g/t", "t/own")
+        absent.lose()
+        for topic in ("t", "t/own", "t"):
+            world.publish(topic, topic.encode(), qos=1)
+        world.commit()
+        world = world.killed()
+        other = world.comes("other")
+        other.subscribe("$share/g/t")
+
+        absent = world.comes("absent", clean_start=True)
+
+        assert [packet.topic for packet in other.publishes()] == ["t", "t"]
+
     def test_the_client_is_told_that_its_session_is_there(self, world: KeptWorld) -> None:
         world.comes("c")
 
