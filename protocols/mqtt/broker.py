@@ -200,28 +200,6 @@ class Broker:
                 _share(group, delivery.message, now)
             session.hand_over(delivery)
 
-    def send_retained(self, topic_filter: str, subscriber: Subscriber, now: float) -> None:
-        """Sends the retained messages that match the filter [MQTT5-3.3.1-9] [MQTT3-3.3.1-6]; never for a shared
-        subscription [MQTT5-4.8.2]."""
-        share_name, inner = split_shared(topic_filter)
-        if share_name is not None:
-            return
-        session = subscriber.session
-        most = len(self.retained) + session.options.max_queued_messages
-        if session.queued > most:  # it subscribes over and over: not even looking is what keeps the loop free
-            self.dropped["queue_full"] += 1
-            return
-        for message in self.retained_matching(inner):
-            if message.expired(now):
-                self.forget_retained(message.topic)
-            elif session.queued > most:
-                self.dropped["queue_full"] += 1
-            else:
-                qos = min(message.qos, subscriber.qos)
-                # [MQTT5-3.3.1.3] [MQTT3-3.3.1-8]
-                session.deliver(message, qos, True, subscriber.identifiers, now, bounded=False)
-                message.forget_encoded()
-
     @property
     def subscription_count(self) -> int:
         """How many subscriptions there are, shared ones apart."""

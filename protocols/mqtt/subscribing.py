@@ -21,6 +21,7 @@ from protocols.mqtt.packets import (
 )
 from protocols.mqtt.publishing import PublishReceiver
 from protocols.mqtt.reason_codes import sendable
+from protocols.mqtt.retained import retained_for, send_retained
 from protocols.mqtt.session import Session, Subscriber
 from protocols.mqtt.topics import split_shared, validate_topic_filter
 
@@ -235,7 +236,7 @@ class SubscribeReceiver(PublishReceiver):
             # [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] [MQTT3-3.8.4-1] [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] [MQTT3-3.10.4-4]
             self._write_short(answer)
         for topic_filter, subscriber in granted:
-            self._broker.send_retained(topic_filter, subscriber, now)
+            send_retained(self._broker, retained_for(self._broker, topic_filter, self.session), subscriber, now)
 
     def _is_away(self) -> bool:
         """Whether the session of this connection, which has ended, is kept and no other connection has it."""
