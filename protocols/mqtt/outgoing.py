@@ -211,29 +211,40 @@ class Outgoing:
                 return packet_id
 
     def _enqueue(self, delivery: Delivery, now: float) -> None:
+        """Puts it at the end of the queue, or drops it. In one place: it is what a message for an absent client costs."""
         queue = self._queue
         if queue is None:
             queue = self._queue = deque()
         if delivery.bounded:
-            while queue and self._is_full(delivery) and queue[0].message.expired(now):
-                self._forget(self._dequeue(queue))
-                self.dropped["expired"] += 1
-            if self._is_full(delivery):
+            size_bytes = delivery.message.size_bytes
+            options, backlog = self.options, self.backlog
+            if (
+                self._queued_messages >= options.max_queued_messages
+                or self._queued_bytes + size_bytes > options.max_queued_bytes
+            ) and not self._make_room(queue, size_bytes, now):
                 self.dropped["queue_full"] += 1
                 return
-            if self.backlog.size_bytes + delivery.message.size_bytes > self.backlog.max_bytes:
+            if backlog.size_bytes + size_bytes > backlog.max_bytes:
                 self.dropped["queues_full"] += 1
                 return
-            self._count(1, delivery.message.size_bytes)
+            self._queued_messages += 1
+            self._queued_bytes += size_bytes
+            backlog.size_bytes += size_bytes
         queue.append(delivery)
-        if self.journal is not None and delivery.qos:
+        if delivery.qos and self.journal is not None:
             self.journal.deliver(delivery, self.session_id)
 
-    def _is_full(self, delivery: Delivery) -> bool:
-        return (
-            self._queued_messages >= self.options.max_queued_messages
-            or self._queued_bytes + delivery.message.size_bytes > self.options.max_queued_bytes
-        )
+    def _make_room(self, queue: deque[Delivery], size_bytes: int, now: float) -> bool:
+        """Drops what has expired from the front of a full queue. Returns whether there is room now."""
+        while queue and queue[0].message.expired(now):
+            self._forget(self._dequeue(queue))
+            self.dropped["expired"] += 1
+            if (
+                self._queued_messages < self.options.max_queued_messages
+                and self._queued_bytes + size_bytes <= self.options.max_queued_bytes
+            ):
+                return True
+        return False
 
     def _dequeue(self, queue: deque[Delivery]) -> Delivery:
         delivery = queue.popleft()

@@ -13,6 +13,9 @@ class SharedGroup:
 
     __slots__ = ("_members", "_next", "topic_filter")
 
+    session: None = None
+    """Where a Subscriber has the session that it is for."""
+
     def __init__(self, topic_filter: str) -> None:
         """`topic_filter` has the $share/NAME/ in front."""
         self.topic_filter = topic_filter
