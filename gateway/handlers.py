@@ -26,6 +26,7 @@ CONNECTION_HANDLERS = frozenset(
         "mqtt_auth",
         "mqtt_publish",
         "mqtt_subscribe",
+        "mqtt_retained",
         "mqtt_unsubscribe",
         "mqtt_disconnect",
         "lifespan_startup",

@@ -27,7 +27,7 @@ consumer_background_failures = Counter(
 )
 mqtt_refusals = Counter(
     "gateway_mqtt_refusals",
-    "Connects, publishes and filters that an MQTT consumer refused, by the reason code",
+    "Connects, publishes, wills, filters and retained messages that an MQTT consumer refused, by the reason code",
     ["request", "reason_code"],
 )
 token_refusals = Counter(

@@ -209,7 +209,10 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
     async def mqtt_subscribe(self, event: Event) -> None:
         """Asks `subscribe` for each filter."""
         results = [await self.__subscribe(subscription) for subscription in event["subscriptions"]]
-        await self.base_send(filters_ack(event["ack_id"], results))
+        ack = filters_ack(event["ack_id"], results)
+        if type(self).authorize_retained is not AsyncMqttConsumer.authorize_retained:
+            ack["check_retained"] = True
+        await self.base_send(ack)
 
     async def __subscribe(self, subscription: dict[str, Any]) -> int | Reject:
         topic_filter, qos = subscription["topic_filter"], subscription["qos"]
@@ -233,6 +236,31 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         """
         self._require_unrestricted()
         return None
+
+    async def mqtt_retained(self, event: Event) -> None:
+        """Asks `authorize_retained` for each topic."""
+        results = [await self.__authorize_retained(topic) for topic in event["topics"]]
+        await self.base_send(filters_ack(event["ack_id"], results))
+
+    async def __authorize_retained(self, topic: str) -> int | Reject:
+        try:
+            allowed = await self.authorize_retained(topic)
+        except Reject as refusal:
+            return self._note_withheld(topic, refusal)
+        except StopConsumer:
+            raise
+        except Exception as error:
+            self._note_failure("retained", topic, error)
+            return FAILED
+        return SUCCESS if allowed else self._note_withheld(topic, Reject(NOT_AUTHORIZED))
+
+    async def authorize_retained(self, topic: str) -> bool:
+        """Called with the topic of each retained message that a filter granted by `subscribe` brings with it, to say
+        whether the client gets it: for filters that match more than the client may read.
+
+        Only a class that overrides it is asked, and only about these: what is published later goes by the filter.
+        """
+        return True
 
     async def mqtt_unsubscribe(self, event: Event) -> None:
         """Tells `unsubscribe` of each filter."""

@@ -25,7 +25,7 @@ ADMINISTRATIVE_ACTION = 0x98
 STATUS_PREFIX = "$SYS/"
 """What the broker says of itself: nobody else publishes there."""
 
-EVENTS = ("mqtt.connect", "mqtt.publish", "mqtt.subscribe", "mqtt.unsubscribe", "mqtt.disconnect")
+EVENTS = ("mqtt.connect", "mqtt.publish", "mqtt.subscribe", "mqtt.retained", "mqtt.unsubscribe", "mqtt.disconnect")
 
 # The connection of a client before MQTT 5 is closed on a failure of ours: it cannot be told of it, and would take a
 # positive acknowledgement for granted. It sends the publish again when it is back.
@@ -127,6 +127,13 @@ class MqttPeer:
         if suppressed is not None:
             more = f"; {suppressed} refusals before it were not logged" if suppressed else ""
             logger.warning("refused %s %r of %s: %s%s", request, about, describe(self.scope), refusal, more)
+
+    def _note_withheld(self, topic_name: str, refusal: Reject) -> Reject:
+        """Counts a retained message that the client does not get. It has asked for nothing that it must not: that is
+        no line in the log."""
+        mqtt_refusals.labels("retained", f"{refusal.reason_code:#04x}").inc()
+        logger.debug("kept retained %r from %s: %s", topic_name, describe(self.scope), refusal)
+        return refusal
 
     def _note_failure(self, request: str, about: object, error: BaseException, count: int = 1) -> None:
         mqtt_refusals.labels(request, f"{IMPLEMENTATION_SPECIFIC_ERROR:#04x}").inc(count)

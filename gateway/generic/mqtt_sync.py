@@ -113,7 +113,10 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
     def mqtt_subscribe(self, event: Event) -> None:
         """Asks `subscribe` for each filter."""
         results = [self.__subscribe(subscription) for subscription in event["subscriptions"]]
-        self._gateway_send(filters_ack(event["ack_id"], results))
+        ack = filters_ack(event["ack_id"], results)
+        if type(self).authorize_retained is not MqttConsumer.authorize_retained:
+            ack["check_retained"] = True
+        self._gateway_send(ack)
 
     def __subscribe(self, subscription: dict[str, Any]) -> int | Reject:
         topic_filter, qos = subscription["topic_filter"], subscription["qos"]
@@ -133,6 +136,27 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         """As AsyncMqttConsumer.subscribe."""
         self._require_unrestricted()
         return None
+
+    def mqtt_retained(self, event: Event) -> None:
+        """Asks `authorize_retained` for each topic."""
+        results = [self.__authorize_retained(topic) for topic in event["topics"]]
+        self._gateway_send(filters_ack(event["ack_id"], results))
+
+    def __authorize_retained(self, topic: str) -> int | Reject:
+        try:
+            allowed = self.authorize_retained(topic)
+        except Reject as refusal:
+            return self._note_withheld(topic, refusal)
+        except StopConsumer:
+            raise
+        except Exception as error:
+            self._note_failure("retained", topic, error)
+            return FAILED
+        return SUCCESS if allowed else self._note_withheld(topic, Reject(NOT_AUTHORIZED))
+
+    def authorize_retained(self, topic: str) -> bool:
+        """As AsyncMqttConsumer.authorize_retained."""
+        return True
 
     def mqtt_unsubscribe(self, event: Event) -> None:
         """Tells `unsubscribe` of each filter."""

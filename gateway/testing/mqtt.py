@@ -106,6 +106,12 @@ class MqttCommunicator(ApplicationCommunicator):
         )
         return list((await self.receive_ack(ack_id))["reason_codes"])
 
+    async def check_retained(self, *topics: str) -> Sequence[int]:
+        """Asks about retained messages, as a server does that was told to; returns the reason code of each."""
+        ack_id = next(self._ack_ids)
+        await self.send_input({"type": "mqtt.retained", "ack_id": ack_id, "topics": list(topics)})
+        return list((await self.receive_ack(ack_id))["reason_codes"])
+
     async def unsubscribe(self, *topic_filters: str) -> Sequence[int]:
         """Unsubscribes; returns the reason code of each filter."""
         ack_id = next(self._ack_ids)

@@ -179,6 +179,9 @@ class Connection:
         }
         answer = await self._ask({"type": "mqtt.subscribe", "subscriptions": [subscription], "properties": {}})
         codes = answer.get("reason_codes") or [_FAILURE]
+        if answer.get("check_retained"):  # which amqtt asks nobody about
+            logger.warning("refused %r: the application wants to be asked about retained messages", topic_filter)
+            return False
         return bool(codes[0] < _FAILURE)
 
     def unsubscribed(self, topic_filter: str) -> None:

@@ -259,8 +259,10 @@ class Connection(AuthenticationReceiver):
         self.deadline = NEVER
         self.connect = None
         self._held = b""
-        if end.reason != "client" or self.session is None or not self.session.persistent:
-            self._forget_answers()  # else what came before the DISCONNECT is carried out, as a PUBLISH is
+        # What came before a DISCONNECT is carried out, as a PUBLISH is.
+        self._forget_answers(
+            but_of_packets=end.reason == "client" and self.session is not None and self.session.persistent
+        )
         self._wire.flush_soon()
         if self.session is not None:
             self._broker.detach(self.session, self._will if with_will else None, now)

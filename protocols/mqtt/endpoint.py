@@ -236,6 +236,11 @@ class Endpoint(asyncio.Protocol):
             else:
                 self._transport.write(data)
 
+    def ask(self, event: Event) -> None:
+        """The connection has a question to the application; it has one at a time, which makes the inbox no fuller."""
+        if self._run is not None:
+            self._run.inbox.feed(event, 0)
+
     def _hold(self, data: bytes) -> None:
         """Writes what promises something, or what follows it, when that is committed."""
         connection, committer, held = self.connection, self._hub.committer, self._held

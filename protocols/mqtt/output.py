@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from protocols.asgi import Event
 from protocols.mqtt.aliases import OutboundAliases
 from protocols.mqtt.codec import encode, prepare_publish
 from protocols.mqtt.message import Message
@@ -29,6 +30,9 @@ class Wire(Protocol):
 
     def flush(self) -> None:
         """There is much output: to be written now."""
+
+    def ask(self, event: Event) -> None:
+        """The application is to be asked something of which no packet has come just now."""
 
 
 class Output:

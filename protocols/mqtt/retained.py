@@ -1,11 +1,18 @@
-"""Retained messages on their way to who has subscribed."""
+"""Retained messages on their way to who has subscribed, and what the application is asked about them before."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Final
 
 from protocols.mqtt.broker import Broker
 from protocols.mqtt.message import Message
 from protocols.mqtt.session import Session, Subscriber
 from protocols.mqtt.topics import split_shared
+
+MAX_ASKED: Final = 100
+"""Topics that the application is asked about at a time."""
+
+_FAILURE: Final = 0x80
 
 
 def retained_for(broker: Broker, topic_filter: str, session: Session) -> list[Message]:
@@ -39,3 +46,53 @@ def send_retained(broker: Broker, messages: Iterable[Message], subscriber: Subsc
 def _most_queued(broker: Broker, session: Session) -> int:
     """What may wait for a session: every retained message, besides what is published."""
     return len(broker.retained) + session.options.max_queued_messages
+
+
+class RetainedCheck:
+    """What is retained for the filters of one SUBSCRIBE, while the application is asked about it.
+
+    An application may grant a filter, and yet not every message that the filter matches. It is asked about topics, not
+    about messages: the one that is sent is the one that is retained when the answer comes, if there still is one. Kept
+    are the topics of one filter at a time.
+    """
+
+    __slots__ = ("_asked", "_filters", "_topics")
+
+    def __init__(self, broker: Broker, session: Session, topic_filters: Iterable[str]) -> None:
+        self._filters = dict.fromkeys(topic_filters)
+        self._topics = self._find(broker, session, tuple(self._filters))
+        self._asked: list[tuple[str, str]] = []
+
+    def _find(self, broker: Broker, session: Session, topic_filters: Iterable[str]) -> Iterator[tuple[str, str]]:
+        for topic_filter in topic_filters:
+            if topic_filter in self._filters:
+                for topic in [message.topic for message in retained_for(broker, topic_filter, session)]:
+                    yield topic, topic_filter
+
+    @property
+    def asked(self) -> int:
+        """How many topics the application is asked about now."""
+        return len(self._asked)
+
+    def ask(self) -> list[str]:
+        """The next topics to ask about; an empty list when there are no more."""
+        self._asked = list(islice(self._topics, MAX_ASKED))
+        return [topic for topic, _ in self._asked]
+
+    def answer(
+        self, reason_codes: Sequence[int], broker: Broker, session: Session, now: float
+    ) -> list[tuple[str, int]]:
+        """Sends what the application allows, having been asked. Returns (topic, reason code) of what it does not."""
+        refused: list[tuple[str, int]] = []
+        for (topic, topic_filter), code in zip(self._asked, reason_codes, strict=True):
+            if code >= _FAILURE:
+                refused.append((topic, code))
+            elif topic_filter in self._filters:
+                send_retained(broker, broker.retained_matching(topic), session.subscriptions[topic_filter], now)
+        return refused
+
+    def forget(self, topic_filters: Iterable[str], session: Session) -> None:
+        """The client has given filters up: it gets nothing more of them, were it to subscribe to them once more."""
+        for topic_filter in topic_filters:
+            if topic_filter not in session.subscriptions:
+                self._filters.pop(topic_filter, None)

@@ -1,6 +1,7 @@
 """SUBSCRIBE and UNSUBSCRIBE: what the application is asked, and what its answer becomes."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from protocols.asgi import Event
@@ -21,7 +22,7 @@ from protocols.mqtt.packets import (
 )
 from protocols.mqtt.publishing import PublishReceiver
 from protocols.mqtt.reason_codes import sendable
-from protocols.mqtt.retained import retained_for, send_retained
+from protocols.mqtt.retained import RetainedCheck, retained_for, send_retained
 from protocols.mqtt.session import Session, Subscriber
 from protocols.mqtt.topics import split_shared, validate_topic_filter
 
@@ -170,25 +171,32 @@ def _codes(event: Event, expected: int) -> list[int]:
     codes = event.get("reason_codes")
     if codes is None or len(codes) != expected:
         got = "none" if codes is None else len(codes)
-        raise ValueError(f"mqtt.ack: expected {expected} reason_codes, one per filter asked about; got {got}")
+        raise ValueError(f"mqtt.ack: expected {expected} reason_codes, one for each that was asked about; got {got}")
     return list(codes)
 
 
 class SubscribeReceiver(PublishReceiver):
-    """The SUBSCRIBE and UNSUBSCRIBE packets that wait for their acknowledgement, besides the publishes."""
+    """The SUBSCRIBE and UNSUBSCRIBE packets that wait for their acknowledgement, besides the publishes; and, where the
+    application wants to be asked about them, the retained messages that wait for it."""
 
-    __slots__ = ("_answers", "_last_answer_id")
+    __slots__ = ("_answers", "_checks", "_last_answer_id")
 
     def __init__(self, broker: Broker, options: MqttOptions, wire: Wire) -> None:
         super().__init__(broker, options, wire)
         # By ack_id: negative ones, downwards.
-        self._answers: dict[int, PendingAnswer] | None = None
+        self._answers: dict[int, PendingAnswer | RetainedCheck] | None = None
         self._last_answer_id = 0
+        # The application is asked about the first one, which is among `_answers` too; the others wait.
+        self._checks: deque[RetainedCheck] | None = None
 
     @property
     def congested(self) -> bool:
         """Whether so much waits for the application that the socket should not be read."""
-        return super().congested or (self._answers is not None and len(self._answers) >= MAX_PENDING_ANSWERS)
+        if super().congested:
+            return True
+        if self._answers is None:
+            return False
+        return len(self._answers) + (0 if self._checks is None else len(self._checks)) >= MAX_PENDING_ANSWERS
 
     def received_subscribe(self, packet: Subscribe, events: list[Event], now: float) -> None:
         """Takes a SUBSCRIBE; adds the event to `events`, unless every filter is refused already."""
@@ -206,12 +214,16 @@ class SubscribeReceiver(PublishReceiver):
             self._tell_refused(pending, refusal.reason_codes, "")
             self._write_short(refusal)
             return
+        self._remember(pending, event)
+        events.append(event)
+
+    def _remember(self, asked: PendingAnswer | RetainedCheck, event: Event) -> None:
+        """Gives the event the ack_id under which its answer is looked for."""
         if self._answers is None:
             self._answers = {}
         self._last_answer_id -= 1
-        self._answers[self._last_answer_id] = pending
+        self._answers[self._last_answer_id] = asked
         event["ack_id"] = self._last_answer_id
-        events.append(event)
 
     def _answer(self, event: Event, now: float) -> None:
         pending = self._answers.pop(event["ack_id"], None) if self._answers is not None else None
@@ -219,24 +231,63 @@ class SubscribeReceiver(PublishReceiver):
             return
         if pending is None or self.session is None:
             self.unknown_acks += 1
-            return
+        elif isinstance(pending, RetainedCheck):
+            self._answer_check(pending, event, self.session, now)
+        else:
+            self._answer_packet(pending, event, self.session, now)
+
+    def _answer_packet(self, pending: PendingAnswer, event: Event, session: Session, now: float) -> None:
         properties = self._problem(event)
         answer: SubAck | UnsubAck
         granted: list[tuple[str, Subscriber]] = []
         if isinstance(pending.packet, Subscribe):
-            answer, granted = answer_subscribe(
-                pending, event, properties, self._maximum_qos, self._broker, self.session
-            )
+            answer, granted = answer_subscribe(pending, event, properties, self._maximum_qos, self._broker, session)
         else:
-            answer = answer_unsubscribe(pending, event, properties, self._broker, self.session, now)
+            answer = answer_unsubscribe(pending, event, properties, self._broker, session, now)
+            for check in self._checks or ():
+                check.forget(pending.packet.topic_filters, session)
         self._tell_refused(pending, answer.reason_codes, event.get("reason_string", ""))
         if not self._closed:
-            if self.session.journal is not None:
+            if session.journal is not None:
                 self.promise()
             # [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] [MQTT3-3.8.4-1] [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] [MQTT3-3.10.4-4]
             self._write_short(answer)
+        if event.get("check_retained"):
+            self._check_retained([topic_filter for topic_filter, _ in granted], session)
+            return
         for topic_filter, subscriber in granted:
-            send_retained(self._broker, retained_for(self._broker, topic_filter, self.session), subscriber, now)
+            send_retained(self._broker, retained_for(self._broker, topic_filter, session), subscriber, now)
+
+    def _check_retained(self, topic_filters: Iterable[str], session: Session) -> None:
+        """Asks the application about what is retained for these filters, in its turn; after the end it cannot."""
+        if self._closed:
+            return
+        if self._checks is None:
+            self._checks = deque()
+        self._checks.append(RetainedCheck(self._broker, session, topic_filters))
+        if len(self._checks) == 1:
+            self._ask_about_retained()
+
+    def _ask_about_retained(self) -> None:
+        checks = self._checks
+        assert checks is not None
+        while checks:
+            topics = checks[0].ask()
+            if topics:
+                event: Event = {"type": "mqtt.retained", "topics": topics}
+                self._remember(checks[0], event)
+                self._wire.ask(event)
+                return
+            checks.popleft()
+
+    def _answer_check(self, check: RetainedCheck, event: Event, session: Session, now: float) -> None:
+        if self._closed:
+            return
+        refused = check.answer(_codes(event, check.asked), self._broker, session, now)
+        if self.tap is not None:
+            for topic, code in refused:
+                self.tap.refused("retained", code, event.get("reason_string", ""), topic)
+        self._ask_about_retained()
 
     def _is_away(self) -> bool:
         """Whether the session of this connection, which has ended, is kept and no other connection has it."""
@@ -257,6 +308,9 @@ class SubscribeReceiver(PublishReceiver):
                 by_us = pending.refused[index] is not None
                 self.tap.refused(kind(packet), code, "" if by_us else reason, topic_filter)
 
-    def _forget_answers(self) -> None:
-        """The connection has ended, and what the application says of its subscriptions does not count any more."""
-        self._answers = None
+    def _forget_answers(self, *, but_of_packets: bool) -> None:
+        """The connection has ended, and what the application says of its subscriptions does not count any more; or
+        only what it says of SUBSCRIBE and UNSUBSCRIBE packets does."""
+        self._checks = None
+        if not but_of_packets:
+            self._answers = None

@@ -144,6 +144,9 @@ class Client:
     def flush(self) -> None:
         self.read()
 
+    def ask(self, event: Event) -> None:
+        self.events.append(event)
+
     def feed(self, data: bytes) -> None:
         connection = self.connection
         if connection.congested or len(self.events) > 64:  # as the server does, it is not read
@@ -175,6 +178,7 @@ class Client:
         assert connection._pending_bytes >= 0
         if not connection._pending:
             assert connection._pending_bytes == 0
+        assert sum(event["type"] == "mqtt.retained" for event in self.events) <= 1
         if connection.state is State.CLOSED:
             assert connection.end is not None
 
@@ -362,6 +366,10 @@ def application_answers(world: World, index: int, client: Client, choices: Choic
                 reply["disconnect"] = True
         case "mqtt.subscribe":
             codes = [choices.one_of((0, 1, 2, 0x87)) for _ in event["subscriptions"]]
+            reply = {"type": "mqtt.ack", "ack_id": event["ack_id"], "reason_codes": codes, **reason}
+            reply["check_retained"] = choices.flag()
+        case "mqtt.retained":
+            codes = [choices.one_of((0, 0, 0x87)) for _ in event["topics"]]
             reply = {"type": "mqtt.ack", "ack_id": event["ack_id"], "reason_codes": codes, **reason}
         case "mqtt.unsubscribe":
             reply = {"type": "mqtt.ack", "ack_id": event["ack_id"], **reason}

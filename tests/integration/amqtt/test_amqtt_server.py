@@ -163,6 +163,20 @@ class TestTheApplicationIsTheAuthority:
         assert [code.value for code in await client.subscribe("secret/#", 1)] == [0x80]
         assert [code.value for code in await client.subscribe("public/#", 1)] == [1]
 
+    async def test_a_filter_whose_retained_messages_it_wants_to_be_asked_about_is_refused(
+        self, serve_amqtt: ServeAmqtt, connect: Connect
+    ) -> None:
+        class Checking(AcceptEverything):
+            async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+                async def checking(event: Event) -> None:
+                    await send({**event, "check_retained": True})
+
+                await super().__call__(scope, receive, checking)
+
+        client = await connect(await serve_amqtt(Checking()), "client")
+
+        assert [code.value for code in await client.subscribe("public/#", 1)] == [0x80]
+
     async def test_a_message_that_it_refuses_or_keeps_reaches_nobody(
         self, serve_amqtt: ServeAmqtt, connect: Connect
     ) -> None:

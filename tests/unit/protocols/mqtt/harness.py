@@ -82,6 +82,9 @@ class Client:
     def flush(self) -> None:
         self.flushes += 1
 
+    def ask(self, event: Event) -> None:
+        self.events.append(event)
+
     # The client.
 
     def send(self, *packets: Packet) -> list[Event]:

@@ -93,6 +93,18 @@ class TestSubscribe:
             world.publish(topic, topic.encode(), qos=2)
         assert [(packet.payload, packet.qos) for packet in client.publishes()] == [(b"a", 2), (b"b", 0)]
 
+    def test_a_shared_subscription_that_the_application_refuses_has_no_member(self) -> None:
+        world = World()
+        client = world.connected("c")
+        [event] = client.send(Subscribe(packet_id=9, subscriptions=(subscription("$share/group/a"),)))
+        assert (event["subscriptions"][0]["share_name"], event["subscriptions"][0]["topic_filter"]) == ("group", "a")
+
+        client.ack(event, reason_codes=[0x87])
+
+        assert client.read() == [SubAck(packet_id=9, reason_codes=(0x87,))]
+        assert world.publish("a") == 0
+        assert world.broker.shared_subscription_count == 0
+
     def test_a_filter_that_is_invalid_is_refused_without_asking(self) -> None:
         client = World().connected("c")
 
@@ -133,7 +145,7 @@ class TestSubscribe:
         client = World().connected("c")
         [event] = client.send(Subscribe(packet_id=1, subscriptions=(subscription("a"),)))
 
-        with pytest.raises(ValueError, match="expected 1 reason_codes, one per filter asked about"):
+        with pytest.raises(ValueError, match="expected 1 reason_codes, one for each that was asked"):
             client.ack(event, **answer)
 
     def test_no_more_qos_is_granted_than_asked(self) -> None:
