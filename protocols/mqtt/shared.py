@@ -1,17 +1,20 @@
 """Shared subscriptions: one of several sessions gets each message [MQTT5-4.8.2]."""
 
+from collections import OrderedDict
+
 from protocols.mqtt.session import Session, Subscriber
 
 
 class SharedGroup:
     """The sessions that share one subscription, and whose turn it is.
 
-    Messages go round robin among the members that can take one at once; if none can, to one that is connected; if none
-    is, to one that is away and keeps its session. A slow member thus gets less, and an absent one nothing as long as
-    another is there. What waits for a member that goes away or leaves goes to another (Broker).
+    A message goes to the member whose last one is longest ago, of those that can take one at once; if none can, of
+    those that are connected; if none is, of those that are away and keep their sessions. A slow member thus gets less,
+    an absent one nothing as long as another is there, and the others equal parts. What waits for a member that goes
+    away or leaves goes to another (Broker).
     """
 
-    __slots__ = ("_members", "_next", "topic_filter")
+    __slots__ = ("_members", "topic_filter")
 
     session: None = None
     """Where a Subscriber has the session that it is for."""
@@ -19,8 +22,8 @@ class SharedGroup:
     def __init__(self, topic_filter: str) -> None:
         """`topic_filter` has the $share/NAME/ in front."""
         self.topic_filter = topic_filter
-        self._members: dict[str, Subscriber] = {}
-        self._next = 0
+        self._members: OrderedDict[str, Subscriber] = OrderedDict()
+        """Whose turn is next comes first."""
 
     def __len__(self) -> int:
         return len(self._members)
@@ -43,14 +46,12 @@ class SharedGroup:
 
     def choose(self) -> Subscriber | None:
         """The member that gets the next message [MQTT5-4.8.2]."""
-        members = list(self._members.values())
-        if not members:
-            return None
-        start = self._next % len(members)
-        self._next = start + 1
-        in_turn = members[start:] + members[:start]
-        return (
-            next((member for member in in_turn if member.session.ready), None)
-            or next((member for member in in_turn if member.session.link is not None), None)
-            or in_turn[0]
+        members = self._members
+        chosen = (
+            next((member for member in members.values() if member.session.ready), None)
+            or next((member for member in members.values() if member.session.link is not None), None)
+            or next(iter(members.values()), None)
         )
+        if chosen is not None:
+            members.move_to_end(chosen.session.client_id)
+        return chosen

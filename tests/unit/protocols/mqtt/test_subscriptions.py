@@ -458,6 +458,22 @@ class TestSharedSubscriptions:
 
         assert [client.payloads() for client in clients] == [[b"0", b"3"], [b"1", b"4"], [b"2", b"5"]]
 
+    def test_those_who_are_there_get_equal_parts_whoever_is_away(self) -> None:
+        world = World()
+        first, absent, last = self.members(world, 3, properties={"session_expiry_interval": 100})
+        absent.lose()
+
+        for number in range(6):
+            world.publish("t", b"%d" % number)
+
+        assert [client.payloads() for client in (first, last)] == [[b"0", b"2", b"4"], [b"1", b"3", b"5"]]
+
+        world.connected("m1", clean_start=False, properties={"session_expiry_interval": 100})
+        for number in range(6):
+            world.publish("t", b"%d" % number)
+
+        assert [len(client.payloads()) for client in (first, last)] == [2, 2]
+
     def test_a_member_that_cannot_take_more_is_passed_over(self) -> None:
         world = World()
         slow, quick = self.members(world, 2)
