@@ -71,6 +71,8 @@ class Entrance:
         """Ends the connections whose certificates are revoked by now: `certificate_revoked()` of their protocols, or
         the end of the transport."""
         for transport in list(self._certified):
+            if transport.is_closing():  # it has not been collected yet
+                continue
             certificate = transport.certificate
             if certificate and isinstance(self._context, ServerContext) and self._context.revokes(certificate):
                 self._certified.discard(transport)
@@ -110,7 +112,8 @@ class Entrance:
         except TimeoutError:
             self._refused("timeout", peer, f"no header or handshake within {timeout_s:g} s")
         except ssl.SSLError as error:
-            self._refused((error.reason or "tls").lower(), peer, f"no TLS: {error.reason or error}")
+            why = getattr(error, "verify_message", None) or error.reason or error
+            self._refused((error.reason or "tls").lower(), peer, f"no TLS: {why}")
         except OSError:
             self._refused("lost", peer, "it left before the handshake was done")
         finally:

@@ -288,14 +288,15 @@ class TestCertificates:
         run(main())
 
     def test_who_was_revoked_does_not_resume_a_session(
-        self, run: Run, trusting: ssl.SSLContext, tmp_path: Path
+        self, run: Run, trusting: ssl.SSLContext, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """A resumed session shows no certificate again; the tickets of a context end with it."""
+        caplog.set_level(logging.INFO, logger="gateway.listeners")
         mine = Authority(tmp_path / "mine")
         server_files, (certificate, key) = mine.issue("server"), mine.issue("client")
         options = TlsOptions(certfile=server_files[0], keyfile=server_files[1], client_ca=mine.ca, crl=mine.revoke())
         context = options.context()
-        before = refused("certificate_verify_failed")
+        before, cut = refused("certificate_verify_failed"), metrics.tls_revoked._value.get()
 
         client = ssl.create_default_context(cafile=str(mine.ca))
         client.maximum_version = ssl.TLSVersion.TLSv1_2  # in which a session is there when the handshake is
@@ -316,6 +317,7 @@ class TestCertificates:
                 session, _ = await asyncio.to_thread(handshake, address)
                 _, resumed = await asyncio.to_thread(handshake, address, session)
                 assert resumed
+                await until(lambda: not server._hub.open, "the end of both")
                 mine.revoke(certificate)
                 assert context.reload()
                 context.announce()
@@ -324,6 +326,8 @@ class TestCertificates:
                     await asyncio.to_thread(handshake, address, session)
 
             assert refused("certificate_verify_failed") == before + 1
+            assert "no TLS: certificate revoked" in caplog.text
+            assert metrics.tls_revoked._value.get() == cut  # who is gone is not cut
 
         run(main())
 
