@@ -97,7 +97,7 @@ class ScramServer:
             text = (data or b"").decode()
             return (self._finish(text) if self._nonce else await self._begin(text)).encode()
         except ValueError as error:
-            raise Reject(NOT_AUTHORIZED) from error
+            raise Reject(NOT_AUTHORIZED, f"{METHOD}: {error}") from error
 
     async def _begin(self, text: str) -> str:
         match = _CLIENT_FIRST.fullmatch(text)

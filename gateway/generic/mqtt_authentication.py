@@ -77,7 +77,7 @@ class MqttAuthentication(MqttPeer):
         assert self.__method is not None
         self.__exchange = await self.begin_authentication(self.__method)
         if self.__exchange is None:
-            raise Reject(BAD_AUTHENTICATION_METHOD)
+            raise Reject(BAD_AUTHENTICATION_METHOD, "no such authentication method here")
         return await self.__step(data)
 
     async def __step(self, data: bytes | None) -> bool:

@@ -104,6 +104,7 @@ class TestScram:
         answer = await client.receive()
         assert isinstance(answer, ConnAck)
         assert answer.reason_code == ReasonCode.NOT_AUTHORIZED
+        assert answer.properties["reason_string"] == "SCRAM-SHA-256: another password, or nobody of this name"
         await client.expect_end()
 
     @pytest.mark.mqtt("MQTT5-4.12.1-1")
