@@ -134,8 +134,8 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         return min(qos, 1)
 
     async def device_cut(self, event: Event) -> None:
-        """The device's access was revoked or changed."""
-        await self.close(NOT_AUTHORIZED, event["reason"])
+        """The device's access was revoked or changed. It may publish no more, a will neither."""
+        await self.close(NOT_AUTHORIZED, event["reason"], will=False)
 
     async def disconnect(self, reason_code: int, reason: str) -> None:
         """The connection has ended."""

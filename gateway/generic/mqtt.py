@@ -38,6 +38,7 @@ from gateway.generic.mqtt_peer import (
     SUCCESS,
     accept_event,
     broker_ack,
+    close_event,
     filters_ack,
     publish_ack,
     publish_event,
@@ -283,9 +284,12 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         """Sends a message to this client, whether it has subscribed or not; text is sent as UTF-8."""
         await self._gateway_send(publish_event(topic, payload, qos, retain, properties))
 
-    async def close(self, reason_code: int = ADMINISTRATIVE_ACTION, reason_string: str | None = None) -> None:
-        """Closes the connection; MQTT 5 clients are told why."""
-        await self._gateway_send(reason_event("mqtt.close", reason_code, reason_string))
+    async def close(
+        self, reason_code: int = ADMINISTRATIVE_ACTION, reason_string: str | None = None, *, will: bool = True
+    ) -> None:
+        """Closes the connection; MQTT 5 clients are told why. With `will=False` the client's will is not published:
+        for one that has lost the right to publish."""
+        await self._gateway_send(close_event(reason_code, reason_string, will))
         self._gateway_closed = True
 
     async def mqtt_disconnect(self, event: Event) -> None:

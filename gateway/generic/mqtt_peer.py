@@ -154,6 +154,13 @@ def reason_event(event_type: str, reason_code: int, reason_string: str | None) -
     return event
 
 
+def close_event(reason_code: int, reason_string: str | None, will: bool) -> Event:
+    event = reason_event("mqtt.close", reason_code, reason_string)
+    if not will:
+        event["will"] = False
+    return event
+
+
 def publish_event(
     topic_name: str, payload: bytes | str, qos: int, retain: bool, properties: dict[str, Any] | None
 ) -> Event:

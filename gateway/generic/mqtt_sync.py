@@ -18,6 +18,7 @@ from gateway.generic.mqtt_peer import (
     MqttPeer,
     accept_event,
     broker_ack,
+    close_event,
     filters_ack,
     publish_ack,
     publish_event,
@@ -179,9 +180,12 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         """Sends a message to this client, whether it has subscribed or not; text is sent as UTF-8."""
         self._gateway_send(publish_event(topic, payload, qos, retain, properties))
 
-    def close(self, reason_code: int = ADMINISTRATIVE_ACTION, reason_string: str | None = None) -> None:
-        """Closes the connection; MQTT 5 clients are told why."""
-        self._gateway_send(reason_event("mqtt.close", reason_code, reason_string))
+    def close(
+        self, reason_code: int = ADMINISTRATIVE_ACTION, reason_string: str | None = None, *, will: bool = True
+    ) -> None:
+        """Closes the connection; MQTT 5 clients are told why. With `will=False` the client's will is not published:
+        for one that has lost the right to publish."""
+        self._gateway_send(close_event(reason_code, reason_string, will))
         self._gateway_closed = True
 
     def mqtt_disconnect(self, event: Event) -> None:

@@ -220,6 +220,8 @@ class Connection:
             case "mqtt.publish":
                 await self._publish(event)
             case "mqtt.close":
+                if self._session is not None and not event.get("will", True):
+                    self._session.will_flag = False
                 self.close("application")
                 self._give_up()
             case other:

@@ -16,8 +16,9 @@ from typing import Any, ClassVar, Final
 
 from protocols.asgi import Event
 from protocols.mqtt.aliases import OutboundAliases
-from protocols.mqtt.authentication import DATA, AuthenticationReceiver, Turn
+from protocols.mqtt.authentication import DATA, Turn
 from protocols.mqtt.broker import Broker
+from protocols.mqtt.closing import NEVER, Closing
 from protocols.mqtt.codec import Decoder, encode
 from protocols.mqtt.errors import MqttError, ProtocolError, UnsupportedProtocolVersionError
 from protocols.mqtt.message import Message
@@ -32,7 +33,6 @@ from protocols.mqtt.packets import (
     Disconnect,
     PacketType,
     PingReq,
-    Properties,
     PubAck,
     PubComp,
     Publish,
@@ -41,7 +41,6 @@ from protocols.mqtt.packets import (
     ReasonCode,
     Subscribe,
     Unsubscribe,
-    Will,
 )
 from protocols.mqtt.reason_codes import sendable
 from protocols.mqtt.states import End, State
@@ -49,13 +48,11 @@ from protocols.mqtt.subscribing import SubscribeReceiver
 from protocols.mqtt.trace import Tap, TracedDecoder, TracedDrops, TracedOutput
 from protocols.mqtt.traffic import Counts
 
-NEVER: Final = float("inf")
 MAX_HELD_BYTES: Final = 256 * 1024
 """What a client may send before it is accepted."""
 ANSWER_TIMEOUT_S: Final = 30.0
 """How long the application may take to accept or reject."""
 
-_FAILURE: Final = 0x80
 _REFUSED: Final = frozenset(
     {
         0,
@@ -71,37 +68,19 @@ _REFUSED: Final = frozenset(
 _PINGRESP: Final = b"\xd0\x00"
 
 
-class Connection(AuthenticationReceiver):
+class Connection(Closing):
     """The server's side of one connection; it is the `Link` of its session."""
 
-    __slots__ = (
-        "_assigned",
-        "_decoder",
-        "_grace_s",
-        "_held",
-        "_will",
-        "connect",
-        "deadline",
-        "end",
-        "received_packets",
-        "state",
-    )
+    __slots__ = ("_assigned", "_decoder", "_grace_s", "received_packets")
 
     def __init__(self, broker: Broker, options: MqttOptions, wire: Wire, *, now: float) -> None:
         super().__init__(broker, options, wire)
         self._decoder = Decoder(max_packet_bytes=options.max_packet_bytes)
-        self.state = State.CONNECTING
-        self.connect: Connect | None = None
-        """The CONNECT, until the application has answered it."""
-        self.end: End | None = None
         self.deadline = now + options.connect_timeout_s
-        """When `check` is to be called."""
         self._grace_s = 0.0
         """1.5 x keep alive, once the client is accepted; 0 for none: a CONNECT that dribbles in gets no more time."""
         self.received_packets = 0
-        self._held = b""
         self._assigned = False
-        self._will: Will | None = None
 
     # -- what the server asks ---------------------------------------------------------------------------------------
 
@@ -154,32 +133,6 @@ class Connection(AuthenticationReceiver):
         else:  # [MQTT5-3.1.2-22] [MQTT3-3.1.2-24]
             self.close(ReasonCode.KEEP_ALIVE_TIMEOUT, "keep_alive", now, text="nothing came within 1.5 x keep alive")
 
-    def lost(self, now: float) -> None:
-        """The transport is gone."""
-        self._finish(End(ReasonCode.UNSPECIFIED_ERROR, "lost", "the connection was lost"), now)
-
-    def shut_down(self, now: float) -> None:
-        """The server stops [MQTT5-4.13.2]."""
-        self.close(ReasonCode.SERVER_SHUTTING_DOWN, "shutdown", now, text="the server shuts down")
-
-    def application_ended(self, now: float, *, failed: bool) -> None:
-        """The application has returned, or raised, before it was told of a disconnect."""
-        code = ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR
-        if self.session is None:
-            code = ReasonCode.SERVER_UNAVAILABLE
-        self.close(code, "application", now, text="the application failed" if failed else "the application returned")
-
-    def publish_will(self, now: float) -> None:
-        """Publishes the will before the connection ends: the server stops, and its subscribers with it. A will that
-        has a delay, in a session that outlives the process, waits for the next one."""
-        will, session = self._will, self.session
-        if will is None or session is None:
-            return
-        if session.journal is None or not will.properties.get("will_delay_interval"):
-            self._will = None
-            message = Message(will.topic, will.payload, will.qos, will.retain, will.properties, now=now)
-            self._broker.route(message, session, now)
-
     def resume_writing(self, now: float) -> None:
         """The socket drains again."""
         self.writable = True
@@ -213,30 +166,6 @@ class Connection(AuthenticationReceiver):
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
-    def take_over(self, now: float) -> None:
-        """Another connection has the client identifier [MQTT5-3.1.4-3]."""
-        self.close(ReasonCode.SESSION_TAKEN_OVER, "taken_over", now, text="another connection took the session over")
-
-    def close(
-        self, reason_code: int, reason: str, now: float, *, text: str = "", properties: Properties | None = None
-    ) -> None:
-        """Ends the connection, telling the client why as far as its version can be told [MQTT5-4.13.2]."""
-        if self.state is State.CLOSED:
-            return
-        said = dict(properties or {})
-        if text:
-            said.setdefault("reason_string", text)
-        if self.state in (State.AUTHORIZING, State.AUTHENTICATING):
-            code = sendable(reason_code, PacketType.CONNACK)
-            self._write_short(ConnAck(reason_code=code, properties=said))  # [MQTT5-3.1.4-6]
-        elif self.state is State.CONNECTED and self.version == MQTT_5_0:
-            code = sendable(reason_code, PacketType.DISCONNECT)
-            self._write_short(Disconnect(reason_code=code, properties=said))  # [MQTT5-3.14.0-1]
-        self._finish(End(reason_code, reason, text), now)
-
-    def _refuse(self, reason_code: int, text: str, now: float) -> None:
-        self.close(reason_code, "application", now, text=text)
-
     def _fail(self, error: MqttError, now: float) -> None:
         """The one place where an error becomes a reason code [MQTT5-4.13.1-1] [MQTT3-4.8.0-1]."""
         if self.state is State.CONNECTING:
@@ -249,27 +178,6 @@ class Connection(AuthenticationReceiver):
             self._finish(End(error.reason_code, "protocol_error", error.text), now)
         else:
             self.close(error.reason_code, "protocol_error", now, text=error.text)
-
-    def _finish(self, end: End, now: float, *, with_will: bool = True) -> None:
-        if self.end is not None:
-            return
-        self.end = end
-        self.state = State.CLOSED
-        self._closed = True
-        self.deadline = NEVER
-        self.connect = None
-        self._held = b""
-        # What came before a DISCONNECT is carried out, as a PUBLISH is.
-        self._forget_answers(
-            but_of_packets=end.reason == "client" and self.session is not None and self.session.persistent
-        )
-        self._wire.flush_soon()
-        if self.session is not None:
-            self._broker.detach(self.session, self._will if with_will else None, now)
-        self._will = None
-        if self.tap is not None:
-            self.tap.tell("closed", "", f"{end.reason} {end.reason_code:#04x} {end.text}".rstrip())
-            self.watch(None)
 
     # -- packets ----------------------------------------------------------------------------------------------------
 
@@ -396,12 +304,6 @@ class Connection(AuthenticationReceiver):
             return
         session.resume(now)
 
-    def _send_reject(self, event: Event, now: float) -> None:
-        code = event.get("reason_code", ReasonCode.NOT_AUTHORIZED)
-        if code < _FAILURE:
-            raise ValueError(f"mqtt.reject: expected a reason_code of 0x80 or more, got {code:#04x}")
-        self.close(code, "application", now, text=event.get("reason_string", ""), properties=event.get("properties"))
-
     def _send_authentication(self, event: Event, now: float) -> None:
         self._send_auth(event)
         if self.session is None:
@@ -419,10 +321,6 @@ class Connection(AuthenticationReceiver):
             now=now,
         )
         self.session.deliver(message, message.qos, message.retain, (), now)
-
-    def _send_close(self, event: Event, now: float) -> None:
-        code = event.get("reason_code", ReasonCode.ADMINISTRATIVE_ACTION)
-        self.close(code, "application", now, text=event.get("reason_string", ""), properties=event.get("properties"))
 
     _HANDLERS: ClassVar[dict[State, dict[type, Callable[["Connection", Any, list[Event], float], None]]]] = {
         State.CONNECTING: {Connect: _received_connect},
@@ -445,8 +343,8 @@ class Connection(AuthenticationReceiver):
 
     _SENDERS: ClassVar[dict[str, Callable[["Connection", Event, float], None]]] = {
         "mqtt.accept": _send_accept,
-        "mqtt.reject": _send_reject,
+        "mqtt.reject": Closing.send_reject,
         "mqtt.auth": _send_authentication,
         "mqtt.publish": _send_publish,
-        "mqtt.close": _send_close,
+        "mqtt.close": Closing.send_close,
     }

@@ -212,7 +212,8 @@ class Endpoint(asyncio.Protocol):
     def certificate_revoked(self) -> None:
         """The certificate of the client is on a revocation list that came after it connected."""
         now = self._hub.loop.time()
-        self.connection.close(ReasonCode.NOT_AUTHORIZED, "application", now, text="the certificate was revoked")
+        why = "the certificate was revoked"
+        self.connection.close(ReasonCode.NOT_AUTHORIZED, "application", now, text=why, with_will=False)
 
     # -- the connection ---------------------------------------------------------------------------------------------
 

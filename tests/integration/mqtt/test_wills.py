@@ -160,6 +160,20 @@ class TestIsNotPublished:
 
         await watcher.expect_nothing_more()
 
+    async def test_when_the_application_closes_the_connection_without_it(self, serve: Serve, raw: OpenRaw) -> None:
+        class Closing(AcceptEverything):
+            async def publish(self, event: Event, send: Send) -> None:
+                await send({"type": "mqtt.close", "reason_code": ReasonCode.NOT_AUTHORIZED, "will": False})
+
+        address = await serve(Closing())
+        watcher, client = await raw("watcher", 5, to=address), await raw("client", 5, to=address, will=WILL)
+        await watcher.subscribe("gone")
+
+        client.send(Publish(topic="a"))
+        await client.expect_disconnect(ReasonCode.NOT_AUTHORIZED)
+
+        await watcher.expect_nothing_more()
+
 
 class TestDelay:
     async def test_it_waits_as_long_as_it_asks(self, watcher: RawClient, raw: OpenRaw) -> None:

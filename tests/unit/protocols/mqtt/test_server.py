@@ -16,12 +16,15 @@ from protocols.mqtt.packets import (
     Connect,
     Disconnect,
     Packet,
+    PingReq,
+    PingResp,
     PubAck,
     Publish,
     ReasonCode,
     SubAck,
     Subscribe,
     Subscription,
+    Will,
 )
 from protocols.mqtt.server import MqttServer
 from protocols.server import Listener
@@ -253,6 +256,19 @@ class TestBackPressure:
 
 
 class TestEnds:
+    async def test_a_client_whose_certificate_was_revoked_is_told_and_its_will_held_back(self, serve: Serve) -> None:
+        server = await serve()
+        watcher = await Client.connected(server, "watcher")
+        await watcher.subscribe("gone")
+        client = await Client.connected(server, will=Will(topic="gone", payload=b"x"))
+
+        [endpoint] = [one for one in server._hub.open if one._name == "c"]
+        endpoint.certificate_revoked()
+
+        assert [packet.reason_code for packet in await client.ended() if isinstance(packet, Disconnect)] == [0x87]
+        watcher.send(PingReq())
+        assert isinstance(await watcher.receive(), PingResp)
+
     async def test_an_application_that_raises_is_logged_once_and_its_client_told(
         self, serve: Serve, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -88,6 +88,23 @@ class TestWill:
         assert client.connection.session is not None
         assert subscriber.payloads() == []
 
+    def test_not_if_the_application_closes_the_connection_without_it(self) -> None:
+        world = World()
+        subscriber = watcher(world)
+
+        world.connected("c", will=will()).answer({"type": "mqtt.close", "will": False})
+
+        assert subscriber.payloads() == []
+
+    @pytest.mark.parametrize("event", [{"type": "mqtt.close"}, {"type": "mqtt.close", "will": True}])
+    def test_but_if_it_closes_it_otherwise(self, event: dict[str, object]) -> None:
+        world = World()
+        subscriber = watcher(world)
+
+        world.connected("c", will=will()).answer(event)
+
+        assert subscriber.payloads() == [b"gone"]
+
     @pytest.mark.mqtt("MQTT5-3.1.2-15")
     def test_it_may_be_retained(self) -> None:
         world = World()
@@ -158,6 +175,16 @@ class TestWillDelay:
         world.pass_time(100)
 
         assert subscriber.payloads() == [b"gone"]
+
+    def test_a_connection_that_is_closed_without_its_will_has_none_to_wait_for(self) -> None:
+        world = World()
+        subscriber = watcher(world)
+        client = world.connected("c", will=will(delay_s=10), properties=KEEP)
+
+        client.answer({"type": "mqtt.close", "will": False})
+        world.pass_time(1_000)
+
+        assert subscriber.payloads() == []
 
     def test_a_session_that_ends_with_the_connection_has_no_delay(self) -> None:
         world = World()

@@ -1,0 +1,19 @@
+"""The consumer of devices that speak MQTT, without a server. What needs one: tests/integration/devices."""
+
+from devices.consumers.mqtt import DeviceMqttConsumer
+from gateway.testing import MqttCommunicator
+
+
+async def test_a_device_that_is_cut_off_has_its_will_held_back() -> None:
+    """It has lost the right to publish, and a will is a publish."""
+    async with MqttCommunicator(DeviceMqttConsumer.as_asgi(), allow_anonymous=True, state={"devices": None}) as client:
+        await client.connect()
+
+        client.inbox.interject({"type": "device.cut", "reason": "credential revoked"})
+
+        assert await client.receive_output() == {
+            "type": "mqtt.close",
+            "reason_code": 0x87,
+            "reason_string": "credential revoked",
+            "will": False,
+        }
