@@ -1,5 +1,7 @@
 """Fixtures for all tests: each real server lives in its own module of tests/support."""
 
+import signal
+
 import pytest
 
 # In the order in which they import each other: pytest rewrites the assertions of a module when it is first imported.
@@ -12,6 +14,12 @@ pytest_plugins = [
     "tests.support.serving",
     "tests.support.mqtt_js",
 ]
+
+
+def pytest_configure() -> None:
+    """Started in the background by a shell, we ignore SIGINT; so would every program that a test is to interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)

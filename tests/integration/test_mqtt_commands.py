@@ -1,7 +1,6 @@
 """`gateway mqtt ...` against a gateway that runs: another process, over the control socket."""
 
 import json
-import os
 import signal
 import subprocess
 import threading
@@ -77,23 +76,24 @@ def test_an_operator_looks_into_the_broker_and_cuts_a_client_off(gateway: Servin
 
 def test_a_trace_shows_a_client_live_until_it_is_interrupted(gateway: Serving) -> None:
     subscriber = Subscriber(gateway.port("mqtt"), "watcher")
-    trace = subprocess.Popen(
-        [GATEWAY, "mqtt", "trace", "watcher"],
-        cwd=gateway.directory,
-        env=clean_environment(PYTHONUNBUFFERED="1"),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert trace.stdout is not None
-    assert "is connected already" in trace.stdout.readline()
+    arguments = [GATEWAY, "mqtt", "trace", "watcher"]
+    environment = clean_environment(PYTHONUNBUFFERED="1")
+    with subprocess.Popen(
+        arguments, cwd=gateway.directory, env=environment, stdout=subprocess.PIPE, text=True
+    ) as trace:
+        try:
+            assert trace.stdout is not None
+            assert "is connected already" in trace.stdout.readline()
 
-    subscriber.client.publish("b", b"12345", qos=1)
+            subscriber.client.publish("b", b"12345", qos=1)
 
-    assert trace.stdout.readline().rstrip().endswith("in      PUBLISH topic='b' payload=5 bytes qos=1 packet_id=2")
-    assert "out     PUBACK packet_id=2 " in trace.stdout.readline()
-    os.kill(trace.pid, signal.SIGINT)
-    assert trace.wait(DEADLINE_S) == 0
-    trace.stdout.close()
+            publish, puback = trace.stdout.readline(), trace.stdout.readline()
+            assert publish.rstrip().endswith("in      PUBLISH topic='b' payload=5 bytes qos=1 packet_id=2")
+            assert "out     PUBACK packet_id=2 " in puback
+            trace.send_signal(signal.SIGINT)
+            assert trace.wait(DEADLINE_S) == 0
+        finally:
+            trace.kill()
     subscriber.stop()
 
 
