@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 ATHERIS := atheris==3.0.0
 FUZZ_SECONDS := 600
+# pyenv offers only the versions that one has chosen; this is all of them.
+WITH_PYENV := PYENV_VERSION=$$(pyenv versions --bare 2>/dev/null | paste -sd:)
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 UV_COMPILE := -m uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" pyproject.toml requirements/build.in --extra postgres
@@ -21,7 +23,7 @@ help:
 	@echo "make format   let ruff format and mend"
 	@echo "make fuzz     the codec and MQTT connections, guided by coverage, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
 	@echo "make lock     pin the newest dependencies in requirements/*.lock"
-	@echo "make matrix   the tests on further Pythons with the next Django (MATRIX=\"$(MATRIX)\")"
+	@echo "make matrix   all tests on further Pythons, those that are here, with the next Django (MATRIX=\"$(MATRIX)\")"
 	@echo "make survive  kill a gateway under MQTT traffic again and again (KILLS=50): is anything lost?"
 	@echo "make soak     ten minutes of a thousand absent MQTT clients and slow ones (SOAK_S, SOAK_SESSIONS): is memory flat?"
 	@echo "make clean    remove environments and caches, not data"
@@ -78,14 +80,22 @@ lock: $(VENV)/.dev
 	@$(BIN)/python $(UV_COMPILE) --upgrade --python-version 3.12 -c requirements/next.in --group dev -o requirements/next.lock
 
 matrix:
-	@for python in $(MATRIX); do \
-		environment=.venv-matrix/$$python; \
-		echo "$$python with requirements/next.lock"; \
-		$$python -m venv $$environment && \
+	@tests/install_services.sh
+	@tested=; for name in $(MATRIX); do \
+		if ! python=$$($(WITH_PYENV) "$$name" -c 'import sys; print(sys.executable)' 2>/dev/null); then \
+			echo "$$name is not here: left out" >&2; \
+			continue; \
+		fi; \
+		environment=.venv-matrix/$$(basename "$$name"); \
+		echo "$$name with requirements/next.lock" >&2; \
+		"$$python" -m venv $$environment && \
 		$$environment/bin/python $(PIP_INSTALL) --require-hashes -r requirements/next.lock && \
 		$$environment/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation -e . && \
 		$$environment/bin/python -m pytest || exit 1; \
-	done
+		tested="$$tested $$name"; \
+	done; \
+	echo "tested:$${tested:- nothing}" >&2; \
+	[ -n "$$tested" ]
 
 survive: $(VENV)/.dev
 	@KILLS=$${KILLS:-50} $(BIN)/python -m pytest tests/integration/test_mqtt_kill_nine.py
