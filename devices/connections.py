@@ -9,7 +9,7 @@ the admin of another gateway. Each process looks for new ones every POLL_INTERVA
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import timedelta
 from typing import Final
 
@@ -43,28 +43,30 @@ class Connections:
         recorded: not before, or a snapshot read in between would contradict it and win."""
         self._directory = directory
         self._announce = announce
-        self._closers: dict[int, list[Close]] = {}
+        self._closers: dict[int, dict[Close, Hashable]] = {}
         self._changed: dict[int, int] = {}
         metrics.device_connections.set_function(lambda: sum(map(len, self._closers.values())))
 
-    def add(self, device: Identity, close: Close) -> bool:
-        """Notes an open connection; False, and nothing noted, if the device has been cut off since it was looked up."""
+    def add(self, device: Identity, close: Close, *, seat: Hashable = None) -> bool:
+        """Notes an open connection; False, and nothing noted, if the device has been cut off since it was looked up.
+        One that has a `seat` takes it from the device's connection that had it before, which is about to end."""
         if not self._directory.is_current(device):
             return False
-        closers = self._closers.setdefault(device.device_id, [])
-        closers.append(close)
+        closers = self._closers.setdefault(device.device_id, {})
+        closers[close] = seat
         if len(closers) == 1:
             self._change(device.device_id, True)
         return True
 
-    def count(self, device_id: int) -> int:
-        """How many connections of a device are open."""
-        return len(self._closers.get(device_id, ()))
+    def count(self, device_id: int, *, beside: Hashable = None) -> int:
+        """How many connections of a device are open, not counting one that has the seat `beside`."""
+        seats = self._closers.get(device_id, {}).values()
+        return sum(seat is None or seat != beside for seat in seats)
 
     def remove(self, device: Identity, close: Close) -> None:
         """Notes that a connection has ended."""
         closers = self._closers[device.device_id]
-        closers.remove(close)
+        del closers[close]
         if not closers:
             del self._closers[device.device_id]
             self._change(device.device_id, False)

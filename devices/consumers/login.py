@@ -101,11 +101,15 @@ class Revocable:
 
     def register(self, services: DeviceServices, device: Identity, scope: Any) -> None:
         """Makes the connection revocable. Raises LoginError if the device has too many, or was cut off since it was
-        looked up."""
-        most = services.limits.options.max_connections
-        if most and services.connections.count(device.device_id) >= most:
+        looked up.
+
+        A connection that is about to take over a session ends the one that has it, and is not one too many beside it:
+        a device whose line broke comes back before anybody has noticed that the old connection is dead.
+        """
+        most, seat = services.limits.options.max_connections, scope.get("client_id")
+        if most and services.connections.count(device.device_id, beside=seat) >= most:
             raise refused(TOO_MANY, scope)
-        if not services.connections.add(device, self._cut_off):
+        if not services.connections.add(device, self._cut_off, seat=seat):
             raise refused(CUT, scope)
         self._registered = (services, device)
 

@@ -52,13 +52,27 @@ async def test_one_connection_more_than_a_device_may_have_is_refused(
     assert connack.properties["reason_string"] == "too many connections of the device"
 
 
+async def test_one_that_takes_over_a_session_is_not_one_more(
+    clients: Clients, gateway: Gateway, device: FleetDevice
+) -> None:
+    """A device whose line broke is back before anybody has noticed that its old connection is dead."""
+    dead, other = [await clients.log_in(device, 5, client_id=name) for name in ("one", "two")]
+
+    await clients.log_in(device, 5, client_id="one")
+
+    await dead.expect_disconnect(0x8E)
+    await other.expect_nothing_more()
+    third = await clients.open(5)
+    assert (await third.connect("three", username=device.token)).reason_code == 0x97
+
+
 async def test_a_device_that_is_lost_again_and_again_is_kept_out_and_another_is_not(
     clients: Clients, gateway: Gateway, devices: Iterator[FleetDevice]
 ) -> None:
     flapping, other = next(devices), next(devices)
     code = 0
     async with asyncio.timeout(DEADLINE_S):
-        while code in (0, 0x97):  # the latter as long as the gateway has not seen the end of the ones before
+        while not code:
             client = await clients.open(5)
             connack = await client.connect("c", username=flapping.token)
             code = connack.reason_code
