@@ -227,8 +227,12 @@ class Decoder:
         return packet
 
     def _refuse(self, first: int) -> None:
-        if first >> 4 in self.refused:
-            raise ProtocolError(ReasonCode.PROTOCOL_ERROR, f"{_type_name(first >> 4)} is not allowed here")
+        packet_type = first >> 4
+        if packet_type not in self.refused:
+            return
+        if packet_type and first & 0x0F and self.version != MQTT_3_1:  # [MQTT5-2.1.3-1] [MQTT3-2.2.2-2]
+            raise malformed(f"reserved flags of packet type {packet_type}")
+        raise ProtocolError(ReasonCode.PROTOCOL_ERROR, f"{_type_name(packet_type)} is not allowed here")
 
 
 def _type_name(packet_type: int) -> str:

@@ -43,15 +43,15 @@ _VERSIONS: Final = {(b"MQIsdp", MQTT_3_1): MQTT_3_1, (b"MQTT", MQTT_3_1_1): MQTT
 _PROTOCOL_NAMES: Final = (b"MQTT", b"MQIsdp")
 _BRIDGE_BIT: Final = 0x80
 
-REFUSED_BEFORE_5: Final = b"\x20\x02\x00\x01"
-REFUSED_SINCE_5: Final = b"\x20\x03\x00\x84\x00"
+VERSION_REFUSED: Final = b"\x20\x02\x00\x01"
+"""A CONNACK of 3.1.1. To a level that no version has, 3.1.1 demands it, and 5.0 allows one of its own."""
 
 
 def read_version(reader: Reader) -> tuple[int, bool]:
     """Reads the protocol name and level of a CONNECT: the version, and whether the bridge bit is set.
 
-    Raises UnsupportedProtocolVersionError with the answer that suits the level [MQTT3-3.1.2-2] [MQTT5-3.1.2-2]; to
-    another protocol name the answer is silence [MQTT3-3.1.2-1] [MQTT5-3.1.2-1].
+    Raises UnsupportedProtocolVersionError with the answer to another level [MQTT3-3.1.2-2] [MQTT5-3.1.2-2]; to another
+    protocol name it is silence [MQTT3-3.1.2-1] [MQTT5-3.1.2-1].
     """
     name = reader.binary()
     if name not in _PROTOCOL_NAMES:
@@ -63,8 +63,7 @@ def read_version(reader: Reader) -> tuple[int, bool]:
     version = _VERSIONS.get((name, level & ~_BRIDGE_BIT))
     if version is not None and version != MQTT_5_0:
         return version, True
-    answer = REFUSED_SINCE_5 if MQTT_5_0 <= level < _BRIDGE_BIT else REFUSED_BEFORE_5
-    raise UnsupportedProtocolVersionError(f"protocol level {level} of {name.decode()}", answer=answer)
+    raise UnsupportedProtocolVersionError(f"protocol level {level} of {name.decode()}", answer=VERSION_REFUSED)
 
 
 _USERNAME_FLAG, _PASSWORD_FLAG, _WILL_RETAIN_FLAG, _WILL_FLAG, _CLEAN_FLAG = 0x80, 0x40, 0x20, 0x04, 0x02

@@ -252,7 +252,7 @@ class TestRefusals:
 
         client.send(b"\x10\x0d\x00\x04MQTT\x06\x02\x00\x3c\x00\x01c")
 
-        await client.expect(b"\x20\x03\x00\x84\x00")  # in the words of MQTT 5 [MQTT5-3.1.2-2]
+        await client.expect(b"\x20\x02\x00\x01")  # in the words of MQTT 3.1.1 [MQTT3-3.1.2-2]
         await client.expect_end()
         assert "protocol_error, 0x84" in await watched.line()
         assert watched.risen('gateway_mqtt_closed_total{code="0x84",reason="protocol_error"}') == 1

@@ -200,15 +200,16 @@ class TestVersion:
         [
             (b"MQTT", 0, b"\x20\x02\x00\x01"),
             (b"MQTT", 3, b"\x20\x02\x00\x01"),
-            (b"MQTT", 6, b"\x20\x03\x00\x84\x00"),
-            (b"MQTT", 127, b"\x20\x03\x00\x84\x00"),
+            (b"MQTT", 6, b"\x20\x02\x00\x01"),
+            (b"MQTT", 127, b"\x20\x02\x00\x01"),
             (b"MQTT", 0x85, b"\x20\x02\x00\x01"),
             (b"MQIsdp", 4, b"\x20\x02\x00\x01"),
+            (b"MQIsdp", 6, b"\x20\x02\x00\x01"),
             (b"mqtt", 4, b""),
             (b"AMQP", 9, b""),
         ],
     )
-    def test_a_version_we_do_not_speak_is_answered_in_the_form_it_can_read(
+    def test_a_version_we_do_not_speak_is_answered_as_3_1_1_demands(
         self, name: bytes, level: int, answer: bytes
     ) -> None:
         """[MQTT3-3.1.2-1] [MQTT3-3.1.2-2] [MQTT5-3.1.2-1] [MQTT5-3.1.2-2]"""

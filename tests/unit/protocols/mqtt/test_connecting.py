@@ -108,13 +108,13 @@ class TestConnect:
         assert packet.reason_code == ReasonCode.PROTOCOL_ERROR
         assert packet.properties["reason_string"] == "CONNECT is not allowed here"
 
-    @pytest.mark.mqtt("MQTT5-3.1.2-2")
+    @pytest.mark.mqtt("MQTT5-3.1.2-2", "MQTT3-3.1.2-2")
     def test_an_unsupported_version_is_told_the_supported_ones_exist(self) -> None:
         client = World().client(version=4)
 
         client.send_bytes(b"\x10\x0d\x00\x04MQTT\x09\x02\x00\x00\x00\x01c")
 
-        assert client.connection.take_output() == b"\x20\x03\x00\x84\x00"
+        assert client.connection.take_output() == b"\x20\x02\x00\x01"
         assert client.connection.state is State.CLOSED
 
     @pytest.mark.mqtt("MQTT5-3.1.4-1")
@@ -352,6 +352,16 @@ class TestPacketsOfAServer:
         client.send_bytes(data)
 
         assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
+
+    @pytest.mark.mqtt("MQTT5-2.1.3-1", "MQTT3-2.2.2-2")
+    @pytest.mark.parametrize("version", [4, 5])
+    @pytest.mark.parametrize("data", [b"\x11\x00", b"\x22\x00", b"\x91\x01x", b"\xb8\x00", b"\xd1\x00", b"\xf4\x00"])
+    def test_is_malformed_with_flags_that_are_reserved(self, version: int, data: bytes) -> None:
+        client = World().connected("c", version=version)
+
+        client.send_bytes(data)
+
+        assert client.reason == ("protocol_error", ReasonCode.MALFORMED_PACKET)
 
     def test_before_the_rest_of_it_has_come(self) -> None:
         client = World().connected("c")
