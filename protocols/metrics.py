@@ -39,6 +39,9 @@ mqtt_bytes = Counter("gateway_mqtt_bytes", "Bytes of MQTT packets", ["direction"
 mqtt_packets = Counter("gateway_mqtt_packets", "MQTT packets", ["direction"])
 mqtt_publishes = Counter("gateway_mqtt_publishes", "PUBLISH packets", ["direction"])
 mqtt_dropped = Counter("gateway_mqtt_dropped", "Messages that were not delivered or not retained", ["reason"])
+mqtt_refused_filters = Counter(
+    "gateway_mqtt_refused_filters", "Topic filters refused because of a limit, by its name", ["reason"]
+)
 mqtt_trace_lost = Counter("gateway_mqtt_trace_events_lost", "Events that came faster than a trace was read")
 mqtt_unknown_acks = Counter("gateway_mqtt_unknown_acks", "Acknowledgements by an application that answer nothing")
 

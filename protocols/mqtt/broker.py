@@ -45,6 +45,8 @@ class Broker:
         self.limits = limits
         self.dropped: Counter[str] = Counter()
         """Messages that did not reach a subscriber or were not retained, by reason."""
+        self.refused_filters: Counter[str] = Counter()
+        """Filters of SUBSCRIBE packets that were refused because of an option, by its name."""
         self.expired_sessions = 0
         """How many sessions have ended because their client did not come back in time."""
         self.status = MemoryRetainedStore()

@@ -164,6 +164,9 @@ class Hub:
             metrics.mqtt_dropped.labels(reason).inc(count)
             traffic.dropped += count
         broker.dropped.clear()
+        for option, count in broker.refused_filters.items():
+            metrics.mqtt_refused_filters.labels(option).inc(count)
+        broker.refused_filters.clear()
         recent, self._exported = traffic.since(self._exported), traffic.copy()
         for direction in ("received", "sent"):
             metrics.mqtt_publishes.labels(direction).inc(getattr(recent, f"{direction}_publishes"))

@@ -1,6 +1,6 @@
 """SUBSCRIBE and UNSUBSCRIBE: what the application is asked, and what its answer becomes."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -51,10 +51,14 @@ class PendingAnswer:
         return kind(packet_id=self.packet.packet_id, reason_codes=tuple(code or 0 for code in self.refused))
 
 
-def pending_subscribe(packet: Subscribe, options: MqttOptions) -> tuple[PendingAnswer, Event | None]:
+def pending_subscribe(
+    packet: Subscribe, options: MqttOptions, counts: Counter[str]
+) -> tuple[PendingAnswer, Event | None]:
     """What is to be remembered of a SUBSCRIBE, and the `mqtt.subscribe` event without its ack_id; no event if every
-    filter is refused already."""
-    refused = [_refusal(subscription, index, options) for index, subscription in enumerate(packet.subscriptions)]
+    filter is refused already. `counts`: how many are refused because of an option, by its name."""
+    refused = [
+        _refusal(subscription, index, options, counts) for index, subscription in enumerate(packet.subscriptions)
+    ]
     asked = [
         _as_event(subscription)
         for subscription, code in zip(packet.subscriptions, refused, strict=True)
@@ -84,14 +88,20 @@ def _syntax_error(topic_filter: str) -> int | None:
     return None
 
 
-def _refusal(subscription: Subscription, index: int, options: MqttOptions) -> int | None:
+def _refusal(subscription: Subscription, index: int, options: MqttOptions, counts: Counter[str]) -> int | None:
     code = _syntax_error(subscription.topic_filter)
     if code is not None:
         return code
     if len(subscription.topic_filter) > options.max_topic_length:
+        counts["max_topic_length"] += 1
         return ReasonCode.TOPIC_FILTER_INVALID
-    too_deep = subscription.topic_filter.count("/") >= options.max_topic_levels
-    return ReasonCode.QUOTA_EXCEEDED if too_deep or index >= options.max_subscriptions else None
+    if subscription.topic_filter.count("/") >= options.max_topic_levels:
+        counts["max_topic_levels"] += 1
+        return ReasonCode.QUOTA_EXCEEDED
+    if index >= options.max_subscriptions:
+        counts["max_subscriptions"] += 1
+        return ReasonCode.QUOTA_EXCEEDED
+    return None
 
 
 def _as_event(subscription: Subscription) -> Event:
@@ -128,6 +138,7 @@ def answer_subscribe(
         topic_filter = subscription.topic_filter
         is_known = topic_filter in session.subscriptions
         if code < _FAILURE and not is_known and len(session.subscriptions) >= session.options.max_subscriptions:
+            broker.refused_filters["max_subscriptions"] += 1
             code = ReasonCode.QUOTA_EXCEEDED
         if code >= _FAILURE:
             codes.append(sendable(code, PacketType.SUBACK))
@@ -200,7 +211,7 @@ class SubscribeReceiver(PublishReceiver):
 
     def received_subscribe(self, packet: Subscribe, events: list[Event], now: float) -> None:
         """Takes a SUBSCRIBE; adds the event to `events`, unless every filter is refused already."""
-        pending, event = pending_subscribe(packet, self._options)
+        pending, event = pending_subscribe(packet, self._options, self._broker.refused_filters)
         self._await_answer(pending, event, events)
 
     def received_unsubscribe(self, packet: Unsubscribe, events: list[Event], now: float) -> None:

@@ -169,3 +169,20 @@ class TestTime:
         await client.expect_end()
         dribbling.cancel()
         assert application.scopes == []
+
+
+class TestFilters:
+    async def test_one_more_than_a_client_may_have_is_refused_and_counted(
+        self, serve: Serve, application: AcceptEverything, open_raw: OpenRaw
+    ) -> None:
+        address = await serve(application, max_subscriptions=1)
+        before = counted("mqtt_refused_filters", "max_subscriptions")
+        client = await open_raw(5, to=address)
+        await client.connect("client")
+
+        assert await client.subscribe("a") == 0
+        assert await client.subscribe("b") == 0x97
+
+        await until(
+            lambda: counted("mqtt_refused_filters", "max_subscriptions") == before + 1, "the refusal is counted"
+        )

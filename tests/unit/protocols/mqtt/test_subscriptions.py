@@ -122,21 +122,54 @@ class TestSubscribe:
         assert client.read() == [SubAck(packet_id=1, reason_codes=(0x80,))]
 
     def test_a_filter_too_deep_is_refused(self) -> None:
-        client = World(MqttOptions(max_topic_levels=3)).connected("c")
+        world = World(MqttOptions(max_topic_levels=3))
+        client = world.connected("c")
 
         client.send(Subscribe(packet_id=1, subscriptions=(subscription("a/b/c/d"),)))
 
         assert client.read() == [SubAck(packet_id=1, reason_codes=(ReasonCode.QUOTA_EXCEEDED,))]
+        assert world.broker.refused_filters == {"max_topic_levels": 1}
+
+    def test_so_is_one_too_long(self) -> None:
+        world = World(MqttOptions(max_topic_length=3))
+        client = world.connected("c")
+
+        client.send(Subscribe(packet_id=1, subscriptions=(subscription("a/bc"),)))
+
+        assert client.read() == [SubAck(packet_id=1, reason_codes=(ReasonCode.TOPIC_FILTER_INVALID,))]
+        assert world.broker.refused_filters == {"max_topic_length": 1}
 
     def test_one_filter_too_many_is_refused(self) -> None:
-        client = World(MqttOptions(max_subscriptions=1)).connected("c")
+        world = World(MqttOptions(max_subscriptions=1))
+        client = world.connected("c")
         client.subscribe("a")
 
         [packet] = client.subscribe("b")
         assert packet == SubAck(packet_id=1, reason_codes=(ReasonCode.QUOTA_EXCEEDED,))
+        assert world.broker.refused_filters == {"max_subscriptions": 1}
 
         [packet] = client.subscribe("a", qos=0)
         assert packet == SubAck(packet_id=1, reason_codes=(0,)), "a filter that is there may be replaced"
+
+    def test_the_application_is_not_asked_about_more_filters_than_there_may_be(self) -> None:
+        world = World(MqttOptions(max_subscriptions=2))
+        client = world.connected("c")
+
+        [event] = client.send(Subscribe(packet_id=1, subscriptions=tuple(map(subscription, "abcd"))))
+
+        assert [one["topic_filter"] for one in event["subscriptions"]] == ["a", "b"]
+        assert world.broker.refused_filters == {"max_subscriptions": 2}
+
+    def test_what_the_application_refuses_is_no_filter_too_many(self) -> None:
+        world = World(MqttOptions(max_subscriptions=1))
+        client = world.connected("c")
+        client.subscribe("a")
+        [event] = client.send(Subscribe(packet_id=1, subscriptions=(subscription("b"),)))
+
+        client.ack(event, reason_codes=[0x87])
+
+        assert client.read() == [SubAck(packet_id=1, reason_codes=(0x87,))]
+        assert not world.broker.refused_filters
 
     @pytest.mark.parametrize("answer", [{}, {"reason_codes": []}, {"reason_codes": [0, 0]}])
     def test_an_answer_without_a_code_for_each_filter_is_a_fault_of_the_application(
