@@ -8,7 +8,7 @@ say that it is reserved; a client identifier of more than 23 bytes is accepted t
 from collections.abc import Callable
 from typing import Final
 
-from protocols.mqtt.errors import ProtocolError, UnsupportedProtocolVersionError
+from protocols.mqtt.errors import MqttError, ProtocolError, UnsupportedProtocolVersionError
 from protocols.mqtt.packets import (
     MQTT_3_1,
     MQTT_3_1_1,
@@ -43,15 +43,15 @@ _VERSIONS: Final = {(b"MQIsdp", MQTT_3_1): MQTT_3_1, (b"MQTT", MQTT_3_1_1): MQTT
 _PROTOCOL_NAMES: Final = (b"MQTT", b"MQIsdp")
 _BRIDGE_BIT: Final = 0x80
 
-VERSION_REFUSED: Final = b"\x20\x02\x00\x01"
-"""A CONNACK of 3.1.1. To a level that no version has, 3.1.1 demands it, and 5.0 allows one of its own."""
+REFUSED_BEFORE_5: Final = b"\x20\x02\x00\x01"
+REFUSED_SINCE_5: Final = b"\x20\x03\x00\x84\x00"
 
 
 def read_version(reader: Reader) -> tuple[int, bool]:
     """Reads the protocol name and level of a CONNECT: the version, and whether the bridge bit is set.
 
-    Raises UnsupportedProtocolVersionError with the answer to another level [MQTT3-3.1.2-2] [MQTT5-3.1.2-2]; to another
-    protocol name it is silence [MQTT3-3.1.2-1] [MQTT5-3.1.2-1].
+    Raises UnsupportedProtocolVersionError with the answer that suits the form of the CONNECT [MQTT3-3.1.2-2]
+    [MQTT5-3.1.2-2]; to another protocol name the answer is silence [MQTT3-3.1.2-1] [MQTT5-3.1.2-1].
     """
     name = reader.binary()
     if name not in _PROTOCOL_NAMES:
@@ -63,7 +63,17 @@ def read_version(reader: Reader) -> tuple[int, bool]:
     version = _VERSIONS.get((name, level & ~_BRIDGE_BIT))
     if version is not None and version != MQTT_5_0:
         return version, True
-    raise UnsupportedProtocolVersionError(f"protocol level {level} of {name.decode()}", answer=VERSION_REFUSED)
+    answer = REFUSED_SINCE_5 if _has_form_of_5(reader) else REFUSED_BEFORE_5
+    raise UnsupportedProtocolVersionError(f"protocol level {level} of {name.decode()}", answer=answer)
+
+
+def _has_form_of_5(reader: Reader) -> bool:
+    """Whether a CONNECT, behind its protocol level, reads as one of 5.0: then that is what its client reads too."""
+    try:
+        read_connect(Reader(reader.data, reader.position, reader.stop), MQTT_5_0, bridge=False)
+    except MqttError:
+        return False
+    return True
 
 
 _USERNAME_FLAG, _PASSWORD_FLAG, _WILL_RETAIN_FLAG, _WILL_FLAG, _CLEAN_FLAG = 0x80, 0x40, 0x20, 0x04, 0x02

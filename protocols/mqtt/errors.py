@@ -35,8 +35,8 @@ class PacketTooLargeError(MqttError):
 class UnsupportedProtocolVersionError(MqttError):
     """Raised when a CONNECT names another protocol, or a version other than 3.1, 3.1.1 and 5.0.
 
-    `answer` is the CONNACK to send before closing; empty for a peer that does not speak MQTT [MQTT3-3.1.2-1]
-    [MQTT3-3.1.2-2] [MQTT5-3.1.2-1] [MQTT5-3.1.2-2].
+    `answer` is the CONNACK to send before closing, in the form that the peer can read; empty for a peer that does not
+    speak MQTT [MQTT3-3.1.2-1] [MQTT3-3.1.2-2] [MQTT5-3.1.2-1] [MQTT5-3.1.2-2].
     """
 
     def __init__(self, text: str, *, answer: bytes) -> None:

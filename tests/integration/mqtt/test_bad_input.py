@@ -135,19 +135,30 @@ class TestBeforeAConnection:
             assert answer.reason_code == vector.reason_code
             await client.expect_end()
         elif vector.error is UnsupportedProtocolVersionError:
-            assert await client.reader.read() in (b"", b"\x20\x02\x00\x01")
+            assert await client.reader.read() in (b"", b"\x20\x02\x00\x01", b"\x20\x03\x00\x84\x00")
         else:
             await client.expect_end()
         assert application.scopes == []
 
     @pytest.mark.mqtt("MQTT3-3.1.2-2", "MQTT5-3.1.2-2")
-    @pytest.mark.parametrize("level", [0, 2, 3, 6, 99, 255])
-    async def test_a_level_that_no_version_has_is_told_so_as_3_1_1_demands(self, open_raw: OpenRaw, level: int) -> None:
+    @pytest.mark.parametrize("level", [0, 2, 6, 99, 255])
+    @pytest.mark.parametrize(
+        ("rest", "answer"),
+        [
+            (b"\x02\x00\x3c\x00\x01c", b"\x20\x02\x00\x01"),
+            (b"\x02\x00\x3c\x00\x00\x01c", b"\x20\x03\x00\x84\x00"),
+        ],
+        ids=["3.1.1", "5.0"],
+    )
+    async def test_a_level_that_no_version_has_is_told_so_in_the_form_of_its_connect(
+        self, open_raw: OpenRaw, level: int, rest: bytes, answer: bytes
+    ) -> None:
         client = await open_raw()
+        body = b"\x00\x04MQTT" + bytes((level,)) + rest
 
-        client.send(b"\x10\x0d\x00\x04MQTT" + bytes((level,)) + b"\x02\x00\x00\x00\x00\x00")
+        client.send(b"\x10" + bytes((len(body),)) + body)
 
-        await client.expect(b"\x20\x02\x00\x01")
+        await client.expect(answer)
         await client.expect_end()
 
     @pytest.mark.mqtt("MQTT5-3.1.0-1", "MQTT3-3.1.0-1")

@@ -196,24 +196,25 @@ class TestVersion:
         assert stream.version == 5
 
     @pytest.mark.parametrize(
-        ("name", "level", "answer"),
+        ("name", "level", "properties", "answer"),
         [
-            (b"MQTT", 0, b"\x20\x02\x00\x01"),
-            (b"MQTT", 3, b"\x20\x02\x00\x01"),
-            (b"MQTT", 6, b"\x20\x02\x00\x01"),
-            (b"MQTT", 127, b"\x20\x02\x00\x01"),
-            (b"MQTT", 0x85, b"\x20\x02\x00\x01"),
-            (b"MQIsdp", 4, b"\x20\x02\x00\x01"),
-            (b"MQIsdp", 6, b"\x20\x02\x00\x01"),
-            (b"mqtt", 4, b""),
-            (b"AMQP", 9, b""),
+            (b"MQTT", 0, b"", b"\x20\x02\x00\x01"),
+            (b"MQTT", 3, b"", b"\x20\x02\x00\x01"),
+            (b"MQTT", 6, b"", b"\x20\x02\x00\x01"),
+            (b"MQTT", 6, b"\x00", b"\x20\x03\x00\x84\x00"),
+            (b"MQTT", 127, b"\x03\x21\x00\x07", b"\x20\x03\x00\x84\x00"),
+            (b"MQTT", 0x85, b"", b"\x20\x02\x00\x01"),
+            (b"MQIsdp", 4, b"", b"\x20\x02\x00\x01"),
+            (b"MQIsdp", 6, b"", b"\x20\x02\x00\x01"),
+            (b"mqtt", 4, b"", b""),
+            (b"AMQP", 9, b"\x00", b""),
         ],
     )
-    def test_a_version_we_do_not_speak_is_answered_as_3_1_1_demands(
-        self, name: bytes, level: int, answer: bytes
+    def test_a_version_we_do_not_speak_is_answered_in_the_form_of_its_connect(
+        self, name: bytes, level: int, properties: bytes, answer: bytes
     ) -> None:
         """[MQTT3-3.1.2-1] [MQTT3-3.1.2-2] [MQTT5-3.1.2-1] [MQTT5-3.1.2-2]"""
-        body = len(name).to_bytes(2, "big") + name + bytes((level,)) + b"\x02\x00\x00\x00\x00"
+        body = len(name).to_bytes(2, "big") + name + bytes((level,)) + b"\x02\x00\x3c" + properties + b"\x00\x01c"
         with pytest.raises(UnsupportedProtocolVersionError) as caught:
             list(decoder().decode(b"\x10" + bytes((len(body),)) + body))
 

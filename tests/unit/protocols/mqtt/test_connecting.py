@@ -112,7 +112,7 @@ class TestConnect:
     def test_an_unsupported_version_is_told_the_supported_ones_exist(self) -> None:
         client = World().client(version=4)
 
-        client.send_bytes(b"\x10\x0d\x00\x04MQTT\x09\x02\x00\x00\x00\x01c")
+        client.send_bytes(b"\x10\x0d\x00\x04MQTT\x09\x02\x00\x3c\x00\x01c")
 
         assert client.connection.take_output() == b"\x20\x02\x00\x01"
         assert client.connection.state is State.CLOSED
