@@ -3,6 +3,7 @@
 Faults are values, collected: each names the key, says what is wrong and what to do. Nothing here has a side effect.
 """
 
+import dataclasses
 import importlib.util
 import ipaddress
 import os
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from gateway.config import Loaded
@@ -25,7 +26,7 @@ EXPIRES_SOON_S = 14 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing to know. An "error" keeps the gateway from starting."""
+    """One thing to know. An "error" keeps the gateway, or one of its listeners, from working."""
 
     level: Literal["error", "warning"]
     subject: Literal["security", "operation"]
@@ -70,6 +71,7 @@ def _listeners(config: Config) -> Iterator[Finding]:
     for index, listener in enumerate(config.listeners):
         key = f"listeners.{index}"
         yield from _tls(listener, key)
+        yield from _options(listener.options, key)
         if getattr(listener.options, "allow_anonymous", False) and not is_loopback(listener.host):
             yield _risk(
                 f"{key}.allow_anonymous",
@@ -101,6 +103,23 @@ def _tls(listener: ListenerConfig, key: str) -> Iterator[Finding]:
     if left_s < EXPIRES_SOON_S:
         when = "has expired" if left_s < 0 else f"expires in {left_s / 86_400:.0f} days"
         yield _trap(f"{key}.tls", f"the certificate {when}", "renew it; it is read again by itself")
+
+
+def _options(options: Any, key: str) -> Iterator[Finding]:
+    """What is to be known of the keys of any protocol: the files that they name, and the broker that they lead to."""
+    for field in dataclasses.fields(options):
+        path = getattr(options, field.name)
+        if isinstance(path, Path) and not os.access(path, os.R_OK):
+            yield _fault(
+                f"{key}.{field.name}", f"{path} is not there, or cannot be read", "see its path and permissions"
+            )
+    url = urlsplit(getattr(options, "url", ""))
+    if url.scheme == "mqtt" and not is_loopback(url.hostname):
+        yield _risk(
+            f"{key}.url",
+            f"the connection to {url.hostname} is not encrypted: the password and all messages can be read on the way",
+            "use mqtts:// unless the network is closed",
+        )
 
 
 def _has_outside_name(config: Config) -> bool:

@@ -56,6 +56,26 @@ def test_a_certificate_that_cannot_be_used_keeps_the_gateway_from_starting() -> 
     assert finding.level == "error"
 
 
+BRIDGE = '[[listeners]]\nprotocol = "mqtt-bridge"\nreceive = [{upstream = "a/#"}]\n'
+
+
+def test_a_file_that_a_listener_names_and_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
+    bridge = BRIDGE + 'url = "mqtts://broker.example.org"\npassword_file = "upstream.password"'
+    finding = findings(bridge)["listeners.0.password_file"]
+
+    assert finding.level == "error"
+    assert "upstream.password is not there" in finding.message
+    (tmp_path / "upstream.password").write_text("secret")
+    assert findings(bridge) == {}
+
+
+def test_a_bridge_to_another_machine_that_is_not_encrypted_is_a_risk() -> None:
+    finding = findings(BRIDGE + 'url = "mqtt://broker.example.org"')["listeners.0.url"]
+
+    assert (finding.level, finding.subject) == ("warning", "security")
+    assert findings(BRIDGE + 'url = "mqtt://127.0.0.1:1884"') == {}
+
+
 def test_a_short_secret_key_is_a_risk() -> None:
     assert "7 characters" in findings("[server]\nsecret_key = 'hunter2'")["server.secret_key"].message
 
