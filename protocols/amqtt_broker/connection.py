@@ -80,6 +80,9 @@ class Connection:
             logger.exception("amqtt failed with the connection of %s", client_address(self._writer.transport))
         finally:
             self._deadline.cancel()
+            if self._session is None:
+                who = client_address(self._writer.transport)
+                logger.info("closed %s: it sent no CONNECT packet of MQTT 3.1.1, or not in time", who)
             self._writer.transport.abort()
             self._end()
 
@@ -312,7 +315,13 @@ class _Reader(StreamReaderAdapter):  # type: ignore[misc]
 
 
 class _Writer(StreamWriterAdapter):  # type: ignore[misc]
-    """Gives amqtt an address for peers that have none, as those of a Unix socket, or it would turn them away."""
+    """Gives amqtt an address for peers that have none, as those of a Unix socket, or it would turn them away; and the
+    usual exception for connections that are none any more."""
 
     def get_peer_info(self) -> tuple[str, int] | None:
         return super().get_peer_info() or ("", 0)
+
+    def write(self, data: bytes) -> None:
+        if self._writer.transport.is_closing():  # at which uvloop would raise RuntimeError
+            raise ConnectionResetError("the connection has ended")
+        super().write(data)

@@ -1,9 +1,10 @@
 """amqtt's broker as a protocol server: Paho is the client, the application the authority."""
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -246,6 +247,22 @@ class TestBounds:
             assert await asyncio.wait_for(reader.read(), 30) == b""
         except ConnectionResetError:
             pass
+        writer.close()
+
+    async def test_a_client_of_another_version_is_one_line_in_the_log(
+        self, serve_amqtt: ServeAmqtt, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """amqtt takes the properties of its CONNECT for the identifier, and waits for more."""
+        caplog.set_level(logging.INFO, logger="gateway.amqtt")
+        host, port = await serve_amqtt(AcceptEverything(), connect_timeout_s=0.2)
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(bytes.fromhex("1013 00044d515454 05 02 003c 05 1100000064 0001 63"))
+
+        with suppress(ConnectionResetError):
+            await asyncio.wait_for(reader.read(), 30)
+
+        await until(lambda: "no CONNECT packet of MQTT 3.1.1" in caplog.text, "the line")
+        assert "Traceback" not in caplog.text
         writer.close()
 
     async def test_a_packet_that_is_too_large_ends_the_connection(
