@@ -14,9 +14,9 @@ import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextvars import Token
+from contextvars import ContextVar, Token
 from threading import Lock
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync
 
@@ -73,28 +73,29 @@ class ThreadPool:
 _pool = ThreadPool()
 
 
-class Lane(Executor):
-    """What asgiref takes for the thread of one consumer."""
+class Lane:
+    """Where one consumer runs synchronous code."""
 
-    __slots__ = ("_thread", "_token")
+    __slots__ = ("_around", "_thread", "_token")
 
     def __init__(self) -> None:
         self._thread: _PoolThread | None = None
         self._token: Token[ThreadSensitiveContext] | None = None
+        self._around: Lane | None = None
 
     def enter(self) -> None:
         """Makes this the lane of the current context, unless it has a thread-sensitive context that is no lane."""
-        around = SyncToAsync.thread_sensitive_context.get(None)
-        if around is None or isinstance(SyncToAsync.context_to_thread_executor.get(around), Lane):
-            context = ThreadSensitiveContext()
-            SyncToAsync.context_to_thread_executor[context] = self
-            self._token = SyncToAsync.thread_sensitive_context.set(context)
+        if SyncToAsync.thread_sensitive_context.get(_WITH_LANE) is _WITH_LANE:
+            self._token = SyncToAsync.thread_sensitive_context.set(_WITH_LANE)
+            self._around = _lane.get(None)
+            _lane.set(self)
 
     def exit(self) -> None:
         self.release()
         if self._token is not None:
             SyncToAsync.thread_sensitive_context.reset(self._token)
             self._token = None
+            _lane.set(self._around)
 
     @property
     def used(self) -> bool:
@@ -112,6 +113,21 @@ class Lane(Executor):
         if self._thread is not None:
             self._thread.submit(_close_old_connections)
             self._thread = None
+
+
+class _LaneOfContext(Executor):
+    """What asgiref takes for the thread of every context that has a lane."""
+
+    def submit(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        lane = _lane.get()
+        assert lane is not None
+        return lane.submit(call, *args, **kwargs)
+
+
+_lane: ContextVar[Lane | None] = ContextVar("lane")
+# One for all: asgiref's own way, an object per context and a weak reference to it, is 300 bytes of each connection.
+_WITH_LANE: Final = ThreadSensitiveContext()
+SyncToAsync.context_to_thread_executor[_WITH_LANE] = _LaneOfContext()
 
 
 def send_from_threads(send: Send) -> Callable[[Event], None]:
