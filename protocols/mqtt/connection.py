@@ -288,6 +288,8 @@ class Connection(Closing):
         self.session = session
         self.state = State.CONNECTED
         self._will = terms.will
+        if self.tap is not None and connect.will is not None and terms.will is None:
+            self.tap.refused("CONNECT", ReasonCode.NOT_AUTHORIZED, "the will does not count", connect.will.topic)
         self._maximum_qos = terms.maximum_qos
         self._max_packet_bytes = terms.max_packet_bytes
         self.send_maximum = terms.send_maximum

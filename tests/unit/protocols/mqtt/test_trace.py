@@ -9,7 +9,7 @@ import pytest
 from protocols.asgi import Receive, Scope, Send
 from protocols.mqtt.codec import Decoder, encode
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import Connect, Disconnect, Packet, Publish, Subscribe, Subscription, Unsubscribe
+from protocols.mqtt.packets import Connect, Disconnect, Packet, Publish, Subscribe, Subscription, Unsubscribe, Will
 from protocols.mqtt.server import MqttServer
 from protocols.mqtt.trace import CAPACITY, MAX_TRACES, TooManyTracesError, Trace, TraceEvent
 from protocols.server import Listener
@@ -25,7 +25,9 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
             case "mqtt.connect" if scope["client_id"] == "stranger":
                 await send({"type": "mqtt.reject", "reason_code": 0x86, "reason_string": "unknown token"})
             case "mqtt.connect":
-                await send({"type": "mqtt.accept", "client_id": f"device/{scope['client_id']}"})
+                client_id, will = f"device/{scope['client_id']}", scope["will"]
+                will_counts = will is None or will["topic"] != "forbidden"
+                await send({"type": "mqtt.accept", "client_id": client_id, "will": will_counts})
             case "mqtt.publish":
                 refused = forbidden if event["topic"] == "forbidden" else {}
                 await send({"type": "mqtt.ack", "ack_id": event["ack_id"], **refused})
@@ -174,6 +176,18 @@ async def test_every_refusal_is_told_with_its_reason_whatever_the_client_is_told
     ]
     assert refused[4].startswith("refused packet 0x81 ")
     assert refused[5].startswith("closed  protocol_error 0x81 ")
+
+
+@pytest.mark.parametrize(("topic", "refusals"), [("forbidden", 1), ("allowed", 0)])
+async def test_a_will_that_does_not_count_is_told(
+    server: MqttServer, connected: Open, topic: str, refusals: int
+) -> None:
+    with server.trace("c") as trace:
+        await connected("c", will=Will(topic=topic, payload=b"gone"))
+        events = await events_until(trace, "out")
+
+    refused = [line for line in lines(events) if line.startswith("refused")]
+    assert refused == [f"refused CONNECT '{topic}' 0x87 the will does not count"] * refusals
 
 
 async def test_a_refused_connection_is_seen_under_the_name_that_it_uses(server: MqttServer, connected: Open) -> None:
