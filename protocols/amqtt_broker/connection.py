@@ -81,7 +81,7 @@ class Connection:
         finally:
             self._deadline.cancel()
             if self._session is None:
-                who = client_address(self._writer.transport)
+                who = "%s:%s" % (client_address(self._writer.transport) or ("a local socket", 0))
                 logger.info("closed %s: it sent no CONNECT packet of MQTT 3.1.1, or not in time", who)
             self._writer.transport.abort()
             self._end()
