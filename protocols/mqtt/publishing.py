@@ -240,8 +240,9 @@ class PublishReceiver(Output):
             self._release(pending.popleft(), event, now)
 
     def _release(self, packet: Publish, event: Event, now: float) -> None:
-        """Routes the message of the oldest unanswered PUBLISH and answers it. The answer comes second, because what
-        is recorded by the routing it has to wait for."""
+        """Routes the message of the oldest unanswered PUBLISH and answers it. The answer is made second, because what
+        is recorded by the routing it has to wait for. A client that gets its own message still reads the answer first,
+        as it does from Mosquitto: simple ones read nothing else while they wait."""
         self._pending_bytes -= len(packet.topic) + len(packet.payload)
         if packet.properties:
             self._pending_bytes -= properties_size(packet.properties)
@@ -257,6 +258,7 @@ class PublishReceiver(Output):
             return
         journal = self._broker.journal
         recorded = 0 if journal is None else journal.recorded
+        written = len(self.output)
         if code < _FAILURE and event.get("route", True) and self.session is not None:
             found = self._broker.forward(packet, self.session, now)
             if not found and packet.qos == 1 and not code and self.version == MQTT_5_0 and event.get("no_subscribers"):
@@ -277,6 +279,8 @@ class PublishReceiver(Output):
                     self._output_bytes += 4
         elif packet.qos == 2 and not self._closed:
             self._write_puback(PubRec, PacketType.PUBREC, packet, event, code)
+        if packet.qos and not self._closed and len(self.output) - written > 1:
+            self.output.insert(written, self.output.pop())
 
     def _take_over(self, packet: Publish, event: Event, code: int) -> bool:
         """Remembers a QoS 2 message. Returns whether it is this connection's to route: after the end, it is not if

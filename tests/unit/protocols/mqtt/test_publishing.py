@@ -310,6 +310,20 @@ class TestRouting:
 
         assert subscriber.payloads() == [b"1", b"2", b"3"]
 
+    @pytest.mark.parametrize(("qos", "answer"), [(1, PubAck), (2, PubRec)])
+    def test_a_client_that_gets_its_own_message_reads_the_answer_first(
+        self, qos: int, answer: type[PubAck | PubRec]
+    ) -> None:
+        client = World().connected("c")
+        client.subscribe("t", qos=qos)
+        events = client.send(publish(7, qos=0), publish(8, qos=qos), publish(9, qos=qos))
+
+        for event in events:
+            client.ack(event)
+
+        own = [(packet.payload if isinstance(packet, Publish) else packet) for packet in client.read()]
+        assert own == [b"7", answer(8), b"8", answer(9), b"9"]
+
     def test_the_application_may_keep_a_message_from_subscribers(self) -> None:
         world = World()
         subscriber, client = world.connected("s"), world.connected("c")
