@@ -1,14 +1,13 @@
 """Writes what the journal records: one thread, one commit at a time, each of whatever came while the last one ran.
 
-Output that promises to keep something is held back (`HeldOutput`) until the commit that does. While the store is away,
-locked or full, the same group is tried again until it is stored: what it promises is not sent, and the connections that
-wait for it are not read. Nothing is promised that is not kept.
+Output that promises to keep something is held back until the commit that does (held_output.py). While the store is
+away, locked or full, the same group is tried again until it is stored: what it promises is not sent, and connections
+that wait for it are not read. Nothing is promised that is not kept.
 """
 
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol
@@ -30,39 +29,6 @@ class Waiter(Protocol):
         """A group has been committed; others may be needed still."""
 
 
-class HeldOutput:
-    """What one connection wrote and may not send yet: pieces, each with the group that it waits for."""
-
-    __slots__ = ("_pieces", "size_bytes")
-
-    def __init__(self) -> None:
-        self._pieces: deque[tuple[int, bytes]] = deque()
-        self.size_bytes = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._pieces)
-
-    def add(self, ticket: int, data: bytes) -> None:
-        """Tickets never fall: what was written later leaves later."""
-        self._pieces.append((ticket, data))
-        self.size_bytes += len(data)
-
-    def take(self, committed: int) -> bytes:
-        """What may leave now that the group of this number is committed, as one piece."""
-        pieces = self._pieces
-        free = []
-        while pieces and pieces[0][0] <= committed:
-            free.append(pieces.popleft()[1])
-        data = b"".join(free)
-        self.size_bytes -= len(data)
-        return data
-
-    def clear(self) -> None:
-        """Nobody is left to send it to."""
-        self._pieces.clear()
-        self.size_bytes = 0
-
-
 class Committer:
     """Takes groups from the journal and hands them to the store, in a thread of its own."""
 
@@ -76,7 +42,6 @@ class Committer:
         self._waiters: dict[Waiter, None] = {}
         self._is_busy = False
         self._is_closed = False
-        """Whether nothing is to be written any more: it was told to close, or another process has the store."""
         self._idle: asyncio.Future[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._failed_at = -LOG_INTERVAL_S
@@ -95,6 +60,11 @@ class Committer:
     def journal(self) -> Journal:
         """Whose groups it writes."""
         return self._journal
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing is written any more: it was told to close, or another process has the store."""
+        return self._is_closed
 
     def call_when_committed(self, waiter: Waiter) -> None:
         """Calls `waiter.committed` once, after the next commit, which begins when this pass of the loop is through."""

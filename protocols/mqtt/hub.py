@@ -22,6 +22,7 @@ from protocols.mqtt.traffic import Traffic
 
 if TYPE_CHECKING:
     from protocols.mqtt.endpoint import Endpoint
+    from protocols.mqtt.writing import Writing
 
 _LONGEST_TICK_S: Final = 1.0
 _SHORTEST_TICK_S: Final = 0.01
@@ -68,7 +69,7 @@ class Hub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.time: Callable[[], float] = _no_time
         """The loop's, once started: what each packet asks for."""
-        self._unwritten: list[Endpoint] = []
+        self._unwritten: list[Writing] = []
         self._timer: asyncio.TimerHandle | None = None
         self._tick_s = _LONGEST_TICK_S
         self._emptied: asyncio.Future[None] | None = None
@@ -96,7 +97,7 @@ class Hub:
             self._timer = None
         self._count()
 
-    def settle_soon(self, endpoint: "Endpoint") -> None:
+    def settle_soon(self, endpoint: "Writing") -> None:
         """Has `endpoint.settle()` called when the present pass of the loop is through."""
         if not self._unwritten:
             self.loop.call_soon(self._settle)
@@ -136,10 +137,11 @@ class Hub:
             endpoint.settle()
 
     def cut_kept(self) -> None:
-        """Cuts the connections whose sessions are kept no more, because another process has them."""
+        """Cuts the connections whose sessions are kept no more, because another process has them, and those that wait
+        for a commit, which will not come."""
         for endpoint in list(self.open):
             session = endpoint.connection.session
-            if session is not None and session.journal is not None:
+            if endpoint.is_holding or (session is not None and session.journal is not None):
                 endpoint.abort()
 
     def _tick(self) -> None:

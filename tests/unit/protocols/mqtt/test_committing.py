@@ -406,3 +406,18 @@ class TestTrouble:
         [connack] = await refused.ended()
         assert isinstance(connack, ConnAck)
         assert connack.reason_code == ReasonCode.SERVER_UNAVAILABLE
+
+    async def test_who_publishes_to_them_then_is_cut_and_does_not_wait_for_ever(
+        self, serve: Serve, store: TroubledStore
+    ) -> None:
+        server = await serve()
+        await absent(server)
+        waiting = await Client.connected(server, "waiting")
+        store.trouble = StoreTakenError("another gateway has them")
+
+        waiting.send(publish())
+        assert await waiting.ended() == []
+
+        later = await Client.connected(server, "later")
+        later.send(publish())
+        assert await later.ended() == []

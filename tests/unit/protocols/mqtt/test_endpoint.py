@@ -1,0 +1,409 @@
+"""An endpoint on a transport that the test plays: what a real socket shows only when everything comes at a bad time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from protocols.asgi import Event, Receive, Scope, Send
+from protocols.mqtt.broker import Broker
+from protocols.mqtt.codec import Decoder, encode
+from protocols.mqtt.endpoint import Endpoint
+from protocols.mqtt.hub import Hub, Site
+from protocols.mqtt.message import Message
+from protocols.mqtt.options import BrokerLimits, MqttOptions
+from protocols.mqtt.packets import (
+    Auth,
+    Connect,
+    Disconnect,
+    Packet,
+    PubAck,
+    Publish,
+    ReasonCode,
+    Subscribe,
+    Subscription,
+)
+from protocols.mqtt.store import MemoryRetainedStore, MemorySessionStore
+from tests.support.wire import FakeTransport
+from tests.unit.protocols.mqtt.test_server import answer, broker, until
+
+HIGH_WATER_BYTES = 64 * 1024
+
+
+class Socket(FakeTransport):
+    """A transport whose peer takes what it is sent when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffered = 0
+        self.full = False
+        self.closing = False
+        self.peer_takes_all = True
+        self.shutdown_error: OSError | None = None
+        """What the end of our half ends in, as that of a socket which the peer has reset."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        super().write(data)
+        if self.peer_takes_all:
+            return
+        self.buffered += len(data)
+        if self.buffered > HIGH_WATER_BYTES and not self.full:
+            self.full = True
+            assert self.protocol is not None
+            self.protocol.pause_writing()
+
+    def take(self) -> None:
+        """The peer takes what is in the buffer."""
+        self.buffered = 0
+        if self.full:
+            self.full = False
+            assert self.protocol is not None
+            self.protocol.resume_writing()
+
+    def write_eof(self) -> None:
+        super().write_eof()
+        if self.shutdown_error is not None:
+            raise self.shutdown_error
+
+    def half_close(self) -> None:
+        """The peer sends no more; the transport closes."""
+        assert self.protocol is not None
+        assert not self.protocol.eof_received()
+        self.close()
+
+    def close(self) -> None:
+        """Waits until the buffer is empty, as real ones do."""
+        if self.buffered:
+            self.closing = True
+        else:
+            super().close()
+
+    def is_closing(self) -> bool:
+        return self.closing or super().is_closing()
+
+
+class Peer:
+    """A client of MQTT 5 at the other end of such a transport."""
+
+    def __init__(self, site: Site) -> None:
+        self.endpoint = Endpoint(site)
+        self.transport = Socket()
+        self.transport.protocol = self.endpoint
+        self.endpoint.connection_made(self.transport)
+
+    @classmethod
+    async def connected(cls, site: Site, client_id: str = "c") -> "Peer":
+        peer = cls(site)
+        peer.send(Connect(version=5, client_id=client_id, keep_alive_s=60))
+        await until(lambda: bool(peer.transport.written))
+        peer.transport.written.clear()
+        return peer
+
+    def send(self, *packets: Packet) -> None:
+        """Sends the packets in one piece."""
+        self.endpoint.data_received(b"".join(encode(packet, 5) for packet in packets))
+
+    async def subscribe(self, topic_filter: str) -> None:
+        """Subscribes at QoS 1."""
+        self.send(Subscribe(packet_id=1, subscriptions=(Subscription(topic_filter=topic_filter, qos=1),)))
+        await until(lambda: bool(self.transport.written))
+        self.transport.written.clear()
+
+    def received(self) -> list[Packet]:
+        """What has been sent to it since the last look."""
+        packets = list(Decoder(max_packet_bytes=1 << 28, version=5).decode(bytes(self.transport.written)))
+        self.transport.written.clear()
+        return packets
+
+
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture
+async def make_site() -> AsyncIterator[MakeSite]:
+    hubs: list[Hub] = []
+
+    def make(application: Any = broker, **chosen: Any) -> Site:
+        options = MqttOptions(**chosen)
+        the_broker = Broker(
+            sessions=MemorySessionStore(), retained=MemoryRetainedStore(), limits=BrokerLimits.of([options])
+        )
+        hub = Hub(application, {}, the_broker)
+        hub.start(shortest_timeout_s=60)
+        hubs.append(hub)
+        return Site(hub, options, "mqtt")
+
+    yield make
+    for hub in hubs:
+        for endpoint in list(hub.open):
+            endpoint.abort()
+        async with asyncio.timeout(30):
+            await hub.wait_until_empty()
+        hub.stop()
+
+
+def publish(packet_id: int = 1, topic: str = "t", payload: bytes = b"x") -> Publish:
+    return Publish(topic=topic, payload=payload, qos=1, packet_id=packet_id)
+
+
+async def passes(count: int = 5) -> None:
+    """Lets the loop do all that is due."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class TestBeginning:
+    @pytest.mark.parametrize("packet", [Disconnect(), Auth(), publish()], ids=["DISCONNECT", "AUTH", "PUBLISH"])
+    async def test_a_client_that_is_gone_before_its_proof_was_asked_for_is_not_shown_to_the_application(
+        self, make_site: MakeSite, packet: Packet
+    ) -> None:
+        scopes: list[Scope] = []
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            scopes.append(scope)
+
+        peer = Peer(make_site(application))
+        connect = Connect(version=5, client_id="c", properties={"authentication_method": "SCRAM-SHA-256"})
+
+        peer.send(connect, packet)
+        await passes()
+
+        assert peer.endpoint.connection.end is not None
+        assert peer.transport.closed or peer.transport.eof_written
+        assert scopes == []
+
+    async def test_nothing_is_read_of_a_connection_that_is_one_too_many(self, make_site: MakeSite) -> None:
+        scopes: list[Scope] = []
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            scopes.append(scope)
+            await broker(scope, receive, send)
+
+        site = make_site(application, max_connections=1)
+        await Peer.connected(site)
+
+        other = Peer(site)
+        other.send(Connect(version=5, client_id="other"))  # what a tunnel had read already
+        await passes()
+
+        assert other.transport.aborted
+        assert [scope["client_id"] for scope in scopes] == ["c"]
+
+
+class TestAnswering:
+    """An application may try again, or leave out, what `send` has refused to take."""
+
+    @staticmethod
+    def careless(faulty: dict[str, Any]) -> Any:
+        """Acknowledges with `faulty` added to the answer of each publish of "faulty", and does not mind the error."""
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            while (event := await receive())["type"] != "mqtt.disconnect":
+                if event["type"] == "mqtt.publish" and event["topic"] == "faulty":
+                    with pytest.raises(ValueError):  # noqa: PT011  # any that says it is the application's fault
+                        await send({"type": "mqtt.ack", "ack_id": event["ack_id"], **faulty})
+                else:
+                    await answer(event, send)
+
+        return application
+
+    async def test_what_was_written_before_a_faulty_acknowledgement_leaves_all_the_same(
+        self, make_site: MakeSite
+    ) -> None:
+        peer = await Peer.connected(make_site(self.careless({"properties": {"no_such_property": 1}})))
+        await peer.subscribe("faulty")
+
+        peer.send(publish(topic="faulty", payload=b"to itself"))
+        await passes()
+
+        [message] = peer.received()
+        assert isinstance(message, Publish)
+        assert message.payload == b"to itself"
+        peer.send(publish(2))
+        await passes()
+        assert peer.received() == [PubAck(2)]
+
+    async def test_a_client_that_may_send_one_at_a_time_is_read_on_after_a_faulty_acknowledgement(
+        self, make_site: MakeSite
+    ) -> None:
+        site = make_site(self.careless({"properties": {"no_such_property": 1}}), receive_maximum=1)
+        peer = await Peer.connected(site)
+
+        peer.send(publish(topic="faulty"))
+        assert peer.transport.reading_paused
+        await passes()
+
+        assert not peer.transport.reading_paused
+
+
+class TestSlowClient:
+    async def test_one_that_took_something_and_has_too_much_again_is_still_not_read(self, make_site: MakeSite) -> None:
+        site = make_site()
+        peer = await Peer.connected(site)
+        await peer.subscribe("t")
+        peer.transport.peer_takes_all = False
+        for _ in range(100):
+            site.hub.broker.publish("t", b"x" * 10_000, qos=0, now=site.hub.time())
+        await passes()
+        session = peer.endpoint.connection.session
+        assert session is not None
+        assert session.queued > 10
+        assert peer.transport.reading_paused
+
+        peer.transport.take()
+
+        assert peer.transport.full
+        assert session.queued
+        assert peer.transport.reading_paused
+        assert peer.endpoint.abort_at < float("inf")
+
+        while peer.transport.full:
+            peer.transport.take()
+        assert not session.queued
+        assert not peer.transport.reading_paused
+
+    async def test_one_that_is_closed_is_cut_in_time_also_if_it_took_something_since(self, make_site: MakeSite) -> None:
+        site = make_site()
+        peer = await Peer.connected(site)
+        await peer.subscribe("t")
+        peer.transport.peer_takes_all = False
+        for _ in range(20):
+            site.hub.broker.publish("t", b"x" * 10_000, qos=0, now=site.hub.time())
+        await passes()
+        peer.endpoint.connection.close(ReasonCode.ADMINISTRATIVE_ACTION, "operator", site.hub.time())
+        await passes()
+        cut_at = peer.endpoint.abort_at
+        assert cut_at < float("inf")
+
+        peer.transport.take()
+        assert peer.endpoint.abort_at == cut_at
+
+        peer.endpoint.deadline_passed(cut_at)
+        assert peer.transport.aborted
+
+    async def test_one_that_is_closed_has_no_longer_because_it_takes_nothing(self, make_site: MakeSite) -> None:
+        site = make_site(write_timeout_s=1_000.0)
+        peer = await Peer.connected(site)
+        peer.endpoint.connection.close(ReasonCode.ADMINISTRATIVE_ACTION, "operator", site.hub.time())
+        await passes()
+
+        peer.endpoint.pause_writing()
+
+        assert peer.endpoint.abort_at < site.hub.time() + 100
+
+    async def test_an_application_that_waits_to_send_learns_at_once_that_the_connection_has_ended(
+        self, make_site: MakeSite
+    ) -> None:
+        events: list[Event] = []
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            for _ in range(2):
+                await answer(await receive(), send)
+            for _ in range(100):
+                await send({"type": "mqtt.publish", "topic": "t", "payload": b"x" * 10_000})
+            events.append(await receive())
+
+        site = make_site(application)
+        peer = await Peer.connected(site)
+        peer.transport.peer_takes_all = False
+        peer.send(publish())
+        await until(lambda: peer.transport.full)
+
+        await Peer.connected(site)
+        await until(lambda: bool(events))
+
+        assert events[0]["reason"] == "taken_over"
+        assert not peer.transport.closed, "it has not taken what was sent before"
+
+    async def test_one_that_sends_no_more_and_takes_nothing_is_gone_and_nothing_is_kept_for_it(
+        self, make_site: MakeSite
+    ) -> None:
+        site = make_site()
+        peer = await Peer.connected(site)
+        await peer.subscribe("t")
+        peer.transport.peer_takes_all = False
+
+        site.hub.broker.publish("t", b"x", qos=0, now=site.hub.time())
+        await passes()
+        peer.transport.half_close()
+        for _ in range(100):
+            site.hub.broker.publish("t", b"x" * 10_000, qos=0, now=site.hub.time())
+        await passes()
+
+        assert peer.endpoint.connection.end is not None
+        assert peer.endpoint.connection.output == []
+        assert peer.endpoint.abort_at < float("inf")
+
+    async def test_an_application_that_does_nothing_but_send_lets_others_go_on_when_the_client_has_gone(
+        self, make_site: MakeSite
+    ) -> None:
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            await answer(await receive(), send)
+            await receive()
+            while True:
+                await send({"type": "mqtt.publish", "topic": "t", "payload": b"x" * 10_000})
+
+        site = make_site(application)
+        peer = await Peer.connected(site)
+        peer.transport.peer_takes_all = False
+        peer.send(publish())
+        await until(lambda: peer.transport.full)
+
+        peer.transport.abort()
+        await passes()
+
+        peer.endpoint.cancel()
+        await until(lambda: not site.hub.open)
+
+
+class TestTunnel:
+    async def test_what_a_transport_delivers_while_it_is_told_to_read_on_counts_against_the_bounds(
+        self, make_site: MakeSite
+    ) -> None:
+        """That of a tunnel has a part of its last read still in hand."""
+        gate = asyncio.Event()
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            while (event := await receive())["type"] != "mqtt.disconnect":
+                if event["type"] == "mqtt.publish" and event["payload"] == b"later":
+                    await gate.wait()
+                await answer(event, send)
+
+        peer = await Peer.connected(make_site(application, receive_maximum=2))
+        in_hand = [publish(3)]
+        resume = peer.transport.resume_reading
+
+        def resume_reading() -> None:
+            resume()
+            if in_hand:
+                peer.send(in_hand.pop())
+
+        peer.transport.resume_reading = resume_reading  # type: ignore[method-assign]  # as that of TunnelTransport does
+        peer.send(publish(1), publish(2, payload=b"later"))
+        assert peer.transport.reading_paused
+        await passes()
+
+        assert not in_hand
+        assert peer.transport.reading_paused
+        gate.set()
+        await passes()
+        assert not peer.transport.reading_paused
+        assert peer.received() == [PubAck(1), PubAck(2), PubAck(3)]
+
+
+class TestEnds:
+    async def test_a_client_that_has_reset_the_connection_already_takes_nobody_else_s_answers_along(
+        self, make_site: MakeSite
+    ) -> None:
+        site = make_site()
+        first, second = await Peer.connected(site, "1"), await Peer.connected(site, "2")
+        await second.subscribe("t")
+        first.transport.shutdown_error = OSError(107, "Transport endpoint is not connected")
+
+        first.send(Connect(version=5, client_id="1"))
+        site.hub.broker.route(Message("t", b"x", 0, False, None, now=0.0), None, 0.0)
+        await passes()
+
+        assert first.transport.closed
+        assert [type(packet) for packet in second.received()] == [Publish]
