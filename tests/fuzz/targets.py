@@ -1,7 +1,7 @@
 """What is fuzzed: the codec, and a broker with several connections. Each target takes bytes, and raises for a fault.
 
-The same targets run in two ways: with Hypothesis, shortly, among the tests (test_mqtt_fuzz.py), and guided by coverage, as
-long as one likes (`make fuzz`, run.py). All that a target does is decided by its bytes, so what is found is found
+The same targets run in two ways: with Hypothesis, shortly, among the tests (test_mqtt_fuzz.py), and guided by coverage,
+as long as one likes (`make fuzz`, run.py). All that a target does is decided by its bytes, so what is found is found
 again.
 """
 
