@@ -9,8 +9,10 @@ which is why nobody whose certificate was revoked comes back by resuming a sessi
 
 import logging
 import ssl
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -162,21 +164,28 @@ class ServerContext(ssl.SSLContext):
 
 
 def tls_extension(ssl_object: ssl.SSLObject | None) -> dict[str, Any] | None:
-    """The value of `scope["extensions"]["tls"]` (ASGI TLS extension); None for a connection without TLS.
-
-    Of the client's chain only its own certificate is told.
-    """
+    """The value of `scope["extensions"]["tls"]` (ASGI TLS extension); None for a connection without TLS."""
     if ssl_object is None:
         return None
     certificate = ssl_object.getpeercert(binary_form=True)
     return {
         "server_cert": getattr(ssl_object.context, "server_cert", None),
-        "client_cert_chain": [ssl.DER_cert_to_PEM_cert(certificate)] if certificate else [],
+        "client_cert_chain": [ssl.DER_cert_to_PEM_cert(each) for each in _client_chain(ssl_object, certificate)],
         "client_cert_name": _subject(certificate) if certificate else None,
         "client_cert_error": None,
         "tls_version": _NUMBERS.get(ssl_object.version() or ""),
         "cipher_suite": _cipher_suite(ssl_object),
     }
+
+
+def _client_chain(ssl_object: ssl.SSLObject, certificate: bytes | None) -> Sequence[bytes]:
+    """The client's certificate, and of those that it has sent besides each that signs the one before, as far as they
+    have been verified: before Python 3.13, and in a session that is resumed, its own is all that is known."""
+    chain = [] if certificate is None else [certificate]
+    if sys.version_info >= (3, 13) and chain:
+        sent = ssl_object.get_unverified_chain()
+        chain = list(takewhile(sent.__contains__, ssl_object.get_verified_chain())) or chain
+    return chain
 
 
 def _subject(certificate: bytes) -> str:

@@ -1,6 +1,7 @@
 """An authority for a test, by the real `openssl`: certificates of servers and clients, and revocation lists."""
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 _CONFIG = """
@@ -18,10 +19,15 @@ default_crl_days = 2
 unique_subject = no
 policy = anything
 copy_extensions = copy
+x509_extensions = issued
+[issued]
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
 [anything]
 commonName = optional
 organizationName = optional
 """
+_SIGNS = "critical,keyCertSign,cRLSign"
 
 
 class Authority:
@@ -38,16 +44,30 @@ class Authority:
         self.crl = directory / "crl.pem"
         self._openssl(
             *("req", "-x509", "-nodes", "-days", "2", "-subj", f"/CN={name}", "-out", self.ca),
+            *("-addext", f"keyUsage={_SIGNS}"),
             *_new_key(directory / "ca.key"),
         )
 
+    def subordinate(self, name: str) -> "Authority":
+        """An authority whose certificate this one has issued."""
+        made = Authority(self.directory / name, name)
+        certificate, key = self.issue(name, extensions=("basicConstraints=critical,CA:TRUE", f"keyUsage={_SIGNS}"))
+        certificate.replace(made.ca)
+        key.replace(made.directory / "ca.key")
+        return made
+
     def issue(
-        self, name: str, subject: str | None = None, san: str = "IP:127.0.0.1,DNS:localhost"
+        self,
+        name: str,
+        subject: str | None = None,
+        san: str = "IP:127.0.0.1,DNS:localhost",
+        extensions: Sequence[str] = (),
     ) -> tuple[Path, Path]:
         """The files of a new certificate and its key. `subject` as openssl writes it: "/O=works/CN=sensor"."""
         certificate, key, request = (self.directory / f"{name}.{kind}" for kind in ("pem", "key", "csr"))
         self._openssl(
-            *("req", "-nodes", "-subj", subject or f"/CN={name}", "-addext", f"subjectAltName={san}", "-out", request),
+            *("req", "-nodes", "-subj", subject or f"/CN={name}", "-out", request),
+            *(word for extension in (f"subjectAltName={san}", *extensions) for word in ("-addext", extension)),
             *_new_key(key),
         )
         self._openssl("ca", "-batch", "-notext", "-in", request, "-out", certificate, "-config", self._config)

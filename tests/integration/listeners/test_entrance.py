@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -47,6 +48,12 @@ def run(request: pytest.FixtureRequest) -> Run:
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def between(authority: Authority) -> Authority:
+    """An authority that the server does not know: who has a certificate of it sends that of it too."""
+    return authority.subordinate("between")
 
 
 @pytest.fixture(scope="module")
@@ -279,11 +286,31 @@ class TestCertificates:
             facts = application.scopes[0]["extensions"]["tls"]
             assert application.scopes[0]["scheme"] == "mqtts"
             assert set(facts["client_cert_name"].split(",")) == {"CN=sensor", "O=works"}
-            assert facts["client_cert_chain"] == [certificate.read_text()]
+            assert facts["client_cert_chain"][0] == certificate.read_text()
             assert facts["server_cert"] == tls.certfile.read_text()
             assert facts["client_cert_error"] is None
             assert facts["tls_version"] == 0x0304
             assert facts["cipher_suite"] in (0x1301, 0x1302, 0x1303)
+
+        run(main())
+
+    def test_of_a_client_s_chain_it_tells_what_was_sent_and_verified(
+        self, run: Run, tls: TlsOptions, trusting: ssl.SSLContext, between: Authority, tmp_path: Path
+    ) -> None:
+        """Each signs the one before (ASGI TLS extension); Python tells of no more than the first before 3.13."""
+        certificate, key = between.issue("client")
+        chain = [certificate.read_text(), between.ca.read_text()]
+        (tmp_path / "chain.pem").write_text("".join(chain))
+        trusting.load_cert_chain(tmp_path / "chain.pem", key)
+
+        async def main() -> None:
+            application = AcceptEverything()
+            async with mqtt(application, ssl_context=tls.context()) as server:
+                client = await opened(server, ssl=trusting)
+                await client.connect("c")
+                client.abort()
+            told = application.scopes[0]["extensions"]["tls"]["client_cert_chain"]
+            assert told == (chain if sys.version_info >= (3, 13) else chain[:1])
 
         run(main())
 
