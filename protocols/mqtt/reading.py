@@ -79,17 +79,27 @@ class Reading(asyncio.Protocol):
         pause_s, what = rate.received(publishes=self.connection.received_publishes, size=size, now=now)
         if not pause_s:
             return
-        longest_s = self._site.options.max_slowed_s
-        if rate.slowed_s(now) > longest_s:
-            metrics.mqtt_slowed.labels("closed").inc()
-            code = ReasonCode.MESSAGE_RATE_TOO_HIGH if what == "messages" else ReasonCode.QUOTA_EXCEEDED
-            self.connection.close(code, "application", now, text=f"too many {what} a second for {longest_s:g} s")
+        left_s = self._site.options.max_slowed_s - rate.slowed_s(now)
+        if left_s < 0:
+            self._send_away(what)
             return
         if not self._unread & TOO_FAST:
             metrics.mqtt_slowed.labels("paused").inc()
         self._stop_reading(TOO_FAST)
         self._end_pause()
-        self._pause = self._hub.loop.call_later(pause_s, self._read_on, TOO_FAST)
+        if pause_s <= left_s:
+            self._pause = self._hub.loop.call_later(pause_s, self._read_on, TOO_FAST)
+        else:  # what it has sent at once is that much
+            self._pause = self._hub.loop.call_later(left_s, self._send_away, what)
+
+    def _send_away(self, what: str) -> None:
+        """Ends the connection of a client that was slowed down for as long as it may be."""
+        if self._ended:
+            return
+        metrics.mqtt_slowed.labels("closed").inc()
+        code = ReasonCode.MESSAGE_RATE_TOO_HIGH if what == "messages" else ReasonCode.QUOTA_EXCEEDED
+        text = f"too many {what} a second for {self._site.options.max_slowed_s:g} s"
+        self.connection.close(code, "application", self._hub.loop.time(), text=text)
 
     def _end_pause(self) -> None:
         if self._pause is not None:
