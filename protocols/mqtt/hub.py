@@ -14,6 +14,7 @@ from protocols.admission import Admission
 from protocols.asgi import Application
 from protocols.mqtt.broker import Broker
 from protocols.mqtt.committer import Committer
+from protocols.mqtt.losses import Losses
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.states import State
 from protocols.mqtt.status import StatusTopics
@@ -66,6 +67,7 @@ class Hub:
         self._status: StatusTopics | None = None
         self._exported = Traffic()
         self._exported_expired = 0
+        self._losses = Losses()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.time: Callable[[], float] = _no_time
         """The loop's, once started: what each packet asks for."""
@@ -165,6 +167,7 @@ class Hub:
         for reason, count in broker.dropped.items():
             metrics.mqtt_dropped.labels(reason).inc(count)
             traffic.dropped += count
+        self._losses.add(broker.dropped, broker.sessions, self.loop.time())
         broker.dropped.clear()
         for option, count in broker.refused_filters.items():
             metrics.mqtt_refused_filters.labels(option).inc(count)

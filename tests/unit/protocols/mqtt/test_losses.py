@@ -1,0 +1,54 @@
+"""What the log says of messages that were lost."""
+
+import pytest
+
+from protocols.mqtt.losses import INTERVAL_S, Losses
+from protocols.mqtt.options import MqttOptions
+from tests.unit.protocols.mqtt.harness import World
+
+
+def of_one_absent_client(world: World, messages: int) -> None:
+    client = world.connected("absent", properties={"session_expiry_interval": 1_000})
+    client.subscribe("a")
+    client.lose()
+    for _ in range(messages):
+        world.publish("a", b"12345", qos=1)
+
+
+def test_a_full_queue_is_told_with_whose_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(MqttOptions(max_queued_messages=2))
+    of_one_absent_client(world, 5)
+
+    Losses().add(world.broker.dropped, world.broker.sessions, now=0.0)
+
+    [line] = caplog.messages
+    assert line == (
+        "messages lost: the queues of their clients are full (max_queued_messages, max_queued_bytes);"
+        " 3 since the last such line; the longest queues: absent (2 messages, 12 bytes)"
+    )
+
+
+def test_what_goes_on_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    losses = Losses()
+    for second in range(int(INTERVAL_S) + 1):
+        losses.add({"retained_full": 2}, [], now=float(second))
+
+    assert [line.split("; ")[1] for line in caplog.messages] == [
+        "2 since the last such line",
+        "120 since the last such line",
+    ]
+
+
+def test_each_bound_has_its_own_line(caplog: pytest.LogCaptureFixture) -> None:
+    losses = Losses()
+    losses.add({"queue_full": 1}, [], now=0.0)
+    losses.add({"retained_full": 1, "retained_too_deep": 1}, [], now=1.0)
+
+    assert len(caplog.messages) == 3
+
+
+def test_what_is_as_it_should_be_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Messages that expired, and those at QoS 0 for clients that are away."""
+    Losses().add({"expired": 5, "disconnected": 7}, [], now=0.0)
+
+    assert caplog.messages == []
