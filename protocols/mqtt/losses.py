@@ -49,7 +49,8 @@ class Losses:
 def _longest(sessions: Iterable[Session]) -> str:
     """The clients for whom most waits. It looks at every session, which is why it is not asked for often."""
     found = nlargest(NAMED, sessions, key=lambda session: session.queued_bytes)
-    named = [
-        f"{printable(session.client_id)} ({session.queued} messages, {session.queued_bytes} bytes)" for session in found
-    ]
-    return ", ".join(named)
+    return ", ".join(
+        f"{printable(session.client_id)} ({session.queued} messages, {session.queued_bytes} bytes)"
+        for session in found
+        if session.queued
+    )

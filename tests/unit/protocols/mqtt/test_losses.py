@@ -17,6 +17,7 @@ def of_one_absent_client(world: World, messages: int) -> None:
 
 def test_a_full_queue_is_told_with_whose_it_is(caplog: pytest.LogCaptureFixture) -> None:
     world = World(MqttOptions(max_queued_messages=2))
+    world.connected("nothing waits for it")
     of_one_absent_client(world, 5)
 
     Losses().add(world.broker.dropped, world.broker.sessions, now=0.0)
