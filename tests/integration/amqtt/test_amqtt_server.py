@@ -219,6 +219,25 @@ class TestTheApplicationIsTheAuthority:
         await until(lambda: application.seen("mqtt.disconnect", "client"), "the end")
         assert application.seen("mqtt.disconnect", "client")[0]["reason"] == "application"
 
+    async def test_it_holds_back_the_will_of_a_client_that_it_cuts(
+        self, serve_amqtt: ServeAmqtt, connect: Connect
+    ) -> None:
+        class Closing(AcceptEverything):
+            async def publish(self, event: Event, send: Send) -> None:
+                await send({"type": "mqtt.close", "will": event["payload"] == b"publish"})
+
+        application = Closing()
+        address = await serve_amqtt(application)
+        watcher = await connect(address, "watcher")
+        await watcher.subscribe("gone/+", 1)
+
+        for name in ("hold", "publish"):
+            client = await connect(address, name, will=(f"gone/{name}", b"bye", 1, False))
+            client.client.publish("a", name.encode())
+            await until(lambda name=name: application.seen("mqtt.disconnect", name), "the end")  # type: ignore[misc]
+
+        assert (await watcher.message()).topic == "gone/publish"
+
     async def test_a_session_is_not_given_to_another_identity(self, serve_amqtt: ServeAmqtt, connect: Connect) -> None:
         async def by_user(scope: Scope, receive: Receive, send: Send) -> None:
             await receive()
