@@ -17,10 +17,10 @@ How one lives (`AsyncConsumer.__call__`):
 import asyncio
 import functools
 import logging
-import weakref
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Any, ClassVar, ParamSpec, cast
 
+from gateway.acceptance import accepts
 from gateway.background import BackgroundWork
 from gateway.db import database_sync_to_async
 from gateway.events import disconnect_event
@@ -34,10 +34,9 @@ from gateway.handlers import (
     handlers_by_type,
     user_handlers,
 )
-from gateway.layers import DEFAULT_CHANNEL_LAYER, BaseChannelLayer, LayerEvent, Message, get_channel_layer
-from gateway.log_limit import LogLimit
+from gateway.layers import DEFAULT_CHANNEL_LAYER, BaseChannelLayer, Message, get_channel_layer
 from gateway.mailbox import POLICIES, MailboxPolicy, make_mailbox
-from gateway.metrics import consumer_events_skipped, consumer_handlers_interrupted, layer_refused
+from gateway.metrics import consumer_events_skipped, consumer_handlers_interrupted
 from gateway.pump import Pump
 from gateway.threads import Lane, send_from_threads
 from protocols.asgi import Application, Event, Receive, Scope, Send
@@ -46,7 +45,6 @@ from protocols.runner import Inbox
 __all__ = ["AsyncConsumer", "SyncConsumer", "get_handler_name"]
 
 logger = logging.getLogger("gateway.consumer")
-layer_logger = logging.getLogger("gateway.layer")
 
 P = ParamSpec("P")
 
@@ -87,7 +85,7 @@ class AsyncConsumer(BackgroundWork):
     _gateway_handlers: ClassVar[dict[str, Handler]] = {}
     _gateway_message_handlers: ClassVar[dict[str, Handler]] = {}
     _gateway_functions: ClassVar[dict[str, Handler]] = {}
-    __own_dispatch: ClassVar[bool] = False
+    _gateway_own_dispatch: ClassVar[bool] = False
 
     # A subclass is other people's, and must not redefine by chance what is private here: hence these long names.
     # The values are for tests that call methods of a consumer without running it.
@@ -116,7 +114,7 @@ class AsyncConsumer(BackgroundWork):
         cls._gateway_message_handlers = handlers_by_type(cls, messages)
         cls._gateway_handlers = handlers_by_type(cls, {*messages, *generic, *raw})
         cls._gateway_functions = functions_by_name(cls._gateway_handlers)
-        cls.__own_dispatch = next(base for base in cls.__mro__ if "dispatch" in vars(base)) not in framework
+        cls._gateway_own_dispatch = next(base for base in cls.__mro__ if "dispatch" in vars(base)) not in framework
 
     @classmethod
     def as_asgi(cls, **initkwargs: Any) -> Application:
@@ -300,50 +298,13 @@ class AsyncConsumer(BackgroundWork):
             capacity=layer.get_capacity(self.channel_name) if capacity is None else capacity,
             key=self.mailbox_key,
             types=self._gateway_message_handlers,
-            accepts=self.__accepts,
+            accepts=functools.partial(accepts, type(self)),
         )
         layer.attach(self.channel_name, mailbox.deliver)
 
     def __leave_layer(self) -> None:
         if self.channel_layer is not None and hasattr(self, "channel_name"):
             self.channel_layer.detach(self.channel_name)
-
-    @classmethod
-    def __accepts(cls, message: Message) -> bool:
-        """Whether a layer message whose type is not in the table may be handled all the same."""
-        try:
-            name = get_handler_name(message)
-        except ValueError as error:
-            return cls.__refuse(message, str(error))
-        if name in cls._gateway_message_handlers:
-            return True
-        if isinstance(message, LayerEvent):  # nobody can forge it, so it may call what a class of ours has for it
-            return name in cls._gateway_handlers
-        if name in cls._gateway_handlers:
-            return cls.__refuse(message, "only the connection sends events of this type")
-        if hasattr(cls, name):
-            return cls.__refuse(message, f"{name} is not a handler: it is the framework's, or does not take one event")
-        if cls.__own_dispatch:  # which may know more types than there are methods
-            return True
-        return cls.__refuse(message, f"there is no method {name}")
-
-    @classmethod
-    def __refuse(cls, message: Message, why: str) -> bool:
-        layer_refused.inc()
-        suppressed = _refusal_logs.setdefault(cls, LogLimit()).take()
-        if suppressed is not None:
-            layer_logger.error(
-                "%s refused a layer message of type %.100r: %s (%d more like it before)",
-                cls.__qualname__,
-                message.get("type"),
-                why,
-                suppressed,
-            )
-        return False
-
-
-# One line per consumer class and interval: who sends one such message may send a million.
-_refusal_logs: weakref.WeakKeyDictionary[type[AsyncConsumer], LogLimit] = weakref.WeakKeyDictionary()
 
 
 def _do_nothing() -> None:

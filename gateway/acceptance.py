@@ -1,0 +1,57 @@
+"""Whether a consumer takes a layer message of a type that is not in its table of handlers.
+
+A message of a channel layer comes from anywhere: see gateway.handlers for what it may call. One that is refused is
+counted and logged, and the consumer goes on.
+"""
+
+import logging
+import weakref
+from typing import TYPE_CHECKING
+
+from gateway.handlers import get_handler_name
+from gateway.layers import LayerEvent, Message
+from gateway.log_limit import LogLimit
+from gateway.metrics import layer_refused
+
+if TYPE_CHECKING:
+    from gateway.consumer import AsyncConsumer
+
+logger = logging.getLogger("gateway.layer")
+
+
+# One line per consumer class and interval: who sends one such message may send a million.
+_refusal_logs: "weakref.WeakKeyDictionary[type[AsyncConsumer], LogLimit]" = weakref.WeakKeyDictionary()
+
+
+def accepts(consumer_class: "type[AsyncConsumer]", message: Message) -> bool:
+    """Whether `message` may be handled; one that may not be is refused here."""
+    try:
+        name = get_handler_name(message)
+    except ValueError as error:
+        return _refuse(consumer_class, message, str(error))
+    if name in consumer_class._gateway_message_handlers:
+        return True
+    if isinstance(message, LayerEvent):  # nobody can forge it, so it may call what a class of ours has for it
+        return name in consumer_class._gateway_handlers
+    if name in consumer_class._gateway_handlers:
+        return _refuse(consumer_class, message, "only the connection sends events of this type")
+    if hasattr(consumer_class, name):
+        why = f"{name} is not a handler: it is the framework's, or does not take one event"
+        return _refuse(consumer_class, message, why)
+    if consumer_class._gateway_own_dispatch:  # which may know more types than there are methods
+        return True
+    return _refuse(consumer_class, message, f"there is no method {name}")
+
+
+def _refuse(consumer_class: "type[AsyncConsumer]", message: Message, why: str) -> bool:
+    layer_refused.inc()
+    suppressed = _refusal_logs.setdefault(consumer_class, LogLimit()).take()
+    if suppressed is not None:
+        logger.error(
+            "%s refused a layer message of type %.100r: %s (%d more like it before)",
+            consumer_class.__qualname__,
+            message.get("type"),
+            why,
+            suppressed,
+        )
+    return False
