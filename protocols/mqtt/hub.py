@@ -167,7 +167,7 @@ class Hub:
         for reason, count in broker.dropped.items():
             metrics.mqtt_dropped.labels(reason).inc(count)
             traffic.dropped += count
-        self._losses.add(broker.dropped, broker.sessions, self.loop.time())
+        self._losses.add(broker.dropped + broker.refused_filters, broker.sessions, self.loop.time())
         broker.dropped.clear()
         for option, count in broker.refused_filters.items():
             metrics.mqtt_refused_filters.labels(option).inc(count)

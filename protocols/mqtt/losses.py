@@ -1,4 +1,5 @@
-"""What the log says of messages that were lost because of a bound: for each bound a line at once, then one a minute."""
+"""What the log says of messages that were lost and filters that were refused because of a bound: for each bound a line
+at once, then one a minute."""
 
 import logging
 from collections import Counter
@@ -13,17 +14,19 @@ logger = logging.getLogger("gateway.mqtt")
 
 INTERVAL_S: Final = 60.0
 NAMED: Final = 3
-"""How many of the clients with the longest queues are named."""
+"""How many of the clients are named that have most of what there is too much of."""
 
-_QUEUES: Final = frozenset({"queue_full", "queues_full"})
 _WHY: Final = {
-    "queue_full": "lost: the queues of their clients are full (max_queued_messages, max_queued_bytes)",
-    "queues_full": "lost: all queues together are full (max_queued_bytes_in_all)",
-    "too_large": "lost: they are larger than the packets that their clients take",
-    "retained_full": "not retained: there is no room (max_retained_messages, max_retained_bytes)",
-    "retained_too_deep": "not retained: their topics have too many levels (max_topic_levels)",
+    "queue_full": "messages lost: the queues of their clients are full (max_queued_messages, max_queued_bytes)",
+    "queues_full": "messages lost: all queues together are full (max_queued_bytes_in_all)",
+    "too_large": "messages lost: they are larger than the packets that their clients take",
+    "retained_full": "messages not retained: there is no room (max_retained_messages, max_retained_bytes)",
+    "retained_too_deep": "messages not retained: their topics have too many levels (max_topic_levels)",
+    "max_subscriptions": "topic filters refused: their clients have as many as they may (max_subscriptions)",
+    "max_topic_length": "topic filters refused: they are too long (max_topic_length)",
+    "max_topic_levels": "topic filters refused: they have too many levels (max_topic_levels)",
 }
-"""By the reasons of `gateway_mqtt_dropped_total` that are of a bound."""
+"""By the reasons of `gateway_mqtt_dropped_total` and `gateway_mqtt_refused_filters_total` that are of a bound."""
 
 
 class Losses:
@@ -33,24 +36,30 @@ class Losses:
         self._counts: Counter[str] = Counter()
         self._told_at: dict[str, float] = {}
 
-    def add(self, dropped: Mapping[str, int], sessions: Iterable[Session], now: float) -> None:
-        """Takes what was dropped since the last call, by reason, and says what it is time to say."""
-        for reason in _WHY.keys() & dropped.keys():
-            self._counts[reason] += dropped[reason]
+    def add(self, counts: Mapping[str, int], sessions: Iterable[Session], now: float) -> None:
+        """Takes what was lost or refused since the last call, by reason, and says what it is time to say."""
+        for reason in _WHY.keys() & counts.keys():
+            self._counts[reason] += counts[reason]
         for reason, count in list(self._counts.items()):
             if now - self._told_at.get(reason, float("-inf")) < INTERVAL_S:
                 continue
             self._told_at[reason] = now
             del self._counts[reason]
-            longest = f"; the longest queues: {_longest(sessions)}" if reason in _QUEUES else ""
-            logger.warning("messages %s; %d since the last such line%s", _WHY[reason], count, longest)
+            logger.warning("%s; %d since the last such line%s", _WHY[reason], count, _whose(reason, sessions))
 
 
-def _longest(sessions: Iterable[Session]) -> str:
-    """The clients for whom most waits. It looks at every session, which is why it is not asked for often."""
-    found = nlargest(NAMED, sessions, key=lambda session: session.queued_bytes)
-    return ", ".join(
-        f"{printable(session.client_id)} ({session.queued} messages, {session.queued_bytes} bytes)"
-        for session in found
-        if session.queued
-    )
+def _whose(reason: str, sessions: Iterable[Session]) -> str:
+    """The clients that have most of it. It looks at every session, which is why it is not asked for often."""
+    if reason in ("queue_full", "queues_full"):
+        found = nlargest(NAMED, sessions, key=lambda session: session.queued_bytes)
+        named = [f"{_name(one)} ({one.queued} messages, {one.queued_bytes} bytes)" for one in found if one.queued]
+        return "; the longest queues: " + ", ".join(named)
+    if reason == "max_subscriptions":
+        found = nlargest(NAMED, sessions, key=lambda session: len(session.subscriptions))
+        named = [f"{_name(one)} ({len(one.subscriptions)})" for one in found if one.subscriptions]
+        return "; the most subscriptions: " + ", ".join(named)
+    return ""
+
+
+def _name(session: Session) -> str:
+    return printable(session.client_id)

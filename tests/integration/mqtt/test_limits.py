@@ -160,6 +160,20 @@ class TestTopics:
         assert await client.subscribe("y" * 20, packet_id=2) == 0
 
 
+async def test_what_a_bound_has_cost_is_in_the_log(
+    serve: Serve, application: AcceptEverything, open_raw: OpenRaw, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = await serve(application, max_retained_messages=0, max_topic_levels=2)
+    client = await open_raw(5, to=address)
+    await client.connect("c")
+
+    client.send(Publish(topic="a", payload=b"x", retain=True))
+    assert await client.subscribe("a/b/c") == 0x97
+
+    for option in ("max_retained_messages", "max_topic_levels"):
+        await until(lambda: option in caplog.text, f"the line about {option}")  # noqa: B023
+
+
 class TestTime:
     @pytest.mark.parametrize("sent", [b"", b"\x10", b"\x10\x40\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x33"])
     async def test_a_connect_that_does_not_come_in_full_is_not_waited_for(

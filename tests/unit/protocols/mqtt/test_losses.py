@@ -1,4 +1,4 @@
-"""What the log says of messages that were lost."""
+"""What the log says of messages that were lost and filters that were refused."""
 
 import pytest
 
@@ -26,6 +26,19 @@ def test_a_full_queue_is_told_with_whose_it_is(caplog: pytest.LogCaptureFixture)
     assert line == (
         "messages lost: the queues of their clients are full (max_queued_messages, max_queued_bytes);"
         " 3 since the last such line; the longest queues: absent (2 messages, 12 bytes)"
+    )
+
+
+def test_so_is_who_has_as_many_subscriptions_as_it_may(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(MqttOptions(max_subscriptions=2))
+    world.connected("greedy").subscribe("a", "b", "c")
+
+    Losses().add(world.broker.refused_filters, world.broker.sessions, now=0.0)
+
+    [line] = caplog.messages
+    assert line == (
+        "topic filters refused: their clients have as many as they may (max_subscriptions);"
+        " 1 since the last such line; the most subscriptions: greedy (2)"
     )
 
 
