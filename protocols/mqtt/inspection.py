@@ -23,6 +23,9 @@ T = TypeVar("T")
 SLICE: Final = 500
 """Rows that are made in one go: about a millisecond."""
 
+MOST_MEANT: Final = 3
+"""How many clients are suggested in place of one that is not there."""
+
 _VERSIONS: Final = {MQTT_3_1: "3.1", MQTT_3_1_1: "3.1.1", MQTT_5_0: "5.0"}
 
 
@@ -117,7 +120,9 @@ class Inspection:
             and endpoint.connection.session.client_id == client_id
         ]
         if not found:
-            raise CommandError(f"no client {client_id!r} is connected; `gateway mqtt clients` lists those that are")
+            connected = [session.client_id for session in self._hub.broker.sessions if session.link is not None]
+            hint = _meant(client_id, connected) or "`gateway mqtt clients` lists those that are"
+            raise CommandError(f"no client {client_id!r} is connected; {hint}")
         for endpoint in found:
             endpoint.connection.close(
                 ReasonCode.ADMINISTRATIVE_ACTION, "operator", self._hub.loop.time(), text="cut off by an operator"
@@ -137,8 +142,16 @@ class Inspection:
     def _session(self, client_id: str) -> Session:
         session = self._hub.broker.sessions.get(client_id)
         if session is None:
-            raise CommandError(f"there is no session {client_id!r}; `gateway mqtt sessions` lists them")
+            names = (one.client_id for one in self._hub.broker.sessions)
+            hint = _meant(client_id, names) or "`gateway mqtt sessions` lists them"
+            raise CommandError(f"there is no session {client_id!r}; {hint}")
         return session
+
+
+def _meant(name: str, client_ids: Iterable[str]) -> str:
+    """What to say to somebody who names a client as it calls itself, where its session has a name of the application."""
+    meant = list(islice((one for one in client_ids if one.endswith(f"/{name}")), MOST_MEANT))
+    return f"do you mean {' or '.join(map(repr, meant))}?" if meant else ""
 
 
 async def _slowly(items: Iterable[T]) -> AsyncIterator[T]:

@@ -64,6 +64,11 @@ def test_an_operator_looks_into_the_broker_and_cuts_a_client_off(gateway: Servin
     table = gateway.command("mqtt", "clients").stdout.splitlines()
     assert [line.split()[0] for line in table] == ["client", "anonymous/watcher"]
 
+    for command in ("kick", "subscriptions"):
+        failed = gateway.command("mqtt", command, "watcher", check=False)
+        assert failed.returncode == 1
+        assert "do you mean 'anonymous/watcher'?" in failed.stderr
+
     gateway.command("mqtt", "kick", "anonymous/watcher")
 
     assert subscriber.ended.wait(DEADLINE_S)
