@@ -149,7 +149,7 @@ class Inspection:
 
 
 def _meant(name: str, client_ids: Iterable[str]) -> str:
-    """What to say to somebody who names a client as it calls itself, where its session has a name of the application."""
+    """What to say to who names a client as it calls itself, where its session has a name that the application gave."""
     meant = list(islice((one for one in client_ids if one.endswith(f"/{name}")), MOST_MEANT))
     return f"do you mean {' or '.join(map(repr, meant))}?" if meant else ""
 
