@@ -98,7 +98,7 @@ matrix:
 	[ -n "$$tested" ]
 
 survive: $(VENV)/.dev
-	@KILLS=$${KILLS:-50} $(BIN)/python -m pytest tests/integration/test_mqtt_kill_nine.py
+	@KILLS=$${KILLS:-50} $(BIN)/python -m pytest -s tests/integration/test_mqtt_kill_nine.py
 
 soak: $(VENV)/.dev
 	@SOAK_S=$${SOAK_S:-600} SOAK_SESSIONS=$${SOAK_SESSIONS:-1000} $(BIN)/python -m pytest -s tests/integration/test_mqtt_soak.py

@@ -137,14 +137,18 @@ def test_memory_is_flat_and_what_is_dropped_is_counted(tmp_path: Path) -> None:
     arguments = [f"listeners.1.max_queued_messages={QUEUE}", "listeners.1.allow_anonymous=true"]
     serving = Serving(tmp_path, *[part for argument in arguments for part in ("--set", argument)]).ready()
     try:
+        before = memory(serving.process.pid)
         samples = asyncio.run(soak(serving))
 
         # In the first half the sessions, which began with the same messages, come to have each its own.
         quarter = len(samples) // 4
         early, late = statistics.median(samples[2 * quarter : 3 * quarter]), statistics.median(samples[-quarter:])
-        print("memory, MiB:", *(sample >> 20 for sample in samples[::6]))
+        drops = dropped(serving)
+        print(f"memory, MiB: {before >> 20} before, then", *(sample >> 20 for sample in samples[5::6]))
+        print("dropped:", *(f"{count:.0f} {reason}" for reason, count in drops.items() if count))
+        print(f"stored: {stored_bytes(tmp_path) >> 20} MiB")
         assert late < early * 1.05 + 4 * 2**20
-        assert dropped(serving, "queue_full") > SESSIONS
+        assert drops["queue_full"] > SESSIONS
         assert stored_bytes(tmp_path) < 20 * 2**20 + SESSIONS * QUEUE * 1_000
         assert not [line for line in serving.log if "error" in line or "Traceback" in line]
         assert serving.stop() == 0
@@ -180,11 +184,11 @@ def memory(pid: int) -> int:
     return int(match[1]) * 1024
 
 
-def dropped(serving: Serving, reason: str) -> float:
-    """How many messages the gateway says that it has dropped for this reason."""
+def dropped(serving: Serving) -> dict[str, float]:
+    """How many messages the gateway says that it has dropped, for each reason."""
     with urllib.request.urlopen(f"{serving.url}/metrics", timeout=30) as response:
-        match = re.search(rf'gateway_mqtt_dropped_total{{reason="{reason}"}} (\S+)', response.read().decode())
-    return float(match[1]) if match else 0.0
+        found = re.findall(r'gateway_mqtt_dropped_total{reason="(\w+)"} (\S+)', response.read().decode())
+    return {reason: float(count) for reason, count in found}
 
 
 def stored_bytes(directory: Path) -> int:
