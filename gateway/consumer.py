@@ -93,6 +93,8 @@ class AsyncConsumer(BackgroundWork):
     _gateway_closed: bool = False
     __began: bool
     __interrupted: bool
+    __interruption: asyncio.TimerHandle | None
+    __task: "asyncio.Task[Any]"
     __handlers: dict[str, Handler]
 
     def __init_subclass__(cls, *, events: Iterable[str] | None = None, **kwargs: Any) -> None:
@@ -140,6 +142,7 @@ class AsyncConsumer(BackgroundWork):
         follow_replacements(self, self._gateway_functions, self._gateway_handlers, self._gateway_message_handlers)
         # Not in __init__: one instance may serve several connections in a test, and __init__ is the subclass's own.
         self.__began = self.__interrupted = self._gateway_closed = False
+        self.__interruption = None
         self.base_send = send_from_threads(send) if self._sync else send
         self.channel_layer = get_channel_layer(self.channel_layer_alias)
         # `receive` of our own servers is a method of the inbox, which takes layer messages too: one task per
@@ -198,17 +201,10 @@ class AsyncConsumer(BackgroundWork):
         """Handles all events but the last one, which it returns, within the grace when that one has come."""
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         cancellations = task.cancelling()
-        interruption = None
-
-        def start_grace() -> None:
-            nonlocal interruption
-            grace_s = self._gateway_grace_s()
-            if grace_s is not None:
-                interruption = task.get_loop().call_later(grace_s, self.__interrupt, task)
-
-        self._gateway_inbox.on_disconnect = start_grace
+        self.__task = task
+        self._gateway_inbox.on_disconnect = self.__start_grace
         if self._gateway_inbox.disconnected:
-            start_grace()
+            self.__start_grace()
         try:
             return await self.__handle_events(lane)
         except asyncio.CancelledError:
@@ -218,10 +214,11 @@ class AsyncConsumer(BackgroundWork):
             return cast(Event, self._gateway_inbox.final)
         finally:
             self._gateway_inbox.on_disconnect = _do_nothing
-            if interruption is not None:
-                interruption.cancel()
+            if self.__interruption is not None:
+                self.__interruption.cancel()
             if self.__interrupted:
                 task.uncancel()
+            del self.__task  # which refers to this coroutine
 
     async def __handle_events(self, lane: Lane) -> Event:
         """The loop. Returns the disconnect event, unhandled."""
@@ -254,13 +251,19 @@ class AsyncConsumer(BackgroundWork):
     def _gateway_grace_s(self) -> float | None:
         return self.disconnect_grace_s
 
-    def __interrupt(self, task: "asyncio.Task[Any]") -> None:
+    def __start_grace(self) -> None:
+        """The disconnect event has come: for so long the events before it are still handled."""
+        grace_s = self._gateway_grace_s()
+        if grace_s is not None:
+            self.__interruption = self.__task.get_loop().call_later(grace_s, self.__interrupt)
+
+    def __interrupt(self) -> None:
         """The grace is over: ends the handler that still runs, and drops what waits behind it."""
         if not self._gateway_inbox.finished:
             self.__interrupted = True
             consumer_handlers_interrupted.inc()
             consumer_events_skipped.inc(self._gateway_inbox.skip_to_end())
-            task.cancel()
+            self.__task.cancel()
 
     async def __handle_disconnect(self, cause: BaseException) -> None:
         """Runs the disconnect handler of a consumer that ends by `cause`, which goes on afterwards, come what may."""

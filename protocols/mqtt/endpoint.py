@@ -187,7 +187,15 @@ class Endpoint(Writing):
         """The ASGI `send` callable. Raises ValueError, RuntimeError or KeyError for an event that is wrong."""
         connection = self.connection
         if event["type"] == "mqtt.ack":
-            self._answer(event)
+            self._answering = True
+            try:
+                connection.ack(event, self._hub.time())
+            finally:  # for what a faulty one has led to by then counts, too
+                self._answering = False
+                if self._to_settle:
+                    self._settle_answers()
+                if self._unread & CONGESTED and not connection.congested:
+                    self._read_on(CONGESTED)
             return
         connection.send(event, self._hub.loop.time())
         if self._unread & UNANSWERED and connection.state in (State.CONNECTED, State.AUTHENTICATING):
@@ -196,26 +204,15 @@ class Endpoint(Writing):
         if not connection.writable:
             await self._drain()
 
-    def _answer(self, event: Event) -> None:
-        """Takes an acknowledgement. The last one that is due leaves at once, and with it those before: nothing else
-        comes that could share the write, and the way through the loop is a seventh of what a lone publish costs.
-
-        One that is faulty raises, but what it has led to by then counts like that of any other.
-        """
-        connection = self.connection
-        self._answering = True
-        try:
-            connection.ack(event, self._hub.time())
-        finally:
-            self._answering = False
-            if self._to_settle:
-                self._to_settle = False
-                if connection.unanswered:
-                    self._hub.settle_soon(self)
-                else:
-                    self.settle()
-            if self._unread & CONGESTED and not connection.congested:
-                self._read_on(CONGESTED)
+    def _settle_answers(self) -> None:
+        """Looks at what an acknowledgement has led to. The last one that is due leaves at once, and with it those
+        before: nothing else comes that could share the write, and the way through the loop is a seventh of what a lone
+        publish costs."""
+        self._to_settle = False
+        if self.connection.unanswered:
+            self._hub.settle_soon(self)
+        else:
+            self.settle()
 
     def cancel(self) -> None:
         """Ends the application instance, which has had its time."""
@@ -231,7 +228,7 @@ class Endpoint(Writing):
         inbox = Inbox(pause=self._pause_for_inbox, resume=self._resume_for_inbox)
         self._run = ApplicationRun(
             self._hub.application,
-            mqtt_scope(connect, self._transport, self._site),
+            mqtt_scope(connect, self._transport, self._site, self._client),
             self.send,
             inbox=inbox,
             on_finished=self._application_finished,

@@ -211,7 +211,7 @@ class Outgoing:
                 return packet_id
 
     def _enqueue(self, delivery: Delivery, now: float) -> None:
-        """Puts it at the end of the queue, or drops it. In one place: it is what a message for an absent client costs."""
+        """Puts it at the end of the queue, or drops it; in one place, as it is what absent clients cost."""
         queue = self._queue
         if queue is None:
             queue = self._queue = deque()

@@ -7,11 +7,11 @@ from protocols.asgi import ASGI_VERSION, MQTT_SPEC_VERSION, Scope
 from protocols.mqtt.authentication import DATA
 from protocols.mqtt.hub import Site
 from protocols.mqtt.packets import Connect, Properties, Will
-from protocols.sockets import client_address, server_address, tls_extension
+from protocols.sockets import server_address, tls_extension
 
 
-def mqtt_scope(connect: Connect, transport: asyncio.BaseTransport, site: Site) -> Scope:
-    """What the application is told of a connection that has sent its CONNECT."""
+def mqtt_scope(connect: Connect, transport: asyncio.BaseTransport, site: Site, client: tuple[str, int] | None) -> Scope:
+    """What the application is told of a connection from `client` that has sent its CONNECT."""
     tls = tls_extension(transport)
     return {
         "type": "mqtt",
@@ -23,7 +23,7 @@ def mqtt_scope(connect: Connect, transport: asyncio.BaseTransport, site: Site) -
         "keep_alive_s": connect.keep_alive_s,
         "will": _will(connect.will),
         "properties": _without_proof(connect.properties),
-        "client": client_address(transport),
+        "client": client,
         "server": server_address(transport),
         "scheme": transport.get_extra_info("scheme") or site.scheme,
         "extensions": {"tls": tls} if tls else {},
