@@ -1,8 +1,11 @@
 """Enhanced authentication with SCRAM-SHA-256: a consumer, a real server, and a client that proves its password."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
+import json
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,7 @@ from gateway.scram import METHOD, ScramCredentials, ScramServer
 from protocols.mqtt.packets import Auth, ConnAck, Connect, Packet, Properties, ReasonCode
 from tests.integration.mqtt.fixture_types import OpenRaw, Serve
 from tests.integration.mqtt.raw_client import RawClient
+from tests.integration.mqtt.waiting import DEADLINE_S
 
 CREDENTIALS = {name: ScramCredentials.of("pencil", iterations=4096) for name in ("thermo", "meter")}
 
@@ -28,7 +32,7 @@ class Subject(AsyncMqttConsumer):
     async def connect(self, password: bytes | None) -> None:
         if self.authenticated is None:
             raise Reject(0x87)
-        assert password == b"not looked at"
+        assert password in (None, b"not looked at")
         self.unrestricted = True
         await self.accept(client_id=self.authenticated.identity)
 
@@ -146,3 +150,26 @@ class TestScram:
 
         assert connack.reason_code == ReasonCode.BAD_AUTHENTICATION_METHOD
         await client.expect_end()
+
+
+@pytest.mark.parametrize(
+    ("password", "printed"),
+    [("pencil", {"connected": True, "proved": True}), ("pencils", {"connected": False, "code": 0x87})],
+)
+async def test_mqtt_js_does_so_too(serve: Serve, mqtt_js: Path, password: str, printed: dict[str, object]) -> None:
+    """A client that others have written: what it and the server prove is not of one hand."""
+    host, port = await serve(Subject.as_asgi())
+    script = Path(__file__).with_name("scram_client.mjs")
+    process = await asyncio.create_subprocess_exec(
+        *("node", script, mqtt_js / "build" / "index.js", f"mqtt://{host}:{port}", "thermo", password),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(2 * DEADLINE_S):
+            out, _ = await process.communicate()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+
+    assert json.loads(out) == printed
