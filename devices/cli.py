@@ -60,11 +60,15 @@ def list_devices() -> None:
 @device.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Show a device, its credentials and its latest values."""
+    """Show a device, its credentials and its latest values.
+
+    NAME may also be that of one of its MQTT clients, such as 42/sensor, which `gateway mqtt` and the log have.
+    """
     setup_django()
-    found = _find(name)
+    found = _of_client(name) or _find(name)
     click.echo(f"name       {found.name}")
     click.echo(f"type       {found.type.name}")
+    click.echo(f"clients    {found.pk}/...")
     click.echo(f"state      {_state(found)}")
     click.echo(f"last data  {_time(found.last_seen_ms)}")
     for credential in found.credentials.all():
@@ -146,6 +150,16 @@ def distrust(name: str, value: str) -> None:
         raise GatewayError(f"{name} has no certificate with {value!r}; `{sys.argv[0]} device show {name}` lists them")
     distrust(found)
     click.echo(f"{found} of {name} is not trusted any more; its connections end within two seconds.", err=True)
+
+
+def _of_client(client_id: str) -> "Device | None":
+    """The device that has the MQTT client, if there is no device of that name."""
+    from devices.models import Device, now_ms
+
+    key, slash, _ = client_id.partition("/")
+    if not slash or not (key.isascii() and key.isdigit()) or Device.objects.filter(name=client_id).exists():
+        return None
+    return Device.objects.with_connected(now_ms()).select_related("type").filter(pk=int(key)).first()
 
 
 def _find(name: str) -> "Device":

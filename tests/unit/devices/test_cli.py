@@ -67,10 +67,12 @@ def test_a_device_is_added_once_listed_and_shown(device: Command) -> None:
     shown = device("show", "thermo 1 ü")
     assert shown.returncode == 0
     assert re.fullmatch(
-        r"name +thermo 1 ü\ntype +thermometer\nstate +not connected\nlast data +never\n"
+        r"name +thermo 1 ü\ntype +thermometer\nclients +1/\.\.\.\nstate +not connected\nlast data +never\n"
         rf"token +…{added.stdout[-5:-1]}, issued \d{{4}}-\d\d-\d\d \d\d:\d\d, valid\n",
         shown.stdout,
     )
+    assert device("show", "1/an-mqtt-client").stdout == shown.stdout
+    assert device("show", "2/an-mqtt-client").stderr.startswith("gateway: there is no device '2/an-mqtt-client'")
 
 
 def test_disabling_rotating_and_enabling_each_order_the_connections_cut(device: Command) -> None:
