@@ -311,6 +311,7 @@ def _retained_rows(messages: list[Message], to_wall: float) -> list[Row]:
             message.qos,
             encode_properties(message.properties, PacketType.PUBLISH),
             _wall(message.expires_at, to_wall),
+            message.publisher,
         )
         for message in messages
     ]

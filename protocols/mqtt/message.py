@@ -23,6 +23,7 @@ class Message:
         "message_id",
         "payload",
         "properties",
+        "publisher",
         "qos",
         "references",
         "retain",
@@ -52,6 +53,8 @@ class Message:
         """What the message counts in the bounds of queues and of the retained messages."""
         interval = self.properties.get("message_expiry_interval")
         self.expires_at: float | None = None if interval is None else now + interval
+        self.publisher = ""
+        """The client identifier of who published it, if it is retained."""
         self.references = 0
         """How many deliveries of it the journal knows; if there are any, under `message_id`."""
         self._encoded: dict[tuple[bool, int, bool, int], EncodedPublish] | None = None

@@ -45,7 +45,7 @@ class MqttOptions:
     max_queued_bytes: int = _option(1_048_576, "bytes waiting for an absent or slow client; newer ones are lost", 0)
     max_subscriptions: int = _option(1_000, "topic filters a client may subscribe to; more are refused with 0x97")
     max_topic_length: int = _option(65_535, "characters of a topic and of a topic filter", 1, 65_535)
-    max_topic_levels: int = _option(64, "levels of a topic filter, and of a topic that is retained")
+    max_topic_levels: int = _option(200, "levels of a topic filter, and of a topic that is retained")
     max_topic_aliases: int = _option(32, "topic aliases in each direction, 5.0 only", 0, 65_535)
     max_keep_alive_s: int = _option(
         3_600, "the longest keep alive, and that of 5.0 clients which ask for none", 1, 65_535

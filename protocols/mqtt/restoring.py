@@ -93,6 +93,7 @@ class Restoring:
     def _retained(self, row: RetainedRow) -> None:
         properties = _properties(row.properties, PacketType.PUBLISH)
         message = Message(row.topic, row.payload, row.qos, True, properties, now=self._clock.now)
+        message.publisher = row.publisher
         self._age(message, row.expires_at)
         self._broker.retained.put(message)
 

@@ -34,6 +34,8 @@ def send_retained(broker: Broker, messages: Iterable[Message], subscriber: Subsc
     for message in messages:
         if message.expired(now):
             broker.forget_retained(message.topic)
+        elif subscriber.no_local and message.publisher == session.client_id:  # [MQTT5-3.8.3-3]
+            continue
         elif session.queued > most:
             broker.dropped["queue_full"] += 1
         else:

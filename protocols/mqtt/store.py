@@ -63,6 +63,11 @@ class RetainedStore(abc.ABC):
     def size_bytes(self) -> int:
         """The sum of the messages' `size_bytes`."""
 
+    @property
+    @abc.abstractmethod
+    def levels(self) -> int:
+        """How many levels the topics have, each counted once that several begin with."""
+
 
 class MemorySessionStore(SessionStore):
     """Sessions that end with the process."""
@@ -118,3 +123,7 @@ class MemoryRetainedStore(RetainedStore):
     @property
     def size_bytes(self) -> int:
         return self._size_bytes
+
+    @property
+    def levels(self) -> int:
+        return self._messages.levels

@@ -263,6 +263,8 @@ class SubscribeReceiver(PublishReceiver):
                 self.promise()
             # [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] [MQTT3-3.8.4-1] [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] [MQTT3-3.10.4-4]
             self._write_short(answer)
+            if granted:
+                self._wire.flush()  # there are clients that take what one read gives them for the SUBACK alone
         if event.get("check_retained"):
             self._check_retained([topic_filter for topic_filter, _ in granted], session)
             return

@@ -7,7 +7,7 @@ far, so that the cost does not grow with what does not match.
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from protocols.mqtt.errors import InvalidTopicError
 from protocols.mqtt.packets import ReasonCode
@@ -100,14 +100,18 @@ def matches(topic_filter: str, topic: str) -> bool:
     return len(filter_levels) == len(topic_levels)
 
 
+_NONE: Final[dict[Any, Any]] = {}
+"""In place of a dict that a node has not needed yet; never changed. A peer may have ever so many nodes made."""
+
+
 class _FilterNode(Generic[T]):
     """One level of the wildcard filters. `here` are the entries of filters that end at this level."""
 
     __slots__ = ("children", "here")
 
     def __init__(self) -> None:
-        self.children: dict[str, _FilterNode[T]] = {}
-        self.here: dict[Hashable, T] = {}
+        self.children: dict[str, _FilterNode[T]] = _NONE
+        self.here: dict[Hashable, T] = _NONE
 
 
 class TopicTree(Generic[T]):
@@ -137,8 +141,12 @@ class TopicTree(Generic[T]):
             for level in topic_filter.split("/"):
                 child = node.children.get(level)
                 if child is None:
+                    if node.children is _NONE:
+                        node.children = {}
                     child = node.children[level] = _FilterNode()
                 node = child
+            if node.here is _NONE:
+                node.here = {}
             entries = node.here
         else:
             entries = self._exact.setdefault(topic_filter, {})
@@ -234,7 +242,7 @@ class _TopicNode(Generic[T]):
     __slots__ = ("children", "topic")
 
     def __init__(self) -> None:
-        self.children: dict[str, _TopicNode[T]] = {}
+        self.children: dict[str, _TopicNode[T]] = _NONE
         self.topic: str | None = None
 
 
@@ -245,11 +253,13 @@ class RetainedTree(Generic[T]):
     message already replaces one dict entry.
     """
 
-    __slots__ = ("_root", "_values")
+    __slots__ = ("_root", "_values", "levels")
 
     def __init__(self) -> None:
         self._values: dict[str, T] = {}
         self._root: _TopicNode[T] = _TopicNode()
+        self.levels = 0
+        """How many levels the topics have, each counted once that several begin with; 240 bytes each."""
 
     def __len__(self) -> int:
         return len(self._values)
@@ -265,7 +275,10 @@ class RetainedTree(Generic[T]):
             for level in topic.split("/"):
                 child = node.children.get(level)
                 if child is None:
+                    if node.children is _NONE:
+                        node.children = {}
                     child = node.children[level] = _TopicNode()
+                    self.levels += 1
                 node = child
             node.topic = topic
         self._values[topic] = value
@@ -284,6 +297,7 @@ class RetainedTree(Generic[T]):
             if node.topic is not None or node.children:
                 break
             del parent.children[level]
+            self.levels -= 1
             node = parent
         return self._values.pop(topic)
 

@@ -48,7 +48,7 @@ ONE_OF_EACH: Mapping[Kind, Row] = {
     DELIVERIES: DeliveryRow(1, 1, 1, 2, 1, 0, "7,8", 65_535, "$share/g/räume/+/t"),
     RELEASED: ReleasedRow(2, 1, 3),
     RECEIVED: ReceivedRow(1, 9),
-    RETAINED: RetainedRow("räume/1/t", b"", 1, b"\x00", None),
+    RETAINED: RetainedRow("räume/1/t", b"", 1, b"\x00", None, "thermo-1"),
 }
 
 
@@ -148,7 +148,7 @@ class TestKeeping:
         store, model = open_store(), {}
         for _ in range(30):
             keys = chance.sample(range(20), 8)
-            there = [RetainedRow(f"t/{key}", chance.randbytes(4), 0, b"\0", None) for key in keys[:5]]
+            there = [RetainedRow(f"t/{key}", chance.randbytes(4), 0, b"\0", None, "") for key in keys[:5]]
             gone: list[Row] = [(f"t/{key}",) for key in keys[5:]]
             store.write(Changes(put={RETAINED: there}, removed={RETAINED: gone}))
             model.update({row.topic: row for row in there})
@@ -201,7 +201,9 @@ class TestSqliteFailures:
         store.open()
         assert store._connection is not None
         store._connection.execute("PRAGMA max_page_count = 30")
-        changes = put(RETAINED, *(RetainedRow(f"t/{number}", b"x" * 1_000, 1, b"\0", None) for number in range(200)))
+        changes = put(
+            RETAINED, *(RetainedRow(f"t/{number}", b"x" * 1_000, 1, b"\0", None, "") for number in range(200))
+        )
 
         with pytest.raises(StoreError, match="database or disk is full"):
             store.write(changes)
@@ -266,16 +268,20 @@ class TestFormats:
         ):
             old.open()
 
-    def test_sqlite_has_deliveries_of_the_first_format_without_a_share(self, tmp_path: Path) -> None:
+    def test_sqlite_fills_what_rows_of_the_first_format_lack(self, tmp_path: Path) -> None:
         path = tmp_path / "mqtt.sqlite3"
         SqliteStore(path, migrations=sqlite_store.MIGRATIONS[:1]).open()
         with sqlite3.connect(path) as connection:
             connection.execute("INSERT INTO delivery VALUES (1, 1, 1, 2, 1, 0, '7,8', 65535)")
+            connection.execute("INSERT INTO retained VALUES ('a', x'01', 1, x'00', NULL)")
 
         store = SqliteStore(path)
         store.open()
 
-        assert rows(store) == {DELIVERIES: [(1, 1, 1, 2, 1, 0, "7,8", 65_535, "")]}
+        assert rows(store) == {
+            DELIVERIES: [(1, 1, 1, 2, 1, 0, "7,8", 65_535, "")],
+            RETAINED: [("a", b"\1", 1, b"\0", None, "")],
+        }
         store.close()
 
     def test_a_step_that_fails_leaves_the_format_of_before(self, tmp_path: Path) -> None:
@@ -312,18 +318,22 @@ class TestFormats:
         with pytest.raises(NewerFormatError, match=f"Redis has format {len(redis_store.MIGRATIONS) + 1}"):
             old.open()
 
-    def test_redis_has_deliveries_of_the_first_format_without_a_share(self, redis_url: str) -> None:
+    def test_redis_fills_what_rows_of_the_first_format_lack(self, redis_url: str) -> None:
         first = RedisStore(redis_url, place="here", migrations=redis_store.MIGRATIONS[:1])
         first.open()
         old = (1, 1, 1, 2, 1, 0, "7,8", 65_535)
         first.write(put(DELIVERIES, old, (2, *old[1:])))
+        first.write(put(RETAINED, ("a", b"\1", 1, b"\0", None)))
         first.close()
         store = RedisStore(redis_url, place="here")
 
         store.open()
         redis_store.MIGRATIONS[1](store._client)  # once more, as after an interruption
 
-        assert rows(store) == {DELIVERIES: [(*old, ""), (2, *old[1:], "")]}
+        assert rows(store) == {
+            DELIVERIES: [(*old, ""), (2, *old[1:], "")],
+            RETAINED: [("a", b"\1", 1, b"\0", None, "")],
+        }
         store.close()
 
 

@@ -94,13 +94,14 @@ class ReceivedRow(NamedTuple):
 
 
 class RetainedRow(NamedTuple):
-    """The retained message of a topic."""
+    """The retained message of a topic; `publisher` is a client identifier, or empty."""
 
     topic: str
     payload: bytes
     qos: int
     properties: bytes
     expires_at: float | None
+    publisher: str
 
 
 @dataclass(frozen=True, slots=True)

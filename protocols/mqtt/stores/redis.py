@@ -22,6 +22,7 @@ import redis
 from protocols.mqtt.stores.base import (
     DELIVERIES,
     KINDS,
+    RETAINED,
     Changes,
     Kind,
     NewerFormatError,
@@ -49,15 +50,15 @@ def _create(client: "redis.Redis") -> None:
     """Hashes are there when they are written to."""
 
 
-def _add_share(client: "redis.Redis") -> None:
-    columns = len(DELIVERIES.columns)
-    for key, packed in client.hscan_iter(PREFIX + DELIVERIES.name, count=_SCAN):
-        row = _unpack(packed)
-        if len(row) < columns:
-            client.hset(PREFIX + DELIVERIES.name, key, _pack((*row, "")))
+def _add_share_and_publisher(client: "redis.Redis") -> None:
+    for kind, columns in ((DELIVERIES, 9), (RETAINED, 6)):
+        for key, packed in client.hscan_iter(PREFIX + kind.name, count=_SCAN):
+            row = _unpack(packed)
+            if len(row) < columns:
+                client.hset(PREFIX + kind.name, key, _pack((*row, "")))
 
 
-MIGRATIONS: Final[Sequence[Callable[["redis.Redis"], None]]] = (_create, _add_share)
+MIGRATIONS: Final[Sequence[Callable[["redis.Redis"], None]]] = (_create, _add_share_and_publisher)
 """What brings the rows from the format of each index to the next; an empty database has format 0."""
 
 

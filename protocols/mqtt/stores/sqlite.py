@@ -58,11 +58,12 @@ def _create(connection: sqlite3.Connection) -> None:
         connection.execute(f"CREATE TABLE {kind.name} ({columns}){' WITHOUT ROWID' if kind in _CLUSTERED else ''}")
 
 
-def _add_share(connection: sqlite3.Connection) -> None:
+def _add_share_and_publisher(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE delivery ADD COLUMN share TEXT NOT NULL DEFAULT ''")
+    connection.execute("ALTER TABLE retained ADD COLUMN publisher TEXT NOT NULL DEFAULT ''")
 
 
-MIGRATIONS: Final[Sequence[Callable[[sqlite3.Connection], None]]] = (_create, _add_share)
+MIGRATIONS: Final[Sequence[Callable[[sqlite3.Connection], None]]] = (_create, _add_share_and_publisher)
 """What brings a file from the format of each index to the next; an empty file has format 0."""
 
 

@@ -403,10 +403,11 @@ class TestQueueOfASlowClient:
     def test_much_output_in_one_pass_is_written_early(self) -> None:
         world = World()
         client = subscribed(world)
+        before = client.flushes
 
         world.publish("t", b"x" * 70_000)
 
-        assert client.flushes == 1
+        assert client.flushes == before + 1
 
 
 class TestMessageExpiry:

@@ -298,6 +298,17 @@ class TestAfterAKill:
 
         assert [packet.topic for packet in other.publishes()] == ["t", "t"]
 
+    def test_who_published_a_retained_message_is_known(self, world: KeptWorld) -> None:
+        publish(world.connected("c"), "t", qos=0, retain=True)
+        world.commit()
+        world = world.killed()
+
+        client = world.connected("c")
+        client.subscribe(Subscription(topic_filter="t", no_local=True))
+
+        assert client.publishes() == []
+        assert [packet.topic for packet in client.subscribe("t") if isinstance(packet, Publish)] == ["t"]
+
     def test_the_client_is_told_that_its_session_is_there(self, world: KeptWorld) -> None:
         world.comes("c")
 

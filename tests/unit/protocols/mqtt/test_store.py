@@ -78,4 +78,15 @@ class TestRetainedStore:
         retained.remove("a")
 
         assert retained.get("a") is None
-        assert (len(retained), retained.size_bytes) == (0, 0)
+        assert (len(retained), retained.size_bytes, retained.levels) == (0, 0, 0)
+
+    def test_it_counts_the_levels_of_topics_that_begin_alike_once(self, retained: RetainedStore) -> None:
+        for topic in ("a/b", "a/c/d", "a"):
+            retained.put(message(topic))
+        assert retained.levels == 4
+
+        retained.remove("a/c/d")
+        assert retained.levels == 2
+
+        retained.remove("a")
+        assert retained.levels == 2

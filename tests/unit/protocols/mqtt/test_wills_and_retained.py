@@ -248,6 +248,19 @@ class TestRetained:
 
         assert self.retained(world) == [("a", b"kept", True)]
 
+    @pytest.mark.mqtt("MQTT5-3.8.3-3")
+    def test_with_no_local_its_publisher_does_not_get_it_back(self) -> None:
+        world = World()
+        client, other = world.connected("c"), world.connected("other")
+        for publisher, topic in ((client, "a/own"), (other, "a/other")):
+            [event] = publisher.send(Publish(topic=topic, payload=b"x", retain=True))
+            publisher.ack(event)
+        world.publish("a/program", b"x", retain=True)
+
+        _, *packets = client.subscribe(Subscription(topic_filter="a/#", no_local=True))
+
+        assert sorted(packet.topic for packet in packets if isinstance(packet, Publish)) == ["a/other", "a/program"]
+
     def test_it_is_given_with_the_subscription_identifier(self) -> None:
         world = World()
         world.publish("a", b"x", retain=True)
@@ -321,6 +334,19 @@ class TestRetained:
         assert client.payloads() == [b"12345", b"12345"]
         assert [topic for topic, _, _ in self.retained(world)] == ["a"]
         assert world.broker.dropped[reason] == 1
+
+    def test_topics_of_so_many_levels_that_they_take_the_memory_of_more_messages_do_not_fit(self) -> None:
+        world = World(MqttOptions(max_retained_messages=4))
+        for name in ("a", "b"):
+            world.publish(f"{name}/1" + 18 * "/x", b"1", retain=True)
+
+        world.publish("c", b"1", retain=True)
+        world.publish("a/1" + 18 * "/x", b"", retain=True)
+        world.publish("d", b"1", retain=True)
+
+        assert sorted(topic for topic, _, _ in self.retained(world)) == ["b/1" + 18 * "/x", "d"]
+        assert world.broker.dropped["retained_full"] == 1
+        assert world.broker.retained.levels == 21
 
     def test_a_message_in_place_of_another_always_fits_in_number(self) -> None:
         world = World(MqttOptions(max_retained_messages=1))
