@@ -228,6 +228,13 @@ class TestRetained:
 
         assert [type(packet).__name__ for packet in packets] == ["SubAck", "Publish"]
 
+    def test_which_leaves_in_a_write_of_its_own(self) -> None:
+        client = World().connected("c")
+
+        client.subscribe("a")
+
+        assert client.flushes == 1
+
     @pytest.mark.mqtt("MQTT5-3.3.1-6", "MQTT5-3.3.1-7")
     def test_an_empty_message_deletes_it_and_is_delivered(self) -> None:
         world = World()
