@@ -145,8 +145,9 @@ class Inbox:
     def feed_many(self, events: Iterable[Event], size_bytes: int) -> None:
         """Adds the events of one read of the socket; `size_bytes` is what they count together."""
         if self._events is None:
-            self._events = deque()
-        self._events.extend(events)
+            self._events = deque(events)
+        else:
+            self._events.extend(events)
         self._buffered_bytes += size_bytes
         if self._buffered_bytes > self.high_water_bytes and not self._paused:
             self._paused = True
@@ -275,10 +276,11 @@ class Inbox:
 
     def _rouse(self) -> None:
         """Has someone look what is there: the task itself, if there is so much that waking it is little."""
-        if self._stand_in is not None and (self._events is None or len(self._events) < WORTH_WAKING):
-            self._stand_in.call_soon()
-        else:
-            self._wake()
+        stand_in, waiter = self._stand_in, self._waiter
+        if stand_in is not None and (self._events is None or len(self._events) < WORTH_WAKING):
+            stand_in.call_soon()
+        elif waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -327,6 +329,7 @@ class ApplicationRun:
         """Ends the application now."""
         if not self._begun:
             # then nothing of `_live` will run, either
+            self._begun = True
             self.task.add_done_callback(lambda task: self._finished(asyncio.CancelledError()))
         self.task.cancel()
 

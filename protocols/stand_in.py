@@ -29,7 +29,7 @@ LONGEST_TURN: Final = 100
 class StandIn:
     """Stands in for one task while that waits in one inbox."""
 
-    __slots__ = ("_after", "_begin", "_context", "_due", "_inbox", "_task")
+    __slots__ = ("_after", "_begin", "_context", "_due", "_inbox", "_loop", "_task")
 
     def __init__(
         self,
@@ -42,6 +42,7 @@ class StandIn:
         """`begin(event)` is the handling of an event, and `after()` is called when it has come to a good end."""
         self._inbox = inbox
         self._task = task
+        self._loop = task.get_loop()
         self._context = context
         self._begin = begin
         self._after = after
@@ -51,18 +52,17 @@ class StandIn:
         """There is something in the inbox."""
         if not self._due:
             self._due = True
-            self._task.get_loop().call_soon(self._take_turn, context=self._context)
+            self._loop.call_soon(self._take_turn, context=self._context)
 
     def _take_turn(self) -> None:
         self._due = False
         if not self._inbox.task_is_idle:
             return
-        loop = self._task.get_loop()
-        _enter_task(loop, self._task)
+        _enter_task(self._loop, self._task)
         try:
             self._handle_what_is_there()
         finally:
-            _leave_task(loop, self._task)
+            _leave_task(self._loop, self._task)
 
     def _handle_what_is_there(self) -> None:
         inbox = self._inbox

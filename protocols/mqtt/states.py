@@ -10,6 +10,8 @@ from protocols.mqtt.packets import Properties
 class State(Enum):
     """What a connection waits for."""
 
+    __hash__ = object.__hash__  # a member equals only itself; that of Enum is a call in Python for every read
+
     CONNECTING = auto()
     """The CONNECT packet."""
     AUTHORIZING = auto()

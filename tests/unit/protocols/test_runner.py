@@ -141,6 +141,7 @@ class TestApplicationRun:
 
         it, ends = run(application)
         it.cancel()
+        it.cancel()
         await passes()
 
         assert [type(end) for end in ends] == [asyncio.CancelledError]
