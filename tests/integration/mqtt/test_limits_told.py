@@ -80,8 +80,10 @@ async def comes_twice(open_one: Open) -> Told:
 
 @exceeds("max_connects_per_s")
 async def comes_too_often(open_one: Open) -> Told:
-    while not (codes := {(await (await open_one()).connect("c")).reason_code} - {0}):
-        pass
+    codes: Told = set()
+    while not codes:  # on a slow machine a second may have passed
+        clients = [await open_one() for _ in range(3)]
+        codes = {(await client.connect("c")).reason_code for client in clients} - {0}
     return codes
 
 
