@@ -124,21 +124,22 @@ class Broker:
         return count
 
     def _retain(self, message: Message, sender: Session | None) -> None:
+        dropped = self.dropped if sender is None else sender.dropped  # the same, unless its client is traced
         if is_status_topic(message.topic):
-            self.dropped["retained_reserved"] += 1
+            dropped["retained_reserved"] += 1
             return
         if not message.payload:
             self.forget_retained(message.topic)  # [MQTT5-3.3.1-6] [MQTT5-3.3.1-7] [MQTT3-3.3.1-10] [MQTT3-3.3.1-11]
             return
         if message.topic.count("/") >= self.limits.max_topic_levels:
-            self.dropped["retained_too_deep"] += 1
+            dropped["retained_too_deep"] += 1
             return
         old = self.retained.get(message.topic)
         most = self.limits.max_retained_messages
         full = old is None and (len(self.retained) >= most or self.retained.levels >= most * LEVELS_PER_RETAINED)
         size_bytes = self.retained.size_bytes + message.size_bytes - (0 if old is None else old.size_bytes)
         if full or size_bytes > self.limits.max_retained_bytes:
-            self.dropped["retained_full"] += 1
+            dropped["retained_full"] += 1
             return
         if sender is not None:
             message.publisher = sender.client_id

@@ -178,7 +178,8 @@ class TracedDrops(Counter[str]):
 
     def __setitem__(self, reason: str, count: int) -> None:
         self.counter[reason] += count  # what `drops[reason] += 1` makes of an empty counter: 1
-        self._tap.tell("dropped", "PUBLISH", f"to this client: {reason}")
+        what = "not retained" if reason.startswith("retained") else "to this client"
+        self._tap.tell("dropped", "PUBLISH", f"{what}: {reason}")
 
 
 class Tracing:

@@ -202,6 +202,11 @@ async def test_a_refused_connection_is_seen_under_the_name_that_it_uses(server: 
     ]
 
 
+def dropped_in_all(server: MqttServer) -> int:
+    """What was counted: since the clock has ticked last, and before."""
+    return server.broker.dropped.total() + server._hub.traffic.dropped
+
+
 async def test_what_the_client_does_not_get_is_told(server: MqttServer, connected: Open) -> None:
     client = await connected("c")
     await client.send(Subscribe(packet_id=1, subscriptions=(Subscription(topic_filter="a", qos=1),)))
@@ -213,7 +218,17 @@ async def test_what_the_client_does_not_get_is_told(server: MqttServer, connecte
         events = await events_until(trace, "dropped")
 
     assert lines(events)[-1] == "dropped PUBLISH to this client: too_large"
-    assert server.broker.dropped["too_large"] == 1
+    assert dropped_in_all(server) == 1
+
+
+async def test_what_it_publishes_and_is_not_retained_is_told(server: MqttServer, connected: Open) -> None:
+    client = await connected("c")
+    with server.trace("c") as trace:
+        await client.send(Publish(topic="$SYS/mine", payload=b"x", qos=1, packet_id=9, retain=True))
+        events = await events_until(trace, "dropped")
+
+    assert lines(events)[-1] == "dropped PUBLISH not retained: retained_reserved"
+    assert dropped_in_all(server) == 1
 
 
 async def test_payloads_are_shown_to_who_asks(server: MqttServer, connected: Open) -> None:
