@@ -241,7 +241,7 @@ class TestWaiting:
 
         assert endpoint._held is not None
         assert endpoint._held.size_bytes < 200_000
-        assert server.broker.dropped["queue_full"] > 50
+        assert server.broker.dropped.total() + hub.traffic.dropped > 50  # the clock takes from one to the other
         store.gate.set()
         assert isinstance(await client.receive(), SubAck)
         assert isinstance(await client.receive(), Publish)
