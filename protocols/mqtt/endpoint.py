@@ -208,11 +208,12 @@ class Endpoint(Writing):
         """Looks at what an acknowledgement has led to. The last one that is due leaves at once, and with it those
         before: nothing else comes that could share the write, and the way through the loop is a seventh of what a lone
         publish costs."""
+        connection = self.connection
         self._to_settle = False
-        if self.connection.unanswered:
+        if connection.unanswered or connection.end is not None:
             self._hub.settle_soon(self)
         else:
-            self.settle()
+            self.flush()
 
     def cancel(self) -> None:
         """Ends the application instance, which has had its time."""
