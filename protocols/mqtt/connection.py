@@ -87,7 +87,7 @@ class Connection(Closing):
     def receive(self, data: bytes, now: float) -> list[Event]:
         """Takes what the socket gave; returns events for the application, `mqtt.connect` the first of all."""
         events: list[Event] = []
-        if self._waits():
+        if self.state is not State.CONNECTED and self._waits():
             if self.state is State.AUTHORIZING:
                 self._hold(data, now)
             return events

@@ -92,14 +92,6 @@ class PublishReceiver(Output):
         """Whether the client waits for the answer to a publish."""
         return bool(self._pending) and not self._closed
 
-    @property
-    def congested(self) -> bool:
-        """Whether so many publishes wait for the application that the socket should not be read."""
-        pending = self._pending
-        return pending is not None and (
-            len(pending) >= self._options.receive_maximum or self._pending_bytes > MAX_PENDING_BYTES
-        )
-
     def _refuse(self, reason_code: int, text: str, now: float) -> None:
         """Ends the connection: the application refuses a publish and wants that."""
         raise NotImplementedError

@@ -20,7 +20,7 @@ from protocols.mqtt.packets import (
     UnsubAck,
     Unsubscribe,
 )
-from protocols.mqtt.publishing import PublishReceiver
+from protocols.mqtt.publishing import MAX_PENDING_BYTES, PublishReceiver
 from protocols.mqtt.reason_codes import sendable
 from protocols.mqtt.retained import RetainedCheck, retained_for, send_retained
 from protocols.mqtt.session import Session, Subscriber
@@ -203,7 +203,10 @@ class SubscribeReceiver(PublishReceiver):
     @property
     def congested(self) -> bool:
         """Whether so much waits for the application that the socket should not be read."""
-        if super().congested:
+        pending = self._pending
+        if pending is not None and (
+            len(pending) >= self._options.receive_maximum or self._pending_bytes > MAX_PENDING_BYTES
+        ):
             return True
         if self._answers is None:
             return False
