@@ -88,7 +88,8 @@ def codec(data: bytes) -> None:
     assert fault_in_parts == fault
     for packet in whole:
         if seen_as is not None and not (isinstance(packet, Connect) and version is not None):
-            written = encode(packet, seen_as)
+            # A second CONNECT may be of another version: whether there may be a second one is not the codec's to say.
+            written = encode(packet, packet.version if isinstance(packet, Connect) else seen_as)
             again, fault, _ = _read([written], None if isinstance(packet, Connect) else seen_as)
             assert (again, fault) == ([packet], None), (packet, written)
 
