@@ -74,6 +74,7 @@ class LiveServer(threading.Thread):
         if not self._is_up.wait(START_TIMEOUT_S):
             raise TimeoutError(f"the live server did not start within {START_TIMEOUT_S:g} s")
         if self.error is not None:
+            self.join()
             raise self.error
 
     def stop(self) -> None:
