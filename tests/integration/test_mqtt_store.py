@@ -8,6 +8,7 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from protocols.mqtt.stores.sqlite import MIGRATIONS
 from tests.support.redis import RedisServer
 from tests.support.serving import Serving
 
@@ -83,7 +84,7 @@ class TestCannotStart:
         assert serving.ended() == 1
         assert serving.log[-1] == (
             "gateway: cannot keep MQTT sessions: var/mqtt.sqlite3 has format 99, of a later version; "
-            "this one knows formats up to 1\n"
+            f"this one knows formats up to {len(MIGRATIONS)}\n"
         )
 
     def test_a_redis_that_is_away_is_one_line_and_1(self, serve: Serve) -> None:
