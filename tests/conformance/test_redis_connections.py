@@ -83,8 +83,34 @@ def write_certificates(directory: Path) -> None:
 
     constraints = x509.BasicConstraints(ca=True, path_length=None)
     alternative = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-    ca = builder(ca_name, ca_key.public_key()).add_extension(constraints, critical=True).sign(ca_key, hashes.SHA256())
-    cert = builder(name, key.public_key()).add_extension(alternative, critical=False).sign(ca_key, hashes.SHA256())
+    # Python 3.13 asks for these three (VERIFY_X509_STRICT).
+    nothing = dict.fromkeys(
+        (
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    usage = x509.KeyUsage(digital_signature=True, key_cert_sign=True, crl_sign=True, **nothing)
+    key_id = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
+    issuer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
+    ca = (
+        builder(ca_name, ca_key.public_key())
+        .add_extension(constraints, critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(key_id, critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    cert = (
+        builder(name, key.public_key())
+        .add_extension(alternative, critical=False)
+        .add_extension(issuer_id, critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
     pem = serialization.Encoding.PEM
     (directory / "ca.pem").write_bytes(ca.public_bytes(pem))
     (directory / "cert.pem").write_bytes(cert.public_bytes(pem))
