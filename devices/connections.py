@@ -22,7 +22,7 @@ from devices import metrics
 from devices.credentials import Directory, Identity
 from devices.models import HEARTBEAT_INTERVAL_S, HEARTBEAT_TIMEOUT_MS, ConnectionCut, Device, GatewayInstance, now_ms
 from gateway.db import database_sync_to_async
-from gateway.log_limit import LogLimit
+from protocols.log_limit import LogLimit
 
 logger = logging.getLogger("gateway.devices")
 

@@ -21,7 +21,7 @@ from devices.ingest import Group, Ingest
 from devices.models import now_ms
 from devices.writers import Row
 from gateway.layers import BaseChannelLayer
-from gateway.log_limit import LogLimit
+from protocols.log_limit import LogLimit
 
 logger = logging.getLogger("gateway.fanout")
 

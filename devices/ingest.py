@@ -32,7 +32,7 @@ from devices.models import now_ms
 from devices.profiles import Point
 from devices.writers import Row, Writer
 from gateway.exceptions import Reject
-from gateway.log_limit import LogLimit
+from protocols.log_limit import LogLimit
 
 logger = logging.getLogger("gateway.ingest")
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from gateway.handlers import get_handler_name
 from gateway.layers import LayerEvent, Message
-from gateway.log_limit import LogLimit
 from gateway.metrics import layer_refused
+from protocols.log_limit import LogLimit
 
 if TYPE_CHECKING:
     from gateway.consumer import AsyncConsumer

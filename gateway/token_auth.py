@@ -34,11 +34,11 @@ from typing import Any, Final
 
 from django.apps import apps
 
-from gateway.log_limit import LogLimits
 from gateway.metrics import token_refusals
 from gateway.token_sources import FIRST_MESSAGE, SOURCES, SUBPROTOCOL, Found, find, without_parameter
 from gateway.token_wires import HttpResponse, WebSocket, note_expiry, refuse_http
 from protocols.asgi import Application, Event, Receive, Scope, Send
+from protocols.log_limit import LogLimits
 from protocols.runner import Inbox, describe
 
 __all__ = ["Authentication", "TokenAuthMiddleware", "TokenUser"]

@@ -4,6 +4,8 @@ import ipaddress
 from collections import Counter
 from typing import Final
 
+from protocols.log_limit import LogLimits
+
 MAX_CONNECTIONS: Final = "max_connections"
 MAX_PER_ADDRESS: Final = "max_connections_per_address"
 MAX_RATE: Final = "max_connects_per_s"
@@ -24,6 +26,8 @@ class Admission:
         self._by_network: Counter[str] = Counter()
         self._tokens = max(1.0, per_s)
         self._as_of = 0.0
+        self.log_limits = LogLimits()
+        """By limit: a storm of clients that come back is not to fill the log."""
 
     def enter(self, client: Client, now: float) -> str | None:
         """Counts a connection. Returns which limit it exceeds, if any; it counts until `leave` all the same."""

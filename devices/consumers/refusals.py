@@ -9,8 +9,8 @@ from collections.abc import Hashable
 from devices import metrics
 from devices.credentials import Identity
 from devices.profiles import PayloadError
-from gateway.log_limit import LogLimits
 from protocols.asgi import Scope
+from protocols.log_limit import LogLimits
 from protocols.runner import describe
 
 logger = logging.getLogger("gateway.devices")

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from gateway.exceptions import InvalidChannelLayerError, Reject
-from gateway.log_limit import LogLimit
 from gateway.metrics import consumer_sends_after_close, mqtt_refusals
 from gateway.topics import TopicTable, is_topic_handler
 from protocols.asgi import Event
+from protocols.log_limit import LogLimit
 from protocols.runner import describe
 
 logger = logging.getLogger("gateway.mqtt")

@@ -77,8 +77,10 @@ class Endpoint(Writing):
             self._too_many_connect = True
         elif exceeded is not None:
             metrics.mqtt_refused.labels(exceeded).inc()
-            most = getattr(self._site.options, exceeded)
-            logger.warning("refused %s: %s is %d", self._who(), exceeded, most)
+            suppressed = self._site.admission.log_limits.take(exceeded)
+            if suppressed is not None:
+                most = getattr(self._site.options, exceeded)
+                logger.warning("refused %s: %s is %d (%d more like it before)", self._who(), exceeded, most, suppressed)
             self._transport.abort()
             self.connection.lost(self._hub.loop.time())  # also for what a tunnel has read already
 

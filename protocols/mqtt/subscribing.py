@@ -30,25 +30,33 @@ MAX_PENDING_ANSWERS: Final = 64
 """SUBSCRIBE and UNSUBSCRIBE packets that wait for the application; with more, the socket is not read."""
 
 _FAILURE: Final = 0x80
+_BOUNDS: Final = {
+    "max_topic_length": ReasonCode.TOPIC_FILTER_INVALID,
+    "max_topic_levels": ReasonCode.QUOTA_EXCEEDED,
+    "max_subscriptions": ReasonCode.QUOTA_EXCEEDED,
+}
+"""The options by which filters are refused, and what is answered."""
 
 
 class PendingAnswer:
     """A SUBSCRIBE or UNSUBSCRIBE that the application has not answered.
 
     `refused` has one entry per filter: the reason code of one that the application is not asked about, None for the
-    others.
+    others. `bound` is the option that has refused one of them, if any.
     """
 
-    __slots__ = ("packet", "refused")
+    __slots__ = ("bound", "packet", "refused")
 
-    def __init__(self, packet: Subscribe | Unsubscribe, refused: list[int | None]) -> None:
+    def __init__(self, packet: Subscribe | Unsubscribe, refused: list[int | None], bound: str = "") -> None:
         self.packet = packet
         self.refused = refused
+        self.bound = bound
 
-    def refusal(self) -> SubAck | UnsubAck:
+    def refusal(self, properties: Properties) -> SubAck | UnsubAck:
         """The answer if every filter is refused."""
         kind = SubAck if isinstance(self.packet, Subscribe) else UnsubAck
-        return kind(packet_id=self.packet.packet_id, reason_codes=tuple(code or 0 for code in self.refused))
+        codes = tuple(code or 0 for code in self.refused)
+        return kind(packet_id=self.packet.packet_id, reason_codes=codes, properties=properties)
 
 
 def pending_subscribe(
@@ -56,15 +64,20 @@ def pending_subscribe(
 ) -> tuple[PendingAnswer, Event | None]:
     """What is to be remembered of a SUBSCRIBE, and the `mqtt.subscribe` event without its ack_id; no event if every
     filter is refused already. `counts`: how many are refused because of an option, by its name."""
-    refused = [
-        _refusal(subscription, index, options, counts) for index, subscription in enumerate(packet.subscriptions)
-    ]
+    refused: list[int | None] = []
+    bound = ""
+    for index, subscription in enumerate(packet.subscriptions):
+        code = _syntax_error(subscription.topic_filter)
+        if code is None and (exceeded := _exceeded(subscription.topic_filter, index, options)):
+            counts[exceeded] += 1
+            bound, code = exceeded, _BOUNDS[exceeded]
+        refused.append(code)
     asked = [
         _as_event(subscription)
         for subscription, code in zip(packet.subscriptions, refused, strict=True)
         if code is None
     ]
-    pending = PendingAnswer(packet, refused)
+    pending = PendingAnswer(packet, refused, bound)
     if not asked:
         return pending, None
     return pending, {"type": "mqtt.subscribe", "subscriptions": asked, "properties": packet.properties}
@@ -88,20 +101,13 @@ def _syntax_error(topic_filter: str) -> int | None:
     return None
 
 
-def _refusal(subscription: Subscription, index: int, options: MqttOptions, counts: Counter[str]) -> int | None:
-    code = _syntax_error(subscription.topic_filter)
-    if code is not None:
-        return code
-    if len(subscription.topic_filter) > options.max_topic_length:
-        counts["max_topic_length"] += 1
-        return ReasonCode.TOPIC_FILTER_INVALID
-    if subscription.topic_filter.count("/") >= options.max_topic_levels:
-        counts["max_topic_levels"] += 1
-        return ReasonCode.QUOTA_EXCEEDED
-    if index >= options.max_subscriptions:
-        counts["max_subscriptions"] += 1
-        return ReasonCode.QUOTA_EXCEEDED
-    return None
+def _exceeded(topic_filter: str, index: int, options: MqttOptions) -> str:
+    """The option that allows no such filter, or not as many in one packet; empty if there is none."""
+    if len(topic_filter) > options.max_topic_length:
+        return "max_topic_length"
+    if topic_filter.count("/") >= options.max_topic_levels:
+        return "max_topic_levels"
+    return "max_subscriptions" if index >= options.max_subscriptions else ""
 
 
 def _as_event(subscription: Subscription) -> Event:
@@ -138,8 +144,9 @@ def answer_subscribe(
         topic_filter = subscription.topic_filter
         is_known = topic_filter in session.subscriptions
         if code < _FAILURE and not is_known and len(session.subscriptions) >= session.options.max_subscriptions:
-            broker.refused_filters["max_subscriptions"] += 1
-            code = ReasonCode.QUOTA_EXCEEDED
+            pending.bound = "max_subscriptions"
+            broker.refused_filters[pending.bound] += 1
+            code = _BOUNDS[pending.bound]
         if code >= _FAILURE:
             codes.append(sendable(code, PacketType.SUBACK))
             continue
@@ -224,12 +231,18 @@ class SubscribeReceiver(PublishReceiver):
 
     def _await_answer(self, pending: PendingAnswer, event: Event | None, events: list[Event]) -> None:
         if event is None:
-            refusal = pending.refusal()
+            refusal = pending.refusal({})
+            self._name_bound(pending, refusal.properties)
             self._tell_refused(pending, refusal.reason_codes, "")
             self._write_short(refusal)
             return
         self._remember(pending, event)
         events.append(event)
+
+    def _name_bound(self, pending: PendingAnswer, properties: Properties) -> None:
+        """Says which bound has refused a filter, unless the application has to say something."""
+        if pending.bound and self._problem_information and "reason_string" not in properties:
+            properties["reason_string"] = f"{pending.bound} is {getattr(self._options, pending.bound)}"
 
     def _remember(self, asked: PendingAnswer | RetainedCheck, event: Event) -> None:
         """Gives the event the ack_id under which its answer is looked for."""
@@ -260,6 +273,7 @@ class SubscribeReceiver(PublishReceiver):
             answer = answer_unsubscribe(pending, event, properties, self._broker, session, now)
             for check in self._checks or ():
                 check.forget(pending.packet.topic_filters, session)
+        self._name_bound(pending, properties)
         self._tell_refused(pending, answer.reason_codes, event.get("reason_string", ""))
         if not self._closed:
             if session.journal is not None:

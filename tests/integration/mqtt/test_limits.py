@@ -33,6 +33,21 @@ class TestConnections:
         third = await open_raw(to=address)
         assert (await third.connect("third")).reason_code == 0
 
+    async def test_a_storm_of_them_does_not_fill_the_log(
+        self, serve: Serve, application: AcceptEverything, open_raw: OpenRaw, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        address = await serve(application, max_connections=1)
+        await (await open_raw(to=address)).connect("first")
+        before = counted("mqtt_refused", "max_connections")
+
+        for _ in range(5):
+            await (await open_raw(to=address)).expect_end()
+
+        assert counted("mqtt_refused", "max_connections") == before + 5
+        lines = [record.getMessage() for record in caplog.records if "max_connections is 1" in record.getMessage()]
+        assert 1 <= len(lines) < 5
+        assert lines[0].startswith("refused 127.0.0.1:")
+
     @pytest.mark.parametrize(("version", "code"), [(5, 0x9F), (4, 0x88), (3, 0x88)])
     async def test_too_many_in_a_second_are_told_to_come_again(
         self, serve: Serve, application: AcceptEverything, open_raw: OpenRaw, version: int, code: int

@@ -126,7 +126,8 @@ class TestSubscribe:
 
         client.send(Subscribe(packet_id=1, subscriptions=(subscription("a/b/c/d"),)))
 
-        assert client.read() == [SubAck(packet_id=1, reason_codes=(ReasonCode.QUOTA_EXCEEDED,))]
+        why = {"reason_string": "max_topic_levels is 3"}
+        assert client.read() == [SubAck(packet_id=1, reason_codes=(ReasonCode.QUOTA_EXCEEDED,), properties=why)]
         assert world.broker.refused_filters == {"max_topic_levels": 1}
 
     def test_so_is_one_too_long(self) -> None:
@@ -135,7 +136,8 @@ class TestSubscribe:
 
         client.send(Subscribe(packet_id=1, subscriptions=(subscription("a/bc"),)))
 
-        assert client.read() == [SubAck(packet_id=1, reason_codes=(ReasonCode.TOPIC_FILTER_INVALID,))]
+        why = {"reason_string": "max_topic_length is 3"}
+        assert client.read() == [SubAck(packet_id=1, reason_codes=(ReasonCode.TOPIC_FILTER_INVALID,), properties=why)]
         assert world.broker.refused_filters == {"max_topic_length": 1}
 
     def test_one_filter_too_many_is_refused(self) -> None:
@@ -144,7 +146,8 @@ class TestSubscribe:
         client.subscribe("a")
 
         [packet] = client.subscribe("b")
-        assert packet == SubAck(packet_id=1, reason_codes=(ReasonCode.QUOTA_EXCEEDED,))
+        why = {"reason_string": "max_subscriptions is 1"}
+        assert packet == SubAck(packet_id=1, reason_codes=(ReasonCode.QUOTA_EXCEEDED,), properties=why)
         assert world.broker.refused_filters == {"max_subscriptions": 1}
 
         [packet] = client.subscribe("a", qos=0)
@@ -158,6 +161,13 @@ class TestSubscribe:
 
         assert [one["topic_filter"] for one in event["subscriptions"]] == ["a", "b"]
         assert world.broker.refused_filters == {"max_subscriptions": 2}
+
+    def test_the_bound_is_not_named_to_a_client_that_wants_to_know_no_problems(self) -> None:
+        world = World(MqttOptions(max_subscriptions=1))
+        client = world.connected("c", properties={"request_problem_information": 0})
+        client.subscribe("a")
+
+        assert client.subscribe("b") == [SubAck(packet_id=1, reason_codes=(ReasonCode.QUOTA_EXCEEDED,))]
 
     def test_what_the_application_refuses_is_no_filter_too_many(self) -> None:
         world = World(MqttOptions(max_subscriptions=1))

@@ -1,6 +1,6 @@
 """At most one log line per interval, and how many were left out."""
 
-from gateway.log_limit import LogLimit, LogLimits
+from protocols.log_limit import LogLimit, LogLimits
 
 
 class Clock:
