@@ -3,6 +3,7 @@
 import random
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -224,8 +225,11 @@ class TestSqliteFailures:
         assert store.path.stat().st_mode & 0o777 == 0o600
 
     def test_rows_are_removed_by_their_keys_without_reading_the_table(self, tmp_path: Path) -> None:
-        SqliteStore(tmp_path / "mqtt.sqlite3").open()
-        with sqlite3.connect(tmp_path / "mqtt.sqlite3") as connection:
+        store = SqliteStore(tmp_path / "mqtt.sqlite3")
+        store.open()
+        store.close()
+
+        with closing(sqlite3.connect(store.path)) as connection:
             for kind, statement in sqlite_store._REMOVE.items():
                 row = f"({', '.join('?' * kind.key_width)})"
                 sql = f"EXPLAIN QUERY PLAN {statement.before} {row}, {row} {statement.after}"
@@ -270,8 +274,10 @@ class TestFormats:
 
     def test_sqlite_fills_what_rows_of_the_first_format_lack(self, tmp_path: Path) -> None:
         path = tmp_path / "mqtt.sqlite3"
-        SqliteStore(path, migrations=sqlite_store.MIGRATIONS[:1]).open()
-        with sqlite3.connect(path) as connection:
+        first = SqliteStore(path, migrations=sqlite_store.MIGRATIONS[:1])
+        first.open()
+        first.close()
+        with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("INSERT INTO delivery VALUES (1, 1, 1, 2, 1, 0, '7,8', 65535)")
             connection.execute("INSERT INTO retained VALUES ('a', x'01', 1, x'00', NULL)")
 
