@@ -47,7 +47,11 @@ async def serve(kind: str, port: int) -> None:
         from gateway.generic.websocket import AsyncWebsocketConsumer
         from protocols.http import HttpOptions, HttpServer
 
-        server = HttpServer(AsyncWebsocketConsumer.as_asgi(), [Listener(bind=bind, options=HttpOptions())], state={})
+        server = HttpServer(
+            AsyncWebsocketConsumer.as_asgi(),
+            [Listener(bind=bind, options=HttpOptions(max_connections=100_000))],
+            state={},
+        )
     await server.start()
     await asyncio.Event().wait()
 
