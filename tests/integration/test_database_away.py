@@ -169,11 +169,11 @@ async def test_nothing_is_acknowledged_and_nothing_lost_on_any_wire(trial: Trial
         assert await posted == 200
     await trial.until_readiness(200, "ok")
     assert [trial.stored(device) for device in (on_mqtt, on_websocket, on_http)] == [[0, 1, 2, 3], [1, 2, 3], [0, 1]]
+    assert await asyncio.to_thread(trial.serving.stop) == 0
     log = "".join(trial.serving.log)
     assert log.count("cannot commit, devices wait; trying again until it works") == 1
     assert log.count("readings are committed again") == 1
     assert "Traceback" not in log
-    assert await asyncio.to_thread(trial.serving.stop) == 0
 
 
 async def test_sockets_wait_while_the_database_is_locked_for_ten_seconds(on_sqlite: Callable[[str], Trial]) -> None:

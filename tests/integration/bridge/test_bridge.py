@@ -261,11 +261,17 @@ class TestUpstreamAway:
         gateway = await (await open_gateway()).connected()
         here = await connect(gateway.address, "here")
         keep = {"SessionExpiryInterval": 3600}
-        watching = await connect(upstream.address, "watching", clean=False, connect_properties=keep)
-        await watching.subscribe("from/out/#", 1)
+        watching = [await connect(upstream.address, "watching", clean=False, connect_properties=keep)]
+        await watching[0].subscribe("from/out/#", 1)
         field = await connect(upstream.address, "field")
         sent_here, sent_there = 0, 0
         received: set[bytes] = set()
+
+        def all_have_come() -> bool:  # also what a client has acknowledged just before upstream went away
+            for client in watching:
+                while not client.messages.empty():
+                    received.add(client.messages.get_nowait().payload)
+            return len(received) == sent_here
 
         for _ in range(3):
             for _ in range(40):
@@ -274,18 +280,15 @@ class TestUpstreamAway:
                 sent_here += 1
                 sent_there += 1
             upstream.stop()
-            while not watching.messages.empty():
-                received.add(watching.messages.get_nowait().payload)
             for _ in range(10):
                 await here.publish("out/x", b"%d" % sent_here, 1)
                 sent_here += 1
             upstream.start()
             field = await connect(upstream.address, "field")
-            watching = await connect(upstream.address, "watching", clean=False, connect_properties=keep)
+            watching.append(await connect(upstream.address, "watching", clean=False, connect_properties=keep))
         await gateway.connected()
 
-        while len(received) < sent_here:
-            received.add((await watching.message()).payload)
+        await until(all_have_come, "all that was sent here")
         await until(lambda: len(set(application.payloads())) == sent_there, "all that was sent there")
 
     async def test_what_waits_is_bounded_and_the_newest_is_dropped(

@@ -138,9 +138,8 @@ def test_a_reading_published_upstream_is_stored_and_what_is_none_is_refused(
     wait_for(lambda: stored(serving.directory), "the reading")
     assert stored(serving.directory) == [("thermo-1", 21.5)]
     wait_for(lambda: upstream.log().count("Received PUBACK from fieldgate-upstream-") == 3, "the acknowledgements")
-    log = "".join(serving.log)
-    assert "there is no device 'nobody'" in log
     assert serving.stop() == 0
+    assert "there is no device 'nobody'" in "".join(serving.log)
 
 
 def test_a_bridge_that_is_away_is_told_of_and_keeps_nobody_from_working(

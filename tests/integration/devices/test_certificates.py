@@ -222,8 +222,10 @@ class TestLogin:
 
         assert done.returncode != 0
         assert "not authorised" not in done.stderr.lower()  # it did not come so far
-        refused = [line for line in gateway.serving.log if "refused 127.0.0.1:" in line and "no TLS" in line]
-        assert refused
+        deadline = time.monotonic() + DEADLINE_S
+        while not any("refused 127.0.0.1:" in line and "no TLS" in line for line in gateway.serving.log):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         assert "gateway_connections_refused_total" in metrics(program, gateway)
 
     def test_old_versions_of_tls_are_not_spoken(self, program: Program) -> None:

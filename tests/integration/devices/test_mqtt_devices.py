@@ -290,6 +290,7 @@ class TestRevocation:
         await old.expect_end()
         await other.expect_nothing_more()
         reason = {"disable": "disabled", "rotate": "credentials rotated"}[command]
+        await until(lambda: len(watched.lines()) >= 2, "two lines in the log")
         assert [f"application, 0x87 {reason}" in line for line in watched.lines()] == [True, True]
         assert watched.risen(f'gateway_device_connections_cut_total{{reason="{reason}"}}') == 2
 
