@@ -298,13 +298,25 @@ def without_disk_space(pid: int) -> Iterator[None]:
 @contextmanager
 def read_only(server: PostgresServer) -> Iterator[None]:
     """PostgreSQL takes no writes."""
-    server.execute("ALTER SYSTEM SET default_transaction_read_only = on")
-    server.execute("SELECT pg_reload_conf()")
+    make_read_only(server, "on")
     try:
         yield
     finally:
-        server.execute("ALTER SYSTEM RESET default_transaction_read_only")
-        server.execute("SELECT pg_reload_conf()")
+        make_read_only(server, "off")
+
+
+def make_read_only(server: PostgresServer, state: str) -> None:
+    """Returns when it is so: PostgreSQL reads its configuration some time after it was told to."""
+    server.execute(f"ALTER SYSTEM SET default_transaction_read_only = {state}")
+    server.execute("SELECT pg_reload_conf()")
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        with server.connect("postgres") as connection:
+            row = connection.execute("SHOW default_transaction_read_only").fetchone()
+        if row == (state,):
+            return
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @contextmanager
