@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from devices.writers.base import DEVICES, KEYS, LATEST, LATEST_COLUMNS, READINGS, ROW_COLUMNS, Batch
-from protocols.sqlite_rows import RowsStatement, execute_with_rows
+from protocols.sqlite import RowsStatement, connect, execute_with_rows
 
 BUSY_TIMEOUT_S: Final = 2.0
 """How long one attempt waits for a lock. devices.ingest tries again for ever, and says so in the meantime."""
@@ -71,14 +71,6 @@ class SqliteWriter:
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             # mode=rw: a file that was moved away is an error to wait for, not a new and empty database.
-            connection = sqlite3.connect(
-                f"{Path(self._path).absolute().as_uri()}?mode=rw",
-                uri=True,
-                timeout=BUSY_TIMEOUT_S,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")  # an acknowledged reading survives a power cut
-            self._connection = connection
+            uri = f"{Path(self._path).absolute().as_uri()}?mode=rw"
+            self._connection = connect(uri, timeout_s=BUSY_TIMEOUT_S, uri=True)
         return self._connection

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol
 
 from protocols import metrics
+from protocols.log_limit import LogLimit
 from protocols.mqtt.journal import Journal
 from protocols.mqtt.stores.base import Changes, Kind, Row, Store, StoreError, StoreTakenError
 
@@ -44,7 +45,7 @@ class Committer:
         self._is_closed = False
         self._idle: asyncio.Future[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
-        self._failed_at = -LOG_INTERVAL_S
+        self._log_limit = LogLimit(LOG_INTERVAL_S)
         self._attempts = 0
 
     async def open(self) -> Mapping[Kind, Iterable[Row]]:
@@ -186,8 +187,7 @@ class Committer:
             self._wake()
             self._on_taken()
             return False
-        if time.monotonic() - self._failed_at >= LOG_INTERVAL_S:
-            self._failed_at = time.monotonic()
+        if self._log_limit.take() is not None:
             logger.error(
                 "MQTT sessions cannot be kept, clients wait; trying again until it works: %s", self._journal.failure
             )

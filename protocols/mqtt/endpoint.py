@@ -12,6 +12,7 @@ from typing import Final, cast
 from protocols import metrics
 from protocols.admission import MAX_RATE
 from protocols.asgi import Event
+from protocols.mqtt.closing import NEVER
 from protocols.mqtt.description import describe, kind
 from protocols.mqtt.hub import Site
 from protocols.mqtt.packets import ReasonCode
@@ -20,7 +21,7 @@ from protocols.mqtt.scope import mqtt_scope
 from protocols.mqtt.states import End, State
 from protocols.mqtt.trace import Tap
 from protocols.mqtt.traffic import Counts
-from protocols.mqtt.writing import NEVER, Writing
+from protocols.mqtt.writing import Writing
 from protocols.runner import ApplicationRun, Inbox, printable
 from protocols.sockets import client_address
 

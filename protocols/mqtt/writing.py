@@ -5,12 +5,11 @@ import asyncio
 from typing import Final
 
 from protocols.asgi import Event
+from protocols.mqtt.closing import NEVER
 from protocols.mqtt.connection import Connection
 from protocols.mqtt.held_output import HeldOutput
 from protocols.mqtt.hub import Site
 from protocols.mqtt.reading import NOT_WRITABLE, UNCOMMITTED, Reading
-
-NEVER: Final = float("inf")
 
 _LINGERING: Final = frozenset({"protocol_error", "application", "operator"})
 """The ends by which we interrupt the client."""

@@ -25,7 +25,7 @@ from protocols.mqtt.stores.base import (
     Store,
     StoreError,
 )
-from protocols.sqlite_rows import RowsStatement, execute_with_rows
+from protocols.sqlite import RowsStatement, connect, execute_with_rows
 
 BUSY_TIMEOUT_S: Final = 5.0
 """How long a commit waits for another program that has the file locked, before it counts as failed."""
@@ -119,16 +119,7 @@ class SqliteStore(Store):
         self._connection = connection
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=64
-        )
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
+        return connect(self.path, timeout_s=BUSY_TIMEOUT_S, cached_statements=64)
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         """Each step in a transaction with the number that says it was done."""
