@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from protocols.admission import network_of
+from protocols.addresses import network_of
 
 REMEMBERED: Final = 10_000
 """How many addresses or devices have an account; of more, the one heard of least recently is forgotten."""

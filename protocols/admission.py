@@ -1,10 +1,9 @@
 """Who may connect: how many at a time, from one address, and how fast. One `Admission` for each listener. Sans I/O."""
 
-import ipaddress
 from collections import Counter
 from typing import Final
 
-from protocols.log_limit import LogLimits
+from protocols.addresses import network_of
 
 MAX_CONNECTIONS: Final = "max_connections"
 MAX_PER_ADDRESS: Final = "max_connections_per_address"
@@ -26,8 +25,6 @@ class Admission:
         self._by_network: Counter[str] = Counter()
         self._tokens = max(1.0, per_s)
         self._as_of = 0.0
-        self.log_limits = LogLimits()
-        """By limit: a storm of clients that come back is not to fill the log."""
 
     def enter(self, client: Client, now: float) -> str | None:
         """Counts a connection. Returns which limit it exceeds, if any; it counts until `leave` all the same."""
@@ -60,17 +57,3 @@ class Admission:
             return False
         self._tokens -= 1
         return True
-
-
-def network_of(client: Client) -> str:
-    """The address that counts: one host of IPv4, one customer's network of IPv6, everybody at a Unix socket."""
-    if client is None:
-        return "unix"
-    try:
-        address = ipaddress.ip_address(client[0])
-    except ValueError:
-        return client[0]
-    if isinstance(address, ipaddress.IPv4Address):
-        return client[0]
-    mapped = address.ipv4_mapped
-    return str(mapped) if mapped else str(ipaddress.ip_network((address, 64), strict=False))

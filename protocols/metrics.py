@@ -2,6 +2,10 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+log_lines_suppressed = Counter(
+    "gateway_log_lines_suppressed", "Log lines that peers caused beyond their share, or the share of all"
+)
+
 connections_refused = Counter(
     "gateway_connections_refused", "Connections that came no further than PROXY header and TLS handshake", ["reason"]
 )

@@ -4,6 +4,8 @@ import signal
 
 import pytest
 
+from protocols.log_limit import log_shares
+
 # In the order in which they import each other: pytest rewrites the assertions of a module when it is first imported.
 pytest_plugins = [
     "tests.support.redis",
@@ -26,3 +28,9 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the tests in a browser last: from the first of them on, Playwright keeps a loop running in this thread."""
     items.sort(key=lambda item: "e2e" in item.path.parts)
+
+
+@pytest.fixture(autouse=True)
+def log_shares_as_new() -> None:
+    """All tests are one peer: what one has logged is not to keep the next from it."""
+    log_shares.forget()

@@ -12,6 +12,7 @@ from typing import Final, cast
 from protocols import metrics
 from protocols.admission import MAX_RATE
 from protocols.asgi import Event
+from protocols.log_limit import PeerLog
 from protocols.mqtt.closing import NEVER
 from protocols.mqtt.description import describe, kind
 from protocols.mqtt.hub import Site
@@ -25,7 +26,7 @@ from protocols.mqtt.writing import Writing
 from protocols.runner import ApplicationRun, Inbox, printable
 from protocols.sockets import client_address
 
-logger = logging.getLogger("gateway.mqtt")
+peer_log = PeerLog("gateway.mqtt")
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """How long a closed connection may take to end: its last bytes to leave, and the client to close its side."""
@@ -78,10 +79,8 @@ class Endpoint(Writing):
             self._too_many_connect = True
         elif exceeded is not None:
             metrics.mqtt_refused.labels(exceeded).inc()
-            suppressed = self._site.admission.log_limits.take(exceeded)
-            if suppressed is not None:
-                most = getattr(self._site.options, exceeded)
-                logger.warning("refused %s: %s is %d (%d more like it before)", self._who(), exceeded, most, suppressed)
+            most = getattr(self._site.options, exceeded)
+            peer_log.warning(self._client, f"refused %s: {exceeded} is %d", self._who(), most)
             self._transport.abort()
             self.connection.lost(self._hub.loop.time())  # also for what a tunnel has read already
 
@@ -174,7 +173,8 @@ class Endpoint(Writing):
             self.abort_at = NEVER
             if not self._ended:
                 metrics.mqtt_aborted.labels("slow_client").inc()
-                logger.warning("cut off %s: it took nothing for %g s", self._who(), self._site.options.write_timeout_s)
+                timeout_s = self._site.options.write_timeout_s
+                peer_log.warning(self._client, "cut off %s: it took nothing for %g s", self._who(), timeout_s)
             self.abort()
         else:
             self.connection.check(now, reading=not self._unread)
@@ -300,8 +300,12 @@ class Endpoint(Writing):
 
     def _log(self, end: End) -> None:
         level = _LOG_LEVELS.get(end.reason, logging.INFO)
-        if logger.isEnabledFor(level):
-            logger.log(level, "closed %s: %s, %#04x %s", self._who(), end.reason, end.reason_code, end.text)
+        if peer_log.is_enabled_for(level):
+            kind = f"closed %s: {end.reason}, {end.reason_code:#04x}"
+            who = self._who()
+            peer_log.log(
+                level, self._client, "closed %s: %s, %#04x %s", who, end.reason, end.reason_code, end.text, kind=kind
+            )
 
     @property
     def where(self) -> str:
