@@ -31,13 +31,19 @@ bind = "127.0.0.1:{http_port}"
 protocol = "mqtt"
 bind = "127.0.0.1:{mqtt_port}"
 """
+DATABASE = """
+[database]
+url = "{url}"
+"""
 ADD_DEVICES = """
 import json
 from devices.credentials import issue
 from devices.models import Device, DeviceType
-kind, _ = DeviceType.objects.get_or_create(name="default")
-added = [Device.objects.create(name=f"bench-{number}", type=kind) for number in range(%d)]
-print(json.dumps([[device.pk, issue(device)] for device in added]))
+from django.db import transaction
+with transaction.atomic():
+    kind, _ = DeviceType.objects.get_or_create(name="default")
+    added = [Device.objects.create(name=f"bench-{number}", type=kind) for number in range(%d)]
+    print(json.dumps([[device.pk, issue(device)] for device in added]))
 """
 
 
@@ -69,32 +75,44 @@ class Product:
 @contextmanager
 def gateway(directory: Path, devices: int, core: int | None = None) -> Iterator[Product]:
     """`gateway serve` on an empty directory, on one core if given, with so many devices."""
-    http_port, mqtt_port = free_port(), free_port()
-    configuration = directory / "gateway.toml"
-    configuration.write_text(
-        CONFIGURATION.format(directory=directory, http_port=http_port, mqtt_port=mqtt_port), encoding="utf-8"
-    )
-    command = [GATEWAY, "--config", str(configuration)]
+    command, http_port, mqtt_port = configured(directory)
     said = directory / "gateway.log"
     with said.open("wb") as output, running([*command, "serve"], mqtt_port, core, output=output, cwd=ROOT) as pid:
-        added = subprocess.run(
-            [*command, "manage", "shell", "-v", "0", "-c", ADD_DEVICES % devices],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=ROOT,
-        )
-        ids, tokens = zip(*json.loads(added.stdout.splitlines()[-1]), strict=True)
+        ids, tokens = add_devices(command, devices)
         password = re.search(r"password\s+(\S+)", said.read_text(encoding="utf-8"))[1]
         yield Product(
             pid=pid,
             http_port=http_port,
             mqtt_port=mqtt_port,
-            device_ids=list(ids),
-            tokens=list(tokens),
+            device_ids=ids,
+            tokens=tokens,
             cookie=log_in(http_port, password),
             database=directory / "var" / "gateway.sqlite3",
         )
+
+
+def configured(directory: Path, database_url: str | None = None) -> tuple[list[str], int, int]:
+    """The command line of a gateway that keeps everything in `directory`, and its ports for HTTP and for MQTT."""
+    http_port, mqtt_port = free_port(), free_port()
+    text = CONFIGURATION.format(directory=directory, http_port=http_port, mqtt_port=mqtt_port)
+    if database_url is not None:
+        text += DATABASE.format(url=database_url)
+    configuration = directory / "gateway.toml"
+    configuration.write_text(text, encoding="utf-8")
+    return [GATEWAY, "--config", str(configuration)], http_port, mqtt_port
+
+
+def add_devices(command: list[str], devices: int) -> tuple[list[int], list[str]]:
+    """Adds so many devices to the database of a gateway that has been started once; their numbers and tokens."""
+    added = subprocess.run(
+        [*command, "manage", "shell", "-v", "0", "-c", ADD_DEVICES % devices],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    ids, tokens = zip(*json.loads(added.stdout.splitlines()[-1]), strict=True)
+    return list(ids), list(tokens)
 
 
 def log_in(port: int, password: str) -> str:
