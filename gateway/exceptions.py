@@ -39,18 +39,31 @@ class Reject(Exception):  # noqa: N818
     `reason_code` is that of MQTT 5 (0x80 or more) and `reason_string` is sent to MQTT 5 clients. Clients of earlier
     versions cannot be told that a publish was refused: it is acknowledged and dropped, unless `disconnect` is true,
     which closes their connection so that they send it again.
+
+    `log_reason` is what the log and the trace say instead of `reason_string`, where they may know more than the client:
+    whose credential it was, and what became of it.
     """
 
-    def __init__(self, reason_code: int, reason_string: str | None = None, *, disconnect: bool = False) -> None:
+    def __init__(
+        self,
+        reason_code: int,
+        reason_string: str | None = None,
+        *,
+        disconnect: bool = False,
+        log_reason: str | None = None,
+    ) -> None:
         if reason_code < 0x80:
             raise ValueError(f"a refusal has a reason code of 0x80 or more, not {reason_code:#04x}")
         super().__init__(reason_code, reason_string)
         self.reason_code = int(reason_code)
         self.reason_string = reason_string
         self.disconnect = disconnect
+        self.log_reason = log_reason
 
     def __str__(self) -> str:
-        return f"{self.reason_code:#04x}" + (f" {self.reason_string}" if self.reason_string else "")
+        """As a log has it."""
+        reason = self.log_reason or self.reason_string
+        return f"{self.reason_code:#04x}" + (f" {reason}" if reason else "")
 
 
 class GatewayError(Exception):

@@ -75,7 +75,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
             else:
                 self.__password = event["password"]
         except Reject as refusal:
-            await self.reject(refusal.reason_code, refusal.reason_string)
+            await self.reject(refusal.reason_code, refusal.reason_string, log_reason=refusal.log_reason)
 
     async def mqtt_auth(self, event: Event) -> None:
         """Goes on with an exchange, and asks `connect` after that of a new connection."""
@@ -85,7 +85,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
                 await self.__connect(password)
         except Reject as refusal:
             end = self.close if self.accepted else self.reject
-            await end(refusal.reason_code, refusal.reason_string)
+            await end(refusal.reason_code, refusal.reason_string, log_reason=refusal.log_reason)
 
     async def __connect(self, password: bytes | None) -> None:
         try:
@@ -121,10 +121,12 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         event = accept_event(client_id, properties, maximum_qos, self._gateway_will())
         await self._gateway_send({**event, **self._gateway_proof()})
 
-    async def reject(self, reason_code: int = NOT_AUTHORIZED, reason_string: str | None = None) -> None:
-        """Refuses the connection."""
+    async def reject(
+        self, reason_code: int = NOT_AUTHORIZED, reason_string: str | None = None, *, log_reason: str | None = None
+    ) -> None:
+        """Refuses the connection; `log_reason` is for the log, see `mqtt.reject` in docs/events.md."""
         self._note_refusal("connect", self.scope["client_id"], Reject(reason_code, reason_string))
-        await self._gateway_send(reason_event("mqtt.reject", reason_code, reason_string))
+        await self._gateway_send(reason_event("mqtt.reject", reason_code, reason_string, log_reason))
         self._gateway_closed = True
 
     # The hot path: one coroutine here, one for the handler and one for the server's `send`, and no other object than
@@ -285,11 +287,16 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         await self._gateway_send(publish_event(topic, payload, qos, retain, properties))
 
     async def close(
-        self, reason_code: int = ADMINISTRATIVE_ACTION, reason_string: str | None = None, *, will: bool = True
+        self,
+        reason_code: int = ADMINISTRATIVE_ACTION,
+        reason_string: str | None = None,
+        *,
+        log_reason: str | None = None,
+        will: bool = True,
     ) -> None:
-        """Closes the connection; MQTT 5 clients are told why. With `will=False` the client's will is not published:
-        for one that has lost the right to publish."""
-        await self._gateway_send(close_event(reason_code, reason_string, will))
+        """Closes the connection; MQTT 5 clients are told why, `log_reason` is for the log. With `will=False` the
+        client's will is not published: for one that has lost the right to publish."""
+        await self._gateway_send(close_event(reason_code, reason_string, log_reason, will))
         self._gateway_closed = True
 
     async def mqtt_disconnect(self, event: Event) -> None:

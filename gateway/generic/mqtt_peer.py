@@ -147,15 +147,17 @@ def accept_event(
     return {"type": "mqtt.accept"} | {key: value for key, value in options.items() if value is not None}
 
 
-def reason_event(event_type: str, reason_code: int, reason_string: str | None) -> Event:
+def reason_event(event_type: str, reason_code: int, reason_string: str | None, log_reason: str | None) -> Event:
     event: dict[str, Any] = {"type": event_type, "reason_code": reason_code}
     if reason_string:
         event["reason_string"] = reason_string
+    if log_reason:
+        event["log_reason"] = log_reason
     return event
 
 
-def close_event(reason_code: int, reason_string: str | None, will: bool) -> Event:
-    event = reason_event("mqtt.close", reason_code, reason_string)
+def close_event(reason_code: int, reason_string: str | None, log_reason: str | None, will: bool) -> Event:
+    event = reason_event("mqtt.close", reason_code, reason_string, log_reason)
     if not will:
         event["will"] = False
     return event

@@ -48,7 +48,7 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         except DenyConnection:
             self.reject()
         except Reject as refusal:
-            self.reject(refusal.reason_code, refusal.reason_string)
+            self.reject(refusal.reason_code, refusal.reason_string, log_reason=refusal.log_reason)
         for group in self._gateway_groups():
             async_to_sync(self.channel_layer.group_add)(group, self.channel_name)
 
@@ -71,10 +71,12 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         self.accepted = True
         self._gateway_send(accept_event(client_id, properties, maximum_qos, self._gateway_will()))
 
-    def reject(self, reason_code: int = NOT_AUTHORIZED, reason_string: str | None = None) -> None:
-        """Refuses the connection."""
+    def reject(
+        self, reason_code: int = NOT_AUTHORIZED, reason_string: str | None = None, *, log_reason: str | None = None
+    ) -> None:
+        """Refuses the connection; `log_reason` is for the log, see `mqtt.reject` in docs/events.md."""
         self._note_refusal("connect", self.scope["client_id"], Reject(reason_code, reason_string))
-        self._gateway_send(reason_event("mqtt.reject", reason_code, reason_string))
+        self._gateway_send(reason_event("mqtt.reject", reason_code, reason_string, log_reason))
         self._gateway_closed = True
 
     def mqtt_publish(self, event: Event) -> None:
@@ -181,11 +183,16 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         self._gateway_send(publish_event(topic, payload, qos, retain, properties))
 
     def close(
-        self, reason_code: int = ADMINISTRATIVE_ACTION, reason_string: str | None = None, *, will: bool = True
+        self,
+        reason_code: int = ADMINISTRATIVE_ACTION,
+        reason_string: str | None = None,
+        *,
+        log_reason: str | None = None,
+        will: bool = True,
     ) -> None:
-        """Closes the connection; MQTT 5 clients are told why. With `will=False` the client's will is not published:
-        for one that has lost the right to publish."""
-        self._gateway_send(close_event(reason_code, reason_string, will))
+        """Closes the connection; MQTT 5 clients are told why, `log_reason` is for the log. With `will=False` the
+        client's will is not published: for one that has lost the right to publish."""
+        self._gateway_send(close_event(reason_code, reason_string, log_reason, will))
         self._gateway_closed = True
 
     def mqtt_disconnect(self, event: Event) -> None:

@@ -13,7 +13,7 @@ from amqtt.session import ApplicationMessage, Session
 
 from protocols.amqtt_broker.options import LISTENER, AmqttOptions
 from protocols.asgi import ASGI_VERSION, MQTT_SPEC_VERSION, Application, Event, Scope
-from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox
+from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox, printable
 from protocols.sockets import client_address, server_address, tls_extension
 
 logger = logging.getLogger("gateway.amqtt")
@@ -26,6 +26,7 @@ ANSWER_TIMEOUT_S: Final = 30.0
 ANSWER_GRACE_S: Final = 10.0
 """How long the application may take to answer a client that has gone."""
 _FAILURE: Final = 0x80
+_NOT_AUTHORIZED: Final = 0x87
 _UNAVAILABLE: Final = 0x88
 
 
@@ -137,6 +138,9 @@ class Connection:
         )
         answer = await self._answered
         if answer["type"] != "mqtt.accept":
+            why = answer.get("log_reason") or answer.get("reason_string", "")
+            who = printable(session.client_id or "")
+            logger.info("refused %s: application, %#04x %s", who, answer.get("reason_code", _NOT_AUTHORIZED), why)
             return False
         identity = answer.get("client_id", session.client_id)
         if session.attributes.setdefault(IDENTITY, identity) != identity:

@@ -173,7 +173,8 @@ class Exchange:
                     self.accepted.set_result(None)
             case "mqtt.reject" | "mqtt.close" as kind:
                 word = "does not take the bridge" if kind == "mqtt.reject" else "has closed the connection"
-                text = f"the application {word}: {event.get('reason_code', 0x98):#04x} {event.get('reason_string', '')}"
+                why = event.get("log_reason") or event.get("reason_string", "")
+                text = f"the application {word}: {event.get('reason_code', 0x98):#04x} {why}"
                 self._want_end(Ending("application", text.rstrip()))
             case other:
                 raise ValueError(f"no event of an application to an MQTT connection: {other!r}")

@@ -79,11 +79,13 @@ class Closing(AuthenticationReceiver):
         now: float,
         *,
         text: str = "",
+        log_text: str = "",
         properties: Properties | None = None,
         with_will: bool = True,
     ) -> None:
         """Ends the connection, telling the client why as far as its version can be told [MQTT5-4.13.2].
 
+        `text` is for the client, and for the log and the trace too unless they have a `log_text` of their own.
         `with_will`: whether its will is published, now or after its delay; not if the client may publish no more.
         """
         if self.state is State.CLOSED:
@@ -97,7 +99,7 @@ class Closing(AuthenticationReceiver):
         elif self.state is State.CONNECTED and self.version == MQTT_5_0:
             code = sendable(reason_code, PacketType.DISCONNECT)
             self._write_short(Disconnect(reason_code=code, properties=said))  # [MQTT5-3.14.0-1]
-        self._finish(End(reason_code, reason, text), now, with_will=with_will)
+        self._finish(End(reason_code, reason, log_text or text), now, with_will=with_will)
 
     def _refuse(self, reason_code: int, text: str, now: float) -> None:
         self.close(reason_code, "application", now, text=text)
@@ -130,7 +132,14 @@ class Closing(AuthenticationReceiver):
         code = event.get("reason_code", ReasonCode.NOT_AUTHORIZED)
         if code < _FAILURE:
             raise ValueError(f"mqtt.reject: expected a reason_code of 0x80 or more, got {code:#04x}")
-        self.close(code, "application", now, text=event.get("reason_string", ""), properties=event.get("properties"))
+        self.close(
+            code,
+            "application",
+            now,
+            text=event.get("reason_string", ""),
+            log_text=event.get("log_reason", ""),
+            properties=event.get("properties"),
+        )
 
     def send_close(self, event: Event, now: float) -> None:
         """Takes an `mqtt.close`."""
@@ -139,6 +148,7 @@ class Closing(AuthenticationReceiver):
             "application",
             now,
             text=event.get("reason_string", ""),
+            log_text=event.get("log_reason", ""),
             properties=event.get("properties"),
             with_will=event.get("will", True),
         )

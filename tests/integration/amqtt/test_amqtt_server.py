@@ -78,7 +78,7 @@ class Refusing(AcceptEverything):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["client_id"] == "refused":
             await receive()
-            await send({"type": "mqtt.reject", "reason_code": 0x86})
+            await send({"type": "mqtt.reject", "reason_code": 0x86, "log_reason": "sensor-7 is disabled"})
             await receive()
             return
 
@@ -149,13 +149,17 @@ async def test_a_message_goes_from_client_to_client(address: Address, connect: C
 
 
 class TestTheApplicationIsTheAuthority:
-    async def test_a_client_that_it_rejects_is_not_authorised(self, serve_amqtt: ServeAmqtt, connect: Connect) -> None:
+    async def test_a_client_that_it_rejects_is_not_authorised(
+        self, serve_amqtt: ServeAmqtt, connect: Connect, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "gateway.amqtt")
         address = await serve_amqtt(Refusing())
 
         client = PahoClient(address, "refused", 4)
         _, code = await client.connect()
 
         assert code.getName() == "Not authorized"
+        assert "refused refused: application, 0x86 sensor-7 is disabled" in caplog.messages
         await client.disconnect()
 
     async def test_a_filter_that_it_refuses_is_refused(self, serve_amqtt: ServeAmqtt, connect: Connect) -> None:

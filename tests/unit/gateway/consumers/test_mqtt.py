@@ -117,12 +117,25 @@ class TestConnect:
             (AcceptConnection(), {"type": "mqtt.accept"}),
             (DenyConnection(), {"type": "mqtt.reject", "reason_code": 0x87}),
             (Reject(0x8A, "banned"), {"type": "mqtt.reject", "reason_code": 0x8A, "reason_string": "banned"}),
+            (
+                Reject(0x8A, "banned", log_reason="7 is banned"),
+                {"type": "mqtt.reject", "reason_code": 0x8A, "reason_string": "banned", "log_reason": "7 is banned"},
+            ),
         ],
     )
-    async def test_may_answer_by_raising(self, served: Any, exception: Exception, answer: dict[str, Any]) -> None:
-        class Subject(AsyncMqttConsumer):
+    @BOTH
+    async def test_may_answer_by_raising(
+        self, served: Any, base: Any, exception: Exception, answer: dict[str, Any]
+    ) -> None:
+        class AsyncSubject(AsyncMqttConsumer):
             async def connect(self, password: bytes | None) -> None:
                 raise exception
+
+        class SyncSubject(MqttConsumer):
+            def connect(self, password: bytes | None) -> None:
+                raise exception
+
+        Subject = AsyncSubject if base is AsyncMqttConsumer else SyncSubject  # noqa: N806
 
         client = MqttCommunicator(served(Subject.as_asgi()))
         await client.send_input(client._connect)

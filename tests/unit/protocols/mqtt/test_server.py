@@ -327,16 +327,19 @@ class TestEnds:
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             await receive()
-            await send({"type": "mqtt.reject", "reason_code": 0x86, "reason_string": "unknown token"})
+            refusal = {"reason_code": 0x86, "reason_string": "unknown token", "log_reason": "sensor-7 is disabled"}
+            await send({"type": "mqtt.reject", **refusal})
 
         client = await Client.open(await serve(application))
         client.send(Connect(version=5, client_id="c\u2028", username="u", password=b"hunter2"))
 
-        assert len(await client.ended()) == 1
+        [connack] = await client.ended()
+        assert isinstance(connack, ConnAck)
+        assert connack.properties == {"reason_string": "unknown token"}
         [record] = [record for record in caplog.records if record.name == "gateway.mqtt"]
         line = record.getMessage()
         assert line.startswith("closed c\\u2028 from 127.0.0.1:")
-        assert line.endswith("application, 0x86 unknown token")
+        assert line.endswith("application, 0x86 sensor-7 is disabled")
 
     async def test_a_client_that_sends_all_before_it_reads_is_told_why_it_is_closed(self, serve: Serve) -> None:
         server = await serve(max_packet_bytes=10_000)

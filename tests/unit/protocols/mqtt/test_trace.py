@@ -23,7 +23,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         forbidden = {"reason_code": 0x87, "reason_string": "not yours"}
         match event["type"]:
             case "mqtt.connect" if scope["client_id"] == "stranger":
-                await send({"type": "mqtt.reject", "reason_code": 0x86, "reason_string": "unknown token"})
+                refusal = {"reason_code": 0x86, "reason_string": "unknown token", "log_reason": "sensor-7 is disabled"}
+                await send({"type": "mqtt.reject", **refusal})
             case "mqtt.connect":
                 client_id, will = f"device/{scope['client_id']}", scope["will"]
                 will_counts = will is None or will["topic"] != "forbidden"
@@ -190,7 +191,9 @@ async def test_a_will_that_does_not_count_is_told(
     assert refused == [f"refused CONNECT '{topic}' 0x87 the will does not count"] * refusals
 
 
-async def test_a_refused_connection_is_seen_under_the_name_that_it_uses(server: MqttServer, connected: Open) -> None:
+async def test_a_refused_connection_is_seen_under_the_name_that_it_uses_and_the_reason_is_that_of_the_log(
+    server: MqttServer, connected: Open
+) -> None:
     with server.trace("stranger") as trace:
         await connected("stranger", username="TOKEN")
         events = await events_until(trace, "closed")
@@ -198,7 +201,7 @@ async def test_a_refused_connection_is_seen_under_the_name_that_it_uses(server: 
     assert lines(events) == [
         "in CONNECT version=5 client_id='stranger' username=***",
         "out CONNACK reason_code=0x86 reason_string='unknown token'",
-        "closed  application 0x86 unknown token",
+        "closed  application 0x86 sensor-7 is disabled",
     ]
 
 
