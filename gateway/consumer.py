@@ -86,6 +86,8 @@ class AsyncConsumer(BackgroundWork):
     _gateway_message_handlers: ClassVar[dict[str, Handler]] = {}
     _gateway_functions: ClassVar[dict[str, Handler]] = {}
     _gateway_own_dispatch: ClassVar[bool] = False
+    _gateway_before_events: Callable[[], Awaitable[None]] | None = None
+    """What is to be done with the scope alone, before the first event is taken."""
 
     # A subclass is other people's, and must not redefine by chance what is private here: hence these long names.
     # The values are for tests that call methods of a consumer without running it.
@@ -225,6 +227,11 @@ class AsyncConsumer(BackgroundWork):
         inbox = self._gateway_inbox
         # Straight from the table to the handler, which saves a coroutine per event, unless `dispatch` is overridden.
         self.__handlers = self._gateway_handlers if type(self).dispatch is AsyncConsumer.dispatch else {}
+        if self._gateway_before_events is not None:
+            self.__began = True
+            await self._gateway_before_events()
+            if lane.used:
+                lane.release()
         event = await inbox.next()
         self.__began = True
         if not self._sync:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeAlias
 from gateway.consumer import AsyncConsumer
 from gateway.exceptions import StopConsumer
 from gateway.metrics import consumer_bodies_too_large, consumer_sends_after_close
-from protocols.asgi import Event
+from protocols.asgi import Event, Scope
 from protocols.runner import describe
 
 logger = logging.getLogger("gateway.http")
@@ -23,10 +23,14 @@ class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect"
     send the headers and a first part with `more_body=True` and return, and messages from a channel layer send the rest:
     long polling. It also ends when `handle` returns and no response was begun. While `handle` runs, no message is
     handled; and it is cancelled `disconnect_grace_s` after the client has left, unless its response is complete.
+
+    `before_body` is called first, when nothing but the head of the request has been taken: who may not send a body is
+    refused there, before anybody holds it.
     """
 
     max_body_bytes: ClassVar[int | None] = 16 * 1024 * 1024
-    """The largest request body that is read into memory for `handle`; a larger one is answered with 413."""
+    """The largest request body that is read into memory for `handle`; for a larger one `body_too_large` is called, and
+    before it is read if Content-Length tells."""
 
     __response_begun = False
     _response_complete = False
@@ -52,6 +56,15 @@ class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect"
         await self.send_headers(status=status, **kwargs)
         await self.send_body(body)
 
+    async def before_body(self) -> None:
+        """Called once, before the body is read; to be overridden. If it sends a whole response, the body is not read
+        and `handle` is not called."""
+
+    async def body_too_large(self) -> None:
+        """Called in the place of `handle` when the body is larger than `max_body_bytes`; answers with 413."""
+        logger.info("refused %s with 413: a body of more than %d bytes", describe(self.scope), self.max_body_bytes)
+        await self.send_response(413, b"", headers=[(b"connection", b"close")])
+
     async def handle(self, body: bytes) -> None:
         """Called with the whole body of the request; to be overridden."""
         raise NotImplementedError("Subclasses of AsyncHttpConsumer must provide a handle() method.")
@@ -63,16 +76,24 @@ class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect"
         """Collects the body and gives it to `handle`."""
         body = message.get("body", b"")
         self.__body_bytes += len(body)
-        if self.max_body_bytes is not None and self.__body_bytes > self.max_body_bytes:
-            self.body.clear()
-            consumer_bodies_too_large.inc()
-            logger.info("refused %s with 413: a body of more than %d bytes", describe(self.scope), self.max_body_bytes)
-            await self.send_response(413, b"", headers=[(b"connection", b"close")])
-            raise StopConsumer
+        await self.__bound(self.__body_bytes)
         self.body.append(body)
         if not message.get("more_body"):
             await self.handle(b"".join(self.body))
             self.__handled = True
+
+    async def _gateway_before_events(self) -> None:
+        await self.before_body()
+        if self._response_complete:
+            raise StopConsumer
+        await self.__bound(_content_length(self.scope))
+
+    async def __bound(self, body_bytes: int) -> None:
+        if self.max_body_bytes is not None and body_bytes > self.max_body_bytes:
+            self.body.clear()
+            consumer_bodies_too_large.inc()
+            await self.body_too_large()
+            raise StopConsumer
 
     async def http_disconnect(self, message: Event) -> None:
         """Calls `disconnect`."""
@@ -100,3 +121,11 @@ class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect"
         except OSError:  # how a server says that the client has left (ASGI www 2.4)
             consumer_sends_after_close.labels("http").inc()
         self._response_complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+
+
+def _content_length(scope: Scope) -> int:
+    """What the head says of the body's length; 0 if it says nothing."""
+    for name, value in scope.get("headers", ()):
+        if name == b"content-length" and value.isdigit():
+            return int(value.lstrip(b"0")[:19] or b"0")  # more digits say nothing else than too much
+    return 0

@@ -222,3 +222,66 @@ async def test_a_body_over_the_limit_is_refused_with_413(served: Any) -> None:
     await request.wait()
     assert Small.disconnects == 1
     assert (await HttpCommunicator(Small.as_asgi(), "POST", "/", body=b"1234567890").get_response())["status"] == 200
+
+
+class Guarded(Consumer):
+    """Refuses by the head alone who has no token, and larger bodies than 10 bytes."""
+
+    max_body_bytes = 10
+
+    async def before_body(self) -> None:
+        if (b"token", b"right") not in self.scope["headers"]:
+            await self.send_response(401, b"no token")
+
+    async def body_too_large(self) -> None:
+        await self.send_response(413, b"at most 10 bytes")
+
+    async def handle(self, body: bytes) -> None:
+        await self.send_response(200, body)
+
+
+class TestWhatTheHeadDecides:
+    async def test_an_answer_before_the_body_is_final(self, served: Any) -> None:
+        Guarded.disconnects = 0
+        request = HttpCommunicator(served(Guarded.as_asgi()), "POST", "/")
+
+        assert (await request.receive_output())["status"] == 401  # and no part of the body has been sent
+        assert await request.receive_body() == (b"no token", False)
+        await request.wait()
+        assert Guarded.disconnects == 1
+
+    async def test_without_one_the_body_is_read(self, served: Any) -> None:
+        headers = [(b"token", b"right"), (b"content-length", b"4")]
+        request = HttpCommunicator(served(Guarded.as_asgi()), "POST", "/", b"body", headers)
+
+        assert await request.get_response() == {"status": 200, "headers": [], "body": b"body"}
+
+    @pytest.mark.parametrize("length", [b"11", b"0011", b"9" * 5000])
+    async def test_a_length_beyond_the_limit_is_refused_before_the_body_is_read(
+        self, served: Any, length: bytes
+    ) -> None:
+        headers = [(b"token", b"right"), (b"content-length", length)]
+        request = HttpCommunicator(served(Guarded.as_asgi()), "POST", "/", headers=headers)
+
+        assert (await request.receive_output())["status"] == 413
+        assert await request.receive_body() == (b"at most 10 bytes", False)
+        await request.wait()
+
+    async def test_a_failure_there_reaches_the_server_after_disconnect(self, served: Any) -> None:
+        class Failing(Consumer):
+            async def before_body(self) -> None:
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await HttpCommunicator(served(Failing.as_asgi()), "GET", "/").get_response()
+        assert Failing.disconnects == 1
+
+    async def test_a_client_that_leaves_meanwhile_ends_it(self, served: Any) -> None:
+        class Waiting(Consumer):
+            async def before_body(self) -> None:
+                await asyncio.Event().wait()
+
+        request = HttpCommunicator(served(Waiting.as_asgi()), "GET", "/")
+        await request.disconnect()
+
+        assert Waiting.disconnects == 1
