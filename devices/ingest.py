@@ -4,10 +4,12 @@ A group is whatever came while the last commit ran, so there is no interval to t
 reading at once, a busy one thousands together. The acknowledgement of everything that a device has in a group waits for
 one future, which is resolved when the commit has returned; dashboards are told after that.
 
-While the database is away, locked or read-only, the same group is tried again until it is stored. Meanwhile at most
-MAX_WAITING further readings are taken, then `ready` blocks, consumers stop taking events, and sockets wait. Nothing is
-dropped. Should the database refuse a value as data, which profiles are there to prevent, the devices of the group are
-written one by one, and only the one at fault is refused.
+While the database is away, locked or read-only, the same group is tried again until it is stored. An attempt that
+takes longer than SLOW_S is told of as a failure while it goes on; one that takes longer than ATTEMPT_S is ended, and
+the group tried again: whatever became of it, nothing is stored twice. Meanwhile at most MAX_WAITING further readings
+are taken, then `ready` blocks, consumers stop taking events, and sockets wait. Nothing is dropped. Should the database
+refuse a value as data, which profiles are there to prevent, the devices of the group are written one by one, and only
+the one at fault is refused.
 
 Two readings of one key and one time are told apart by `seq`. If the device gave the time, it is a hash of the value: a
 message sent again is stored once, and two different values are both kept. If the server did, it is a count: equal
@@ -20,8 +22,9 @@ import random
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import Final, TypeAlias
 from zlib import crc32
@@ -40,6 +43,12 @@ MAX_WAITING: Final = 50_000
 MAX_KNOWN_KEYS: Final = 100_000
 NEWEST_PER_DEVICE: Final = 200
 RETRY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0)
+SLOW_S: Final = 4.0
+"""How long an attempt may take before /readyz and the log say that readings are not committed."""
+ATTEMPT_S: Final = 40.0
+"""How long an attempt may take. More than `tcp_user_timeout` and `statement_timeout`, which know what is wrong."""
+MAX_DOUBLINGS: Final = 4
+"""Each attempt after one that was ended has twice the time, so often: a database that is only slow gets through."""
 SEEN_INTERVAL_MS: Final = 1_000
 BYTES_PER_READING: Final = 64
 """What a reading with text counts for one reading of; long texts count for many."""
@@ -120,9 +129,18 @@ class Group:
 class Ingest:
     """Takes readings from the event loop and commits them in one thread."""
 
-    def __init__(self, writer: Writer, *, on_commit: Callable[[Group], None]) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        *,
+        on_commit: Callable[[Group], None],
+        slow_s: float = SLOW_S,
+        attempt_s: float = ATTEMPT_S,
+    ) -> None:
         """`on_commit` is called in the event loop with each group that is stored."""
         self._writer = writer
+        self._slow_s = slow_s
+        self._attempt_s = attempt_s
         self._on_commit = on_commit
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ingest")
         self._key_ids: dict[str, int] = {}
@@ -272,27 +290,45 @@ class Ingest:
     async def _store(self, group: Group) -> None:
         """Writes the group, trying again as long as the database is away. Raises the writer's data_errors."""
         loop = asyncio.get_running_loop()
-        attempt = 0
+        attempt = doublings = 0
+        began = time.perf_counter()
         while True:
             started = time.perf_counter()
+            limit_s = self._attempt_s * 2**doublings
             try:
-                key_ids = await loop.run_in_executor(self._thread, self._write, group)
+                with self._limited(limit_s):
+                    key_ids = await loop.run_in_executor(self._thread, self._write, group)
             except self._writer.data_errors:
                 self.failure = None
                 raise
             except Exception as error:  # whatever a driver raises: the readings are here, and stay
                 self._note_failure(error)
+                if time.perf_counter() - started >= limit_s:
+                    doublings = min(doublings + 1, MAX_DOUBLINGS)
                 await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
                 attempt += 1
             else:
                 break
         if self.failure is not None:
-            logger.warning("readings are committed again, after %d attempts", attempt)
+            waited_s = time.perf_counter() - began
+            logger.warning("readings are committed again, after %.1f s and %d failed attempts", waited_s, attempt)
             self.failure = None
         self._key_ids.update(key_ids)
         metrics.commit_seconds.observe(time.perf_counter() - started)
         metrics.commits.inc()
         metrics.readings_committed.inc(len(group.rows))
+
+    @contextmanager
+    def _limited(self, limit_s: float) -> Iterator[None]:
+        """Around an attempt: tells when it is slow, and ends it after `limit_s`."""
+        loop = asyncio.get_running_loop()
+        slow = loop.call_later(self._slow_s, self._note_slow)
+        end = loop.call_later(limit_s, self._writer.abort)
+        try:
+            yield
+        finally:
+            slow.cancel()
+            end.cancel()
 
     def _write(self, group: Group) -> dict[str, int]:
         """In the thread: stores the group and returns the numbers of the keys that were new to this process."""
@@ -317,9 +353,16 @@ class Ingest:
         seen.update(dict.fromkeys(due, at))
         return [(at, device_id) for device_id in due]
 
+    def _note_slow(self) -> None:
+        metrics.commits_slow.inc()
+        self._tell_failure(f"no answer from the database for {self._slow_s:g} s")
+
     def _note_failure(self, error: Exception) -> None:
-        self.failure = f"{type(error).__name__}: {error}".strip()
         metrics.commit_failures.labels(type(error).__name__).inc()
+        self._tell_failure(f"{type(error).__name__}: {error}".strip())
+
+    def _tell_failure(self, failure: str) -> None:
+        self.failure = failure
         if self._failure_log.take() is not None:
             logger.error("cannot commit, devices wait; trying again until it works: %s", self.failure)
 

@@ -11,6 +11,7 @@ commit_seconds = Histogram(
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
 )
 commit_failures = Counter("gateway_commit_failures", "Commits of readings that failed and are tried again", ["error"])
+commits_slow = Counter("gateway_commits_slow", "Attempts to commit readings that took longer than four seconds")
 readings_unstorable = Counter("gateway_readings_unstorable", "Readings that the database refuses as data")
 payloads_refused = Counter("gateway_payloads_refused", "Payloads of devices that were refused", ["protocol", "reason"])
 logins_refused = Counter("gateway_device_logins_refused", "Devices that were not let in", ["protocol", "reason"])

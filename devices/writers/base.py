@@ -43,5 +43,8 @@ class Writer(Protocol):
     def write(self, batch: Batch) -> None:
         """Writes and commits all of `batch` or nothing. A reading that is stored already stays as it is."""
 
+    def abort(self) -> None:
+        """Makes a call that another thread waits for fail, as far as that is possible. Blocks not, raises nothing."""
+
     def close(self) -> None:
         """Closes the connection; the next call opens a new one. Raises nothing."""

@@ -5,9 +5,15 @@ from typing import Any, Final
 
 import psycopg
 
+from devices.database_sockets import DatabaseSocket
 from devices.writers.base import DEVICES, KEYS, LATEST, LATEST_COLUMNS, READINGS, ROW_COLUMNS, Batch, Row
 
 STATEMENT_TIMEOUT_S: Final = 30
+OPTIONS: Final = f"-c statement_timeout={STATEMENT_TIMEOUT_S}s -c synchronous_commit=on"
+"""What the sessions of the writer are set to. An acknowledgement says that a power cut takes nothing back, whatever the
+database or its user is set to."""
+
+_KEYWORDS: Final = frozenset(option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults())
 
 _STAGING = """
     CREATE TEMPORARY TABLE IF NOT EXISTS incoming (
@@ -24,9 +30,13 @@ _UPSERT = f"""
     WHERE excluded.ts >= {LATEST}.ts
 """  # noqa: S608
 _SEEN = f"""
-    UPDATE {DEVICES} SET last_seen_ms = seen.at FROM unnest(%s::bigint[], %s::bigint[]) AS seen (at, device_id)
-    WHERE id = seen.device_id AND (last_seen_ms IS NULL OR last_seen_ms < seen.at)
+    UPDATE {DEVICES} SET last_seen_ms = seen.at FROM (
+        SELECT id, at FROM {DEVICES} JOIN unnest(%s::bigint[], %s::bigint[]) AS heard (at, device_id) ON id = device_id
+        WHERE last_seen_ms IS NULL OR last_seen_ms < at
+        ORDER BY id FOR NO KEY UPDATE OF {DEVICES} SKIP LOCKED
+    ) AS seen WHERE {DEVICES}.id = seen.id
 """  # noqa: S608
+"""A row that somebody has locked is left as it is, for the next message to mark: readings do not wait for it."""
 
 
 class PostgresqlWriter:
@@ -41,21 +51,12 @@ class PostgresqlWriter:
     )
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
-        """`parameters` are those Django connects with."""
-        wanted = (
-            "dbname",
-            "host",
-            "port",
-            "user",
-            "password",
-            "sslmode",
-            "sslrootcert",
-            "sslcert",
-            "sslkey",
-            "service",
-        )
-        self._parameters = {name: parameters[name] for name in wanted if name in parameters}
+        """`parameters` are those Django connects with; what libpq knows of them is used, the rest is Django's own."""
+        own = {name: value for name, value in parameters.items() if name in _KEYWORDS}
+        options = f"{own.get('options', '')} {OPTIONS}".strip()
+        self._parameters = {"application_name": "fieldgate ingest"} | own | {"options": options}
         self._connection: psycopg.Connection | None = None
+        self._socket: DatabaseSocket | None = None
 
     def key_ids(self, names: Sequence[str]) -> dict[str, int]:
         """See Writer."""
@@ -83,26 +84,26 @@ class PostgresqlWriter:
                 seen = sorted(batch.seen, key=lambda entry: entry[1])
                 cursor.execute(_SEEN, [[at for at, _ in seen], [device_id for _, device_id in seen]])
 
+    def abort(self) -> None:
+        """See Writer. Making a connection is not aborted: it has `connect_timeout`."""
+        if self._socket is not None:
+            self._socket.shut_down()
+
     def close(self) -> None:
         """See Writer."""
+        open_socket, self._socket = self._socket, None
+        if open_socket is not None:
+            open_socket.close()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def _open(self) -> psycopg.Connection:
         if self._connection is None or self._connection.closed:
-            connection = psycopg.connect(
-                **self._parameters,
-                autocommit=True,
-                application_name="fieldgate ingest",
-                connect_timeout=10,
-                options=f"-c statement_timeout={STATEMENT_TIMEOUT_S}s",
-                keepalives_idle=10,
-                keepalives_interval=5,
-                keepalives_count=3,
-            )
-            connection.execute(_STAGING)
-            self._connection = connection
+            self.close()
+            self._connection = psycopg.connect(**self._parameters, autocommit=True)
+            self._socket = DatabaseSocket(self._connection)
+            self._connection.execute(_STAGING)
         return self._connection
 
 

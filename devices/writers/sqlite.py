@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Final
@@ -61,6 +62,13 @@ class SqliteWriter:
             execute_with_rows(connection, _INSERT, batch.rows)
             execute_with_rows(connection, _UPSERT, [row[:3] + row[4:] for row in batch.latest])
             connection.executemany(_SEEN, batch.seen)
+
+    def abort(self) -> None:
+        """See Writer. A disk that does not answer is waited for all the same."""
+        connection = self._connection
+        if connection is not None:
+            with suppress(sqlite3.Error):  # it was closed in this moment
+                connection.interrupt()
 
     def close(self) -> None:
         """See Writer."""

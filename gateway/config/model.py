@@ -16,6 +16,17 @@ from protocols.trusted import TrustedPeers
 
 DATABASE_SCHEMES: Final = ("sqlite", "postgresql")
 
+POSTGRESQL_PARAMETERS: Final[Mapping[str, str]] = {
+    "connect_timeout": "10",
+    # How long sent data may stay unacknowledged, in ms. The kernel's own limit is about 15 minutes, and keep-alives do
+    # not count meanwhile: a network that swallows packets would go unnoticed for that long.
+    "tcp_user_timeout": "20000",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+}
+"""What every connection to PostgreSQL is made with, unless the query of `database.url` says otherwise."""
+
 
 def _check_bind(bind: str) -> str:
     parse_bind(bind)
@@ -189,5 +200,5 @@ class Config:
         return Path(parts.path[1:]) if parts.scheme == "sqlite" else None
 
     def database_parameters(self) -> dict[str, str]:
-        """The query of the database URL: PostgreSQL's connection parameters (sslmode, ...)."""
-        return dict(parse_qsl(urlsplit(self.database_url).query))
+        """PostgreSQL's connection parameters: POSTGRESQL_PARAMETERS, and the query of the database URL."""
+        return dict(POSTGRESQL_PARAMETERS) | dict(parse_qsl(urlsplit(self.database_url).query))

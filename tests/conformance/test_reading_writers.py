@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import re
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,13 +11,18 @@ from typing import Any
 import pytest
 from django.db import connections
 
+from devices import metrics
 from devices.credentials import Identity
 from devices.ingest import MAX_WAITING, SEEN_INTERVAL_MS, Group, Ingest
 from devices.models import Device, DeviceType, Key, LatestValue, Reading
 from devices.profiles import PROFILES, Point
 from devices.writers import Batch, Row, Writer, make_writer
+from devices.writers.base import DEVICES
+from devices.writers.postgresql import PostgresqlWriter
 from gateway.db import database_sync_to_async
 from gateway.exceptions import Reject
+from tests.support.postgres import PostgresServer
+from tests.support.silent_proxy import SilentProxy, silent_proxy
 
 TS = 1_700_000_000_000
 BEYOND_INT64 = 2**63
@@ -168,8 +175,35 @@ class Unsteady:
             raise ConnectionError("the database is away")
         self._writer.write(batch)
 
+    def abort(self) -> None:
+        self._writer.abort()
+
     def close(self) -> None:
         self._writer.close()
+
+
+class Hanging(Unsteady):
+    """A writer in front of a real one, which hangs after what it wrote as often as it is told to, until it is aborted:
+    whether the attempt has come to its end is not known."""
+
+    def __init__(self, writer: Writer) -> None:
+        super().__init__(writer)
+        self.hangs = 0
+        self.is_hanging = threading.Event()
+        self._aborted = threading.Event()
+
+    def write(self, batch: Batch) -> None:
+        super().write(batch)
+        if self.hangs:
+            self.hangs -= 1
+            self.is_hanging.set()
+            self._aborted.wait()
+            self._aborted.clear()
+            self.is_hanging.clear()
+            raise ConnectionError("aborted")
+
+    def abort(self) -> None:
+        self._aborted.set()
 
 
 class Running:
@@ -315,10 +349,11 @@ class TestDatabaseAway:
 
         assert await ask(stored) == [(TS, 1.0, None), (TS + 1, 2.0, None)]
         assert running.writer.attempts == 6
-        assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
-            "cannot commit, devices wait; trying again until it works: ConnectionError: the database is away",
-            "readings are committed again, after 4 attempts",
-        ]
+        failed, over = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert (
+            failed == "cannot commit, devices wait; trying again until it works: ConnectionError: the database is away"
+        )
+        assert re.fullmatch(r"readings are committed again, after \d+\.\d s and 4 failed attempts", over)
 
     async def test_ingest_says_why_until_it_is_over(self, running: Running, device: Identity) -> None:
         running.writer.failures = 2
@@ -376,6 +411,136 @@ class TestDatabaseAway:
         assert not submitted.done()
         assert await ask(stored) == []
         await asyncio.to_thread(running.writer.close)
+
+
+class TestDatabaseSilent:
+    """No attempt is waited for without limit, and none is waited for in silence."""
+
+    async def test_a_slow_attempt_is_a_failure_that_is_told_and_counted_while_it_goes_on(
+        self, database: str, device: Identity, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        writer = Hanging(make_writer())
+        writer.hangs = 1
+        before = metrics.commits_slow._value.get()
+        ingest = Ingest(writer, on_commit=lambda group: None, slow_s=0.01)
+        ingest.start()
+
+        submitted = ingest.submit(device, [("t", TS, 1.0, None)], TS)
+        while ingest.failure is None:
+            await asyncio.sleep(0.005)
+
+        assert ingest.failure == "no answer from the database for 0.01 s"
+        assert not submitted.done()
+        assert metrics.commits_slow._value.get() == before + 1
+        assert [record.getMessage() for record in caplog.records] == [
+            "cannot commit, devices wait; trying again until it works: no answer from the database for 0.01 s"
+        ]
+        writer.abort()
+        await submitted
+        await ingest.close()
+        assert ingest.failure is None
+
+    async def test_an_attempt_that_hangs_is_ended_and_what_it_may_have_stored_is_stored_once(
+        self, database: str, device: Identity
+    ) -> None:
+        writer = Hanging(make_writer())
+        writer.hangs = 2
+        ingest = Ingest(writer, on_commit=lambda group: None, attempt_s=0.05)
+        ingest.start()
+
+        await ingest.submit(device, [("t", TS, 1.0, None), ("t", None, 2.0, None)], TS + 5)
+        await ingest.close()
+
+        assert writer.attempts == 3
+        assert await ask(stored) == [(TS, 1.0, None), (TS + 5, 2.0, None)]
+
+    async def test_to_abort_a_writer_that_does_nothing_does_no_harm(self, writer: Writer) -> None:
+        writer.abort()
+        writer.key_ids(["t"])
+        writer.close()
+        writer.abort()
+
+        assert writer.key_ids(["t"])
+
+
+@pytest.fixture
+async def proxied(
+    postgresql_database: str, postgres_server: PostgresServer
+) -> AsyncIterator[tuple[SilentProxy, PostgresqlWriter]]:
+    """A writer to PostgreSQL behind a proxy."""
+    async with silent_proxy(postgres_server.port) as proxy:
+        parameters = {**connections["default"].get_connection_params(), "port": proxy.port}
+        writer = PostgresqlWriter(parameters)
+        yield proxy, writer
+
+
+async def test_readings_go_through_a_new_connection_when_postgresql_has_fallen_silent(
+    proxied: tuple[SilentProxy, PostgresqlWriter], postgresql_database: str
+) -> None:
+    proxy, writer = proxied
+    device = await ask(make_device, "thermo-1")
+    ingest = Ingest(writer, on_commit=lambda group: None, slow_s=0.1, attempt_s=2)
+    ingest.start()
+    await ingest.submit(device, [("t", TS, 1.0, None)], TS)
+
+    proxy.silence_established()
+    submitted = ingest.submit(device, [("t", TS + 1, 2.0, None), ("new", TS, 3.0, None)], TS)
+    while ingest.failure is None:
+        await asyncio.sleep(0.01)
+    await submitted
+    await ingest.close()
+
+    assert proxy.connections == 2
+    assert await ask(stored) == [(TS, 1.0, None), (TS + 1, 2.0, None)]
+    assert await ask(stored, "new") == [(TS, 3.0, None)]
+
+
+def test_a_device_whose_row_somebody_has_locked_holds_up_no_reading(
+    postgresql_database: str, postgres_server: PostgresServer
+) -> None:
+    locked, other = make_device("thermo-1"), make_device("thermo-2")
+    writer = make_writer()
+    key = writer.key_ids(["t"])["t"]
+    seen = [(TS, locked.device_id), (TS, other.device_id)]
+    with postgres_server.connect(postgresql_database) as holder, holder.transaction():
+        holder.execute(f"SELECT 1 FROM {DEVICES} WHERE id = {locked.device_id} FOR UPDATE".encode())
+
+        writer.write(Written([(locked.device_id, key, TS, 1, TS, 1.0, None)], [], seen))
+
+        assert stored() == [(TS, 1.0, None)]
+        assert [last_seen(device.device_id) for device in (locked, other)] == [None, TS]
+    writer.write(Written([], [], seen))
+    writer.close()
+    assert last_seen(locked.device_id) == TS
+
+
+class TestPostgresqlSession:
+    def test_has_all_that_libpq_knows_of_the_parameters(self, postgresql_database: str) -> None:
+        given = {
+            "tcp_user_timeout": "12345",
+            "keepalives_idle": "7",
+            "application_name": "mine",
+            "target_session_attrs": "read-write",
+        }
+        writer = PostgresqlWriter(connections["default"].get_connection_params() | given)
+        writer.key_ids(["t"])
+
+        assert writer._connection is not None
+        used = writer._connection.info.get_parameters()
+        assert {name: used[name] for name in given} == given
+        writer.close()
+
+    def test_keeps_what_it_acknowledges_through_a_power_cut_whatever_the_database_is_set_to(
+        self, postgresql_database: str, postgres_server: PostgresServer
+    ) -> None:
+        parameters = connections["default"].get_connection_params()
+        writer = PostgresqlWriter(parameters | {"options": "-c synchronous_commit=off -c work_mem=5MB"})
+        writer.key_ids(["t"])
+
+        assert writer._connection is not None
+        for name, value in (("synchronous_commit", "on"), ("statement_timeout", "30s"), ("work_mem", "5MB")):
+            assert writer._connection.execute(f"SHOW {name}".encode()).fetchone() == (value,)
+        writer.close()
 
 
 class TestDataThatTheDatabaseRefuses:

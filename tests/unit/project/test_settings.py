@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import Config, load
+from gateway.config.model import POSTGRESQL_PARAMETERS
 from project import settings
 
 ENCRYPTED = "[[listeners]]\nprotocol='http'\nbind='h:1'\n[listeners.tls]\ncertfile='x'\n"
@@ -39,13 +40,18 @@ class TestDatabase:
         assert database["ENGINE"] == "django.db.backends.postgresql"
         assert (database["USER"], database["PASSWORD"]) == ("gate@way", "p/ss")
         assert (database["HOST"], database["PORT"], database["NAME"]) == ("db.example.org", 6432, "readings")
-        assert database["OPTIONS"] == {"sslmode": "require", "application_name": "gw"}
+        assert database["OPTIONS"] == POSTGRESQL_PARAMETERS | {"sslmode": "require", "application_name": "gw"}
 
     def test_postgresql_without_a_host_is_the_local_socket(self) -> None:
         database = settings.database(configured("[database]\nurl = 'postgresql:///readings?host=/run/postgresql'"))
 
         assert (database["HOST"], database["NAME"]) == ("", "readings")
-        assert database["OPTIONS"] == {"host": "/run/postgresql"}
+        assert database["OPTIONS"] == POSTGRESQL_PARAMETERS | {"host": "/run/postgresql"}
+
+    def test_what_its_url_says_of_time_limits_counts(self) -> None:
+        database = settings.database(configured("[database]\nurl = 'postgresql://h/x?tcp_user_timeout=5000'"))
+
+        assert database["OPTIONS"] == POSTGRESQL_PARAMETERS | {"tcp_user_timeout": "5000"}
 
 
 class TestAllowedHosts:
