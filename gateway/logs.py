@@ -6,7 +6,6 @@ path of the device API reaches neither, nor does one in the text of an exception
 
 import logging
 import logging.config
-import re
 import sys
 from collections.abc import MutableMapping
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 import structlog
 
 from gateway.config import LogOptions
+from protocols.masking import mask_text
 
-_TOKEN_IN_PATH = re.compile(r"(/api/v1/)[^/\s?\"']+")
 _TIME = {
     "json": structlog.processors.TimeStamper(fmt="iso", utc=True),
     "console": structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
@@ -67,9 +66,9 @@ def _processors(options: LogOptions) -> "list[structlog.types.Processor]":
 
 
 def hide_tokens(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Masks the access token of a device API path in the texts of a record, whoever wrote it."""
-    for part in ("event", "exception"):
+    """Masks what looks like a token in the paths and URLs that the texts of a record name, whoever wrote it."""
+    for part in ("event", "exception", "stack"):
         text = event.get(part)
-        if isinstance(text, str) and "/api/v1/" in text:
-            event[part] = _TOKEN_IN_PATH.sub(r"\1***", text)
+        if isinstance(text, str):
+            event[part] = mask_text(text)
     return event

@@ -21,7 +21,8 @@ from protocols.http_exchange import Exchange, ExpectingInbox
 from protocols.http_options import PIPELINE_BYTES, Site
 from protocols.http_request import Refusal, http_scope, lowered, refusal_of, split_target
 from protocols.http_response import plain_response
-from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox, redact_path
+from protocols.masking import redact_path
+from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox
 from protocols.sockets import client_address, server_address, tls_extension
 from protocols.websocket import open_websocket
 

@@ -6,9 +6,10 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import unquote
 
+from protocols.addresses import parse_node
 from protocols.aiohttp_parsers import RequestHead
 from protocols.asgi import ASGI_VERSION, HTTP_SPEC_VERSION, WEBSOCKET_SPEC_VERSION, Scope
-from protocols.trusted import TrustedPeers, parse_address
+from protocols.trusted import TrustedPeers
 
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
@@ -169,17 +170,20 @@ class Forwarding:
         """The client and scheme of a request whose connection comes from `client`.
 
         X-Forwarded-For is read from the right, past the proxies that are trusted: what stands further left is the
-        client's own claim.
+        client's own claim. A hop that is no address ("unknown") ends the walk: the last one that was read holds.
         """
         if client not in self._trusted:
             return client, scheme
         hops = b",".join([value for name, value in headers if name == b"x-forwarded-for"]).split(b",")
         for hop in reversed(hops):
-            address = hop.strip().decode("latin-1")
-            if parse_address(address) is None:
+            text = hop.strip().decode("latin-1")
+            if not text:  # an empty element of a list counts for nothing (RFC 9110 §5.6.1.2)
+                continue
+            node = parse_node(text)
+            if node is None:
                 break
-            client = (address, 0)
-            if not self._trusted.has_address(address):
+            client = node
+            if not self._trusted.has_address(node[0]):
                 break
         forwarded = [value for name, value in headers if name == b"x-forwarded-proto"]
         if forwarded:

@@ -7,6 +7,8 @@ beyond it: what follows belongs to TLS or to the protocol of the listener.
 import ipaddress
 from typing import Final, NamedTuple
 
+from protocols.addresses import parse_address
+
 SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 """How a header of version 2 begins (§2.2)."""
 
@@ -74,11 +76,12 @@ def _parse_v1(line: bytes) -> Proxied | None:
 
 
 def _address(field: bytes, family: bytes) -> str:
-    kind = ipaddress.IPv4Address if family == b"TCP4" else ipaddress.IPv6Address
-    try:
-        return str(kind(field.decode("ascii")))
-    except ValueError:
-        raise ProxyHeaderError("a PROXY line with an address that is none") from None
+    """In the one spelling that all wires use: HAProxy passes an IPv4 client on to IPv6 as "::ffff:192.0.2.1"."""
+    text = field.decode("latin-1")
+    address = parse_address(text)
+    if address is None or (":" in text) != (family == b"TCP6"):
+        raise ProxyHeaderError("a PROXY line with an address that is none")
+    return str(address)
 
 
 def _port(field: bytes) -> int:
@@ -104,6 +107,11 @@ def _parse_v2(header: bytes) -> Proxied | None:
         raise ProxyHeaderError(f"a PROXY header of the family {family:#04x}, which is not a stream's")
     if len(body) < 2 * size + 4:
         raise ProxyHeaderError("a PROXY header that is too short for its addresses")
-    source, target = (str(ipaddress.ip_address(body[at : at + size])) for at in (0, size))
+    source, target = (_packed(body[at : at + size]) for at in (0, size))
     ports = body[2 * size :]
     return Proxied((source, int.from_bytes(ports[:2], "big")), (target, int.from_bytes(ports[2:4], "big")))
+
+
+def _packed(address: bytes) -> str:
+    parsed = ipaddress.ip_address(address)
+    return str(getattr(parsed, "ipv4_mapped", None) or parsed)

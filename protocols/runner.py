@@ -12,19 +12,18 @@ Invariants, whatever ends the connection:
 import asyncio
 import contextvars
 import logging
-import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, Protocol, cast
 
 from protocols.asgi import Application, Event, Scope, Send
+from protocols.masking import printable as printable
+from protocols.masking import redact_path
 from protocols.stand_in import StandIn
 
 logger = logging.getLogger("gateway.runner")
 
 HIGH_WATER_BYTES = 256 * 1024
-
-_TOKEN_IN_PATH = re.compile(r"(/api/v\d+/)[^/]+")
 
 
 class ClientDisconnectedError(ConnectionError):
@@ -385,13 +384,3 @@ def describe(scope: Scope) -> str:
     if client:
         parts.append(f"from {client[0]}:{client[1]}")
     return " ".join(parts)
-
-
-def redact_path(path: str) -> str:
-    """A path as a log may show it: a device token in it is hidden, a line break cannot forge a line."""
-    return printable(_TOKEN_IN_PATH.sub(r"\1***", path))
-
-
-def printable(text: str) -> str:
-    """What a peer has chosen, as a log may show it."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")

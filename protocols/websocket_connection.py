@@ -33,11 +33,11 @@ class WebSocketConnection(Connection):
 
     __slots__ = (
         "_ended",
-        "_heard",
+        "_heard_at",
         "_late_pong",
         "_opened",
         "_paused",
-        "_pinged",
+        "_pinged_at",
         "_reader",
         "_unread",
         "is_open",
@@ -52,8 +52,8 @@ class WebSocketConnection(Connection):
         self._opened = False
         self._paused = False
         self._unread = b""
-        self._heard = False
-        self._pinged = False
+        self._heard_at = 0.0
+        self._pinged_at = float("-inf")
         self._ended = False
         self._late_pong: bytes | None = None
 
@@ -77,12 +77,13 @@ class WebSocketConnection(Connection):
         """The 101 response is on its way: frames follow."""
         self.is_open = self._opened = True
         self._reader = FrameReader(self.site.collector, max_message_bytes=self.site.options.websocket_max_message_bytes)
-        self.deadline = self.connections.now + (self.site.options.websocket_ping_interval_s or NEVER)
+        self._heard_at = self.connections.now
+        self.deadline = self._heard_at + (self.site.options.websocket_ping_interval_s or NEVER)
         metrics.websocket_connections.inc()
 
     def data_received(self, data: bytes) -> None:
         """Reads frames, a slice at a time: one read of the socket can hold more of them than an inbox should."""
-        self._heard = True
+        self._heard_at = self.connections.now
         if self._unread:
             self._unread += data
         elif len(data) <= SLICE_BYTES:
@@ -158,16 +159,25 @@ class WebSocketConnection(Connection):
     # -- keeping alive ----------------------------------------------------------------------------------------------
 
     def deadline_passed(self) -> None:
-        """A ping is due, or its answer overdue."""
-        if self._heard or self._paused:
-            self._heard = self._pinged = False
-            self.deadline = self.connections.now + self.site.options.websocket_ping_interval_s
-        elif not self._pinged:
-            self._pinged = True
+        """Looks which of two times has come: that of the next ping, an interval after the peer was last heard of, and
+        that of the answer to the last one."""
+        now, options = self.connections.now, self.site.options
+        if self._paused:  # what the peer says is not read: its silence is ours
+            self._heard_at = now
+        ping_due = self._heard_at + options.websocket_ping_interval_s
+        answer_due = self._pinged_at + options.websocket_ping_timeout_s
+        if self._heard_at < self._pinged_at:
+            if answer_due <= now:
+                self.fail(1011, "no answer to a ping")
+            else:
+                self.deadline = answer_due
+        elif ping_due <= now:
+            self._pinged_at = now
             self.write(_PING)
-            self.deadline = self.connections.now + self.site.options.websocket_ping_timeout_s
+            # the next ping may be due before the answer to this one is overdue
+            self.deadline = now + min(options.websocket_ping_interval_s, options.websocket_ping_timeout_s)
         else:
-            self.fail(1011, "no answer to a ping")
+            self.deadline = ping_due
 
     def _pong(self, payload: bytes) -> None:
         if self._drained is None:

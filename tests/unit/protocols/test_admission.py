@@ -3,6 +3,7 @@
 import pytest
 
 from protocols.admission import Admission
+from protocols.trusted import TrustedPeers
 
 A, B = ("192.0.2.1", 1), ("192.0.2.2", 1)
 
@@ -38,6 +39,7 @@ def test_one_address_may_have_fewer_than_all() -> None:
         ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
         ("::ffff:192.0.2.1", "192.0.2.1", True),
         ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("fe80::1%eth0", "fe80::2%eth1", True),
     ],
 )
 def test_the_network_of_one_customer_is_one_address(one: str, other: str, same: bool) -> None:
@@ -47,10 +49,17 @@ def test_the_network_of_one_customer_is_one_address(one: str, other: str, same: 
     assert (admission.enter((other, 1), 0) is not None) == same
 
 
-def test_peers_without_an_address_share_one() -> None:
-    admission = Admission(connections=10, per_address=1)
+@pytest.mark.parametrize("client", [None, ("10.0.0.1", 1), ("::ffff:10.0.0.1", 1), ("fe80::1%eth0", 1)])
+def test_who_speaks_for_everybody_has_no_share_of_his_own(client: tuple[str, int] | None) -> None:
+    admission = Admission(connections=3, per_address=1, proxies=TrustedPeers(("10.0.0.0/8", "fe80::/10")))
 
-    assert [admission.enter(None, 0), admission.enter(None, 0)] == [None, "max_connections_per_address"]
+    assert [admission.enter(client, 0) for _ in range(4)] == [None, None, None, "max_connections"]
+    for _ in range(4):
+        admission.leave(client)
+
+    assert admission.open == 0
+    assert admission.enter(A, 0) is None
+    assert admission.enter(A, 0) == "max_connections_per_address"
 
 
 def test_a_second_has_so_many_new_ones_and_a_burst_of_as_many() -> None:

@@ -8,6 +8,7 @@ from protocols.proxy_protocol import SIGNATURE, Proxied, ProxyHeaderError, missi
 
 TCP4 = bytes([192, 0, 2, 1, 192, 0, 2, 2]) + b"\xdc\x04\x07\x5b"
 TCP6 = bytes.fromhex("20010db8" + "0" * 23 + "1" + "20010db8" + "0" * 23 + "2") + b"\xdc\x04\x07\x5b"
+MAPPED = b"".join(bytes(10) + b"\xff\xff" + TCP4[at : at + 4] for at in (0, 4)) + TCP4[8:]
 
 
 def v2(body: bytes = TCP4, *, command: int = 0x21, family: int = 0x11) -> bytes:
@@ -21,10 +22,12 @@ HEADERS = [
         b"PROXY TCP4 255.255.255.255 255.255.255.255 65535 0\r\n",
         Proxied(("255.255.255.255", 65_535), ("255.255.255.255", 0)),
     ),
+    (b"PROXY TCP6 2001:DB8:0::1 ::ffff:192.0.2.2 1 2\r\n", Proxied(("2001:db8::1", 1), ("192.0.2.2", 2))),
     (b"PROXY UNKNOWN\r\n", None),
     (b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n", None),
     (v2(), Proxied(("192.0.2.1", 56_324), ("192.0.2.2", 1883))),
     (v2(TCP6, family=0x21), Proxied(("2001:db8::1", 56_324), ("2001:db8::2", 1883))),
+    (v2(MAPPED, family=0x21), Proxied(("192.0.2.1", 56_324), ("192.0.2.2", 1883))),
     (v2(TCP4 + b"\x04\x00\x02hi"), Proxied(("192.0.2.1", 56_324), ("192.0.2.2", 1883))),
     (v2(bytes(216), family=0x31), Proxied(None, None)),
     (v2(b"", family=0x00), None),
@@ -80,6 +83,9 @@ def test_what_is_no_header_is_refused_as_soon_as_that_is_certain(stream: bytes) 
         b"PROXY TCP5 192.0.2.1 192.0.2.2 56324 443\r\n",
         b"PROXY TCP4 2001:db8::1 192.0.2.2 56324 443\r\n",
         b"PROXY TCP6 192.0.2.1 192.0.2.2 56324 443\r\n",
+        b"PROXY TCP6 fe80::1%forged 2001:db8::2 56324 443\r\n",
+        b"PROXY TCP6 [2001:db8::1] 2001:db8::2 56324 443\r\n",
+        b"PROXY TCP4 192.0.2.1:80 192.0.2.2 56324 443\r\n",
         b"PROXY TCP4 192.0.2.256 192.0.2.2 56324 443\r\n",
         b"PROXY TCP4 192.0.2.1 192.0.2.2 056324 443\r\n",
         b"PROXY TCP4 192.0.2.1 192.0.2.2 65536 443\r\n",

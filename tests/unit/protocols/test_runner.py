@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from protocols.asgi import Event, Receive, Scope, Send
-from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox, describe, redact_path
+from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox, describe
 
 
 async def passes(count: int = 6) -> None:
@@ -184,17 +184,3 @@ class TestDescriptions:
 
     def test_a_client_identifier_forges_no_line(self) -> None:
         assert describe({"type": "mqtt", "client_id": "a\nforged"}) == "mqtt a\\nforged"
-
-    @pytest.mark.parametrize(
-        ("path", "shown"),
-        [
-            ("/api/v1/token", "/api/v1/***"),
-            ("/prefix/api/v1/token/rpc", "/prefix/api/v1/***/rpc"),
-            ("/api/v1/", "/api/v1/"),
-            ("/a\nforged line", "/a\\nforged line"),
-            ("/\x1b[2J", "/\\x1b[2J"),
-            ("/grün", "/grün"),
-        ],
-    )
-    def test_paths_hide_tokens_and_control_characters(self, path: str, shown: str) -> None:
-        assert redact_path(path) == shown

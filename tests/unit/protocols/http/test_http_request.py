@@ -153,6 +153,28 @@ class TestForwarding:
     def test_stops_at_what_is_no_address(self) -> None:
         assert self.apply(("10.0.0.0/8",), "10.0.0.1", b"203.0.113.9, unknown, 10.0.0.2") == "10.0.0.2"
 
+    @pytest.mark.parametrize(
+        ("value", "client"),
+        [
+            (b"203.0.113.9", ("203.0.113.9", 0)),
+            (b"203.0.113.9:17085", ("203.0.113.9", 17085)),
+            (b"[2001:db8::7]:4711", ("2001:db8::7", 4711)),
+            (b"203.0.113.9:17085, 10.0.0.6", ("203.0.113.9", 17085)),
+            (b"203.0.113.9:17085, 10.0.0.6:80", ("203.0.113.9", 17085)),
+            (b'198.51.100.1, "[2001:db8::7]:1", "10.0.0.6"', ("2001:db8::7", 1)),
+            (b"203.0.113.9, , 10.0.0.6,", ("203.0.113.9", 0)),
+            (b"203.0.113.9, unknown", ("10.0.0.1", 9)),
+            (b"203.0.113.9, _hidden, 10.0.0.6:80", ("10.0.0.6", 80)),
+            (b"fe80::1%\x9b31m", ("10.0.0.1", 9)),
+            (b"", ("10.0.0.1", 9)),
+            (b",,", ("10.0.0.1", 9)),
+        ],
+    )
+    def test_reads_a_hop_as_proxies_write_it(self, value: bytes, client: tuple[str, int]) -> None:
+        headers = [(b"x-forwarded-for", value)]
+
+        assert Forwarding(("10.0.0.0/8",)).apply(headers, ("10.0.0.1", 9), "http") == (client, "http")
+
     def test_trusts_the_peers_of_a_unix_socket_if_told_to(self) -> None:
         assert self.apply(("unix",), None, b"203.0.113.9") == "203.0.113.9"
         assert self.apply(("10.0.0.0/8",), None, b"203.0.113.9") is None

@@ -8,7 +8,8 @@ from prometheus_client import REGISTRY
 
 from protocols.asgi import Event, Receive, Scope, Send
 from protocols.runner import ClientDisconnectedError
-from protocols.websocket_connection import SLICE_BYTES
+from protocols.server import Tunnel
+from protocols.websocket_connection import SLICE_BYTES, WebSocketConnection
 from tests.support.wire import Client, Recorder, masked
 
 UPGRADE = (
@@ -49,6 +50,19 @@ class Accepted:
 
     def disconnects(self) -> list[tuple[int, str]]:
         return [(event["code"], event["reason"]) for event in self.app.events if event["type"].endswith("disconnect")]
+
+
+async def opened(path: str, **options: Any) -> Client:
+    """A WebSocket of either kind: one of the application, or a tunnel."""
+
+    async def accept(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    client = Client(accept, tunnels={"/tunnel": Tunnel("one", asyncio.Protocol)}, **options)
+    assert (await client.send(UPGRADE.replace(b"/ws", path.encode()))).startswith(b"HTTP/1.1 101 ")
+    return client
 
 
 class TestHandshake:
@@ -373,20 +387,56 @@ class TestPings:
             protocol.resume_writing()
             assert await it.client.receive() == b"\x8a\x012"
 
-    async def test_go_to_a_client_that_is_silent(self) -> None:
-        async with Accepted(websocket_ping_interval_s=20, websocket_ping_timeout_s=10) as it:
-            assert await it.client.wait(20.1) == b"\x89\x00"
-            await it.send(masked(0x8A))
-            assert await it.client.wait(10.1) == b""
-            assert await it.client.wait(20.1) == b"\x89\x00"
-            assert close_code(await it.client.wait(10.1)) == 1011
+    @pytest.mark.parametrize(("interval_s", "timeout_s"), [(20, 20), (20, 5), (3, 20), (10, 10), (20, 60)])
+    @pytest.mark.parametrize("path", ["/ws", "/tunnel"])
+    async def test_go_to_a_silent_client_every_interval(self, path: str, interval_s: float, timeout_s: float) -> None:
+        client = await opened(path, websocket_ping_interval_s=interval_s, websocket_ping_timeout_s=timeout_s)
+        pings = []
+        for second in range(1, 121):
+            if b"\x89\x00" in await client.wait(1):
+                pings.append(second)
+                await client.send(masked(0x8A))
+
+        assert pings == list(range(int(interval_s), 121, int(interval_s)))
+        assert not client.closed
+
+    @pytest.mark.parametrize(("interval_s", "timeout_s"), [(20, 20), (20, 5), (3, 20), (20, 60)])
+    async def test_that_are_not_answered_in_time_end_the_connection(self, interval_s: float, timeout_s: float) -> None:
+        async with Accepted(websocket_ping_interval_s=interval_s, websocket_ping_timeout_s=timeout_s) as it:
+            for second in range(1, int(interval_s + timeout_s)):
+                assert await it.client.wait(1) == (b"\x89\x00" if second == interval_s else b"")
+
+            assert close_code(await it.client.wait(1)) == 1011
             assert it.disconnects() == [(1011, "no answer to a ping")]
 
     async def test_are_not_needed_where_there_is_traffic(self) -> None:
         async with Accepted(websocket_ping_interval_s=20) as it:
-            for _ in range(5):
-                await it.send(masked(0x81, b"x"))
-                assert await it.client.wait(20.1) == b""
+            for second in range(1, 101):
+                if second % 15 == 0:
+                    await it.send(masked(0x81, b"x"))
+                assert await it.client.wait(1) == b""
+
+    async def test_come_an_interval_after_the_last_that_was_heard(self) -> None:
+        async with Accepted(websocket_ping_interval_s=20) as it:
+            for second in range(1, 27):
+                if second == 7:  # heard of at 6, as exactly as the clock ticks
+                    await it.send(masked(0x81, b"x"))
+                assert await it.client.wait(1) == (b"\x89\x00" if second == 26 else b"")
+
+    async def test_wait_while_we_do_not_read_the_answers(self) -> None:
+        async with Accepted(websocket_ping_interval_s=20, websocket_ping_timeout_s=20) as it:
+            websocket = it.client.transport.protocol
+            assert isinstance(websocket, WebSocketConnection)
+            websocket.pause_reading()
+            for _ in range(200):
+                await it.client.wait(1)
+            assert not it.client.closed
+
+            websocket.resume_reading()
+            assert not it.disconnects()
+            for _ in range(60):
+                await it.client.wait(1)
+            assert it.disconnects() == [(1011, "no answer to a ping")]
 
     async def test_can_be_turned_off(self) -> None:
         async with Accepted(websocket_ping_interval_s=0) as it:
