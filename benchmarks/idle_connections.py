@@ -49,7 +49,7 @@ async def serve(kind: str, port: int) -> None:
 
         server = HttpServer(
             AsyncWebsocketConsumer.as_asgi(),
-            [Listener(bind=bind, options=HttpOptions(max_connections=100_000))],
+            [Listener(bind=bind, options=HttpOptions(max_connections=100_000, max_connections_per_address=0))],
             state={},
         )
     await server.start()

@@ -11,6 +11,7 @@ from protocols.connections import Connections
 from protocols.http_request import Forwarding
 from protocols.http_response import HeadEncoder
 from protocols.server import Tunnel
+from protocols.trusted import TrustedPeers
 
 
 def _option(default: Any, help_text: str) -> Any:
@@ -23,7 +24,9 @@ class HttpOptions:
 
     max_connections: int = _option(10_000, "open connections, WebSockets included; one more is answered 503")
     max_connections_per_address: int = _option(
-        0, "of these, from one address (an IPv6 /64); one more is answered 503; 0: no limit"
+        1_000,
+        "of these, from one address (an IPv6 /64); one more is answered 503; 0: no limit. Peers of a Unix socket and"
+        " trusted proxies have no such limit",
     )
     max_target_bytes: int = _option(8_192, "length of a request target (path and query); more is answered 431")
     max_header_bytes: int = _option(8_192, "length of one header, name and value; more is answered 431")
@@ -35,7 +38,9 @@ class HttpOptions:
     write_timeout_s: float = _option(20.0, "time for a client to take what it is sent before it is cut off")
     websocket_handshake_timeout_s: float = _option(10.0, "time for the application to accept a WebSocket")
     websocket_max_message_bytes: int = _option(1024 * 1024, "length of a WebSocket message; more is closed with 1009")
-    websocket_ping_interval_s: float = _option(20.0, "silence after which a WebSocket client is sent a ping; 0: never")
+    websocket_ping_interval_s: float = _option(
+        20.0, "silence after which a WebSocket client is sent a ping, and each time again; 0: never"
+    )
     websocket_ping_timeout_s: float = _option(20.0, "time for the answer to a ping before the WebSocket is closed")
     trusted_proxies: tuple[str, ...] = _option(
         (), 'networks whose X-Forwarded-For and X-Forwarded-Proto are believed; "unix": peers of a unix socket'
@@ -104,4 +109,8 @@ class Site:
         self.encoder = HeadEncoder(options.server_header)
         self.forwarding = Forwarding(options.trusted_proxies)
         self.collector = FrameCollector()
-        self.admission = Admission(connections=options.max_connections, per_address=options.max_connections_per_address)
+        self.admission = Admission(
+            connections=options.max_connections,
+            per_address=options.max_connections_per_address,
+            proxies=TrustedPeers(options.trusted_proxies),
+        )
