@@ -188,6 +188,7 @@ class Connection(Closing):
 
     def _received_connect(self, packet: Connect, events: list[Event], now: float) -> None:
         self.version = packet.version
+        self._is_bridge = packet.bridge
         self.state = State.AUTHORIZING
         self._problem_information = bool(packet.properties.get("request_problem_information", 1))
         self._max_packet_bytes = packet.properties.get("maximum_packet_size", UNLIMITED)

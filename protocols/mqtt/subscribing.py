@@ -4,6 +4,8 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import msgspec
+
 from protocols.asgi import Event
 from protocols.mqtt.broker import Broker
 from protocols.mqtt.description import kind
@@ -24,7 +26,7 @@ from protocols.mqtt.publishing import MAX_PENDING_BYTES, PublishReceiver
 from protocols.mqtt.reason_codes import sendable
 from protocols.mqtt.retained import RetainedCheck, retained_for, send_retained
 from protocols.mqtt.session import Session, Subscriber
-from protocols.mqtt.topics import split_shared, validate_topic_filter
+from protocols.mqtt.topics import SHARE_PREFIX, split_shared, validate_topic_filter
 
 MAX_PENDING_ANSWERS: Final = 64
 """SUBSCRIBE and UNSUBSCRIBE packets that wait for the application; with more, the socket is not read."""
@@ -57,6 +59,17 @@ class PendingAnswer:
         kind = SubAck if isinstance(self.packet, Subscribe) else UnsubAck
         codes = tuple(code or 0 for code in self.refused)
         return kind(packet_id=self.packet.packet_id, reason_codes=codes, properties=properties)
+
+
+def as_of_bridge(packet: Subscribe) -> Subscribe:
+    """What a SUBSCRIBE means of a client with the bridge bit, which has no options to say it with before 5.0: what it
+    publishes does not come back to it, and what is retained stays so on the other side. A shared subscription has no
+    "no local" [MQTT5-3.8.3-4]."""
+    subscriptions = tuple(
+        msgspec.structs.replace(one, no_local=not one.topic_filter.startswith(SHARE_PREFIX), retain_as_published=True)
+        for one in packet.subscriptions
+    )
+    return msgspec.structs.replace(packet, subscriptions=subscriptions)
 
 
 def pending_subscribe(
@@ -197,10 +210,11 @@ class SubscribeReceiver(PublishReceiver):
     """The SUBSCRIBE and UNSUBSCRIBE packets that wait for their acknowledgement, besides the publishes; and, where the
     application wants to be asked about them, the retained messages that wait for it."""
 
-    __slots__ = ("_answers", "_checks", "_last_answer_id")
+    __slots__ = ("_answers", "_checks", "_is_bridge", "_last_answer_id")
 
     def __init__(self, broker: Broker, options: MqttOptions, wire: Wire) -> None:
         super().__init__(broker, options, wire)
+        self._is_bridge = False
         # By ack_id: negative ones, downwards.
         self._answers: dict[int, PendingAnswer | RetainedCheck] | None = None
         self._last_answer_id = 0
@@ -221,6 +235,8 @@ class SubscribeReceiver(PublishReceiver):
 
     def received_subscribe(self, packet: Subscribe, events: list[Event], now: float) -> None:
         """Takes a SUBSCRIBE; adds the event to `events`, unless every filter is refused already."""
+        if self._is_bridge:
+            packet = as_of_bridge(packet)
         pending, event = pending_subscribe(packet, self._options, self._broker.refused_filters)
         self._await_answer(pending, event, events)
 

@@ -16,7 +16,7 @@ START_TIMEOUT_S = 30.0
 class Mosquitto:
     """One broker process, without credentials unless `options` say otherwise. `options` are lines of its file."""
 
-    def __init__(self, directory: Path, *options: str, anonymous: bool = True) -> None:
+    def __init__(self, directory: Path, *options: str, anonymous: bool = True, max_inflight: int = 0) -> None:
         program = shutil.which("mosquitto", path="/usr/local/sbin:/usr/sbin:/usr/local/bin:/usr/bin")
         if program is None:
             pytest.fail("mosquitto is not installed: apt-get install mosquitto")
@@ -35,7 +35,7 @@ class Mosquitto:
             "autosave_interval 1",
             "autosave_on_changes true",
             "max_queued_messages 0",
-            "max_inflight_messages 0",
+            f"max_inflight_messages {max_inflight}",  # a bridge of 5.0 announces 0 as it is, which none may
         ]
         self._file.write_text("\n".join(lines) + "\n")
         self._process: subprocess.Popen[bytes] | None = None

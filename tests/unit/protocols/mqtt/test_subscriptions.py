@@ -480,3 +480,51 @@ class TestPublishFromOutside:
 
         [packet] = client.publishes()
         assert (packet.topic, packet.payload, packet.qos) == ("t", b"x", 1)
+
+
+class TestBridges:
+    """Clients that set the bridge bit: before 5.0 it is how they say "no local" and "retain as published"."""
+
+    @pytest.mark.parametrize("version", [3, 4])
+    def test_the_bit_means_no_local_and_retain_as_published_with_each_filter(self, version: int) -> None:
+        bridge = World().connected("b", version, bridge=True)
+
+        [event] = bridge.send(
+            Subscribe(packet_id=1, subscriptions=(subscription("a/#", 1), subscription("$share/g/b", 1)))
+        )
+
+        assert [
+            (one["topic_filter"], one["no_local"], one["retain_as_published"]) for one in event["subscriptions"]
+        ] == [
+            ("a/#", True, True),
+            ("b", False, True),  # "no local" is none of a shared subscription [MQTT5-3.8.3-4]
+        ]
+
+    @pytest.mark.parametrize("version", [3, 4])
+    def test_its_own_messages_do_not_come_back_and_others_keep_their_retain_flag(self, version: int) -> None:
+        world = World()
+        bridge, other = world.connected("b", version, bridge=True), world.connected("o")
+        bridge.subscribe("a/#")
+
+        publish_from(bridge, "a/own", b"own", retain=True)
+        publish_from(other, "a/state", b"state", retain=True)
+        publish_from(other, "a/event", b"event")
+
+        assert [(one.payload, one.retain) for one in bridge.publishes()] == [(b"state", True), (b"event", False)]
+
+    @pytest.mark.parametrize("version", [3, 4])
+    def test_a_message_of_its_own_that_is_retained_is_not_sent_to_it_when_it_subscribes(self, version: int) -> None:
+        world = World()
+        bridge = world.connected("b", version, bridge=True)
+        publish_from(bridge, "a/own", b"own", retain=True)
+
+        assert [packet for packet in bridge.subscribe("a/#") if isinstance(packet, Publish)] == []
+
+    @pytest.mark.parametrize("version", [3, 4])
+    def test_a_client_without_the_bit_gets_its_own_messages(self, version: int) -> None:
+        client = World().connected("c", version)
+        client.subscribe("a/#")
+
+        publish_from(client, "a/own", b"own", retain=True)
+
+        assert [(one.payload, one.retain) for one in client.publishes()] == [(b"own", False)]
