@@ -4,7 +4,7 @@ A token is shown once, on the page that answers the request which issued it: nei
 """
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from django.contrib import admin, messages
@@ -176,7 +176,7 @@ class DeviceAdmin(DeviceModelAdmin):
     list_filter = ("enabled", ConnectedFilter, "type")
     list_select_related = ("type",)
     search_fields = ("name", "type__name", "uuid")
-    readonly_fields = ("uuid", "is_connected", "last_seen", "created_at")
+    readonly_fields = ("uuid", "is_connected", "last_seen", "clock", "created_at")
     autocomplete_fields = ("type",)
     inlines = (CredentialInline, CertificateNameInline)
     actions = ("issue_tokens", "rotate_tokens", "enable_devices", "disable_devices")
@@ -193,7 +193,7 @@ class DeviceAdmin(DeviceModelAdmin):
         """What a new device needs is its name and type; the rest comes by itself."""
         if obj is None:
             return ((None, {"fields": ("name", "type")}),)
-        facts = ("is_connected", "last_seen", "created_at", "uuid")
+        facts = ("is_connected", "last_seen", "clock", "created_at", "uuid")
         return ((None, {"fields": ("name", "type", "enabled")}), ("Facts", {"fields": facts}))
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
@@ -229,6 +229,13 @@ class DeviceAdmin(DeviceModelAdmin):
     def last_seen(self, device: Device) -> str:
         """When data last came."""
         return _moment(device.last_seen_ms)
+
+    @admin.display(description="clock")
+    def clock(self, device: Device) -> str:
+        """By how much it is ahead, if that is too much."""
+        if device.clock_skew_ms is None:
+            return "as far as known not too far ahead"
+        return f"ahead by {timedelta(seconds=device.clock_skew_ms // 1000)}"
 
     # Saving
 

@@ -86,8 +86,9 @@ class Fanout:
     async def _announce_group(self, group: Group) -> None:
         if not self._layer.group_is_empty(FLEET_GROUP):
             latest: dict[int, list[Row]] = {}
-            for row in group.latest:
-                latest.setdefault(row[0], []).append(row)
+            for step in group.latest:
+                for row in step:
+                    latest.setdefault(row[0], []).append(row)
             await self._send(FLEET_GROUP, self._readings(group, latest))
         watched = {
             device_id for device_id in group.submissions if not self._layer.group_is_empty(device_group(device_id))

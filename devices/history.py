@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from django.db import connection
 
+from devices.limits import configured
+from devices.models import LatestValue
 from devices.writers.base import KEYS, READINGS
 
 
@@ -16,6 +18,14 @@ class Bucket:
     minimum: float
     maximum: float
     count: int
+
+
+def end_of(device_id: int, key: str, now_ms: int) -> int:
+    """Where a chart of `key` ends: now, or after the latest value, which is later if the device's clock is ahead."""
+    latest = LatestValue.objects.filter(device_id=device_id, key__name=key).values_list("ts", flat=True).first()
+    if latest is None or not now_ms <= latest <= now_ms + configured().max_clock_skew_ms:
+        return now_ms
+    return latest + 1
 
 
 def history(device_id: int, key: str, start_ms: int, end_ms: int, buckets: int) -> list[Bucket]:

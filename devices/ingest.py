@@ -25,19 +25,22 @@ from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from operator import itemgetter
 from typing import Final, TypeAlias
 from zlib import crc32
 
 from devices import metrics
 from devices.credentials import Identity
+from devices.limits import DeviceOptions
 from devices.models import now_ms
 from devices.profiles import Point
-from devices.writers import Row, Writer
+from devices.writers import Row, Seen, Writer
 from gateway.exceptions import Reject
-from protocols.log_limit import LogLimit
+from protocols.log_limit import LogLimit, PeerLog
 
 logger = logging.getLogger("gateway.ingest")
+peer_log = PeerLog("gateway.ingest")
 
 MAX_WAITING: Final = 50_000
 MAX_KNOWN_KEYS: Final = 100_000
@@ -49,7 +52,7 @@ ATTEMPT_S: Final = 40.0
 """How long an attempt may take. More than `tcp_user_timeout` and `statement_timeout`, which know what is wrong."""
 MAX_DOUBLINGS: Final = 4
 """Each attempt after one that was ended has twice the time, so often: a database that is only slow gets through."""
-SEEN_INTERVAL_MS: Final = 1_000
+SEEN_INTERVAL_S: Final = 1.0
 BYTES_PER_READING: Final = 64
 """What a reading with text counts for one reading of; long texts count for many."""
 EARLIEST_PLAUSIBLE_TS: Final = 100_000_000_000
@@ -78,28 +81,52 @@ class Submission:
 class Group:
     """Readings to be committed together."""
 
-    __slots__ = ("latest", "received_ms", "rows", "seen", "submissions", "unnumbered")
+    __slots__ = (
+        "_max_clock_skew_ms",
+        "ahead",
+        "clock_went_back",
+        "latest",
+        "now_ms",
+        "received_ms",
+        "rows",
+        "seen",
+        "skews_ms",
+        "submissions",
+        "unnumbered",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, max_clock_skew_ms: int) -> None:
+        """`max_clock_skew_ms` is how far the time of a reading may be ahead of when it was received."""
+        self._max_clock_skew_ms = max_clock_skew_ms
         self.rows: list[Row] = []
         self.unnumbered: list[UnnumberedRow] = []
         """Rows with the name of a key whose number is not known yet."""
         self.submissions: dict[int, Submission] = {}
         """The devices in it, by their id."""
         self.received_ms = 0
-        self.seen: Sequence[tuple[int, int]] = ()
+        self.now_ms = 0
+        self.clock_went_back = False
+        """Whether a row was received, by the gateway's clock, before one that had come before it."""
+        self.skews_ms: dict[int, int] = {}
+        """The devices of which there are rows too far ahead, and how far the worst of each is."""
+        self.seen: Sequence[Seen] = ()
         """The devices that are to be marked as heard of, each with the time."""
-        self.latest: Sequence[Row] = ()
-        """The row with the greatest time of each device and key, once `summarize` has found them."""
+        self.latest: Sequence[Sequence[Row]] = ()
+        """The rows with the greatest time of each device and key, once `summarize` has found them: in one step, or in
+        one more for each time that the clock was put back."""
+        self.ahead: Sequence[Row] = ()
+        """One row that is too far ahead of each device and key that has such rows."""
 
     def part_of(self, device_id: int) -> "Group":
         """What one device has in it, as a group of its own."""
-        part = Group()
+        part = Group(self._max_clock_skew_ms)
         part.rows = [row for row in self.rows if row[0] == device_id]
         part.unnumbered = [row for row in self.unnumbered if row[0] == device_id]
         part.submissions = {device_id: self.submissions[device_id]}
         part.received_ms = self.received_ms
-        part.seen = [entry for entry in self.seen if entry[1] == device_id]
+        part.clock_went_back = self.clock_went_back
+        part.skews_ms = {device: skew_ms for device, skew_ms in self.skews_ms.items() if device == device_id}
+        part.seen = [entry for entry in self.seen if entry.device_id == device_id]
         return part
 
     def number(self, key_ids: dict[str, int]) -> None:
@@ -109,21 +136,30 @@ class Group:
         self.unnumbered.clear()
 
     def summarize(self) -> None:
-        """Finds `latest`; of rows with the same time, the last to arrive."""
+        """Finds `latest` and `ahead`; of rows with the same time, the last to arrive."""
+        rows = self.rows
+        if self.skews_ms:
+            self.ahead = list({row[:2]: row for row in rows if self._is_ahead(row)}.values())
+            rows = [row for row in rows if not self._is_ahead(row)]
         # The sort keeps the order of arrival among equals, and the dict the last of them. Most rows come in the order
         # of their times, which sorting makes use of: it all takes half of the time of a loop that compares.
-        self.latest = list({row[:2]: row for row in sorted(self.rows, key=_time)}.values())
+        steps = _steps(rows) if self.clock_went_back else [rows]
+        self.latest = [list({row[:2]: row for row in sorted(step, key=_time)}.values()) for step in steps if step]
 
     def newest_of(self, device_ids: Container[int]) -> dict[int, deque[Row]]:
-        """The newest rows of these devices, NEWEST_PER_DEVICE of each at most, in the order of arrival."""
+        """The newest rows of these devices, NEWEST_PER_DEVICE of each at most, in the order of arrival; none that is
+        too far ahead."""
         newest: dict[int, deque[Row]] = {}
         for row in self.rows:
             device_id = row[0]
-            if device_id in device_ids:
+            if device_id in device_ids and not (self.skews_ms and self._is_ahead(row)):
                 if device_id not in newest:
                     newest[device_id] = deque(maxlen=NEWEST_PER_DEVICE)
                 newest[device_id].append(row)
         return newest
+
+    def _is_ahead(self, row: Row) -> bool:
+        return row[2] - self._max_clock_skew_ms > row[4]
 
 
 class Ingest:
@@ -134,18 +170,26 @@ class Ingest:
         writer: Writer,
         *,
         on_commit: Callable[[Group], None],
+        options: DeviceOptions,
         slow_s: float = SLOW_S,
         attempt_s: float = ATTEMPT_S,
+        now_ms: Callable[[], int] = now_ms,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_commit` is called in the event loop with each group that is stored."""
+        """`on_commit` is called in the event loop with each group that is stored. `now_ms` and `monotonic` are the
+        clocks, that of people and one in seconds that nobody puts right."""
         self._writer = writer
         self._slow_s = slow_s
         self._attempt_s = attempt_s
         self._on_commit = on_commit
+        self._now_ms = now_ms
+        self._monotonic = monotonic
+        self._max_clock_skew_ms = options.max_clock_skew_ms
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ingest")
         self._key_ids: dict[str, int] = {}
         self._key_names: dict[int, str] = {}
-        self._seen: dict[int, int] = {}
+        self._seen: dict[int, float] = {}
+        self._flagged: set[int] = set()
         self._counter = random.getrandbits(31)
         self._uncommitted = 0
         self._submitted = 0
@@ -153,10 +197,9 @@ class Ingest:
         self._room = asyncio.Event()
         self._room.set()
         self._closing = False
-        self._group = Group()
+        self._group = Group(self._max_clock_skew_ms)
         self._task: asyncio.Task[None] | None = None
         self._failure_log = LogLimit()
-        self._seconds_log = LogLimit()
         self.failure: str | None = None
         """Why nothing can be committed now; None while all is well."""
         metrics.readings_waiting.set_function(lambda: self._uncommitted)
@@ -202,14 +245,16 @@ class Ingest:
         rows: list[Row] = []
         unnumbered: list[UnnumberedRow] = []
         size = len(points)
+        odd: list[int] = []
+        furthest = received_ms + self._max_clock_skew_ms
         for key, ts, number, text in points:
             if ts is None:
                 ts = received_ms
                 seq = self._counter = (self._counter + 1) & _MASK
             else:
                 seq = _stable_hash(number, text)
-                if ts < EARLIEST_PLAUSIBLE_TS:
-                    self._note_seconds(device, ts)
+                if not EARLIEST_PLAUSIBLE_TS <= ts <= furthest:
+                    odd.append(ts)
             if text is not None:
                 size += len(text) // BYTES_PER_READING
             key_id = key_ids.get(key)
@@ -227,6 +272,10 @@ class Ingest:
             future.add_done_callback(_retrieve)
             submission = group.submissions[device_id] = Submission(device.name, future)
             self._work.set()
+        if odd:
+            self._note_times(device, odd, received_ms)
+        if received_ms < group.received_ms:
+            group.clock_went_back = True
         group.rows += rows
         group.unnumbered += unnumbered
         group.received_ms = received_ms
@@ -237,7 +286,7 @@ class Ingest:
     async def store(self, device: Identity, points: Sequence[Point]) -> None:
         """Returns when `points` are committed. Raises Reject if the database can never take them."""
         await self.ready()
-        await asyncio.shield(self.submit(device, points, now_ms()))
+        await asyncio.shield(self.submit(device, points, self._now_ms()))
 
     def key_name(self, key_id: int) -> str:
         """The name of a key that was in a committed group."""
@@ -254,7 +303,7 @@ class Ingest:
                 if self._closing:
                     return
                 continue
-            self._group = Group()
+            self._group = Group(self._max_clock_skew_ms)
             size, self._submitted = self._submitted, 0
             group.seen = self._newly_seen(group)
             await self._commit(group)
@@ -339,19 +388,27 @@ class Ingest:
                 self._key_names.update({key_id: name for name, key_id in key_ids.items()})
                 group.number(key_ids)
             group.summarize()
+            group.now_ms = self._now_ms()
             self._writer.write(group)
         except Exception:
             self._writer.close()
             raise
         return key_ids
 
-    def _newly_seen(self, group: Group) -> list[tuple[int, int]]:
-        """Devices to be marked as heard of: each once a second at most, which is as fine as people look at it."""
-        at = group.received_ms
+    def _newly_seen(self, group: Group) -> list[Seen]:
+        """Devices to be marked as heard of: each once a second at most, which is as fine as people look at it; and at
+        once where its clock is found to be ahead, or is so no longer."""
+        now = self._monotonic()
+        not_since = now - SEEN_INTERVAL_S
         seen = self._seen
-        due = [device_id for device_id in group.submissions if at - seen.get(device_id, 0) >= SEEN_INTERVAL_MS]
-        seen.update(dict.fromkeys(due, at))
-        return [(at, device_id) for device_id in due]
+        due = [device_id for device_id in group.submissions if seen.get(device_id, not_since) <= not_since]
+        seen.update(dict.fromkeys(due, now))
+        skews_ms = group.skews_ms
+        if skews_ms or self._flagged:
+            changed = group.submissions.keys() & (self._flagged | skews_ms.keys())
+            due = [*changed.union(due)]
+            self._flagged = self._flagged - changed | skews_ms.keys()
+        return [Seen(device_id, group.received_ms, skews_ms.get(device_id)) for device_id in due]
 
     def _note_slow(self) -> None:
         metrics.commits_slow.inc()
@@ -366,10 +423,27 @@ class Ingest:
         if self._failure_log.take() is not None:
             logger.error("cannot commit, devices wait; trying again until it works: %s", self.failure)
 
-    def _note_seconds(self, device: Identity, ts: int) -> None:
-        metrics.timestamps_in_seconds.inc()
-        if self._seconds_log.take() is not None:
-            logger.warning("%s sends the time %d, which in milliseconds is 1970: is it in seconds?", device.name, ts)
+    def _note_times(self, device: Identity, odd: list[int], received_ms: int) -> None:
+        """Takes note of times that no clock can have that is right."""
+        peer = f"device/{device.device_id}"
+        early = [ts for ts in odd if ts < EARLIEST_PLAUSIBLE_TS]
+        if early:
+            metrics.timestamps_in_seconds.inc(len(early))
+            text = "%s (%d) sends the time %d, which in milliseconds is 1970: is it in seconds?"
+            peer_log.warning(peer, text, device.name, device.device_id, early[0])
+        if len(early) < len(odd):
+            metrics.timestamps_in_the_future.inc(len(odd) - len(early))
+            skew_ms = max(odd) - received_ms
+            skews_ms = self._group.skews_ms
+            skews_ms[device.device_id] = max(skew_ms, skews_ms.get(device.device_id, 0))
+            text = "%s (%d) sends the time %d, %.1f h ahead of the gateway's clock: it does not become the latest value"
+            peer_log.warning(peer, text, device.name, device.device_id, max(odd), skew_ms / 3_600_000)
+
+
+def _steps(rows: list[Row]) -> list[list[Row]]:
+    """The rows, in their order, in parts: of each, no row was received before the one before it."""
+    starts = [place for place in range(1, len(rows)) if rows[place][4] < rows[place - 1][4]]
+    return [rows[start:end] for start, end in pairwise([0, *starts, len(rows)])]
 
 
 def _stable_hash(number: float | None, text: str | None) -> int:

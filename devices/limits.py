@@ -6,10 +6,15 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
+from gateway.config import current
 from protocols.addresses import network_of
 
 REMEMBERED: Final = 10_000
 """How many addresses or devices have an account; of more, the one heard of least recently is forgotten."""
+
+
+ANY_SKEW_MS: Final = 10**15
+"""More than any time that is taken is ahead of any clock, in ms."""
 
 
 def _option(default: Any, help_text: str) -> Any:
@@ -28,11 +33,27 @@ class DeviceOptions:
         30, "MQTT connections of one device in a minute that may end without DISCONNECT; 0: any number"
     )
     lost_connections_pause_s: float = _option(60.0, "how long a device that flaps is kept out")
+    max_clock_skew_s: float = _option(
+        86_400.0,
+        "how far the time of a reading may be ahead of the gateway's clock; beyond it the reading is stored, but does"
+        " not become the latest value; 0: any time",
+    )
 
     def __post_init__(self) -> None:
         for option in fields(self):
             if getattr(self, option.name) < 0:
                 raise ValueError(f"{option.name} must be at least 0, not {getattr(self, option.name)!r}")
+
+    @property
+    def max_clock_skew_ms(self) -> int:
+        """`max_clock_skew_s` in milliseconds, and no more than what never is exceeded."""
+        return round(min(self.max_clock_skew_s * 1000, ANY_SKEW_MS)) or ANY_SKEW_MS
+
+
+def configured() -> DeviceOptions:
+    """What is in force in this process."""
+    options: DeviceOptions = current().sections.get("devices", DeviceOptions())
+    return options
 
 
 class Accounts:

@@ -18,6 +18,9 @@ logins_refused = Counter("gateway_device_logins_refused", "Devices that were not
 fanout_failures = Counter("gateway_fanout_failures", "Messages to dashboards that the channel layer did not take")
 connections_cut = Counter("gateway_device_connections_cut", "Device connections closed by an order", ["reason"])
 device_connections = Gauge("gateway_device_connections", "Open connections of devices (MQTT and WebSocket)")
+timestamps_in_the_future = Counter(
+    "gateway_timestamps_in_the_future", "Readings whose time is too far ahead of the gateway's clock"
+)
 timestamps_in_seconds = Counter(
     "gateway_timestamps_in_seconds", "Readings whose time, taken as milliseconds, is before 1973: probably seconds"
 )

@@ -8,9 +8,10 @@ import time
 import uuid
 
 from django.db import models
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, F, OuterRef
 from django.db.models.functions import Now
 
+from devices.limits import configured
 from devices.profiles import PROFILES
 
 HEARTBEAT_INTERVAL_S = 5
@@ -76,6 +77,11 @@ class Device(models.Model):
     enabled = models.BooleanField(default=True, help_text="A disabled device is refused, and cut off if connected.")
     created_at = models.DateTimeField(auto_now_add=True)
     last_seen_ms = models.BigIntegerField(null=True, editable=False, db_index=True)
+    clock_skew_ms = models.BigIntegerField(
+        null=True,
+        editable=False,
+        help_text="By how much its times are ahead of the gateway's clock, if that is more than is allowed.",
+    )
     connected_instance = models.ForeignKey(
         GatewayInstance, on_delete=models.SET_NULL, null=True, editable=False, related_name="devices"
     )
@@ -193,13 +199,27 @@ class Reading(StoredValue):
         return f"{self.device_id} {self.key_id} {self.ts}"
 
 
+class LatestValueManager(models.Manager["LatestValue"]):
+    """Leaves out values of a time too far ahead, which are there only while the device has no other of the key."""
+
+    def get_queryset(self) -> "models.QuerySet[LatestValue]":
+        """The values to be shown."""
+        return super().get_queryset().filter(ts__lte=F("received") + configured().max_clock_skew_ms)
+
+
 class LatestValue(StoredValue):
-    """The value with the greatest `ts` of each key of a device."""
+    """The latest value of each key of a device: devices.writers.base says which that is.
+
+    There is a row for each device and key of which there are readings.
+    """
 
     device = models.ForeignKey(
         Device, on_delete=models.CASCADE, related_name="latest_values", db_index=False, db_constraint=False
     )
     key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False)
+
+    objects = LatestValueManager()
+    with_future = models.Manager["LatestValue"]()
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=["device", "key"], name="latest_value_of_device_and_key"),)

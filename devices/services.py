@@ -11,9 +11,8 @@ from devices.connections import Connections, Watchman
 from devices.credentials import Directory
 from devices.fanout import Fanout
 from devices.ingest import Group, Ingest
-from devices.limits import DeviceLimits, DeviceOptions
+from devices.limits import DeviceLimits, configured
 from devices.writers import make_writer
-from gateway.config import current
 from gateway.layers import get_channel_layer
 from gateway.lifespan import relying_on
 from gateway.observability import NotReadyError
@@ -52,9 +51,9 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
     def committed(group: Group) -> None:
         fanout.committed(group)
 
-    options = current().sections.get("devices", DeviceOptions())
+    options = configured()
     directory = Directory()
-    ingest = Ingest(make_writer(), on_commit=committed)
+    ingest = Ingest(make_writer(options.max_clock_skew_ms), on_commit=committed, options=options)
     fanout = Fanout(layer, ingest)
     connections = Connections(directory, announce=fanout.connection)
     watchman = Watchman(connections)

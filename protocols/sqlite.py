@@ -33,21 +33,24 @@ def connect(database: str | PathLike[str], *, timeout_s: float, **options: Any) 
 
 
 class RowsStatement(NamedTuple):
-    """SQL about any number of rows: what comes before and after `(?, ?), (?, ?)`."""
+    """SQL about any number of rows: what comes before and after `(?, ?), (?, ?)`. What is after may have parameters."""
 
     before: str
     after: str = ""
 
 
 def execute_with_rows(
-    connection: sqlite3.Connection, statement: RowsStatement, rows: Sequence[tuple[Any, ...]]
+    connection: sqlite3.Connection, statement: RowsStatement, rows: Sequence[tuple[Any, ...]], *after: Any
 ) -> None:
-    """Executes `statement` with all of `rows`, as many at a time as ROWS_PER_STATEMENT says."""
+    """Executes `statement` with all of `rows`, as many at a time as ROWS_PER_STATEMENT says.
+
+    `after` are the parameters of what comes after the rows.
+    """
     start = 0
     for count in ROWS_PER_STATEMENT:
         while start + count <= len(rows):
             some = rows[start : start + count]
-            connection.execute(_sql(statement, count, len(some[0])), list(chain.from_iterable(some)))
+            connection.execute(_sql(statement, count, len(some[0])), [*chain.from_iterable(some), *after])
             start += count
 
 

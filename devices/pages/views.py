@@ -8,7 +8,7 @@ from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.views.decorators.http import require_safe
 
-from devices.history import history
+from devices.history import end_of, history
 from devices.models import Credential, Device, DeviceType, now_ms
 from devices.pages.access import watchers_only
 from devices.pages.board import STATES, BoardQuery, read_board, read_device
@@ -86,7 +86,8 @@ def device_page(request: HttpRequest, device_id: int) -> HttpResponse:
 @require_safe
 @watchers_only
 def device_history(request: HttpRequest, device_id: int) -> HttpResponse:
-    """The points of a chart of `key` over the `range` that ends now, bucketed by the database.
+    """The points of a chart of `key` over the `range` that ends now, bucketed by the database; or that ends with the
+    latest value, if the device's clock is ahead.
 
     {"key", "start", "end", "bucket_ms", "points": [[ts, mean, minimum, maximum, count], ...]}, times in ms; 400 for an
     unknown range, 404 for an unknown device.
@@ -96,7 +97,7 @@ def device_history(request: HttpRequest, device_id: int) -> HttpResponse:
     key = request.GET.get("key", "")
     if chosen is None or not key:
         return JsonResponse({"error": f"key, and range: one of {', '.join(RANGES)}"}, status=400)
-    end_ms = now_ms()
+    end_ms = end_of(device_id, key, now_ms())
     start_ms = end_ms - chosen[1]
     found = history(device_id, key, start_ms, end_ms, BUCKETS)
     points = [[bucket.ts, bucket.mean, bucket.minimum, bucket.maximum, bucket.count] for bucket in found]

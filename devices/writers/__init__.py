@@ -6,20 +6,22 @@ The ORM is left out on purpose: it makes an object per row, where a busy gateway
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from devices.writers.base import Batch, Row, Writer
+from devices.writers.base import Batch, Row, Seen, Writer
 
-__all__ = ["Batch", "Row", "Writer", "make_writer"]
+__all__ = ["Batch", "Row", "Seen", "Writer", "make_writer"]
 
 
-def make_writer(alias: str = DEFAULT_DB_ALIAS) -> Writer:
-    """The writer for one of Django's databases. It connects when it is first used."""
-    database = connections[alias]
+def make_writer(max_clock_skew_ms: int) -> Writer:
+    """The writer for Django's default database. It connects when it is first used."""
+    database = connections[DEFAULT_DB_ALIAS]
     if database.vendor == "sqlite":
         from devices.writers.sqlite import SqliteWriter
 
-        return SqliteWriter(database.settings_dict["NAME"])
+        return SqliteWriter(database.settings_dict["NAME"], max_clock_skew_ms)
     if database.vendor == "postgresql":
         from devices.writers.postgresql import PostgresqlWriter
 
-        return PostgresqlWriter(database.get_connection_params())
-    raise ValueError(f"readings cannot be stored in {settings.DATABASES[alias]['ENGINE']}; use SQLite or PostgreSQL")
+        return PostgresqlWriter(database.get_connection_params(), max_clock_skew_ms)
+    raise ValueError(
+        f"readings cannot be stored in {settings.DATABASES[DEFAULT_DB_ALIAS]['ENGINE']}; use SQLite or PostgreSQL"
+    )

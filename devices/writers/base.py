@@ -1,7 +1,21 @@
-"""What a writer is given and what it does."""
+"""What a writer is given and what it does.
+
+Wall time is no order: clocks are wrong and are put right. A reading becomes the latest value of its device and key if
+
+- its time is not before that of the latest value, or
+- the gateway has stamped the latest value (`ts` is `received`) with a time that is still to come: then its clock has
+  been put back since, and what is committed later is later, or
+- the time of the latest value is too far ahead, by more than the greatest skew that is allowed, of the gateway's clock
+  as it was when that value was received, or as it is now.
+
+"Now" is when the batch is written, or when the reading was received if that is later.
+
+A reading whose own time is too far ahead is the latest value only as long as there has been no other, so that each
+device and key that has readings has a row there; `devices.models.LatestValue.objects` leaves those out.
+"""
 
 from collections.abc import Sequence
-from typing import Final, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 Row: TypeAlias = "tuple[int, int, int, int, int, float | None, str | None]"
 """A row of the table of readings: device_id, key_id, ts, seq, received, number, text."""
@@ -14,6 +28,14 @@ ROW_COLUMNS: Final = "device_id, key_id, ts, seq, received, number, text"
 LATEST_COLUMNS: Final = "device_id, key_id, ts, received, number, text"
 
 
+class Seen(NamedTuple):
+    """When a device was heard of, and by how much its clock is ahead, if that is more than is allowed; in ms."""
+
+    device_id: int
+    at_ms: int
+    clock_skew_ms: int | None = None
+
+
 class Batch(Protocol):
     """What is committed together."""
 
@@ -22,12 +44,21 @@ class Batch(Protocol):
         """The readings."""
 
     @property
-    def latest(self) -> Sequence[Row]:
-        """The row with the greatest `ts` of each device and key in `rows`."""
+    def latest(self) -> Sequence[Sequence[Row]]:
+        """What is to become the latest value, if it is later than what is stored: one step after the other, each with
+        at most one row of each device and key."""
 
     @property
-    def seen(self) -> Sequence[tuple[int, int]]:
-        """When devices were last heard of: (ms, device_id)."""
+    def ahead(self) -> Sequence[Row]:
+        """One row, too far ahead, of each device and key which may have no other."""
+
+    @property
+    def seen(self) -> Sequence[Seen]:
+        """The devices heard of. Stored is what is newer than what is there, and where that is ahead of `now_ms`."""
+
+    @property
+    def now_ms(self) -> int:
+        """The gateway's clock while this is written."""
 
 
 class Writer(Protocol):

@@ -1,6 +1,6 @@
 """Readings into PostgreSQL: COPY into a temporary table, then one INSERT ... SELECT; one transaction per batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -22,17 +22,25 @@ _STAGING = """
 """
 _COPY = f"COPY incoming ({ROW_COLUMNS}) FROM STDIN"
 _INSERT = f"INSERT INTO {READINGS} ({ROW_COLUMNS}) SELECT {ROW_COLUMNS} FROM incoming ON CONFLICT DO NOTHING"  # noqa: S608
-_UPSERT = f"""
+_INSERT_LATEST = f"""
     INSERT INTO {LATEST} ({LATEST_COLUMNS})
     SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::double precision[], %s::text[])
-    ON CONFLICT (device_id, key_id) DO UPDATE SET
+    ON CONFLICT (device_id, key_id) DO NOTHING
+"""  # noqa: S608
+_UPSERT = _INSERT_LATEST.replace(
+    "DO NOTHING",
+    f"""DO UPDATE SET
         ts = excluded.ts, received = excluded.received, number = excluded.number, text = excluded.text
     WHERE excluded.ts >= {LATEST}.ts
-"""  # noqa: S608
+        OR {LATEST}.ts = {LATEST}.received AND {LATEST}.ts > greatest(%s, excluded.received)
+        OR {LATEST}.ts - %s > least(greatest(%s, excluded.received), {LATEST}.received)
+    """,
+)
 _SEEN = f"""
-    UPDATE {DEVICES} SET last_seen_ms = seen.at FROM (
-        SELECT id, at FROM {DEVICES} JOIN unnest(%s::bigint[], %s::bigint[]) AS heard (at, device_id) ON id = device_id
-        WHERE last_seen_ms IS NULL OR last_seen_ms < at
+    UPDATE {DEVICES} SET last_seen_ms = seen.at, clock_skew_ms = seen.skew FROM (
+        SELECT id, at, skew FROM {DEVICES}
+        JOIN unnest(%s::bigint[], %s::bigint[], %s::bigint[]) AS heard (device_id, at, skew) ON id = device_id
+        WHERE last_seen_ms IS NULL OR last_seen_ms <= at OR last_seen_ms > %s
         ORDER BY id FOR NO KEY UPDATE OF {DEVICES} SKIP LOCKED
     ) AS seen WHERE {DEVICES}.id = seen.id
 """  # noqa: S608
@@ -50,11 +58,12 @@ class PostgresqlWriter:
         ValueError,  # UnicodeEncodeError is one
     )
 
-    def __init__(self, parameters: Mapping[str, Any]) -> None:
+    def __init__(self, parameters: Mapping[str, Any], max_clock_skew_ms: int) -> None:
         """`parameters` are those Django connects with; what libpq knows of them is used, the rest is Django's own."""
         own = {name: value for name, value in parameters.items() if name in _KEYWORDS}
         options = f"{own.get('options', '')} {OPTIONS}".strip()
         self._parameters = {"application_name": "fieldgate ingest"} | own | {"options": options}
+        self._max_clock_skew_ms = max_clock_skew_ms
         self._connection: psycopg.Connection | None = None
         self._socket: DatabaseSocket | None = None
 
@@ -76,13 +85,13 @@ class PostgresqlWriter:
                 for row in batch.rows:
                     copy.write_row(row)
             cursor.execute(_INSERT)
-            # In the order of device and key: two gateways that write the same devices lock rows in the same order.
-            if batch.latest:
-                latest = zip(*(row[:3] + row[4:] for row in sorted(batch.latest, key=_device_and_key)), strict=True)
-                cursor.execute(_UPSERT, [list(column) for column in latest])
+            now_ms = batch.now_ms
+            for step in batch.latest:
+                cursor.execute(_UPSERT, [*_latest_columns(step), now_ms, self._max_clock_skew_ms, now_ms])
+            if batch.ahead:
+                cursor.execute(_INSERT_LATEST, _latest_columns(batch.ahead))
             if batch.seen:
-                seen = sorted(batch.seen, key=lambda entry: entry[1])
-                cursor.execute(_SEEN, [[at for at, _ in seen], [device_id for _, device_id in seen]])
+                cursor.execute(_SEEN, [*_columns(batch.seen), now_ms])
 
     def abort(self) -> None:
         """See Writer. Making a connection is not aborted: it has `connect_timeout`."""
@@ -105,6 +114,15 @@ class PostgresqlWriter:
             self._socket = DatabaseSocket(self._connection)
             self._connection.execute(_STAGING)
         return self._connection
+
+
+def _latest_columns(rows: Sequence[Row]) -> list[list[Any]]:
+    # In the order of device and key: two gateways that write the same devices lock rows in the same order.
+    return _columns(row[:3] + row[4:] for row in sorted(rows, key=_device_and_key))
+
+
+def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _device_and_key(row: Row) -> tuple[int, int]:

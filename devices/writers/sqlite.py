@@ -20,9 +20,15 @@ _UPSERT = RowsStatement(
     ON CONFLICT (device_id, key_id) DO UPDATE SET
         ts = excluded.ts, received = excluded.received, number = excluded.number, text = excluded.text
     WHERE excluded.ts >= {LATEST}.ts
+        OR {LATEST}.ts = {LATEST}.received AND {LATEST}.ts > max(?, excluded.received)
+        OR {LATEST}.ts - ? > min(max(?, excluded.received), {LATEST}.received)
     """,
 )
-_SEEN = f"UPDATE {DEVICES} SET last_seen_ms = max(coalesce(last_seen_ms, 0), ?) WHERE id = ?"  # noqa: S608
+_INSERT_LATEST = RowsStatement(_UPSERT.before, "ON CONFLICT (device_id, key_id) DO NOTHING")
+_SEEN = f"""
+    UPDATE {DEVICES} SET last_seen_ms = :at, clock_skew_ms = :skew
+    WHERE id = :id AND (last_seen_ms IS NULL OR last_seen_ms <= :at OR last_seen_ms > :now)
+"""  # noqa: S608
 
 
 class SqliteWriter:
@@ -38,8 +44,9 @@ class SqliteWriter:
         ValueError,  # UnicodeEncodeError is one
     )
 
-    def __init__(self, path: str | PathLike[str]) -> None:
+    def __init__(self, path: str | PathLike[str], max_clock_skew_ms: int) -> None:
         self._path = path
+        self._max_clock_skew_ms = max_clock_skew_ms
         self._connection: sqlite3.Connection | None = None
 
     def key_ids(self, names: Sequence[str]) -> dict[str, int]:
@@ -60,8 +67,15 @@ class SqliteWriter:
         with connection:
             connection.execute("BEGIN IMMEDIATE")
             execute_with_rows(connection, _INSERT, batch.rows)
-            execute_with_rows(connection, _UPSERT, [row[:3] + row[4:] for row in batch.latest])
-            connection.executemany(_SEEN, batch.seen)
+            now_ms = batch.now_ms
+            for step in batch.latest:
+                latest = [row[:3] + row[4:] for row in step]
+                execute_with_rows(connection, _UPSERT, latest, now_ms, self._max_clock_skew_ms, now_ms)
+            execute_with_rows(connection, _INSERT_LATEST, [row[:3] + row[4:] for row in batch.ahead])
+            connection.executemany(
+                _SEEN,
+                [{"id": device_id, "at": at, "skew": skew, "now": now_ms} for device_id, at, skew in batch.seen],
+            )
 
     def abort(self) -> None:
         """See Writer. A disk that does not answer is waited for all the same."""

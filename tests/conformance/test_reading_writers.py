@@ -2,21 +2,23 @@
 
 import asyncio
 import logging
+import random
 import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import pytest
 from django.db import connections
 
 from devices import metrics
 from devices.credentials import Identity
-from devices.ingest import MAX_WAITING, SEEN_INTERVAL_MS, Group, Ingest
+from devices.ingest import MAX_WAITING, SEEN_INTERVAL_S, Group, Ingest
+from devices.limits import DeviceOptions
 from devices.models import Device, DeviceType, Key, LatestValue, Reading
 from devices.profiles import PROFILES, Point
-from devices.writers import Batch, Row, Writer, make_writer
+from devices.writers import Batch, Row, Seen, Writer, make_writer
 from devices.writers.base import DEVICES
 from devices.writers.postgresql import PostgresqlWriter
 from gateway.db import database_sync_to_async
@@ -26,11 +28,14 @@ from tests.support.silent_proxy import SilentProxy, silent_proxy
 
 TS = 1_700_000_000_000
 BEYOND_INT64 = 2**63
+HOUR = 3_600_000
+DAY = 24 * HOUR
+OPTIONS = DeviceOptions(max_clock_skew_s=DAY // 1000)
 
 
 @pytest.fixture
 def writer(database: str) -> Iterator[Writer]:
-    writer = make_writer()
+    writer = make_writer(DAY)
     yield writer
     writer.close()
 
@@ -64,8 +69,10 @@ class Written:
     """A batch by hand."""
 
     rows: Sequence[Row]
-    latest: Sequence[Row] = ()
-    seen: Sequence[tuple[int, int]] = field(default_factory=list)
+    latest: Sequence[Sequence[Row]] = ()
+    seen: Sequence[Seen] = ()
+    ahead: Sequence[Row] = ()
+    now_ms: int = TS
 
 
 class TestWriter:
@@ -81,7 +88,7 @@ class TestWriter:
         key = writer.key_ids(["t"])["t"]
         row: Row = (device.device_id, key, TS, 1, TS + 5, 21.5, None)
 
-        writer.write(Written([row], [row], [(TS + 5, device.device_id)]))
+        writer.write(Written([row], [[row]], [Seen(device.device_id, TS + 5)]))
 
         assert stored() == [(TS, 21.5, None)]
         assert latest(device.device_id) == (TS, 21.5, None)
@@ -93,7 +100,7 @@ class TestWriter:
         bad: Row = (device.device_id, key, BEYOND_INT64, 1, TS, 21.5, None)
 
         with pytest.raises(writer.data_errors):
-            writer.write(Written([good, bad], [good], [(TS, device.device_id)]))
+            writer.write(Written([good, bad], [[good]], [Seen(device.device_id, TS)]))
 
         assert stored() == []
         assert last_seen(device.device_id) is None
@@ -111,12 +118,27 @@ class TestWriter:
 
         assert stored() == [(TS, 1.0, None)]
 
-    def test_never_puts_last_seen_back(self, writer: Writer, device: Identity) -> None:
-        writer.write(Written([], [], [(TS, device.device_id)]))
+    def test_does_not_put_last_seen_back_by_what_was_committed_late(self, writer: Writer, device: Identity) -> None:
+        writer.write(Written([], seen=[Seen(device.device_id, TS)]))
 
-        writer.write(Written([], [], [(TS - 1, device.device_id)]))
+        writer.write(Written([], seen=[Seen(device.device_id, TS - 1)], now_ms=TS + 1))
 
         assert last_seen(device.device_id) == TS
+
+    @pytest.mark.parametrize("ahead_ms", [1, HOUR, 40 * DAY])
+    def test_puts_last_seen_back_with_the_clock(self, writer: Writer, device: Identity, ahead_ms: int) -> None:
+        writer.write(Written([], seen=[Seen(device.device_id, TS + ahead_ms)], now_ms=TS + ahead_ms))
+
+        writer.write(Written([], seen=[Seen(device.device_id, TS)], now_ms=TS))
+
+        assert last_seen(device.device_id) == TS
+
+    def test_notes_by_how_much_a_clock_is_ahead_and_that_it_is_no_longer(
+        self, writer: Writer, device: Identity
+    ) -> None:
+        for skew in (5, 7, None):
+            writer.write(Written([], seen=[Seen(device.device_id, TS, skew)]))
+            assert Device.objects.get().clock_skew_ms == skew
 
     @pytest.mark.parametrize(
         ("number", "text"),
@@ -136,7 +158,7 @@ class TestWriter:
         key = writer.key_ids(["t"])["t"]
         row: Row = (device.device_id, key, TS, 1, TS, number, text)
 
-        writer.write(Written([row], [row]))
+        writer.write(Written([row], [[row]]))
 
         assert stored() == [(TS, number, text)]
         assert latest(device.device_id) == (TS, number, text)
@@ -144,7 +166,7 @@ class TestWriter:
     def test_takes_a_reading_of_a_device_that_was_deleted_meanwhile(self, writer: Writer) -> None:
         key = writer.key_ids(["t"])["t"]
 
-        writer.write(Written([(4711, key, TS, 1, TS, 1.0, None)], seen=[(TS, 4711)]))
+        writer.write(Written([(4711, key, TS, 1, TS, 1.0, None)], seen=[Seen(4711, TS)]))
 
         assert len(stored()) == 1
 
@@ -207,16 +229,24 @@ class Hanging(Unsteady):
 
 
 class Running:
-    """Ingest at work on the writer of the test's database."""
+    """Ingest at work on the writer of the test's database. Its clocks stand still, until they are put."""
 
     def __init__(self) -> None:
-        self.writer = Unsteady(make_writer())
+        self.writer = Unsteady(make_writer(DAY))
         self.committed: list[Group] = []
-        self.ingest = Ingest(self.writer, on_commit=self.committed.append)
+        self.now_ms = TS
+        self.monotonic_s = 0.0
+        self.ingest = Ingest(
+            self.writer,
+            on_commit=self.committed.append,
+            options=OPTIONS,
+            now_ms=lambda: self.now_ms,
+            monotonic=lambda: self.monotonic_s,
+        )
         self.is_closed = False
 
-    def send(self, device: Identity, *points: Point, received_ms: int = TS) -> "asyncio.Future[None]":
-        return self.ingest.submit(device, points, received_ms)
+    def send(self, device: Identity, *points: Point) -> "asyncio.Future[None]":
+        return self.ingest.submit(device, points, self.now_ms)
 
     async def close(self) -> None:
         if not self.is_closed:
@@ -232,8 +262,8 @@ async def running(database: str) -> AsyncIterator[Running]:
     await running.close()
 
 
-async def ask(query: Callable[..., Any], *arguments: Any) -> Any:
-    return await database_sync_to_async(query)(*arguments)
+async def ask(query: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    return await database_sync_to_async(query)(*arguments, **named)
 
 
 class TestIngest:
@@ -296,12 +326,15 @@ class TestIngest:
             assert await ask(latest, device.device_id) == (TS, values[-1], None)
 
     async def test_a_device_is_marked_as_heard_of_once_a_second(self, running: Running, device: Identity) -> None:
-        await running.send(device, ("t", None, 1.0, None), received_ms=TS)
-        await running.send(device, ("t", None, 1.0, None), received_ms=TS + SEEN_INTERVAL_MS - 1)
+        await running.send(device, ("t", None, 1.0, None))
+        running.now_ms += 999
+        running.monotonic_s += SEEN_INTERVAL_S - 0.001
+        await running.send(device, ("t", None, 1.0, None))
         assert await ask(last_seen, device.device_id) == TS
 
-        await running.send(device, ("t", None, 1.0, None), received_ms=TS + SEEN_INTERVAL_MS)
-        assert await ask(last_seen, device.device_id) == TS + SEEN_INTERVAL_MS
+        running.monotonic_s += 0.001
+        await running.send(device, ("t", None, 1.0, None))
+        assert await ask(last_seen, device.device_id) == TS + 999
 
     async def test_so_is_one_that_sends_nothing_in_its_message(self, running: Running, device: Identity) -> None:
         await running.send(device)
@@ -330,6 +363,156 @@ class TestIngest:
 
         assert await ask(Key.objects.count) == 1
         assert len(await ask(stored)) == 1
+
+
+class TestClocks:
+    """Whatever clocks say, of the gateway or of devices: the latest value follows them back."""
+
+    @pytest.mark.parametrize("ahead_ms", [1, HOUR, 40 * DAY, 1_500 * DAY])
+    async def test_what_the_gateway_stamped_while_its_clock_was_ahead_is_followed_by_what_comes_later(
+        self, running: Running, device: Identity, ahead_ms: int
+    ) -> None:
+        running.now_ms = TS + ahead_ms
+        await running.send(device, ("t", None, 1.0, None))
+        running.now_ms = TS
+        running.monotonic_s += SEEN_INTERVAL_S
+
+        await running.send(device, ("t", None, 2.0, None))
+
+        assert await ask(latest, device.device_id) == (TS, 2.0, None)
+        assert await ask(last_seen, device.device_id) == TS
+
+    async def test_so_it_is_within_one_commit(self, running: Running, device: Identity) -> None:
+        for number, now_ms in enumerate((TS, TS + DAY, TS - DAY, TS + HOUR, TS + 1)):
+            running.now_ms = now_ms
+            submitted = running.send(device, ("t", None, float(number), None))
+        await submitted
+
+        assert len(running.committed) == 1
+        assert await ask(latest, device.device_id) == (TS + 1, 4.0, None)
+
+    async def test_what_another_gateway_commits_late_is_not_later(self, running: Running, device: Identity) -> None:
+        other = Running()
+        other.ingest.start()
+        other.writer.failures = 2
+        late = other.send(device, ("t", None, 1.0, None))
+        running.now_ms = other.now_ms = TS + HOUR
+        await running.send(device, ("t", None, 2.0, None))
+
+        await late
+        await other.close()
+
+        assert await ask(latest, device.device_id) == (TS + HOUR, 2.0, None)
+        assert await ask(last_seen, device.device_id) == TS + HOUR
+
+    @pytest.mark.parametrize("ahead_ms", [DAY + 1, 73 * 365 * DAY])
+    async def test_a_time_too_far_ahead_is_stored_counted_logged_flagged_and_not_the_latest_value(
+        self, running: Running, device: Identity, caplog: pytest.LogCaptureFixture, ahead_ms: int
+    ) -> None:
+        before = metrics.timestamps_in_the_future._value.get()
+        await running.send(device, ("t", TS, 1.0, None))
+
+        await running.send(device, ("t", TS + ahead_ms, 99.0, None), ("u", TS + ahead_ms, 99.0, None))
+
+        assert await ask(stored) == [(TS, 1.0, None), (TS + ahead_ms, 99.0, None)]
+        assert await ask(latest, device.device_id) == (TS, 1.0, None)
+        with pytest.raises(LatestValue.DoesNotExist):
+            await ask(latest, device.device_id, "u")
+        assert (await ask(Device.objects.get)).clock_skew_ms == ahead_ms
+        assert metrics.timestamps_in_the_future._value.get() == before + 2
+        assert f"thermo-1 ({device.device_id}) sends the time {TS + ahead_ms}" in caplog.text
+
+    async def test_a_time_ahead_by_no_more_than_is_allowed_is_the_latest_value(
+        self, running: Running, device: Identity
+    ) -> None:
+        await running.send(device, ("t", TS, 1.0, None), ("t", TS + DAY, 2.0, None))
+
+        assert await ask(latest, device.device_id) == (TS + DAY, 2.0, None)
+        assert (await ask(Device.objects.get)).clock_skew_ms is None
+
+    @pytest.mark.parametrize("ts", [None, TS])
+    async def test_when_the_clock_is_right_again_the_flag_goes_at_once(
+        self, running: Running, device: Identity, ts: int | None
+    ) -> None:
+        await running.send(device, ("t", TS + 2 * DAY, 99.0, None))
+
+        await running.send(device, ("t", ts, 1.0, None))
+
+        assert await ask(latest, device.device_id) == (TS, 1.0, None)
+        assert (await ask(Device.objects.get)).clock_skew_ms is None
+
+    async def test_a_flag_of_before_the_start_goes_too(self, running: Running, device: Identity) -> None:
+        await ask(Device.objects.update, clock_skew_ms=DAY)
+
+        await running.send(device, ("t", TS, 1.0, None))
+
+        assert (await ask(Device.objects.get)).clock_skew_ms is None
+
+    async def test_a_latest_value_from_the_future_that_is_stored_already_is_not_shown_and_replaced(
+        self, running: Running, device: Identity
+    ) -> None:
+        key = await ask(Key.objects.create, name="t")
+        wrong = LatestValue(device_id=device.device_id, key=key, ts=TS + 2 * DAY, received=TS, number=99.0)
+        await ask(wrong.save)
+        assert not await ask(LatestValue.objects.exists)
+
+        await running.send(device, ("t", TS - 5, 1.0, None))
+
+        assert await ask(latest, device.device_id) == (TS - 5, 1.0, None)
+
+    @pytest.mark.parametrize("seed", range(12))
+    async def test_the_latest_value_is_what_the_specification_says(
+        self, running: Running, device: Identity, seed: int
+    ) -> None:
+        chance = random.Random(seed)
+        model: dict[str, Stored] = {}
+        heard = TS
+        for step in range(150):
+            sent: list[tuple[str, Stored]] = []
+            for number in range(chance.choice([1, 1, 1, 4])):
+                running.now_ms += chance.choice([0, 0, 1, 500, HOUR, -1, -500, -HOUR, 3 * DAY, -3 * DAY])
+                running.monotonic_s += SEEN_INTERVAL_S
+                key = chance.choice("tu")
+                offset = chance.choice([0, 1, 700, -700, -HOUR, HOUR, DAY, DAY + 1, -9 * DAY, 9 * DAY])
+                ts = chance.choice([None, None, running.now_ms + offset])
+                value = step + number / 10
+                submitted = running.send(device, (key, ts, value, None))
+                arrived = Stored(running.now_ms if ts is None else ts, running.now_ms, value)
+                sent.append((key, arrived))
+            await submitted
+            for key, arrived in sent:
+                model[key] = later(model.get(key), arrived, running.now_ms)
+            heard = running.now_ms
+            assert await ask(shown, device.device_id) == {
+                key: value for key, value in model.items() if value.ts - DAY <= value.received
+            }
+            assert await ask(last_seen, device.device_id) == heard
+
+
+class Stored(NamedTuple):
+    """A reading, as far as the latest value is concerned."""
+
+    ts: int
+    received: int
+    value: float
+
+
+def later(latest: Stored | None, arrived: Stored, now_ms: int) -> Stored:
+    """Which of the two is the latest value, by devices.writers.base."""
+    if latest is None:
+        return arrived
+    if arrived.ts - DAY > arrived.received:
+        return latest
+    now_ms = max(now_ms, arrived.received)
+    is_stamped_ahead = latest.ts == latest.received > now_ms
+    is_too_far_ahead = latest.ts - DAY > min(now_ms, latest.received)
+    return arrived if arrived.ts >= latest.ts or is_stamped_ahead or is_too_far_ahead else latest
+
+
+def shown(device_id: int) -> dict[str, Stored]:
+    """The latest values of a device."""
+    rows = LatestValue.objects.filter(device_id=device_id).values_list("key__name", "ts", "received", "number")
+    return {key: Stored(*values) for key, *values in rows}
 
 
 class TestDatabaseAway:
@@ -419,10 +602,10 @@ class TestDatabaseSilent:
     async def test_a_slow_attempt_is_a_failure_that_is_told_and_counted_while_it_goes_on(
         self, database: str, device: Identity, caplog: pytest.LogCaptureFixture
     ) -> None:
-        writer = Hanging(make_writer())
+        writer = Hanging(make_writer(DAY))
         writer.hangs = 1
         before = metrics.commits_slow._value.get()
-        ingest = Ingest(writer, on_commit=lambda group: None, slow_s=0.01)
+        ingest = Ingest(writer, on_commit=lambda group: None, options=OPTIONS, slow_s=0.01)
         ingest.start()
 
         submitted = ingest.submit(device, [("t", TS, 1.0, None)], TS)
@@ -443,9 +626,9 @@ class TestDatabaseSilent:
     async def test_an_attempt_that_hangs_is_ended_and_what_it_may_have_stored_is_stored_once(
         self, database: str, device: Identity
     ) -> None:
-        writer = Hanging(make_writer())
+        writer = Hanging(make_writer(DAY))
         writer.hangs = 2
-        ingest = Ingest(writer, on_commit=lambda group: None, attempt_s=0.05)
+        ingest = Ingest(writer, on_commit=lambda group: None, options=OPTIONS, attempt_s=0.05)
         ingest.start()
 
         await ingest.submit(device, [("t", TS, 1.0, None), ("t", None, 2.0, None)], TS + 5)
@@ -470,7 +653,7 @@ async def proxied(
     """A writer to PostgreSQL behind a proxy."""
     async with silent_proxy(postgres_server.port) as proxy:
         parameters = {**connections["default"].get_connection_params(), "port": proxy.port}
-        writer = PostgresqlWriter(parameters)
+        writer = PostgresqlWriter(parameters, DAY)
         yield proxy, writer
 
 
@@ -479,7 +662,7 @@ async def test_readings_go_through_a_new_connection_when_postgresql_has_fallen_s
 ) -> None:
     proxy, writer = proxied
     device = await ask(make_device, "thermo-1")
-    ingest = Ingest(writer, on_commit=lambda group: None, slow_s=0.1, attempt_s=2)
+    ingest = Ingest(writer, on_commit=lambda group: None, options=OPTIONS, slow_s=0.1, attempt_s=2)
     ingest.start()
     await ingest.submit(device, [("t", TS, 1.0, None)], TS)
 
@@ -499,9 +682,9 @@ def test_a_device_whose_row_somebody_has_locked_holds_up_no_reading(
     postgresql_database: str, postgres_server: PostgresServer
 ) -> None:
     locked, other = make_device("thermo-1"), make_device("thermo-2")
-    writer = make_writer()
+    writer = make_writer(DAY)
     key = writer.key_ids(["t"])["t"]
-    seen = [(TS, locked.device_id), (TS, other.device_id)]
+    seen = [Seen(locked.device_id, TS), Seen(other.device_id, TS)]
     with postgres_server.connect(postgresql_database) as holder, holder.transaction():
         holder.execute(f"SELECT 1 FROM {DEVICES} WHERE id = {locked.device_id} FOR UPDATE".encode())
 
@@ -522,7 +705,7 @@ class TestPostgresqlSession:
             "application_name": "mine",
             "target_session_attrs": "read-write",
         }
-        writer = PostgresqlWriter(connections["default"].get_connection_params() | given)
+        writer = PostgresqlWriter(connections["default"].get_connection_params() | given, DAY)
         writer.key_ids(["t"])
 
         assert writer._connection is not None
@@ -534,7 +717,7 @@ class TestPostgresqlSession:
         self, postgresql_database: str, postgres_server: PostgresServer
     ) -> None:
         parameters = connections["default"].get_connection_params()
-        writer = PostgresqlWriter(parameters | {"options": "-c synchronous_commit=off -c work_mem=5MB"})
+        writer = PostgresqlWriter(parameters | {"options": "-c synchronous_commit=off -c work_mem=5MB"}, DAY)
         writer.key_ids(["t"])
 
         assert writer._connection is not None

@@ -12,6 +12,7 @@ from devices import metrics
 from devices.credentials import Identity
 from devices.fanout import FLEET_GROUP, MAX_WAITING, Fanout, device_group
 from devices.ingest import NEWEST_PER_DEVICE, Ingest
+from devices.limits import ANY_SKEW_MS, DeviceOptions
 from devices.profiles import PROFILES, Point
 from devices.writers import make_writer
 from gateway.layers import InMemoryChannelLayer
@@ -50,7 +51,11 @@ class Setting:
 
     def __init__(self) -> None:
         self.layer = CountingLayer()
-        self.ingest = Ingest(make_writer(), on_commit=lambda group: self.fanout.committed(group))
+        self.ingest = Ingest(
+            make_writer(ANY_SKEW_MS),
+            on_commit=lambda group: self.fanout.committed(group),
+            options=DeviceOptions(max_clock_skew_s=0),
+        )
         self.fanout = Fanout(self.layer, self.ingest)
 
     async def watch(self, group: str) -> "Watcher":

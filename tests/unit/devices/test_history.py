@@ -2,8 +2,9 @@
 
 import pytest
 
-from devices.history import Bucket, history
-from devices.models import Device, DeviceType, Key, Reading
+from devices.history import Bucket, end_of, history
+from devices.limits import DeviceOptions
+from devices.models import Device, DeviceType, Key, LatestValue, Reading
 
 MINUTE = 60_000
 
@@ -72,6 +73,26 @@ def test_another_device_or_key_and_a_key_that_there_is_not_do_not_count(device: 
 
     assert history(device.pk, "temperature", 0, 10, 1) == []
     assert history(device.pk, "absent", 0, 10, 1) == []
+
+
+@pytest.mark.parametrize(
+    ("ahead_ms", "ends"),
+    [
+        (-5 * MINUTE, 0),
+        (5 * MINUTE, 5 * MINUTE + 1),
+        (DeviceOptions().max_clock_skew_ms, DeviceOptions().max_clock_skew_ms + 1),
+        (DeviceOptions().max_clock_skew_ms + 1, 0),
+    ],
+)
+def test_a_chart_ends_now_or_with_the_latest_value_of_a_clock_that_is_ahead(
+    device: Device, ahead_ms: int, ends: int
+) -> None:
+    now_ms = 1_700_000_000_000
+    key = Key.objects.create(name="t")
+    LatestValue.objects.create(device=device, key=key, ts=now_ms + ahead_ms, received=now_ms, number=1.0)
+
+    assert end_of(device.pk, "t", now_ms) == now_ms + ends
+    assert end_of(device.pk, "absent", now_ms) == now_ms
 
 
 @pytest.mark.parametrize(("start_ms", "end_ms", "buckets"), [(10, 10, 1), (10, 9, 1), (0, 10, 0)])

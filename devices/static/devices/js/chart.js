@@ -110,7 +110,7 @@ export class Chart {
   }
 
   draw() {
-    this.series.trim(serverNow());
+    this.series.trim(this.end());
     if (this.plot) {
       this.plot.setData(this.columns(), false);
       this.plot.setScale("x", this.window());
@@ -123,8 +123,13 @@ export class Chart {
     return [times.map((ms) => ms / 1_000), means, minima, maxima];
   }
 
+  /** Now, or the newest reading of a device whose clock is ahead. */
+  end() {
+    return Math.max(serverNow(), this.series.times.at(-1) ?? 0);
+  }
+
   window() {
-    const end = serverNow() / 1_000;
+    const end = this.end() / 1_000;
     return { min: end - this.series.rangeMs / 1_000, max: end };
   }
 

@@ -53,7 +53,7 @@ function takeReadings(row, readings, now) {
     return;
   }
   const { device } = row;
-  device.last_seen = Math.max(device.last_seen ?? 0, now);
+  device.last_seen = now;
   for (const [key, ts, value] of readings) {
     const known = device.values[key];
     if (known === undefined ? Object.keys(device.values).length < SHOWN_KEYS : ts >= known[0]) {

@@ -36,7 +36,7 @@ function take(message) {
   } else if (message.type === "readings") {
     const device = message.devices[root.dataset.id];
     if (device) {
-      facts.lastSeen = Math.max(facts.lastSeen ?? 0, message.now);
+      facts.lastSeen = message.now;
       device.readings.forEach(takeReading);
     }
   } else if (message.type === "connection") {
@@ -53,8 +53,8 @@ function takeSnapshot(message) {
   }
   facts.connected = device.connected;
   facts.lastSeen = device.last_seen;
-  for (const [key, [ts, value]] of Object.entries(device.values)) {
-    keepNewest(key, ts, value);
+  for (const [key, reading] of Object.entries(device.values)) {
+    values.set(key, reading); // also one of an earlier time: a clock may have been put back
   }
   if (message.gap) {
     charts.forEach((chart) => chart.load(range));
