@@ -82,7 +82,7 @@ class RequestParser:
     somebody else's. So what follows a chunked body gets a new parser.
     """
 
-    __slots__ = ("_body_left", "_chunked", "_feed", "_kept", "_limits", "_payload", "_seen")
+    __slots__ = ("_body_left", "_chunked", "_feed", "_kept", "_limits", "_payload", "_seen", "framing_bytes")
 
     def __init__(self, *, max_target_bytes: int, max_header_bytes: int, max_headers: int) -> None:
         self._limits = {
@@ -94,6 +94,8 @@ class RequestParser:
         self._kept = b""
         self._payload: Any = None
         self._body_left = 0
+        self.framing_bytes = 0
+        """What has come of the current body and is none of it: chunk sizes, their extensions, trailers."""
 
     def _renew(self) -> None:
         parser = HttpRequestParser(_NO_FLOW_CONTROL, _NO_LOOP, UNLIMITED, auto_decompress=False, **self._limits)
@@ -105,6 +107,11 @@ class RequestParser:
     def has_body(self) -> bool:
         """Whether the body of the current request is still to be taken, in whole or in part."""
         return self._payload is not None
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much has come ahead of its turn, behind the current request."""
+        return len(self._kept)
 
     def feed(self, data: bytes) -> RequestHead | None:
         """Parses `data`, or with b"" what was kept. Returns the head of a request that became complete in it.
@@ -141,6 +148,7 @@ class RequestParser:
         if payload is not EMPTY_PAYLOAD:
             self._payload = payload
             self._chunked = head.chunked
+            self.framing_bytes = 0
             self._body_left = 0 if head.chunked else int(head.headers.get("Content-Length", 0))
         return head
 
@@ -157,6 +165,7 @@ class RequestParser:
             return
         while data and not payload.is_eof():  # it ends where a line is empty, though not every empty line is its end
             part, data = self._cut(data)
+            self.framing_bytes += len(part)
             self._feed(part)
         self._kept = data
         if payload.is_eof():
@@ -179,6 +188,8 @@ class RequestParser:
         if payload is None:
             return b"", True
         data: bytes = payload.read_nowait()
+        if self._chunked:
+            self.framing_bytes -= len(data)
         if not payload.is_eof():
             return data, False
         self._payload = None
@@ -245,7 +256,17 @@ _FRAME_REASONS: Final = {1007: "invalid UTF-8", 1009: "message too big", 1002: "
 class FrameReader:
     """Reads the frames that one client sends, and joins fragments into messages."""
 
-    __slots__ = ("_collector", "_in_message", "_next_header", "_part_header", "_reader", "failed")
+    __slots__ = (
+        "_collector",
+        "_data_bytes",
+        "_in_message",
+        "_message_bytes",
+        "_next_header",
+        "_part_header",
+        "_reader",
+        "failed",
+        "unfinished_bytes",
+    )
 
     def __init__(self, collector: FrameCollector, *, max_message_bytes: int) -> None:
         self._collector = collector
@@ -253,6 +274,11 @@ class FrameReader:
         self._next_header = 0
         self._part_header = b""
         self._in_message = False
+        self._data_bytes = -1  # payload of the present data frame; -1 in another one
+        self._message_bytes = 0
+        self.unfinished_bytes = -1
+        """How many bytes of payload have come of a message that is not complete. -1 if the peer may rest: no message
+        and no frame has begun."""
         self.failed: FrameError | None = None
         """Why the rest of the stream cannot be read, once it cannot."""
 
@@ -277,7 +303,7 @@ class FrameReader:
         """Walks from frame header to frame header, for what the reader does not look at.
 
         Returns the offset of the first frame without a mask [RFC 6455 §5.1], or that begins a message within another
-        [§5.4: the reader notices only if the first fragment was not empty].
+        [§5.4: the reader notices only if the first fragment was not empty]. Sets `unfinished_bytes`.
         """
         position = self._next_header
         carried = len(self._part_header)
@@ -290,20 +316,33 @@ class FrameReader:
             if second < 0x80:
                 return max(position - carried, 0)
             if second < 0xFE:
-                length = second - 0x7A  # 2 bytes of header, 4 of mask, and the payload
+                header = 6  # 2 bytes, and 4 of mask
+                payload = second - 0x80
             else:
                 width = 2 if second == 0xFE else 8
+                header = 6 + width
                 if position + 2 + width > end:
                     break
-                length = 6 + width + int.from_bytes(data[position + 2 : position + 2 + width], "big")
+                payload = int.from_bytes(data[position + 2 : position + 2 + width], "big")
             if first & 0x08 == 0:
                 if first & 0x0F and self._in_message:
                     return max(position - carried, 0)
+                self._message_bytes = payload + (0 if first & 0x0F else self._message_bytes)
                 self._in_message = first < 0x80
-            position += length
+                self._data_bytes = payload
+            else:
+                self._data_bytes = -1
+            position += header + payload
         if position < end:
             self._part_header = data[position:]
             self._next_header = 0
+            self._data_bytes = -1
         else:
             self._next_header = position - end
+        if self._next_header or self._part_header or self._in_message:
+            in_message = self._in_message or (self._data_bytes >= 0 and self._next_header)
+            missing = min(self._next_header, max(self._data_bytes, 0))
+            self.unfinished_bytes = self._message_bytes - missing if in_message else 0
+        else:
+            self.unfinished_bytes = -1
         return None

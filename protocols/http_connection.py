@@ -6,6 +6,10 @@
 
 One request is served at a time. Bytes that come ahead of its response wait as bytes, and beyond PIPELINE_BYTES in the
 socket.
+
+No client is waited for without a limit, whatever it drips: an idle connection has `keep_alive_s`, a head
+`head_timeout_s` from its first byte, and a body may be `body_timeout_s` behind `min_body_bytes_per_s`, of which chunk
+sizes, their extensions and trailers are no part. `deadline` is NEVER only while it is the application's turn.
 """
 
 import asyncio
@@ -16,9 +20,10 @@ from protocols import metrics
 from protocols.admission import MAX_CONNECTIONS
 from protocols.aiohttp_parsers import BadRequestError, RequestHead, RequestParser
 from protocols.asgi import Scope
+from protocols.bytes_in_hand import UNCOUNTED_BYTES, Holding
 from protocols.connections import NEVER, Connection
 from protocols.http_exchange import Exchange, ExpectingInbox
-from protocols.http_options import PIPELINE_BYTES, Site
+from protocols.http_options import MAX_HEAD_BYTES, PIPELINE_BYTES, Site
 from protocols.http_request import Refusal, http_scope, lowered, refusal_of, split_target
 from protocols.http_response import plain_response
 from protocols.masking import redact_path
@@ -32,15 +37,24 @@ access_logger = logging.getLogger("gateway.access")
 LINGER_S: Final = 2.0
 EVENT_OVERHEAD_BYTES: Final = 128
 
+FRAMING_BYTES: Final = 16 * 1024
+FRAMING_PER_BYTE: Final = 8
+"""How much of a chunked body may be framing: so much, and so many bytes for each byte of the body. (Chunks of one byte
+have five.)"""
+
+LATER: Final = ((b"retry-after", b"5"),)
+
 
 class HttpConnection(Connection):
     """One connection of an HTTP listener, until it ends or becomes a WebSocket."""
 
     __slots__ = (
+        "_ahead",
         "_begun",
         "_body_bytes",
         "_client",
         "_exchange",
+        "_head_bytes",
         "_parser",
         "_pipelined",
         "_reading_body",
@@ -62,7 +76,9 @@ class HttpConnection(Connection):
         self._reading_body = False
         self._body_bytes = 0
         self._begun = False
+        self._head_bytes = 0
         self._pipelined = b""
+        self._ahead: Holding | None = None
 
     # -- asyncio ----------------------------------------------------------------------------------------------------
 
@@ -89,6 +105,8 @@ class HttpConnection(Connection):
         super().connection_lost(exc)
         metrics.http_connections.dec()
         self.site.admission.leave(self._client)
+        if self._ahead is not None:
+            self._ahead.set(0)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             if self._reading_body:
@@ -103,6 +121,8 @@ class HttpConnection(Connection):
             self._pipelined += data
             if len(self._pipelined) > PIPELINE_BYTES:
                 self.transport.pause_reading()
+            if len(self._pipelined) > UNCOUNTED_BYTES:
+                self._count_ahead()
             return
         self._feed(data)
 
@@ -142,14 +162,36 @@ class HttpConnection(Connection):
                 self._read_body()
             elif head is not None:
                 self._begin(head)
-            elif data and not self._begun:
-                self._begun = True
-                self.deadline = self.connections.now + self.site.options.head_timeout_s
+            elif data:
+                self._read_head(len(data))
         except BadRequestError as error:
             self._refuse(Refusal(error.status, error.reason))
+            return
+        if self._ahead is not None or len(data) > UNCOUNTED_BYTES:
+            self._count_ahead()
+
+    def _read_head(self, size: int) -> None:
+        """So many bytes of a head that is not complete have come."""
+        if not self._begun:
+            self._begun = True
+            self.deadline = self.connections.now + self.site.options.head_timeout_s
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(Refusal(431, "head_too_large"))
+
+    def _count_ahead(self) -> None:
+        """Counts what is held besides the body of the request in hand: it is nobody's turn yet."""
+        if self._ahead is None:
+            self._ahead = Holding(self.site.bytes_in_hand, self._client)
+        held = self._head_bytes + self._parser.kept_bytes + len(self._pipelined)
+        exceeded = self._ahead.set(held)
+        if exceeded is not None and not self.leaving:
+            self._note_abort(exceeded, f"it sent {held} bytes ahead of their turn, and {exceeded} are in hand")
+            self.transport.abort()
 
     def _begin(self, head: RequestHead) -> None:
         self.deadline = NEVER
+        self._head_bytes = 0
         refusal = refusal_of(head)
         target = split_target(head.path)
         if refusal is not None or target is None:
@@ -206,6 +248,7 @@ class HttpConnection(Connection):
         if has_body:
             self._body_bytes = 0
             self._reading_body = True
+            self.deadline = self.connections.now + self.site.options.body_timeout_s
             if isinstance(inbox, ExpectingInbox):
                 inbox.ask = self._ask_for_body
             self._read_body()
@@ -237,24 +280,47 @@ class HttpConnection(Connection):
         exchange = self._exchange
         assert exchange is not None
         data, complete = self._parser.take_body()
-        self._body_bytes += len(data)
-        if self._body_bytes > self.site.options.max_body_bytes:
-            self._refuse(Refusal(413, "body_too_large"))
+        size = self._body_bytes = self._body_bytes + len(data)
+        refusal = self._refusal_of_part(exchange, size, complete=complete)
+        if refusal is not None:
+            self._refuse(refusal)
             return
         inbox = exchange.inbox
         if complete:
             self._reading_body = False
             self.deadline = NEVER
         elif not data and isinstance(inbox, ExpectingInbox) and inbox.ask is not None:
+            self.deadline = NEVER
             return  # the client waits for us, not we for it
         else:
-            self.deadline = self.connections.now + self.site.options.body_timeout_s
+            options = self.site.options
+            in_time = self.connections.now + options.body_timeout_s
+            self.deadline = min(self.deadline + len(data) / options.min_body_bytes_per_s, in_time)
         if isinstance(inbox, ExpectingInbox):
             inbox.ask = None
         if data or complete:
             inbox.feed(
                 {"type": "http.request", "body": data, "more_body": not complete}, len(data) + EVENT_OVERHEAD_BYTES
             )
+
+    def _refusal_of_part(self, exchange: Exchange, size: int, *, complete: bool) -> Refusal | None:
+        """Whether a body of which `size` bytes have come is too much by now."""
+        if size > self.site.options.max_body_bytes:
+            return Refusal(413, "body_too_large")
+        if size > UNCOUNTED_BYTES:
+            exceeded = self._hold(exchange).set(size)
+            if exceeded is not None:
+                return Refusal(503, exceeded, LATER)
+        if not complete and self._parser.framing_bytes > FRAMING_BYTES + FRAMING_PER_BYTE * size:
+            return Refusal(400, "chunk_framing")
+        return None
+
+    def _hold(self, exchange: Exchange) -> Holding:
+        holding = exchange.holding
+        if holding is None:
+            assert exchange.run is not None
+            holding = exchange.holding = Holding(self.site.bytes_in_hand, exchange.run.scope["client"])
+        return holding
 
     def _ask_for_body(self) -> None:
         if self._exchange is not None and not self._exchange.started:

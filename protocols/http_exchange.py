@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from protocols.asgi import Event
+from protocols.bytes_in_hand import Holding
 from protocols.http_response import is_event_stream
 from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox
 
@@ -43,6 +44,7 @@ class Exchange:
         "disconnected",
         "event_stream",
         "head_only",
+        "holding",
         "http_10",
         "inbox",
         "keep_alive",
@@ -56,12 +58,20 @@ class Exchange:
     run: ApplicationRun | None
 
     def __init__(
-        self, connection: "HttpConnection", inbox: Inbox, *, head_only: bool, http_10: bool, keep_alive: bool
+        self,
+        connection: "HttpConnection",
+        inbox: Inbox,
+        *,
+        head_only: bool,
+        http_10: bool,
+        keep_alive: bool,
     ) -> None:
         self.connection: HttpConnection | None = connection
         self._connections = connection.connections
         self.run = None
         self.inbox = inbox
+        self.holding: Holding | None = None
+        """What counts for the body, until the application has ended: it may keep all of it."""
         self.head_only = head_only
         self.http_10 = http_10
         self.keep_alive = keep_alive
@@ -145,6 +155,8 @@ class Exchange:
 
     def finished(self, exception: BaseException | None) -> None:
         """The application has ended; what it left unanswered is answered for it."""
+        if self.holding is not None:
+            self.holding.set(0)
         run, self.run = self.run, None  # no cycle is left for the garbage collector
         connection, self.connection = self.connection, None
         if connection is not None:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from protocols.admission import Admission
 from protocols.aiohttp_parsers import MAX_MESSAGE_BYTES, FrameCollector
 from protocols.asgi import Application
+from protocols.bytes_in_hand import BytesInHand
 from protocols.connections import Connections
 from protocols.http_request import Forwarding
 from protocols.http_response import HeadEncoder
@@ -31,9 +32,23 @@ class HttpOptions:
     max_target_bytes: int = _option(8_192, "length of a request target (path and query); more is answered 431")
     max_header_bytes: int = _option(8_192, "length of one header, name and value; more is answered 431")
     max_headers: int = _option(100, "headers of a request; more are answered 431")
-    max_body_bytes: int = _option(16 * 1024 * 1024, "length of a request body; more is answered 413")
+    max_body_bytes: int = _option(
+        2_621_440, "length of a request body; more is answered 413. Applications may have lower bounds of their own"
+    )
+    max_body_bytes_per_address: int = _option(
+        16 * 1024 * 1024,
+        "bytes of requests and of unfinished WebSocket messages in hand of one address (an IPv6 /64); more is answered"
+        " 503. Peers of a Unix socket and trusted proxies have no such limit",
+    )
+    max_body_bytes_in_all: int = _option(128 * 1024 * 1024, "the same, of all; more is answered 503")
+    min_body_bytes_per_s: int = _option(
+        500, "how fast a request body or a WebSocket message must come; see body_timeout_s"
+    )
     head_timeout_s: float = _option(10.0, "time for the head of a request to come in full, from its first byte")
-    body_timeout_s: float = _option(30.0, "time between two pieces of a request body")
+    body_timeout_s: float = _option(
+        30.0,
+        "how long a request body or a WebSocket message may be behind min_body_bytes_per_s; 408, or close code 1008",
+    )
     keep_alive_s: float = _option(75.0, "time that a connection is kept without a request")
     write_timeout_s: float = _option(20.0, "time for a client to take what it is sent before it is cut off")
     websocket_handshake_timeout_s: float = _option(10.0, "time for the application to accept a WebSocket")
@@ -57,6 +72,8 @@ class HttpOptions:
                     raise ValueError(f"{option.name} must be positive, not {value!r}")
         if self.websocket_max_message_bytes > MAX_MESSAGE_BYTES:
             raise ValueError(f"websocket_max_message_bytes must be at most {MAX_MESSAGE_BYTES}")
+        if not self.max_body_bytes <= self.max_body_bytes_per_address <= self.max_body_bytes_in_all:
+            raise ValueError("max_body_bytes, max_body_bytes_per_address and max_body_bytes_in_all must be ascending")
         if not self.server_header.isascii() or not self.server_header.isprintable():
             raise ValueError(f"server_header {self.server_header!r} must be printable ASCII")
         Forwarding(self.trusted_proxies)
@@ -64,11 +81,18 @@ class HttpOptions:
     @property
     def shortest_timeout_s(self) -> float:
         """What the tick of the server's clock must resolve."""
-        timeouts = [getattr(self, option.name) for option in fields(self) if option.name.endswith("_s")]
+        timeouts = [
+            getattr(self, option.name)
+            for option in fields(self)
+            if option.name.endswith("_s") and not option.name.endswith("_per_s")
+        ]
         return float(min(timeout for timeout in timeouts if timeout))
 
 
 _MAY_BE_0: Final = ("websocket_ping_interval_s", "max_connections_per_address")
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""All of a request's head: what `max_headers` of `max_header_bytes` would be is more than anybody needs to hold."""
 
 PIPELINE_BYTES: Final = 64 * 1024
 """How much a client may send ahead of the response it waits for before its socket is no longer read."""
@@ -80,6 +104,7 @@ class Site:
     __slots__ = (
         "admission",
         "application",
+        "bytes_in_hand",
         "collector",
         "connections",
         "encoder",
@@ -109,8 +134,10 @@ class Site:
         self.encoder = HeadEncoder(options.server_header)
         self.forwarding = Forwarding(options.trusted_proxies)
         self.collector = FrameCollector()
+        proxies = TrustedPeers(options.trusted_proxies)
         self.admission = Admission(
-            connections=options.max_connections,
-            per_address=options.max_connections_per_address,
-            proxies=TrustedPeers(options.trusted_proxies),
+            connections=options.max_connections, per_address=options.max_connections_per_address, proxies=proxies
+        )
+        self.bytes_in_hand = BytesInHand(
+            in_all=options.max_body_bytes_in_all, per_address=options.max_body_bytes_per_address, proxies=proxies
         )

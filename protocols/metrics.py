@@ -19,6 +19,10 @@ http_connections = Gauge("gateway_http_connections", "Open connections of HTTP l
 http_responses = Counter("gateway_http_responses", "HTTP responses by status", ["status"])
 http_refused = Counter("gateway_http_refused", "Requests refused before an application saw them", ["reason"])
 http_aborted = Counter("gateway_http_aborted", "Connections of HTTP listeners cut off", ["reason"])
+http_bytes_in_hand = Gauge(
+    "gateway_http_bytes_in_hand",
+    "Bytes of requests and unfinished WebSocket messages that are held, small ones left out",
+)
 websocket_connections = Gauge("gateway_websocket_connections", "Open WebSocket connections")
 websocket_messages = Counter("gateway_websocket_messages", "WebSocket messages", ["direction"])
 websocket_closed = Counter("gateway_websocket_closed", "WebSocket connections ended, by close code", ["code"])

@@ -46,7 +46,7 @@ def open_websocket(
     tunnel = site.tunnels.get(scope["path"])
     if tunnel is not None:
         return open_tunnel(tunnel, site, transport, peer, offer, scope, take_early_bytes)
-    websocket = WebSocket(site, offer)
+    websocket = WebSocket(site, offer, scope["client"])
     websocket.attach(transport, peer)
     transport.set_protocol(websocket)
     websocket.start(websocket_scope(scope, offer.subprotocols), take_early_bytes())
@@ -58,8 +58,8 @@ class WebSocket(WebSocketConnection):
 
     __slots__ = ("_denial", "_denied", "_early", "_left_by_us", "_offer", "inbox", "run")
 
-    def __init__(self, site: Site, offer: Offer) -> None:
-        super().__init__(site)
+    def __init__(self, site: Site, offer: Offer, client: tuple[str, int] | None) -> None:
+        super().__init__(site, client)
         self._offer: Offer | None = offer
         self._denial: Event | None = None
         self._denied = False

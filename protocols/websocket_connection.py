@@ -12,6 +12,7 @@ from typing import Final
 
 from protocols import metrics
 from protocols.aiohttp_parsers import BINARY, CLOSE, PING, TEXT, FrameReader
+from protocols.bytes_in_hand import UNCOUNTED_BYTES, Holding
 from protocols.connections import NEVER, Connection
 from protocols.http_options import Site
 from protocols.sockets import client_address
@@ -32,9 +33,13 @@ class WebSocketConnection(Connection):
     """The wire of one WebSocket; begins when the opening handshake is through."""
 
     __slots__ = (
+        "_client",
         "_ended",
         "_heard_at",
+        "_holding",
         "_late_pong",
+        "_message_bytes",
+        "_message_due",
         "_opened",
         "_paused",
         "_pinged_at",
@@ -44,9 +49,11 @@ class WebSocketConnection(Connection):
         "site",
     )
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, client: tuple[str, int] | None) -> None:
+        """`client` is that of the scope: whose the connection is, by what a trusted proxy says."""
         super().__init__(site.connections, write_timeout_s=site.options.write_timeout_s)
         self.site = site
+        self._client = client
         self.is_open = False
         self._reader: FrameReader | None = None
         self._opened = False
@@ -54,6 +61,9 @@ class WebSocketConnection(Connection):
         self._unread = b""
         self._heard_at = 0.0
         self._pinged_at = float("-inf")
+        self._message_bytes = -1
+        self._message_due = NEVER
+        self._holding: Holding | None = None
         self._ended = False
         self._late_pong: bytes | None = None
 
@@ -133,6 +143,9 @@ class WebSocketConnection(Connection):
                 self._close_received(payload, extra)
                 break
         self.connections.received_messages += count
+        unfinished = reader.unfinished_bytes
+        if (unfinished >= 0 or self._message_bytes >= 0) and self.is_open:
+            self._follow_message(unfinished, is_new=count > 0)
         failed = reader.failed
         if failed is not None and self._reader is not None:
             self.fail(failed.code, failed.reason)
@@ -143,6 +156,8 @@ class WebSocketConnection(Connection):
         self.is_open = False
         self._reader = None
         self._unread = b""
+        if self._holding is not None:
+            self._holding.set(0)
         self.site.admission.leave(client_address(self.transport))
         metrics.http_connections.dec()
         if self._opened:
@@ -159,25 +174,48 @@ class WebSocketConnection(Connection):
     # -- keeping alive ----------------------------------------------------------------------------------------------
 
     def deadline_passed(self) -> None:
-        """Looks which of two times has come: that of the next ping, an interval after the peer was last heard of, and
-        that of the answer to the last one."""
+        """Looks which of three times has come: that of the next ping, an interval after the peer was last heard of;
+        that of the answer to the last one; and that by which more of a message must have come."""
         now, options = self.connections.now, self.site.options
         if self._paused:  # what the peer says is not read: its silence is ours
             self._heard_at = now
-        ping_due = self._heard_at + options.websocket_ping_interval_s
+            if self._message_due != NEVER:
+                self._message_due = now + options.body_timeout_s
+        ping_due = self._heard_at + (options.websocket_ping_interval_s or NEVER)
         answer_due = self._pinged_at + options.websocket_ping_timeout_s
-        if self._heard_at < self._pinged_at:
-            if answer_due <= now:
-                self.fail(1011, "no answer to a ping")
-            else:
-                self.deadline = answer_due
-        elif ping_due <= now:
+        is_answered = self._heard_at >= self._pinged_at
+        if self._message_due <= now:
+            self.fail(1008, "a message that does not come on")
+        elif not is_answered and answer_due <= now:
+            self.fail(1011, "no answer to a ping")
+        elif is_answered and ping_due <= now:
             self._pinged_at = now
             self.write(_PING)
             # the next ping may be due before the answer to this one is overdue
-            self.deadline = now + min(options.websocket_ping_interval_s, options.websocket_ping_timeout_s)
+            due = now + min(options.websocket_ping_interval_s, options.websocket_ping_timeout_s)
+            self.deadline = min(self._message_due, due)
         else:
-            self.deadline = ping_due
+            self.deadline = min(self._message_due, ping_due if is_answered else answer_due)
+
+    def _follow_message(self, size: int, *, is_new: bool) -> None:
+        """`size` bytes have come of a message that is not complete; -1 if there is none. `is_new`: another one is."""
+        before, self._message_bytes = self._message_bytes, size
+        if self._holding is None and size > UNCOUNTED_BYTES:
+            self._holding = Holding(self.site.bytes_in_hand, self._client)
+        exceeded = self._holding.set(max(size, 0)) if self._holding is not None else None
+        if size < 0:
+            self._message_due = NEVER
+        elif exceeded is not None:
+            metrics.http_refused.labels(exceeded).inc()
+            self.fail(1013, exceeded)
+        else:
+            options, now = self.site.options, self.connections.now
+            in_time = now + options.body_timeout_s
+            progress = max(size - max(before, 0), 0)
+            began = is_new or before < 0
+            due = in_time if began else self._message_due + progress / options.min_body_bytes_per_s
+            self._message_due = min(due, in_time)
+            self.deadline = min(self.deadline, self._message_due)
 
     def _pong(self, payload: bytes) -> None:
         if self._drained is None:

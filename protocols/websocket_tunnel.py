@@ -27,7 +27,7 @@ def open_tunnel(
     selected = next((name for name in known if name in offer.subprotocols), None)
     if selected is None:
         return Refusal(400, "subprotocol")
-    connection = TunnelConnection(site, tunnel.protocol_factory())
+    connection = TunnelConnection(site, tunnel.protocol_factory(), scope["client"])
     connection.attach(transport, peer)
     transport.set_protocol(connection)
     connection.write(accept_response(site.encoder, offer, subprotocol=selected))
@@ -44,8 +44,8 @@ class TunnelConnection(WebSocketConnection):
 
     __slots__ = ("_protocol", "_shutting_down")
 
-    def __init__(self, site: Site, protocol: asyncio.Protocol) -> None:
-        super().__init__(site)
+    def __init__(self, site: Site, protocol: asyncio.Protocol, client: tuple[str, int] | None) -> None:
+        super().__init__(site, client)
         self._shutting_down = False
         self._protocol: asyncio.Protocol | None = protocol
 

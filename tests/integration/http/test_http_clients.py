@@ -79,6 +79,50 @@ def test_a_large_body_that_is_refused_still_gets_its_answer(run: Run, tmp_path: 
     run(main())
 
 
+def send_all_then_read(address: str, tls: ssl.SSLContext | None, data: bytes) -> bytes:
+    """What a simple client does: it looks for the answer only when it has sent all."""
+    if address.startswith("unix:"):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(address.removeprefix("unix:"))
+    else:
+        connection = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
+    connection.settimeout(10)
+    if tls is not None:
+        connection = tls.wrap_socket(connection, server_hostname="localhost")
+    received = b""
+    with connection:
+        with contextlib.suppress(OSError):  # the rest is not taken
+            connection.sendall(data)
+        with contextlib.suppress(OSError):
+            while part := connection.recv(65_536):
+                received += part
+    return received
+
+
+@pytest.mark.parametrize("wire", ["tcp", "tls", "unix"])
+@pytest.mark.parametrize("by", ["the server", "the application"])
+def test_a_client_that_is_still_sending_its_body_gets_the_answer(run: Run, tmp_path: Path, wire: str, by: str) -> None:
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"no"})
+
+    async def main() -> None:
+        options: dict[str, Any] = {"max_body_bytes": 1000} if by == "the server" else {}
+        trusted = None
+        if wire == "tls":
+            options["tls"] = certificate(tmp_path)
+            trusted = ssl.create_default_context(cafile=tmp_path / "cert.pem")
+        if wire == "unix":
+            options["bind"] = f"unix:{tmp_path}/socket"
+        size = 2_500_000
+        head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size
+        async with serving(refuse, **options) as server:
+            answer = await asyncio.to_thread(send_all_then_read, server.addresses[0], trusted, head + bytes(size))
+            assert answer.startswith(b"HTTP/1.1 413 " if by == "the server" else b"HTTP/1.1 401 "), answer
+
+    run(main())
+
+
 def test_a_unix_socket(run: Run, tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(echo, bind=f"unix:{tmp_path}/socket") as server:

@@ -1,6 +1,8 @@
 """What is relied on of aiohttp's C parsers. A new minor release of aiohttp must pass this before the pin is moved."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from protocols.aiohttp_parsers import (
     BINARY,
@@ -242,3 +244,40 @@ class TestFrameReader:
         assert [data for _, data, _ in one.feed(masked(0x81, b"one")[5:])] == ["one"]
         assert one.failed is None
         assert two.failed is not None
+
+    @given(
+        messages=st.lists(
+            st.tuples(
+                st.lists(st.integers(0, 300), min_size=1, max_size=4),  # the sizes of a message's fragments
+                st.lists(st.integers(0, 125), max_size=2),  # of the pings behind each of them
+            ),
+            min_size=1,
+            max_size=4,
+        ),
+        step=st.integers(1, 40),
+    )
+    def test_tells_how_much_has_come_of_an_unfinished_message(
+        self, messages: list[tuple[list[int], list[int]]], step: int
+    ) -> None:
+        stream, expected = b"", [-1]
+        for fragments, pings in messages:
+            size = 0
+            for number, fragment in enumerate(fragments):
+                last = number == len(fragments) - 1
+                frame = masked((0x80 if last else 0) | (0 if number else 2), b"x" * fragment)
+                header = len(frame) - fragment
+                expected += [size if number else 0] * (header - 1) + [size + come for come in range(fragment + 1)]
+                size += fragment
+                if last:
+                    expected[-1] = -1
+                stream += frame
+                for ping in pings:
+                    frame = masked(0x89, b"y" * ping)
+                    expected += [0 if last else size] * (len(frame) - 1) + [-1 if last else size]
+                    stream += frame
+        reader = FrameReader(FrameCollector(), max_message_bytes=2000)
+
+        for at in range(0, len(stream), step):
+            reader.feed(stream[at : at + step])
+            assert reader.failed is None
+            assert reader.unfinished_bytes == expected[min(at + step, len(stream))]

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from prometheus_client import REGISTRY
@@ -214,14 +214,36 @@ class TestEndOfConnections:
 
     async def test_a_body_must_go_on(self) -> None:
         recorder = Recorder()
-        client = Client(recorder, body_timeout_s=30)
-        await client.send(post(b"a", length=3))
+        client = Client(recorder, body_timeout_s=30, min_body_bytes_per_s=10)
+        await client.send(post(b"a", length=1000))
         assert await client.wait(29) == b""
-        await client.send(b"b")
-        assert await client.wait(29) == b""
+        await client.send(b"b" * 50)  # five seconds' worth
+        assert await client.wait(5) == b""
 
         assert status_of(await client.wait(2)) == 408
         assert recorder.events[-1] == {"type": "http.disconnect"}
+
+    async def test_what_came_fast_does_not_make_up_for_a_body_that_stops(self) -> None:
+        client = Client(Recorder(), body_timeout_s=30)
+        await client.send(post(b"a" * 200_000, length=200_001))
+
+        assert status_of(await client.wait(31)) == 408
+
+    async def test_the_application_may_take_its_time_with_a_body(self) -> None:
+        gate = asyncio.Event()
+
+        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+            await gate.wait()
+            await hello(scope, receive, send)
+
+        client = Client(slow, body_timeout_s=30)
+        await client.send(post(b"x" * 300_000, length=300_003))
+        assert await client.wait(1000) == b""
+        gate.set()
+        await client.receive()
+        assert await client.wait(29) == b""
+
+        assert status_of(await client.send(b"end")) == 200
 
     async def test_what_a_refused_client_still_sends_is_read_for_a_moment(self) -> None:
         client = Client(hello, max_body_bytes=10)
@@ -261,6 +283,92 @@ class TestEndOfConnections:
         await first.leave()
         await second.leave()
         assert status_of(await Client(hello, site=first.site).send(GET)) == 200
+
+
+class TestBytesInHand:
+    SHARES: Final = {"max_body_bytes": 50_000, "max_body_bytes_per_address": 100_000, "max_body_bytes_in_all": 200_000}
+
+    @staticmethod
+    def forwarded(address: bytes, size: int = 50_000) -> bytes:
+        return post(b"x" * (size - 1), length=size, extra=b"X-Forwarded-For: " + address + b"\r\n")
+
+    async def test_of_one_address_are_less_than_of_all(self) -> None:
+        before = [
+            counter("gateway_http_refused_total", reason=f"max_body_bytes_{of}") for of in ("per_address", "in_all")
+        ]
+        first = Client(Recorder(), trusted_proxies=("192.0.2.7",), **self.SHARES)
+        site = first.site
+        clients = [first, *(Client(site.application, site=site) for _ in range(6))]
+
+        addresses = [b"203.0.113.1", b"203.0.113.1:80", b"203.0.113.1", b"203.0.113.2", b"203.0.113.2", b"203.0.113.3"]
+        responses = [
+            await client.send(self.forwarded(address)) for client, address in zip(clients, addresses, strict=False)
+        ]
+
+        assert [response and status_of(response) for response in responses] == [b"", b"", 503, b"", b"", 503]
+        assert b"retry-after: 5\r\n" in responses[2]
+        after = [
+            counter("gateway_http_refused_total", reason=f"max_body_bytes_{of}") for of in ("per_address", "in_all")
+        ]
+        assert [new - old for new, old in zip(after, before, strict=True)] == [1, 1]
+        assert site.bytes_in_hand.total == counter("gateway_http_bytes_in_hand") == 4 * 49_999
+        for client in clients:
+            await client.leave()
+        assert site.bytes_in_hand.total == counter("gateway_http_bytes_in_hand") == 0
+
+    async def test_count_until_the_application_has_ended(self) -> None:
+        gate = asyncio.Event()
+
+        async def keeps(scope: Scope, receive: Receive, send: Send) -> None:
+            await hello(scope, receive, send)
+            await gate.wait()
+
+        client = Client(keeps)
+        assert status_of(await client.send(post(b"x" * 10_000))) == 200
+        assert client.site.bytes_in_hand.total == 10_000
+        await client.leave()
+        assert client.site.bytes_in_hand.total == 10_000
+
+        gate.set()
+        await client.receive()
+        assert client.site.bytes_in_hand.total == 0
+
+    async def test_count_when_they_are_ahead_of_their_turn(self) -> None:
+        before = counter("gateway_http_aborted_total", reason="max_body_bytes_per_address")
+        recorder = Recorder()
+        first = Client(recorder, **self.SHARES)
+        clients = [first, Client(recorder, site=first.site)]
+        for client in clients:
+            await client.send(GET + GET * 1_500)
+        assert first.site.bytes_in_hand.total == 2 * 1_500 * len(GET)
+        await clients[1].send(GET * 1_000)
+
+        assert [client.transport.aborted for client in clients] == [False, True]
+        assert counter("gateway_http_aborted_total", reason="max_body_bytes_per_address") == before + 1
+        await first.leave()
+        assert first.site.bytes_in_hand.total == 0
+
+    async def test_that_are_served_count_no_longer(self) -> None:
+        client = Client(hello)
+        await client.send(GET * 500 + post(b"x" * 100_000) + GET * 500)
+        for _ in range(200):
+            await client.receive()
+
+        assert client.site.bytes_in_hand.total == 0
+        assert not client.closed
+
+    async def test_of_a_head_are_bounded_and_count(self) -> None:
+        client = Client(hello)
+        header = b"A: " + b"x" * 1000 + b"\r\n"
+        await client.send(GET[:-2] + header * 9)
+        assert client.site.bytes_in_hand.total > 9_000
+        response = b""
+        for _ in range(60):
+            response = response or await client.send(header)
+
+        assert status_of(response) == 431
+        await client.leave()
+        assert client.site.bytes_in_hand.total == 0
 
 
 class TestBadRequests:
@@ -305,6 +413,27 @@ class TestBadRequests:
 
         assert status_of(await client.send(b"4\r\nabcd\r\n")) == 413
         assert recorder.events[-1] == {"type": "http.disconnect"}
+
+    @pytest.mark.parametrize(
+        ("chunk", "refused"),
+        [
+            (b"1\r\nx\r\n", False),
+            (b"a\r\n0123456789\r\n", False),
+            (b"1;a=b\r\nx\r\n", True),
+            (b"1;" + b"a" * 100 + b"\r\nx\r\n", True),
+            (b"0" * 100 + b"1\r\nx\r\n", True),
+        ],
+    )
+    async def test_a_chunked_body_that_is_mostly_framing_is_refused(self, chunk: bytes, refused: bool) -> None:
+        before = counter("gateway_http_refused_total", reason="chunk_framing")
+        client = Client(hello)
+        response = await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(60):
+            response = response or await client.send(chunk * 1000)
+        response = response or await client.send(b"0\r\n\r\n")
+
+        assert status_of(response) == (400 if refused else 200)
+        assert counter("gateway_http_refused_total", reason="chunk_framing") == before + refused
 
     async def test_a_broken_chunk_ends_the_request(self) -> None:
         recorder = Recorder()

@@ -25,6 +25,9 @@ def test_they_are_the_options_of_the_server() -> None:
         ("websocket_max_message_bytes", 2**32),
         ("websocket_ping_interval_s", -1),
         ("trusted_proxies", ("10.0.0.1/8",)),
+        ("min_body_bytes_per_s", 0),
+        ("max_body_bytes", 17 * 1024 * 1024),  # more than an address may have
+        ("max_body_bytes_per_address", 129 * 1024 * 1024),  # more than all may have
         ("server_header", "a\r\nb"),
         ("server_header", "é"),
     ],
@@ -36,3 +39,4 @@ def test_a_value_out_of_range_is_refused(name: str, value: object) -> None:
 
 def test_the_clock_resolves_the_shortest_timeout() -> None:
     assert HttpOptions(head_timeout_s=0.4, websocket_ping_interval_s=0).shortest_timeout_s == 0.4
+    assert HttpOptions(min_body_bytes_per_s=1).shortest_timeout_s > 1

@@ -443,6 +443,56 @@ class TestPings:
             assert await it.client.wait(10_000) == b""
 
 
+class TestMessagesThatDoNotComeOn:
+    @pytest.mark.parametrize("path", ["/ws", "/tunnel"])
+    async def test_end_the_connection(self, path: str) -> None:
+        client = await opened(path, body_timeout_s=30, min_body_bytes_per_s=10, websocket_ping_interval_s=0)
+        message = masked(0x82, b"x" * 1000)
+        await client.send(message[:50])
+        assert await client.wait(25) == b""
+        await client.send(message[50:150])  # ten seconds' worth
+        assert await client.wait(14) == b""
+
+        assert close_code(await client.wait(2)) == 1008
+
+    async def test_are_those_that_have_begun_and_no_others(self) -> None:
+        async with Accepted(websocket_ping_interval_s=0) as it:
+            for _ in range(50):
+                await it.send(masked(0x81, b"x") + masked(0x89, b"x"))
+                assert await it.client.wait(29) == b""
+            await it.send(masked(0x01, b"x"))
+            await it.send(masked(0x80, b"x"))
+            assert await it.client.wait(1000) == b""
+
+    async def test_may_rest_while_we_do_not_read(self) -> None:
+        async with Accepted(websocket_ping_interval_s=0) as it:
+            websocket = it.client.transport.protocol
+            assert isinstance(websocket, WebSocketConnection)
+            await it.send(masked(0x82, b"x" * 1000)[:50])
+            websocket.pause_reading()
+            assert await it.client.wait(1000) == b""
+            websocket.resume_reading()
+            assert await it.client.wait(29) == b""
+            assert close_code(await it.client.wait(2)) == 1008
+
+    async def test_count_among_the_bytes_in_hand(self) -> None:
+        before = counter("gateway_http_refused_total", reason="max_body_bytes_per_address")
+        options = {"max_body_bytes": 100_000, "max_body_bytes_per_address": 100_000}
+        async with Accepted(**options) as it, Accepted() as other:
+            other.client.site.bytes_in_hand = it.client.site.bytes_in_hand
+            message = masked(0x82, b"x" * 60_000)
+            await it.send(message[:50_000])
+            assert it.client.site.bytes_in_hand.total == 50_000 - 8
+            await it.send(message[50_000:])
+            assert it.client.site.bytes_in_hand.total == 0
+            assert it.app.events[0]["bytes"] == b"x" * 60_000
+
+            await it.send(message[:-1])
+            assert close_code(await other.send(message[:-1])) == 1013
+        assert it.client.site.bytes_in_hand.total == 0
+        assert counter("gateway_http_refused_total", reason="max_body_bytes_per_address") == before + 1
+
+
 async def test_shutting_down_says_that_the_service_restarts() -> None:
     async with Accepted() as it:
         it.client.shut_down()
