@@ -1,4 +1,8 @@
-"""Database work from asynchronous code, with connections given back at each boundary."""
+"""Database work from asynchronous code, with old connections closed at each boundary.
+
+How long a connection is kept is CONN_MAX_AGE's to say, as everywhere in Django: with 0, its default, each unit of work
+closes what it has opened. What is kept belongs to a thread; `gateway.threads.close_connections` closes it at the end.
+"""
 
 from typing import Any, ParamSpec, TypeVar
 
@@ -17,11 +21,12 @@ def close_old_connections() -> None:
     those to a database in memory, which Django never closes.
     """
     for connection in connections.all(initialized_only=True):
-        if not connection.in_atomic_block and not _is_in_memory(connection):
+        if not connection.in_atomic_block and not is_in_memory(connection):
             connection.close_if_unusable_or_obsolete()
 
 
-def _is_in_memory(connection: BaseDatabaseWrapper) -> bool:
+def is_in_memory(connection: BaseDatabaseWrapper) -> bool:
+    """Whether `connection` is to a database of SQLite that is no file."""
     return connection.vendor == "sqlite" and bool(connection.is_in_memory_db())  # type: ignore[attr-defined]
 
 

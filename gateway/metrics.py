@@ -36,3 +36,6 @@ token_refusals = Counter(
     ["protocol", "reason"],
 )
 token_expiries = Counter("gateway_token_expiries", "Connections closed because their token had expired", ["protocol"])
+django_requests_refused = Counter(
+    "gateway_django_requests_refused", "Requests for Django's views that came while too many were waiting for a thread"
+)

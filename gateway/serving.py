@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from gateway.layers.startup import check_layers
 from gateway.lifespan import Lifespan
 from gateway.servers import joined_to_layer, make_servers
+from gateway.threads import close_connections
 from protocols.asgi import Application
 from protocols.server import Listener, ProtocolServer
 
@@ -27,6 +28,7 @@ async def serving(
     """
     await check_layers()
     async with AsyncExitStack() as started:
+        started.push_async_callback(close_connections)
         lifespan = Lifespan(application, on_failure=lambda: None)  # it has logged why
         await lifespan.startup()
         started.push_async_callback(lifespan.shutdown)

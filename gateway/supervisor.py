@@ -33,6 +33,7 @@ from gateway.lifespan import Lifespan, LifespanError
 from gateway.observability import Lifecycle
 from gateway.routing import get_default_application
 from gateway.servers import joined_to_layer, make_servers
+from gateway.threads import close_connections
 from protocols.asgi import Application
 from protocols.mqtt.stores.base import Store, StoreError
 from protocols.mqtt.stores.redis import RedisStore
@@ -117,6 +118,7 @@ class Supervisor:
         self._watch_signals()
         await require_layers()
         async with AsyncExitStack() as started:
+            started.push_async_callback(close_connections)
             state = await started.enter_async_context(self._application_started())
             listeners = make_listeners(self.config.listeners)
             servers = make_servers(self.application, listeners, state, store=make_store(self.config))

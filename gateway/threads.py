@@ -6,19 +6,24 @@ which asgiref takes for the thread of its context: the first call in a handler p
 and all further calls of that handler use the same one, as thread-sensitive code must; the next handler may get another.
 Lanes of several consumers may share a thread, so a handler that waits holds no thread back from the others.
 
-Each thread may hold one database connection per alias: ASGI_THREADS is the upper bound.
+Each thread may hold one database connection per alias: ASGI_THREADS is the upper bound, for consumers and for Django's
+views (gateway.django_handler) each. `close_connections` closes them, which is for whoever ends a server.
 """
 
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import ContextVar, Token
+from itertools import chain
 from threading import Lock
 from typing import Any, Final, ParamSpec, TypeVar
+from weakref import WeakSet
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync
+from django.db import connections
 
 from gateway.db import close_old_connections
 from protocols.asgi import Event, Send
@@ -37,8 +42,8 @@ def default_pool_size() -> int:
 class _PoolThread:
     """One thread of the pool, and how many calls it has before it."""
 
-    def __init__(self, number: int) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"consumers-{number}")
+    def __init__(self, name: str) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         self._lock = Lock()
         self.calls = 0
 
@@ -57,28 +62,58 @@ class _PoolThread:
 class ThreadPool:
     """At most `size` threads, started when they are needed."""
 
-    def __init__(self, size: int | None = None) -> None:
+    def __init__(self, size: int | None = None, *, name: str = "consumers") -> None:
         self.size = size or default_pool_size()
+        self.name = name
         self._threads: list[_PoolThread] = []
+        _pools.add(self)
 
     def least_busy(self) -> _PoolThread:
         """An idle thread, a new one while there may be more, or the one with the fewest calls before it."""
         best = min(self._threads, key=lambda thread: thread.calls, default=None)
         if best is None or (best.calls and len(self._threads) < self.size):
-            best = _PoolThread(len(self._threads))
+            best = _PoolThread(f"{self.name}-{len(self._threads)}")
             self._threads.append(best)
         return best
 
+    @property
+    def threads(self) -> Sequence[_PoolThread]:
+        """Those that have been started."""
+        return self._threads
 
+
+_pools: WeakSet[ThreadPool] = WeakSet()
 _pool = ThreadPool()
 
 
+async def close_connections(*, timeout_s: float = 2.0) -> None:
+    """Closes the database connections of every thread that runs synchronous code for a server: when it has ended, or
+    they would stay open until the process ends. Threads that still wait for a database are waited for `timeout_s`.
+    """
+    threads: list[_PoolThread | ThreadPoolExecutor] = [*chain.from_iterable(pool.threads for pool in _pools)]
+    threads.append(SyncToAsync.single_thread_executor)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            for thread in threads:  # one by one: of two that close a file of SQLite at once none empties its log
+                await asyncio.wrap_future(thread.submit(_close_connections))
+
+
+def _close_connections() -> None:
+    """All of this thread's, but for one to a database in memory, which Django never closes."""
+    try:
+        connections.close_all()
+    except Exception:
+        logger.exception("a database connection could not be closed")
+
+
 class Lane:
-    """Where one consumer runs synchronous code."""
+    """Where one consumer, or one request, runs synchronous code."""
 
-    __slots__ = ("_around", "_thread", "_token")
+    __slots__ = ("_around", "_pool", "_thread", "_token")
 
-    def __init__(self) -> None:
+    def __init__(self, pool: ThreadPool | None = None) -> None:
+        """`pool` is whose threads it uses; by default that of all consumers."""
+        self._pool = pool
         self._thread: _PoolThread | None = None
         self._token: Token[ThreadSensitiveContext] | None = None
         self._around: Lane | None = None
@@ -104,7 +139,7 @@ class Lane:
 
     def submit(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         if self._thread is None:
-            self._thread = _pool.least_busy()
+            self._thread = (self._pool or _pool).least_busy()
             self._thread.submit(_close_old_connections)
         return self._thread.submit(call, *args, **kwargs)
 

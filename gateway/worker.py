@@ -12,6 +12,7 @@ import signal
 from collections.abc import Sequence
 
 from gateway.layers import BaseChannelLayer
+from gateway.threads import close_connections
 from protocols.asgi import Application, Event
 from protocols.runner import Inbox
 
@@ -91,6 +92,7 @@ class Worker:
         work.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await work
+        await close_connections()
 
 
 class _WorkerInbox(Inbox):

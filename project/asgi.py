@@ -5,10 +5,10 @@
 
 import os
 
-from django.core.asgi import get_asgi_application
+from gateway.django_handler import get_django_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
-django_application = get_asgi_application()  # sets Django up, which the imports below need
+django_application = get_django_application()  # sets Django up, which the imports below need
 
 from django.urls import path, re_path  # noqa: E402
 

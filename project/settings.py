@@ -13,15 +13,23 @@ from gateway.layers.url import channel_layers_from_url
 config = current()
 
 
+# As many as there are threads (gateway.threads). A minute, as what a name stands for may change: after a failover the
+# old server may live on, and be read-only.
+KEPT_CONNECTIONS = {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
+BUSY_TIMEOUT_S = 5
+"""How long people, who look at what they have asked for, wait for a lock of another program."""
+
+
 def database(config: Config) -> dict[str, Any]:
     """The entry of DATABASES."""
     sqlite_file = config.sqlite_file()
     if sqlite_file is not None:
         return {
-            "ENGINE": "django.db.backends.sqlite3",
+            "ENGINE": "gateway.sqlite",
             "NAME": sqlite_file,
+            **KEPT_CONNECTIONS,
             "OPTIONS": {
-                "timeout": 20,
+                "timeout": BUSY_TIMEOUT_S,
                 "transaction_mode": "IMMEDIATE",  # a transaction that reads first would otherwise fail, not wait
                 # FULL: an acknowledged reading survives a power cut.
                 "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL",
@@ -35,7 +43,7 @@ def database(config: Config) -> dict[str, Any]:
         "PASSWORD": unquote(parts.password or ""),
         "HOST": unquote(parts.hostname or ""),
         "PORT": parts.port or "",
-        "CONN_HEALTH_CHECKS": True,
+        **KEPT_CONNECTIONS,
         "OPTIONS": config.database_parameters(),
     }
 

@@ -16,6 +16,8 @@ from django.core.management import call_command
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from gateway.config import Config, load
+from project.settings import database as settings_of
 from tests.support.postgres import PostgresServer
 
 
@@ -50,7 +52,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory, django_db_blocker:
     """A file with the tables and nothing in them."""
     file = tmp_path_factory.mktemp("sqlite") / "template.sqlite3"
     with django_db_blocker.unblock(), default_database(sqlite_settings(file)):
-        call_command("migrate", verbosity=0)
+        call_command("prepare", verbosity=0)
     return file
 
 
@@ -72,16 +74,18 @@ _EMPTY = """
 
 
 def sqlite_settings(file: Path) -> dict[str, Any]:
-    """An entry of DATABASES, with the options of project.settings."""
-    init_command = "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL"
-    options = {"timeout": 20, "transaction_mode": "IMMEDIATE", "init_command": init_command}
-    return {"ENGINE": "django.db.backends.sqlite3", "NAME": file, "OPTIONS": options}
+    """The entry of DATABASES that project.settings has for this file."""
+    return settings_of(configuration_of(f"sqlite:///{file}"))
 
 
 def postgresql_settings(server: PostgresServer, name: str) -> dict[str, Any]:
-    """An entry of DATABASES."""
-    address = {"HOST": "127.0.0.1", "PORT": server.port, "USER": "postgres", "PASSWORD": "", "NAME": name}
-    return {"ENGINE": "django.db.backends.postgresql", **address}
+    """The entry of DATABASES that project.settings has for this database."""
+    return settings_of(configuration_of(server.url(name)))
+
+
+def configuration_of(url: str) -> Config:
+    """The defaults, with this database."""
+    return load(flags=[f"database.url={url}"], environ={}).config
 
 
 @contextmanager

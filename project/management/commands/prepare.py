@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
 from django.db import connection
+
+from gateway.db import is_in_memory
+from gateway.sqlite.base import create_private
 
 ADVISORY_LOCK = 0x6669656C64  # any number that nobody else on this database takes: "field"
 
@@ -18,6 +22,8 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if connection.vendor == "sqlite" and not is_in_memory(connection):
+            create_private(Path(connection.settings_dict["NAME"]))
         with alone():
             call_command("migrate", interactive=False, verbosity=options["verbosity"])
 

@@ -42,11 +42,12 @@ def test_the_tables_are_those_of_the_code(heading: str, cls: type[Any]) -> None:
 
 def test_the_counters_are_there() -> None:
     from devices import metrics as device_metrics
+    from gateway import metrics as gateway_metrics
     from protocols import metrics
 
     known = {
         f"{each._name}_total"
-        for module in (metrics, device_metrics)
+        for module in (metrics, gateway_metrics, device_metrics)
         for each in vars(module).values()
         if hasattr(each, "_name")
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import SyncToAsync, async_to_sync, sync_to_async
 from django.contrib.auth import get_user_model
 from django.db import connections, transaction
 from django.test import TestCase
@@ -77,14 +77,21 @@ def file_database(tmp_path: Path, django_db_blocker: Any, monkeypatch: pytest.Mo
 
     "default" is not used, and in no memory either: with one, a communicator would keep consumers to one thread.
     """
-    connections.settings["file"] = {**connections.settings["default"], "NAME": str(tmp_path / "test.sqlite3")}
+    plain = {"ENGINE": "django.db.backends.sqlite3", "CONN_MAX_AGE": 0, "CONN_HEALTH_CHECKS": False}
+    connections.settings["file"] = {**connections.settings["default"], **plain, "NAME": str(tmp_path / "test.sqlite3")}
     monkeypatch.setitem(connections.settings["default"], "NAME", str(tmp_path / "default.sqlite3"))
     with django_db_blocker.unblock():
         yield
+    forget_connection()
+    SyncToAsync.single_thread_executor.submit(forget_connection).result()
+    del connections.settings["file"]
+
+
+def forget_connection() -> None:
+    """Closes that of this thread, and has the next test make its own."""
     if hasattr(connections._connections, "file"):
         connections["file"].close()
         del connections["file"]
-    del connections.settings["file"]
 
 
 def query() -> None:
@@ -120,6 +127,44 @@ async def test_a_handler_leaves_no_connection_open(
         await communicator.receive_nothing(timeout=0)
 
         assert not await asyncio.wrap_future(pool.least_busy().submit(is_open))
+
+
+@pytest.fixture
+def kept(file_database: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections to the alias "file" are kept."""
+    monkeypatch.setitem(connections.settings["file"], "CONN_MAX_AGE", None)
+
+
+@pytest.mark.parametrize("consumer", [AsyncQuerying, SyncQuerying])
+async def test_a_connection_that_is_to_be_kept_is_kept_until_the_threads_are_told_to_close_theirs(
+    consumer: type[AsyncConsumer], kept: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = threads.ThreadPool(size=1)
+    monkeypatch.setattr(threads, "_pool", pool)
+    async with ApplicationCommunicator(consumer.as_asgi(), {"type": "test"}) as communicator:
+        await communicator.send_input({"type": "query"})
+        await communicator.receive_output()
+    await database_sync_to_async(query)()
+    assert await asyncio.wrap_future(pool.least_busy().submit(is_open))
+    assert await sync_to_async(is_open)()
+
+    await threads.close_connections()
+
+    assert not await asyncio.wrap_future(pool.least_busy().submit(is_open))
+    assert not await sync_to_async(is_open)()
+
+
+async def test_a_thread_that_waits_for_its_database_is_not_waited_for_beyond_the_time_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = threads.ThreadPool(size=1)
+    answered = threading.Event()
+    waiting = pool.least_busy().submit(answered.wait)
+
+    await threads.close_connections(timeout_s=0.01)
+
+    assert not waiting.done()
+    answered.set()
 
 
 async def test_database_sync_to_async_closes_what_the_call_has_opened(file_database: None) -> None:
