@@ -4,7 +4,6 @@ A token is shown once, on the page that answers the request which issued it: nei
 """
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from django.contrib import admin, messages
@@ -23,6 +22,7 @@ from devices.models import CertificateName, Credential, Device, DeviceType, now_
 from devices.pages.lines import publish_lines
 from devices.pages.readings import ReadingsQuery, read_page
 from devices.profiles import PROFILES
+from devices.values import duration_text, instant
 from gateway.config import current
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ admin.site.index_title = "Administration"
 
 
 def _moment(ms: int | None) -> str:
-    return "never" if ms is None else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    at = None if ms is None else instant(ms)
+    return "never" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 @admin.register(DeviceType)
@@ -235,7 +236,7 @@ class DeviceAdmin(DeviceModelAdmin):
         """By how much it is ahead, if that is too much."""
         if device.clock_skew_ms is None:
             return "as far as known not too far ahead"
-        return f"ahead by {timedelta(seconds=device.clock_skew_ms // 1000)}"
+        return f"{duration_text(device.clock_skew_ms)} ahead"
 
     # Saving
 
@@ -368,6 +369,7 @@ class DeviceAdmin(DeviceModelAdmin):
             "device": device,
             "query": query,
             "page": read_page(device.pk, query),
+            "whole_url": f"{reverse('device-value', args=[device.pk])}?",
         }
         return TemplateResponse(request, "admin/gateway_devices/device/readings.html", context)
 

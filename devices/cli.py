@@ -65,6 +65,9 @@ def show(name: str) -> None:
     NAME may also be that of one of its MQTT clients, such as 42/sensor, which `gateway mqtt` and the log have.
     """
     setup_django()
+    from devices.queries import CodePoints, heads
+    from devices.values import Value, name_text
+
     found = _of_client(name) or _find(name)
     click.echo(f"name       {found.name}")
     click.echo(f"type       {found.type.name}")
@@ -77,8 +80,9 @@ def show(name: str) -> None:
     for certificate in found.certificate_names.all():
         state = f"revoked {certificate.revoked_at:%Y-%m-%d %H:%M}" if certificate.revoked_at else "valid"
         click.echo(f"trusts     {certificate}, since {certificate.created_at:%Y-%m-%d %H:%M}, {state}")
-    for value in found.latest_values.select_related("key").order_by("key__name"):
-        click.echo(f"value      {value.key.name} = {value.shown} at {_time(value.ts)}")
+    for key, *columns in heads(found.latest_values.order_by(CodePoints("key__name")), "key__name", "ts"):
+        value = Value(*columns)
+        click.echo(f"value      {name_text(key)} = {value.shown.line} at {_time(value.ts)}")
 
 
 @device.command()
@@ -179,8 +183,9 @@ def _state(found: Any) -> str:
 
 
 def _time(at_ms: int | None) -> str:
-    from datetime import UTC, datetime
+    from devices.values import instant
 
     if at_ms is None:
         return "never"
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    at = instant(at_ms)
+    return f"{at_ms} ms" if at is None else at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

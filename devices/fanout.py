@@ -1,17 +1,20 @@
 """Tells dashboards what was committed: one message per commit and group, encoded once.
 
-    {"type": "readings", "now": ms, "devices": {"<id>": {"name": ..., "readings": [[key, ts, value], ...]}}}
+    {"type": "readings", "now": ms, "devices": {"<id>": {"name": ..., "readings": [[key, ts, value, ...], ...]}}}
     {"type": "connection", "id": ..., "connected": bool, "now": ms}
 
-The group of a device gets its newest readings, up to devices.ingest.NEWEST_PER_DEVICE a commit; the group of the fleet
-the newest of each key. This is never the durable path: a channel layer that is slow or away delays nobody but
-dashboards. Commits that come while it is busy wait; of more than MAX_WAITING the oldest is dropped and counted, and
-dashboards make up for it with their next snapshot.
+What follows the time is that of devices.values.told, so no value is longer than a line. The group of a device gets its
+newest readings, up to devices.ingest.NEWEST_PER_DEVICE a commit; the group of the fleet, of each device, the newest of
+the first KEYS_PER_ROW keys by name, which is what a row has room for. This is never the durable path: a channel layer
+that is slow or away delays nobody but dashboards. Commits that come while it is busy wait; of more than MAX_WAITING the
+oldest is dropped and counted, and dashboards make up for it with their next snapshot.
 """
 
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Iterable, Mapping
+from heapq import nsmallest
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +22,8 @@ import msgspec
 from devices import metrics
 from devices.ingest import Group, Ingest
 from devices.models import now_ms
+from devices.pages.board import KEYS_PER_ROW
+from devices.values import told
 from devices.writers import Row
 from gateway.layers import BaseChannelLayer
 from protocols.log_limit import LogLimit
@@ -89,23 +94,33 @@ class Fanout:
             for step in group.latest:
                 for row in step:
                     latest.setdefault(row[0], []).append(row)
+            for device_id, rows in latest.items():
+                if len(rows) > KEYS_PER_ROW:
+                    latest[device_id] = nsmallest(KEYS_PER_ROW, rows, key=self._key_of)
             await self._send(FLEET_GROUP, self._readings(group, latest))
         watched = {
             device_id for device_id in group.submissions if not self._layer.group_is_empty(device_group(device_id))
         }
         if watched:  # mostly few of many devices, whose rows are gone through only then
-            for device_id, rows in group.newest_of(watched).items():
-                await self._send(device_group(device_id), self._readings(group, {device_id: rows}))
+            for device_id, newest in group.newest_of(watched).items():
+                await self._send(device_group(device_id), self._readings(group, {device_id: newest}))
 
-    def _readings(self, group: Group, rows: "dict[int, Any]") -> dict[str, Any]:
+    def _readings(self, group: Group, rows: Mapping[int, Iterable[Row]]) -> dict[str, Any]:
+        name = self._ingest.key_name
         devices = {
             str(device_id): {
                 "name": group.submissions[device_id].name,
-                "readings": [(self._ingest.key_name(row[1]), row[2], json_value(row[5], row[6])) for row in of_device],
+                "readings": [
+                    (name(row[1]), row[2], row[5]) if row[6] is None else (name(row[1]), row[2], *told(row[5], row[6]))
+                    for row in of_device
+                ],
             }
             for device_id, of_device in rows.items()
         }
         return {"type": "readings", "now": now_ms(), "devices": devices}
+
+    def _key_of(self, row: Row) -> str:
+        return self._ingest.key_name(row[1])
 
     async def _send(self, group: str, message: dict[str, Any]) -> None:
         if self._layer.group_is_empty(group):
@@ -120,8 +135,3 @@ class Fanout:
         metrics.fanout_failures.inc()
         if self._log_limit.take() is not None:
             logger.warning("dashboards fall behind: %s", why)
-
-
-def json_value(number: float | None, text: str | None) -> Any:
-    """A stored value as it goes into JSON."""
-    return number if text is None else msgspec.Raw(text.encode())

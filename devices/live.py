@@ -24,7 +24,7 @@ from django.urls import path
 from devices.fanout import FLEET_GROUP, device_group
 from devices.models import now_ms
 from devices.pages.access import may_watch, session_may_watch
-from devices.pages.board import Board, BoardQuery, read_board, read_device
+from devices.pages.board import Board, BoardQuery, as_message, read_board, read_device
 from devices.pages.watch import ConnectionChanged, Decoder, Watch
 from gateway.auth import AuthMiddlewareStack
 from gateway.consumer import AsyncConsumer
@@ -152,6 +152,8 @@ class LiveStream(AsyncConsumer):
 
     async def _take(self, watch: Watch, text: str) -> None:
         message = _decoder.decode(text)
+        if message is None:
+            return  # the next snapshot shows what it had
         if isinstance(message, ConnectionChanged):
             if watch.take_connection(message):
                 await self._send_text(text)
@@ -193,10 +195,11 @@ class LiveStream(AsyncConsumer):
         if self._device_id is None:
             board = await self._read_board()
             self._watch = Watch(board)
-            snapshot = {"devices": board.devices, "total": board.total, "page": board.page, "pages": board.pages}
+            devices = [as_message(device) for device in board.devices]
+            snapshot = {"devices": devices, "total": board.total, "page": board.page, "pages": board.pages}
         else:
-            facts = await database_sync_to_async(read_device)(self._device_id)
-            snapshot = {"devices": [] if facts is None else [facts]}
+            facts = await database_sync_to_async(read_device)(self._device_id, self._parameters().get("q", ""))
+            snapshot = {"devices": [] if facts is None else [as_message(facts)]}
         self._resync_pending = False
         self._snapshot_at = time.monotonic()
         await self._tell({"type": "snapshot", "gap": gap, **snapshot})
@@ -204,8 +207,10 @@ class LiveStream(AsyncConsumer):
             await self._tell({"type": "stale", "why": "layer"})
 
     async def _read_board(self) -> Board:
-        parameters = dict(parse_qsl(self.scope["query_string"].decode("latin-1")))
-        return await database_sync_to_async(read_board)(BoardQuery.parse(parameters))
+        return await database_sync_to_async(read_board)(BoardQuery.parse(self._parameters()))
+
+    def _parameters(self) -> dict[str, str]:
+        return dict(parse_qsl(self.scope["query_string"].decode("latin-1"), errors="replace"))
 
     def _is_cut_off(self) -> bool:
         return self.channel_layer is not None and not self.channel_layer.connected

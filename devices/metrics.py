@@ -16,6 +16,9 @@ readings_unstorable = Counter("gateway_readings_unstorable", "Readings that the 
 payloads_refused = Counter("gateway_payloads_refused", "Payloads of devices that were refused", ["protocol", "reason"])
 logins_refused = Counter("gateway_device_logins_refused", "Devices that were not let in", ["protocol", "reason"])
 fanout_failures = Counter("gateway_fanout_failures", "Messages to dashboards that the channel layer did not take")
+announcements_unreadable = Counter(
+    "gateway_announcements_unreadable", "Messages to dashboards that a dashboard could not read, and went without"
+)
 connections_cut = Counter("gateway_device_connections_cut", "Device connections closed by an order", ["reason"])
 device_connections = Gauge("gateway_device_connections", "Open connections of devices (MQTT and WebSocket)")
 timestamps_in_the_future = Counter(

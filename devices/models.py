@@ -178,11 +178,6 @@ class StoredValue(models.Model):
     class Meta:
         abstract = True
 
-    @property
-    def shown(self) -> str:
-        """The value as JSON."""
-        return self.text if self.text is not None else f"{self.number:.17g}"
-
 
 class Reading(StoredValue):
     """One value of one key at one time. `seq` tells apart what came at the same `ts`: see devices.ingest."""

@@ -3,21 +3,26 @@
 The dashboard's first HTML and every snapshot of its live stream are made here, so they cannot differ.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias, TypedDict
+from typing import Any, Final, TypedDict
 from urllib.parse import urlencode
 
-import msgspec
-from django.db.models import Count, F, Max, Q, Window
+from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet, Window
 from django.db.models.functions import RowNumber
 
-from devices.models import Device, DeviceQuerySet, LatestValue, now_ms
+from devices.models import Credential, Device, DeviceQuerySet, LatestValue, now_ms
+from devices.queries import CodePoints, contains_words, heads
+from devices.values import Value
 
 PAGE_SIZE: Final = 50
 KEYS_PER_ROW: Final = 6
 KEYS_PER_DEVICE: Final = 500
 MAX_SEARCH_LENGTH: Final = 200
+
+_HINT: Final = re.compile("…?[A-Za-z0-9]{4}")
+_PART_OF_UUID: Final = re.compile(r"[0-9a-fA-F-]{8,36}")
 
 STATES: Final = {
     "": "All states",
@@ -27,22 +32,38 @@ STATES: Final = {
 }
 SORTS: Final = {"name": "name", "connected": "connected", "seen": "last_seen_ms"}
 
-COLUMNS: Final[tuple[str, ...]] = ("id", "name", "type__name", "enabled", "connected", "last_seen_ms")
+COLUMNS: Final = (
+    "id",
+    "name",
+    "type__name",
+    "enabled",
+    "connected",
+    "last_seen_ms",
+    "connected_at_ms",
+    "disconnected_at_ms",
+    "clock_skew_ms",
+)
 
-Reading: TypeAlias = tuple[int, float | msgspec.Raw | None]
-"""Device time in ms, and the value: a plain number, or the JSON of anything else as it is stored."""
+MAX_CHARACTERS: Final = 131_072
+"""Of keys and values of one device in a page or a snapshot, as they are shown; `more` counts what has no room."""
 
 
 class DeviceFacts(TypedDict):
-    """A device in a snapshot; `more` is how many keys it has beyond those in `values`."""
+    """A device in a snapshot; `more` is how many keys it has beyond those in `values`.
+
+    `since` is when it connected, if it is connected, else when its last connection ended: ms, None if nobody knows.
+    `clock_skew` is by how many ms its clock is ahead, if that is more than is allowed.
+    """
 
     id: int
     name: str
     type: str
     enabled: bool
     connected: bool
+    since: int | None
     last_seen: int | None
-    values: dict[str, Reading]
+    clock_skew: int | None
+    values: dict[str, Value]
     more: int
 
 
@@ -107,15 +128,34 @@ def read_board(query: BoardQuery) -> Board:
     return Board(_with_values(rows, KEYS_PER_ROW), total, page, pages, newest_id)
 
 
-def read_device(device_id: int) -> DeviceFacts | None:
-    """One device with all its latest values (the first 500 keys); None if there is no such device."""
-    found = _with_values(Device.objects.with_connected(now_ms()).filter(pk=device_id), KEYS_PER_DEVICE)
+def read_device(device_id: int, keys: str = "") -> DeviceFacts | None:
+    """One device with its latest values, of keys with the words `keys`; None if there is no such device.
+
+    The first KEYS_PER_DEVICE keys by name, as far as MAX_CHARACTERS go.
+    """
+    found = _with_values(Device.objects.with_connected(now_ms()).filter(pk=device_id), KEYS_PER_DEVICE, keys)
     return found[0] if found else None
+
+
+def as_message(device: DeviceFacts) -> dict[str, Any]:
+    """A device as a snapshot has it."""
+    return {**device, "values": {key: value.told for key, value in device["values"].items()}}
+
+
+def search_devices(devices: DeviceQuerySet, text: str) -> DeviceQuerySet:
+    """The devices that have each word of `text` in their name or type; or that UUID, or that end of a valid token."""
+    found = contains_words(text, "name", "type__name")
+    if _PART_OF_UUID.fullmatch(text):
+        found |= Q(uuid__icontains=text)
+    if _HINT.fullmatch(text):
+        hint = text.removeprefix("…")
+        found |= Q(Exists(Credential.objects.filter(device=OuterRef("pk"), hint=hint, revoked_at=None)))
+    return devices.filter(found)
 
 
 def _filter(devices: DeviceQuerySet, query: BoardQuery) -> DeviceQuerySet:
     if query.q:
-        devices = devices.filter(Q(name__icontains=query.q) | Q(type__name__icontains=query.q))
+        devices = search_devices(devices, query.q)
     if query.type:
         devices = devices.filter(type__name=query.type)
     match query.state:
@@ -135,37 +175,41 @@ def _order(devices: DeviceQuerySet, sort: str) -> DeviceQuerySet:
     return devices.order_by(column.asc(nulls_last=True), "name")
 
 
-def _with_values(devices: DeviceQuerySet, keys_per_device: int) -> list[DeviceFacts]:
-    facts: dict[int, DeviceFacts] = {
-        device_id: {
+def _with_values(devices: DeviceQuerySet, keys_per_device: int, keys: str = "") -> list[DeviceFacts]:
+    facts: dict[int, DeviceFacts] = {}
+    for device_id, name, type_name, enabled, connected, last_seen, came, went, skew in devices.values_list(*COLUMNS):
+        facts[device_id] = {
             "id": device_id,
             "name": name,
             "type": type_name,
             "enabled": enabled,
             "connected": connected,
+            "since": came if connected else went if (went or 0) >= (came or 0) else None,
             "last_seen": last_seen,
+            "clock_skew": skew,
             "values": {},
             "more": 0,
         }
-        for device_id, name, type_name, enabled, connected, last_seen in devices.values_list(*COLUMNS)
-    }
-    for device_id, key, ts, number, text, keys in _first_values(facts, keys_per_device):
-        facts[device_id]["values"][key] = (ts, number if text is None else msgspec.Raw(text.encode()))
-        facts[device_id]["more"] = max(0, keys - keys_per_device)
+    room = dict.fromkeys(facts, MAX_CHARACTERS)
+    stored = LatestValue.objects.filter(contains_words(keys, "key__name"), device_id__in=list(facts))
+    for device_id, count in stored.values_list("device_id").annotate(Count("pk")):
+        facts[device_id]["more"] = count
+    for device_id, key, *columns in _first_values(stored, keys_per_device):
+        value = Value(*columns)
+        room[device_id] -= len(key) + len(value.shown.text)
+        if room[device_id] >= 0:
+            facts[device_id]["values"][key] = value
+            facts[device_id]["more"] -= 1
     return list(facts.values())
 
 
-def _first_values(
-    device_ids: Iterable[int], keys_per_device: int
-) -> Iterable[tuple[int, str, int, float | None, str | None, int]]:
-    """The latest values of the first keys, by name, of each device, and how many keys it has."""
-    return (
-        LatestValue.objects.filter(device_id__in=list(device_ids))
-        .annotate(
-            rank=Window(RowNumber(), partition_by="device_id", order_by="key__name"),
-            keys=Window(Count("key_id"), partition_by="device_id"),
-        )
-        .filter(rank__lte=keys_per_device)
-        .order_by("device_id", "rank")
-        .values_list("device_id", "key__name", "ts", "number", "text", "keys")
-    )
+def _first_values(stored: "QuerySet[LatestValue]", keys_per_device: int) -> Iterable[tuple[Any, ...]]:
+    """Of the first keys of each device, by name: device, key, and what a Value has.
+
+    The keys are chosen first, so that the texts of all others are left alone.
+    """
+    by_key = CodePoints("key__name")
+    rank = Window(RowNumber(), partition_by="device_id", order_by=by_key)
+    chosen = stored.annotate(rank=rank).filter(rank__lte=keys_per_device).values("pk")
+    values = LatestValue.objects.filter(pk__in=chosen).order_by("device_id", by_key)
+    return heads(values, "device_id", "key__name", "ts")  # type: ignore[no-any-return]

@@ -1,13 +1,14 @@
 """The readings of one key of a device, page by page: for looking things up, in the admin."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlencode
 
 from devices.models import LatestValue, Reading
+from devices.queries import CodePoints, heads
+from devices.values import Shown, shown
 
 PAGE_SIZE: Final = 100
 
@@ -41,11 +42,12 @@ class ReadingsQuery:
 
 @dataclass(frozen=True, slots=True)
 class ReadingRow:
-    """One reading as it is shown; `value` is what the device sent."""
+    """One reading as it is shown. `whole` is the query string by which all of a value that is cut is asked for."""
 
-    measured: datetime
-    received: datetime
-    value: Any
+    ts: int
+    received: int
+    value: Shown
+    whole: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class ReadingsPage:
 
 def read_page(device_id: int, query: ReadingsQuery) -> ReadingsPage:
     """Walks the primary key backwards from the cursor, so the last page costs what the first does."""
-    found = LatestValue.objects.filter(device_id=device_id).order_by("key__name")
+    found = LatestValue.objects.filter(device_id=device_id).order_by(CodePoints("key__name"))
     key_ids = dict(found.values_list("key__name", "key_id"))
     keys = list(key_ids)
     key = query.key if query.key in key_ids else next(iter(keys), "")
@@ -75,19 +77,14 @@ def read_page(device_id: int, query: ReadingsQuery) -> ReadingsPage:
     if query.before is not None:
         ts, seq = query.before
         readings = readings.filter(ts__lte=ts).exclude(ts=ts, seq__gte=seq)
-    columns = ("ts", "seq", "received", "number", "text")
-    rows = list(readings.order_by("-ts", "-seq").values_list(*columns)[: PAGE_SIZE + 1])
-    shown = [
-        ReadingRow(_moment(ts), _moment(received), number if text is None else json.loads(text))
-        for ts, _, received, number, text in rows[:PAGE_SIZE]
+    rows = list(heads(readings.order_by("-ts", "-seq"), "ts", "seq", "received")[: PAGE_SIZE + 1])
+    shown_rows = [
+        ReadingRow(ts, received, shown(number, head, size or 0), urlencode({"key": key, "ts": ts, "seq": seq}))
+        for ts, seq, received, number, head, size in rows[:PAGE_SIZE]
     ]
     older = query.address(key, rows[PAGE_SIZE - 1][:2]) if len(rows) > PAGE_SIZE else ""
     newest = query.address(key, None) if query.before is not None else ""
-    return ReadingsPage(keys, key, shown, older, newest)
-
-
-def _moment(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC)
+    return ReadingsPage(keys, key, shown_rows, older, newest)
 
 
 def _as_minute(text: str) -> str:

@@ -11,6 +11,7 @@ urlpatterns = [
     path("", views.dashboard, name="dashboard"),
     path("devices/<int:device_id>/", views.device_page, name="device"),
     path("devices/<int:device_id>/history", views.device_history, name="device-history"),
+    path("devices/<int:device_id>/value", views.device_value, name="device-value"),
     path("favicon.ico", RedirectView.as_view(url=static("devices/img/mark.svg"))),  # the admin's pages name none
     path("login/", views.Login.as_view(), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),

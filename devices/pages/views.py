@@ -1,18 +1,23 @@
 """The dashboard, the page of a device, and the history that its charts draw."""
 
+import math
+import re
 from typing import Any, Final
 
 from django.contrib.auth.views import LoginView
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
+from django.utils.http import urlencode
 from django.views.decorators.http import require_safe
 
 from devices.history import end_of, history
-from devices.models import Credential, Device, DeviceType, now_ms
+from devices.models import Credential, Device, DeviceType, LatestValue, Reading, now_ms
 from devices.pages.access import watchers_only
-from devices.pages.board import STATES, BoardQuery, read_board, read_device
+from devices.pages.board import MAX_SEARCH_LENGTH, STATES, BoardQuery, read_board, read_device
 from devices.pages.lines import add_line, publish_lines
+from devices.values import number_text
 from gateway.config import current
 
 RANGES: Final = {
@@ -27,6 +32,8 @@ RANGES: Final = {
 
 BUCKETS: Final = 600
 """Points of a chart: about one for two pixels of a wide one."""
+
+_INT64: Final = re.compile(r"-?[0-9]{1,18}")
 
 COLUMNS: Final = (("name", "Device"), ("connected", "Connection"), ("seen", "Last data"))
 
@@ -66,18 +73,22 @@ def dashboard(request: HttpRequest) -> HttpResponse:
 @watchers_only
 def device_page(request: HttpRequest, device_id: int) -> HttpResponse:
     """One device: latest values, charts, how to publish."""
-    facts = read_device(device_id)
+    keys = request.GET.get("q", "").strip().replace("\0", "")[:MAX_SEARCH_LENGTH]
+    facts = read_device(device_id, keys)
     if facts is None:
         raise Http404(f"there is no device {device_id}")
     chosen = request.GET.get("range", "")
+    search = f"?{urlencode({'q': keys})}" if keys else ""
     hints = Credential.objects.filter(device=device_id, revoked_at=None).order_by("id")
     context = {
         "device": facts,
+        "keys": keys,
+        "total_keys": len(facts["values"]) + facts["more"],
         "token_hints": list(hints.values_list("hint", flat=True)),
-        "ranges": [(name, label) for name, (label, _) in RANGES.items()],
+        "ranges": [(name, label, length_ms) for name, (label, length_ms) in RANGES.items()],
         "range": chosen if chosen in RANGES else "1h",
-        "socket_path": f"/ws/live/{device_id}/",
-        "events_path": f"/events/live/{device_id}/",
+        "socket_path": f"/ws/live/{device_id}/{search}",
+        "events_path": f"/events/live/{device_id}/{search}",
         "publish_lines": publish_lines(request, current()),
     }
     return render(request, "devices/device.html", context)
@@ -103,6 +114,43 @@ def device_history(request: HttpRequest, device_id: int) -> HttpResponse:
     points = [[bucket.ts, bucket.mean, bucket.minimum, bucket.maximum, bucket.count] for bucket in found]
     body = {"key": key, "start": start_ms, "end": end_ms, "bucket_ms": chosen[1] // BUCKETS, "points": points}
     return JsonResponse(body, headers={"Cache-Control": "no-store"})
+
+
+@require_safe
+@watchers_only
+def device_value(request: HttpRequest, device_id: int) -> HttpResponse:
+    """The whole of a value as JSON, of which pages and streams show the beginning: the latest of `key`; with `ts` and
+    `seq`, that of a reading.
+
+    It is a foreigner's text, so browsers are to take it for nothing but text.
+    """
+    parameters = request.GET
+    number, text = _stored_value(device_id, parameters.get("key", ""), parameters.get("ts"), parameters.get("seq"))
+    return HttpResponse(
+        number_text(number) if text is None else text.encode("utf-8", "replace"),
+        content_type="text/plain; charset=utf-8",
+        headers={
+            "Content-Disposition": 'inline; filename="value.txt"',
+            "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
+
+
+def _stored_value(device_id: int, key: str, ts: str | None, seq: str | None) -> tuple[float, str | None]:
+    """Number and text. Raises Http404."""
+    named = {"device_id": device_id, "key__name": key.replace("\0", "")}
+    if ts is None or seq is None:
+        values: QuerySet[Any] = LatestValue.objects.filter(**named)
+    elif _INT64.fullmatch(ts) and _INT64.fullmatch(seq):
+        values = Reading.objects.filter(**named, ts=int(ts), seq=int(seq))
+    else:
+        raise Http404("there is no such reading")
+    found = values.values_list("number", "text").first()
+    if found is None:
+        raise Http404("there is no such value")
+    number, text = found
+    return (math.nan if number is None else number), text
 
 
 def _page_href(query: BoardQuery, page: int) -> str:

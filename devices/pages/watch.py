@@ -8,23 +8,44 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from devices import metrics
 from devices.pages.board import KEYS_PER_ROW, Board
 
 Reading: TypeAlias = tuple[str, int, msgspec.Raw]
-"""Key, device time in ms, and the value as JSON, which nobody here has to understand."""
+"""Key, device time in ms, and the JSON of the whole reading, whose value nobody here has to understand."""
 
 
 class DeviceNews(msgspec.Struct):
     """What a commit holds of one device."""
 
     name: str
-    readings: list[Reading]
+    readings: list[msgspec.Raw]
+
+
+class _Beginning(msgspec.Struct, array_like=True):
+    """Of a reading, what its value is not."""
+
+    key: str
+    ts: int
+
+
+_news = msgspec.json.Decoder(DeviceNews).decode
+_beginning = msgspec.json.Decoder(_Beginning).decode
 
 
 class ReadingsCommitted(msgspec.Struct, tag_field="type", tag="readings"):
-    """A commit, as devices.fanout announces it."""
+    """A commit, as devices.fanout announces it: by the id of a device, the JSON of its news.
 
-    devices: dict[int, DeviceNews]
+    Only the news of devices that somebody looks at are read, so what cannot be read ends nobody else's stream.
+    """
+
+    devices: dict[int, msgspec.Raw]
+
+    def news_of(self, device_id: int) -> tuple[str, list[Reading]]:
+        """The name of a device and its readings. Raises ValueError or RecursionError for what cannot be read."""
+        news = _news(self.devices[device_id])
+        beginnings = ((_beginning(raw), raw) for raw in news.readings)
+        return news.name, [(beginning.key, beginning.ts, raw) for beginning, raw in beginnings]
 
 
 class ConnectionChanged(msgspec.Struct, tag_field="type", tag="connection"):
@@ -42,11 +63,15 @@ class Decoder:
         self._text = ""
         self._message: ReadingsCommitted | ConnectionChanged | None = None
 
-    def decode(self, text: str) -> ReadingsCommitted | ConnectionChanged:
-        """The message in `text`, not to be changed: others have it too."""
-        if self._message is None or text is not self._text:
-            self._message = self._decoder.decode(text)
+    def decode(self, text: str) -> ReadingsCommitted | ConnectionChanged | None:
+        """The message in `text`, not to be changed: others have it too. None, and counted, if it cannot be read."""
+        if text is not self._text:
             self._text = text
+            try:
+                self._message = self._decoder.decode(text)
+            except (ValueError, RecursionError):
+                self._message = None
+                metrics.announcements_unreadable.inc()
         return self._message
 
 
@@ -67,7 +92,10 @@ class Watch:
     def take_readings(self, message: ReadingsCommitted) -> bool:
         """Merges a commit; returns whether there is anything to tell."""
         for device_id in self._keys.keys() & message.devices.keys():
-            self._merge(device_id, message.devices[device_id])
+            try:
+                self._merge(device_id, *message.news_of(device_id))
+            except (ValueError, RecursionError):
+                metrics.announcements_unreadable.inc()
         if max(message.devices, default=0) > self._newest_id:
             self.outdated = True
         return bool(self._pending)
@@ -83,17 +111,17 @@ class Watch:
         if not self._pending:
             return None
         devices = {
-            str(device_id): {"name": self._names[device_id], "readings": list(readings.values())}
+            str(device_id): {"name": self._names[device_id], "readings": [raw for _, _, raw in readings.values()]}
             for device_id, readings in self._pending.items()
         }
         self._pending = {}
         return {"type": "readings", "devices": devices}
 
-    def _merge(self, device_id: int, news: DeviceNews) -> None:
+    def _merge(self, device_id: int, name: str, readings: list[Reading]) -> None:
         keys = self._keys[device_id]
-        self._names[device_id] = news.name
+        self._names[device_id] = name
         pending = self._pending.setdefault(device_id, {})
-        for reading in news.readings:
+        for reading in readings:
             key, ts, _ = reading
             if key not in keys:
                 if len(keys) >= KEYS_PER_ROW:

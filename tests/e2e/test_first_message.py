@@ -56,7 +56,7 @@ def value_of(page: Page, device: str, key: str) -> Locator:
 def test_the_first_device_appears_on_the_empty_dashboard_by_itself(site: Site, pages: Pages) -> None:
     page = pages.open("/")
     expect(page.get_by_role("heading", name="Send a first reading")).to_be_visible()
-    expect(page.locator("#live-state")).to_have_text("Live")
+    expect(page.locator("#live-state")).to_have_text("Updates: live")
 
     token = site.add_device("first")
     by_curl(site, token, '{"temperature": 22}')
@@ -73,7 +73,7 @@ def test_a_reading_by_each_wire_is_on_the_dashboard_and_in_the_admin(
     name = publish.__name__.replace("_", "-")
     token = site.add_device(name)
     page = pages.open("/")
-    expect(page.locator("#live-state")).to_have_text("Live")
+    expect(page.locator("#live-state")).to_have_text("Updates: live")
 
     publish(site, token, '{"temperature": 21.5, "state": "on"}')
 

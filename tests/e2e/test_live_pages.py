@@ -109,7 +109,7 @@ def test_with_websockets_blocked_the_events_take_over(site: Site, pages: Pages, 
     page = pages.open("/", script=NO_WEBSOCKET)
     device = pages.open(thermo.path, script=NO_WEBSOCKET)
     for shown in (page, device):
-        expect(shown.locator("#live-state")).to_have_text("Live", timeout=30_000)
+        expect(shown.locator("#live-state")).to_have_text("Updates: live", timeout=30_000)
         expect(shown.locator("#live-state")).to_have_attribute("data-transport", "events")
 
     site.post(thermo.token, '{"temperature": 18.75}')
@@ -143,12 +143,12 @@ def test_a_killed_gateway_makes_pages_stale_and_they_catch_up_when_it_is_back(
     device = pages.open(f"{thermo.path}?range=15m&key=temperature")
     open_pages = (dashboard, device)
     for page in open_pages:
-        expect(page.locator("#live-state")).to_have_text("Live")
+        expect(page.locator("#live-state")).to_have_text("Updates: live")
 
     site.serving.stop(signal.SIGKILL)
 
     for page in open_pages:
-        expect(page.locator("#live-state")).to_have_text("Stale", timeout=30_000)
+        expect(page.locator("#live-state")).to_have_text("Updates: stale", timeout=30_000)
         expect(page.get_by_role("alert").first).to_contain_text("Values are as of")
         expect(page.locator("body")).to_have_class("stale")
 
@@ -156,7 +156,7 @@ def test_a_killed_gateway_makes_pages_stale_and_they_catch_up_when_it_is_back(
     site.post(thermo.token, '{"temperature": 42.5}')  # most likely while the pages still wait for their next attempt
 
     for page in open_pages:
-        expect(page.locator("#live-state")).to_have_text("Live", timeout=30_000)
+        expect(page.locator("#live-state")).to_have_text("Updates: live", timeout=30_000)
         expect(page.locator("#stale-banner")).to_be_hidden()
     expect(dashboard.get_by_role("row").filter(has_text="thermo")).to_contain_text("42.5")
     expect(value(device, "temperature")).to_have_text("42.5")
@@ -168,7 +168,7 @@ def test_whoever_logs_out_elsewhere_is_asked_to_log_in(
 ) -> None:
     pages.state = log_in(browser, site)
     page = pages.open("/")
-    expect(page.locator("#live-state")).to_have_text("Live")
+    expect(page.locator("#live-state")).to_have_text("Updates: live")
 
     pages.open("/").get_by_role("button", name="Log out").click()
 

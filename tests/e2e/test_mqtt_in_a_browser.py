@@ -55,7 +55,7 @@ def arguments(site: Site, token: str, value: float) -> dict[str, Any]:
 def test_a_page_of_the_gateway_is_a_device_under_its_own_security_policy(site: Site, pages: Pages) -> None:
     token = site.add_device("browser")
     page = pages.open("/")
-    expect(page.locator("#live-state")).to_have_text("Live")
+    expect(page.locator("#live-state")).to_have_text("Updates: live")
 
     answers = page.evaluate(OWN_SCRIPT, arguments(site, token, 21.5))
 

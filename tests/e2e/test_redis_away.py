@@ -24,17 +24,17 @@ def test_pages_are_stale_while_redis_is_away_and_catch_up_when_it_is_back(
     token = site.add_device("thermo")
     pages = Pages(browser, site, log_in(browser, site))
     page = pages.open("/")
-    expect(page.locator("#live-state")).to_have_text("Live")
+    expect(page.locator("#live-state")).to_have_text("Updates: live")
 
     own_redis_server.stop()
 
-    expect(page.locator("#live-state")).to_have_text("Stale", timeout=30_000)
+    expect(page.locator("#live-state")).to_have_text("Updates: stale", timeout=30_000)
     expect(page.locator("#stale-banner")).to_contain_text("Readings are still being stored")
     assert site.post(token, '{"temperature": 17.5}') == "200"
 
     own_redis_server.start()
 
-    expect(page.locator("#live-state")).to_have_text("Live", timeout=30_000)
+    expect(page.locator("#live-state")).to_have_text("Updates: live", timeout=30_000)
     expect(page.get_by_role("row").filter(has_text="thermo")).to_contain_text("17.5")
     assert site.post(token, '{"temperature": 18.5}') == "200"
     expect(page.get_by_role("row").filter(has_text="thermo")).to_contain_text("18.5", timeout=30_000)

@@ -117,7 +117,7 @@ async def test_who_watches_a_device_gets_every_reading_of_it_and_of_no_other(set
 
     assert await watcher.message() == {
         "type": "readings",
-        "devices": {"1": {"name": "thermo-1", "readings": [["t", TS, 1.0], ["t", TS + 1, {"a": [1]}]]}},
+        "devices": {"1": {"name": "thermo-1", "readings": [["t", TS, 1.0], ["t", TS + 1, {"a": [1]}, '{"a":[1]}']]}},
     }
 
 

@@ -1,7 +1,7 @@
 /** One live chart of one numeric key: the mean of each bucket as a line over the band from minimum to maximum. */
 
 /* global uPlot */
-import { formatMoment, formatValue, serverNow, setText } from "./format.js";
+import { formatMoment, formatName, formatRounded, serverNow, setText } from "./format.js";
 import { Renderer } from "./render.js";
 import { Series, asNumber } from "./series.js";
 
@@ -21,7 +21,11 @@ export class Chart {
     this.plotBox = this.element.querySelector(".plot");
     this.readout = this.element.querySelector(".readout");
     this.notice = this.element.querySelector(".notice");
-    setText(this.element.querySelector(".chart-key"), key);
+    this.name = formatName(key);
+    setText(this.element.querySelector(".chart-key"), this.name);
+    this.readAt = null; // the time that somebody has moved to by keyboard
+    this.plotBox.addEventListener("keydown", (event) => this.moveByKey(event));
+    this.plotBox.addEventListener("blur", () => this.readTime(null));
     this.series = new Series(1, 1);
     this.waiting = [];
     this.renderer = new Renderer(() => this.draw(), 100);
@@ -114,6 +118,9 @@ export class Chart {
     if (this.plot) {
       this.plot.setData(this.columns(), false);
       this.plot.setScale("x", this.window());
+      if (this.readAt !== null) {
+        this.placeCursor();
+      }
     }
     this.describe();
   }
@@ -166,7 +173,7 @@ export class Chart {
       scales: { x: { time: true, auto: false, range: (plot, min, max) => [min, max] }, y: { range: roomyRange } },
       axes: [
         { ...axis, space: 76, size: 30, values: (plot, ticks, index, space, step) => ticks.map((tick) => tickLabel(tick, step)) },
-        { ...axis, size: yAxisSize, values: (plot, ticks) => ticks.map(formatValue) },
+        { ...axis, size: yAxisSize, values: (plot, ticks) => ticks.map(formatRounded) },
       ],
       series: [
         {},
@@ -177,6 +184,36 @@ export class Chart {
       bands: [{ series: [3, 2], fill: color("--band") }],
       hooks: { setCursor: [(plot) => this.readCursor(plot)] },
     };
+  }
+
+  /** Arrow keys go from bucket to bucket, Home and End to the first and the last, Escape back to the whole. */
+  moveByKey(event) {
+    const last = this.series.length - 1;
+    const at = this.indexOfReadTime();
+    const next = { ArrowLeft: at - 1, ArrowDown: at - 1, ArrowRight: at + 1, ArrowUp: at + 1, Home: 0, End: last }[event.key];
+    if (event.key === "Escape") {
+      this.readTime(null);
+    } else if (next !== undefined && last >= 0 && this.plot) {
+      event.preventDefault();
+      this.readTime(this.series.times[Math.min(last, Math.max(0, next))]);
+    }
+  }
+
+  /** The bucket that is read out; beyond the last one, while none is. */
+  indexOfReadTime() {
+    const found = this.series.times.findIndex((time) => time >= this.readAt);
+    return this.readAt === null || found < 0 ? this.series.length : found;
+  }
+
+  readTime(ms) {
+    this.readAt = ms;
+    this.placeCursor();
+    this.describe();
+  }
+
+  placeCursor() {
+    const left = this.readAt === null ? -10 : this.plot?.valToPos(this.readAt / 1_000, "x");
+    this.plot?.setCursor({ left, top: HEIGHT / 3 });
   }
 
   readCursor(plot) {
@@ -192,13 +229,16 @@ export class Chart {
       setText(this.readout, "no readings in this range");
     } else if (this.cursor != null && this.cursor < this.series.length) {
       const i = this.cursor;
-      const spread = counts[i] > 1 ? ` (${formatValue(minima[i])} to ${formatValue(maxima[i])})` : "";
-      setText(this.readout, `${formatValue(means[i])}${spread} · ${formatMoment(times[i])}`);
+      const spread = counts[i] > 1 ? ` (${formatRounded(minima[i])} to ${formatRounded(maxima[i])})` : "";
+      setText(this.readout, `${formatRounded(means[i])}${spread} · ${formatMoment(times[i])}`);
     } else {
       const [low, high] = extent(minima, maxima);
-      setText(this.readout, `min ${formatValue(low)} · max ${formatValue(high)}`);
+      setText(this.readout, `min ${formatRounded(low)} · max ${formatRounded(high)}`);
     }
-    this.plotBox.setAttribute("aria-label", `Chart of ${this.key}: ${this.readout.textContent}`);
+    this.plotBox.setAttribute("aria-label", `Chart of ${this.name}`);
+    this.plotBox.setAttribute("aria-valuetext", this.readout.textContent);
+    this.plotBox.setAttribute("aria-valuemax", String(this.series.length));
+    this.plotBox.setAttribute("aria-valuenow", String((this.cursor ?? -1) + 1));
   }
 }
 

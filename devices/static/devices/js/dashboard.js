@@ -1,7 +1,7 @@
 /** The page of devices: rows filled from snapshots, kept current by readings, drawn at most four times a second. */
 
-import { formatValue, setText, setTime } from "./format.js";
-import { flash, openLivePage, showConnected } from "./page.js";
+import { setText, setTime } from "./format.js";
+import { Flashes, openLivePage, showClock, showConnected, showName, showValue, valuesOf } from "./page.js";
 import { Renderer } from "./render.js";
 
 const SHOWN_KEYS = 6;
@@ -11,7 +11,9 @@ const body = table.querySelector("tbody");
 const template = document.getElementById("device-row");
 const empty = document.getElementById("no-devices");
 const count = document.getElementById("device-count");
-const rows = new Map(); // device id -> {element, device, cells}
+const moved = document.getElementById("moved");
+const flashes = new Flashes();
+const rows = new Map(); // device id -> {element, device, values, cells}
 let wanted = null; // the rows of the last snapshot in their order, until they are drawn
 const changed = new Set();
 
@@ -36,12 +38,13 @@ function takeSnapshot(message) {
   wanted = message.devices.map((device) => {
     const row = rows.get(device.id) ?? newRow(device.id);
     row.device = device;
+    row.values = valuesOf(device);
     changed.add(row);
     return row;
   });
-  const shown = new Set(wanted.map((row) => row.device.id));
-  for (const id of rows.keys()) {
-    if (!shown.has(id)) {
+  const kept = new Set([...wanted.map((row) => row.element), ...body.children]);
+  for (const [id, row] of rows) {
+    if (!kept.has(row.element)) {
       rows.delete(id);
     }
   }
@@ -52,12 +55,12 @@ function takeReadings(row, readings, now) {
   if (row === undefined) {
     return;
   }
-  const { device } = row;
+  const { device, values } = row;
   device.last_seen = now;
-  for (const [key, ts, value] of readings) {
-    const known = device.values[key];
-    if (known === undefined ? Object.keys(device.values).length < SHOWN_KEYS : ts >= known[0]) {
-      device.values[key] = [ts, value];
+  for (const [key, ...reading] of readings) {
+    const known = values.get(key);
+    if (known === undefined ? values.size < SHOWN_KEYS : reading[0] >= known[0]) {
+      values.set(key, reading);
     } else if (known === undefined) {
       device.more = Math.max(device.more, 1);
     }
@@ -69,20 +72,15 @@ function newRow(id) {
   const drawn = body.querySelector(`[data-device="${id}"]`); // by the server, in the page as it was loaded
   const element = drawn ?? template.content.firstElementChild.cloneNode(true);
   element.dataset.device = id;
-  const row = { element, device: null, cells: new Map() };
+  flashes.watch(element);
+  const row = { element, device: null, values: new Map(), cells: new Map() };
   rows.set(id, row);
   return row;
 }
 
 function draw() {
   if (wanted !== null) {
-    const elements = wanted.map((row) => row.element);
-    if (elements.length !== body.children.length || elements.some((element, i) => body.children[i] !== element)) {
-      body.replaceChildren(...elements);
-    }
-    table.hidden = elements.length === 0;
-    empty.hidden = elements.length !== 0;
-    wanted = null;
+    arrange();
   }
   for (const row of changed) {
     drawRow(row);
@@ -90,32 +88,57 @@ function draw() {
   changed.clear();
 }
 
-function drawRow({ element, device, cells }) {
-  const name = element.querySelector(".device-name");
-  name.href = `/devices/${device.id}/`;
-  setText(name, device.name);
-  setText(element.querySelector(".device-type"), device.type);
-  element.querySelector(".disabled-mark").hidden = device.enabled;
-  showConnected(element.querySelector(".badge"), device.connected);
-  setTime(element.querySelector("time"), device.last_seen);
-  drawValues(element.querySelector(".values"), device, cells);
+/** Puts the rows in their order, unless somebody points at one or has moved to one by keyboard: then they stay. */
+function arrange() {
+  const shown = [...body.children];
+  const away = wanted.filter((row, i) => shown[i] !== row.element).length;
+  if (away > 0 && shown.length > 0 && isHeld()) {
+    setText(moved.querySelector(".label"), `${away} ${away === 1 ? "row has" : "rows have"} moved.`);
+    moved.hidden = false;
+    return;
+  }
+  moved.hidden = true;
+  if (away > 0 || shown.length !== wanted.length) {
+    body.replaceChildren(...wanted.map((row) => row.element));
+  }
+  table.hidden = wanted.length === 0;
+  empty.hidden = wanted.length !== 0;
+  wanted = null;
 }
 
-function drawValues(list, device, cells) {
-  const keys = Object.keys(device.values).sort();
+function isHeld() {
+  return body.matches(":hover") || body.contains(document.activeElement);
+}
+
+function letGo() {
+  if (wanted !== null && !isHeld()) {
+    renderer.request();
+  }
+}
+
+function drawRow({ element, device, values, cells }) {
+  const name = element.querySelector(".device-name");
+  name.href = `/devices/${device.id}/`;
+  showName(name, device.name);
+  setText(element.querySelector(".device-type"), device.type);
+  element.querySelector(".disabled-mark").hidden = device.enabled;
+  showClock(element.querySelector(".clock-mark"), device.clock_skew);
+  showConnected(element.querySelector(".badge"), device.connected);
+  setTime(element.querySelector("time"), device.last_seen);
+  drawValues(element, device, values, cells);
+}
+
+function drawValues(element, device, values, cells) {
+  const list = element.querySelector(".values");
+  const keys = [...values.keys()].sort();
   if (keys.length !== cells.size || keys.some((key) => !cells.has(key))) {
     cells.clear();
     list.replaceChildren(...keys.map((key) => newValue(key, cells)));
   }
   for (const key of keys) {
     const cell = cells.get(key);
-    const text = formatValue(device.values[key][1]);
-    const first = cell.textContent === "";
-    if (setText(cell, text)) {
-      cell.title = text;
-      if (!first) {
-        flash(cell.parentElement);
-      }
+    if (showValue(cell, values.get(key))) {
+      flashes.flash(element, cell.parentElement);
     }
   }
   const more = list.parentElement.querySelector(".more");
@@ -127,8 +150,7 @@ function newValue(key, cells) {
   const label = document.createElement("span");
   const value = document.createElement("span");
   label.className = "key";
-  label.textContent = key;
-  label.title = key;
+  showName(label, key);
   value.className = "value";
   item.append(label, value);
   cells.set(key, value);
@@ -136,7 +158,10 @@ function newValue(key, cells) {
 }
 
 const renderer = new Renderer(draw, 250);
-for (const select of document.querySelectorAll("#filter select")) {
-  select.addEventListener("change", () => select.form.requestSubmit());
-}
+body.addEventListener("pointerleave", letGo);
+body.addEventListener("focusout", () => setTimeout(letGo)); // the next element has the focus only then
+moved.querySelector("button").addEventListener("click", () => {
+  document.activeElement.blur();
+  renderer.request();
+});
 openLivePage(table, take);

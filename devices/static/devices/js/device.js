@@ -1,33 +1,44 @@
 /** The page of one device: its latest values and charts of its numeric keys. */
 
 import { Chart } from "./chart.js";
-import { formatValue, setText, setTime } from "./format.js";
-import { flash, openLivePage, showConnected } from "./page.js";
+import { serverNow, setText, setTime } from "./format.js";
+import { Flashes, openLivePage, showClock, showConnected, showName, showValue, valuesOf } from "./page.js";
 import { Renderer } from "./render.js";
 import { asNumber } from "./series.js";
 
 const CHARTS_AT_FIRST = 3;
 const CHARTS_AT_MOST = 8;
+const CHOICES_AT_MOST = 24; // what one can look over; of more keys one types a part
+const KEYS_TO_SEARCH = 13;
+const VALUES_AT_MOST = 500; // as the server has it
 const TICK_MS = 1_000;
 
 const root = document.getElementById("device");
 const valueTable = document.getElementById("values");
 const valueBody = valueTable.querySelector("tbody");
 const noValues = document.getElementById("no-values");
+const more = document.getElementById("more-keys");
+const search = document.getElementById("key-search");
 const rowTemplate = document.getElementById("value-row");
 const chartTemplate = document.getElementById("chart");
 const chartBox = document.getElementById("charts");
 const chooser = document.getElementById("keys");
+const moreChoices = document.getElementById("more-choices");
 const ranges = document.getElementById("ranges");
 const badge = root.querySelector(".badge");
+const since = document.getElementById("since");
+const clock = root.querySelector(".clock-mark");
 const lastSeen = document.getElementById("last-seen");
 
-const values = new Map(); // key -> [ts, value]
+const searched = root.dataset.search; // the keys in this page have these words
+const flashes = new Flashes();
 const rows = new Map(); // key -> {element, value, time}
 const charts = new Map(); // key -> Chart, in the order of the page
-const facts = { connected: badge.dataset.connected === "true", lastSeen: null };
+const choices = new Map(); // key -> the label with its checkbox
+const facts = { connected: badge.dataset.connected === "true", since: null, lastSeen: null, clockSkew: null, more: 0 };
 const address = new URLSearchParams(location.search);
-let range = ranges.querySelector("input:checked").value;
+let values = new Map(); // key -> [ts, value, ...]
+let range = ranges.querySelector("input:checked");
 let chosen = address.has("key") ? new Set(address.getAll("key")) : null; // null: not chosen yet
 
 function take(message) {
@@ -41,6 +52,7 @@ function take(message) {
     }
   } else if (message.type === "connection") {
     facts.connected = message.connected;
+    facts.since = message.now;
   }
   renderer.request();
 }
@@ -52,71 +64,134 @@ function takeSnapshot(message) {
     return;
   }
   facts.connected = device.connected;
+  facts.since = device.since;
   facts.lastSeen = device.last_seen;
-  for (const [key, reading] of Object.entries(device.values)) {
-    values.set(key, reading); // also one of an earlier time: a clock may have been put back
+  facts.clockSkew = device.clock_skew;
+  if (facts.more !== device.more) {
+    facts.more = device.more;
+    filterKeys();
   }
+  values = valuesOf(device);
   if (message.gap) {
-    charts.forEach((chart) => chart.load(range));
+    charts.forEach((chart) => chart.load(range.value));
   }
 }
 
-function takeReading([key, ts, value]) {
-  keepNewest(key, ts, value);
-  charts.get(key)?.add(ts, value);
-}
-
-function keepNewest(key, ts, value) {
+function takeReading([key, ...reading]) {
   const known = values.get(key);
-  if (known === undefined || ts >= known[0]) {
-    values.set(key, [ts, value]);
+  const hasRoom = facts.more === 0 && values.size < VALUES_AT_MOST && matches(key, searched);
+  if (known === undefined ? hasRoom : reading[0] >= known[0]) {
+    values.set(key, reading);
   }
+  charts.get(key)?.add(...reading);
 }
 
 function draw() {
   showConnected(badge, facts.connected);
+  since.hidden = facts.since === null;
+  if (facts.since !== null) {
+    setTime(since, facts.since);
+  }
   setTime(lastSeen, facts.lastSeen);
+  showClock(clock, facts.clockSkew);
   const keys = [...values.keys()].sort();
-  if (keys.length !== rows.size) {
-    valueBody.replaceChildren(...keys.map((key) => (rows.get(key) ?? newRow(key)).element));
-    valueTable.hidden = false;
-    noValues.hidden = true;
-    offerKeys(keys.filter((key) => asNumber(values.get(key)[1]) !== null));
+  if (keys.length !== rows.size || keys.some((key) => !rows.has(key))) {
+    arrangeRows(keys);
   }
   for (const key of keys) {
-    drawRow(rows.get(key), ...values.get(key));
+    drawRow(rows.get(key), key, values.get(key));
   }
+}
+
+function arrangeRows(keys) {
+  valueBody.replaceChildren(...keys.map((key) => (rows.get(key) ?? newRow(key)).element));
+  for (const key of rows.keys()) {
+    if (!values.has(key)) {
+      rows.delete(key);
+    }
+  }
+  valueTable.hidden = keys.length === 0;
+  noValues.hidden = keys.length !== 0;
+  offerKeys(keys.filter((key) => asNumber(values.get(key)[1]) !== null));
+  filterKeys();
 }
 
 function newRow(key) {
   const element = rowTemplate.content.firstElementChild.cloneNode(true);
-  setText(element.querySelector("th"), key);
-  const row = { element, value: element.querySelector(".value"), time: element.querySelector("time") };
+  const [name, cell, time] = [".key", ".value", "time"].map((selector) => element.querySelector(selector));
+  showName(name, key);
+  flashes.watch(element);
+  const whole = `${root.dataset.value}?${new URLSearchParams({ key })}`;
+  const row = { element, cell, time, whole };
   rows.set(key, row);
   return row;
 }
 
-function drawRow(row, ts, value) {
-  const first = row.value.textContent === "";
-  if (setText(row.value, formatValue(value)) && !first) {
-    flash(row.value);
+function drawRow({ element, cell, time, whole }, key, reading) {
+  if (showValue(cell, reading, whole)) {
+    flashes.flash(element, cell);
   }
-  row.value.classList.toggle("text", typeof value !== "number");
-  setTime(row.time, ts);
+  setTime(time, reading[0]);
 }
 
-/** Makes a checkbox for each numeric key; without a choice in the address the first few are shown. */
+// Keys: which are shown, and which can be drawn
+
+/** Whether the key has every word of the text, in upper or lower case. */
+function matches(key, text) {
+  const folded = key.toLowerCase();
+  return text.toLowerCase().split(/\s+/).every((word) => folded.includes(word));
+}
+
+/** Shows the rows and choices whose keys have what is typed; says how many others there are. */
+function filterKeys() {
+  let shown = 0;
+  for (const [key, { element }] of rows) {
+    element.hidden = !matches(key, search.value);
+    shown += element.hidden ? 0 : 1;
+  }
+  const others = rows.size - shown;
+  search.form.hidden = rows.size < KEYS_TO_SEARCH && facts.more === 0 && searched === "" && search.value === "";
+  setText(
+    more,
+    facts.more > 0
+      ? `${rows.size} of ${rows.size + facts.more} keys are here. Search finds the others.`
+      : others > 0
+        ? `${shown} of ${rows.size} keys.`
+        : "",
+  );
+  let offered = 0;
+  let left = 0;
+  for (const [key, label] of choices) {
+    const asked = matches(key, search.value);
+    const isOffered = label.firstElementChild.checked || (asked && offered < CHOICES_AT_MOST);
+    offered += isOffered ? 1 : 0;
+    left += asked && !isOffered ? 1 : 0;
+    label.hidden = !isOffered;
+  }
+  setText(moreChoices, left > 0 ? `and ${left} more: search for a part of the key` : "");
+}
+
+/** Makes a checkbox for each numeric key; without a choice in the address, some that have something to draw. */
 function offerKeys(keys) {
-  const numbers = keys.filter((key) => typeof values.get(key)[1] === "number");
-  chosen ??= new Set((numbers.length > 0 ? numbers : keys).slice(0, CHARTS_AT_FIRST));
+  chosen ??= new Set(worthDrawing(keys).slice(0, CHARTS_AT_FIRST));
   for (const key of keys) {
-    if (!chooser.querySelector(`input[value="${CSS.escape(key)}"]`)) {
-      chooser.append(newChoice(key));
+    if (!choices.has(key)) {
+      const label = newChoice(key);
+      choices.set(key, label);
+      chooser.append(label);
     }
   }
-  chooser.closest("fieldset").hidden = keys.length < 2;
-  document.getElementById("history").hidden = keys.length === 0;
+  chooser.closest("fieldset").hidden = choices.size < 2;
+  document.getElementById("history").hidden = choices.size === 0;
   arrangeCharts();
+}
+
+/** Numbers that came within the range, before booleans, before what there would be nothing to see of. */
+function worthDrawing(keys) {
+  const start = serverNow() - Number(range.dataset.ms);
+  const recent = keys.filter((key) => values.get(key)[0] >= start);
+  const numbers = recent.filter((key) => typeof values.get(key)[1] === "number");
+  return [numbers, recent, keys].find((some) => some.length > 0) ?? [];
 }
 
 function newChoice(key) {
@@ -125,17 +200,16 @@ function newChoice(key) {
   const name = document.createElement("span");
   label.className = "chip";
   box.type = "checkbox";
-  box.value = key;
   box.checked = chosen.has(key);
-  name.textContent = key;
+  showName(name, key);
   label.append(box, name);
   return label;
 }
 
 function arrangeCharts() {
-  const boxes = [...chooser.querySelectorAll("input")];
-  const wanted = boxes.filter((box) => box.checked).map((box) => box.value).slice(0, CHARTS_AT_MOST);
-  for (const box of boxes) {
+  const wanted = [...choices.keys()].filter((key) => choices.get(key).firstElementChild.checked).slice(0, CHARTS_AT_MOST);
+  for (const label of choices.values()) {
+    const box = label.firstElementChild;
     box.disabled = !box.checked && wanted.length >= CHARTS_AT_MOST;
   }
   for (const [key, chart] of charts) {
@@ -149,26 +223,38 @@ function arrangeCharts() {
       const chart = new Chart(chartTemplate, root.dataset.history, key);
       charts.set(key, chart);
       chartBox.append(chart.element);
-      chart.load(range);
+      chart.load(range.value);
     }
   }
 }
 
 function rememberInAddress() {
-  const query = new URLSearchParams({ range });
+  const query = new URLSearchParams({ range: range.value });
+  if (searched !== "") {
+    query.set("q", searched);
+  }
   chosen.forEach((key) => query.append("key", key));
   history.replaceState(null, "", `?${query}`);
 }
 
 chooser.addEventListener("change", () => {
-  chosen = new Set([...chooser.querySelectorAll("input:checked")].map((box) => box.value));
+  chosen = new Set([...choices.keys()].filter((key) => choices.get(key).firstElementChild.checked));
   arrangeCharts();
+  filterKeys();
   rememberInAddress();
 });
 ranges.addEventListener("change", (event) => {
-  range = event.target.value;
-  charts.forEach((chart) => chart.load(range));
+  range = event.target;
+  search.form.elements.range.value = range.value;
+  charts.forEach((chart) => chart.load(range.value));
   rememberInAddress();
+});
+search.addEventListener("input", filterKeys);
+search.form.addEventListener("submit", (event) => {
+  // All keys are here: what is typed has been found already.
+  if (facts.more === 0 && searched === "") {
+    event.preventDefault();
+  }
 });
 setInterval(() => charts.forEach((chart) => chart.tick()), TICK_MS);
 

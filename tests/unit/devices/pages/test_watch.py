@@ -6,6 +6,7 @@ import msgspec
 
 from devices.pages.board import KEYS_PER_ROW, Board, DeviceFacts
 from devices.pages.watch import ConnectionChanged, Decoder, ReadingsCommitted, Watch
+from devices.values import Value
 
 
 def facts(device_id: int, *keys: str) -> DeviceFacts:
@@ -15,8 +16,10 @@ def facts(device_id: int, *keys: str) -> DeviceFacts:
         "type": "default",
         "enabled": True,
         "connected": False,
+        "since": None,
         "last_seen": None,
-        "values": dict.fromkeys(keys, (1, 1.0)),
+        "clock_skew": None,
+        "values": dict.fromkeys(keys, Value(1, 1.0, None)),
         "more": 0,
     }
 
