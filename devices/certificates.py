@@ -3,21 +3,32 @@
 That a certificate is genuine, valid and not on a revocation list, TLS has seen to before anything here is asked.
 """
 
+import functools
 import hashlib
 import ipaddress
-from typing import Final
+import itertools
+import operator
+from collections.abc import Hashable, Mapping
+from datetime import datetime
+from typing import Final, NamedTuple, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from django.db import transaction
+from django.db.models import Q
 
 from devices.models import CertificateName, Device
+from protocols.runner import printable
+
+K = TypeVar("K", bound=Hashable)
 
 FINGERPRINT: Final = CertificateName.Kind.FINGERPRINT
 ALTERNATIVE_NAME: Final = CertificateName.Kind.ALTERNATIVE_NAME
 COMMON_NAME: Final = CertificateName.Kind.COMMON_NAME
 
 _PREFIXES: Final = ("DNS:", "URI:", "IP:", "email:")
+_ORDER: Final = (FINGERPRINT, ALTERNATIVE_NAME, COMMON_NAME)
+_MAX_DESCRIBED: Final = 200
 _HEX: Final = frozenset("0123456789abcdef")
 
 
@@ -74,17 +85,68 @@ def fingerprint_in(pem: bytes) -> str:
     return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
 
 
-def device_of(certificate: bytes) -> Device | None:
-    """The enabled device whose certificate (DER) this is: by its fingerprint, else by its alternative names, else by
-    its common name. None if there is none, or if alternative names are those of several devices."""
-    names = names_in(certificate)
-    for kind in (FINGERPRINT, ALTERNATIVE_NAME, COMMON_NAME):
-        known = CertificateName.objects.filter(kind=kind, value__in=names[kind], revoked_at=None)
-        devices = {name.device_id: name.device for name in known.select_related("device__type")}
+class Holder(NamedTuple):
+    """A device, and a credential of it, valid or not."""
+
+    credential: str
+    """For a log: "token …0hdL", "certificate (cn sensor-7)"."""
+    revoked_at: datetime | None
+    device_id: int
+    name: str
+    enabled: bool
+    profile: str
+
+
+HOLDER_FIELDS: Final = ("device_id", "device__name", "device__enabled", "device__type__profile")
+"""The last fields of a Holder, as they are named in queries."""
+
+
+def holders_of(certificates: Mapping[K, bytes]) -> dict[K, Holder | str]:
+    """Whose certificates (DER) these are, by any keys; or in words for a log why one is no device's.
+
+    A certificate is known by its fingerprint, else by its alternative names, else by its common name, of those that are
+    not revoked. It is nobody's if its alternative names are those of several devices.
+    """
+    found: dict[K, Holder | str] = {}
+    names: dict[K, list[tuple[str, str]]] = {}
+    for key, certificate in certificates.items():
+        try:
+            names[key] = [(kind, value) for kind, values in names_in(certificate).items() for value in sorted(values)]
+        except ValueError as error:
+            found[key] = f"the certificate cannot be read: {error}"
+    wanted: dict[str, set[str]] = {}
+    for kind, value in itertools.chain.from_iterable(names.values()):
+        if "\0" not in value:  # which PostgreSQL does not take
+            wanted.setdefault(kind, set()).add(value)
+    holders: dict[tuple[str, str], list[Holder]] = {}
+    if wanted:
+        chosen = functools.reduce(operator.or_, (Q(kind=kind, value__in=values) for kind, values in wanted.items()))
+        rows = CertificateName.objects.filter(chosen).order_by("pk")
+        for kind, value, revoked_at, *device in rows.values_list("kind", "value", "revoked_at", *HOLDER_FIELDS):
+            holder = Holder(f"certificate ({kind} {printable(value)})", revoked_at, *device)
+            holders.setdefault((kind, value), []).append(holder)
+    return found | {key: _holder_by(names[key], holders) for key in names}
+
+
+def _holder_by(names: list[tuple[str, str]], holders: Mapping[tuple[str, str], list[Holder]]) -> Holder | str:
+    known = {kind: [one for name in names if name[0] == kind for one in holders.get(name, ())] for kind in _ORDER}
+    for kind in _ORDER:
+        devices = {holder.device_id: holder for holder in known[kind] if holder.revoked_at is None}
+        if len(devices) > 1:
+            whose = " and ".join(f"{printable(holder.name)} ({device_id})" for device_id, holder in devices.items())
+            return f"the certificate has names of {whose}"
         if devices:
-            device = devices.popitem()[1]
-            return device if not devices and device.enabled else None
-    return None
+            return devices.popitem()[1]
+    revoked = [holder for kind in _ORDER for holder in known[kind]]
+    if revoked:
+        return max(revoked, key=_revoked_at)
+    described = ", ".join(f"{kind} {printable(value)}" for kind, value in names if kind != FINGERPRINT) or "it has none"
+    return f"no device has a certificate of these names: {described[:_MAX_DESCRIBED]}"
+
+
+def _revoked_at(holder: Holder) -> datetime:
+    assert holder.revoked_at is not None
+    return holder.revoked_at
 
 
 def free_name(kind: str, value: str) -> str:

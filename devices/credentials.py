@@ -4,24 +4,30 @@ A token has 190 random bits, so its plain SHA-256 is all that is kept: nobody gu
 looking a hash up in a unique index takes no secret-dependent time that would help to guess another one.
 """
 
-import functools
 import hashlib
 import secrets
 import ssl
 import string
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from datetime import datetime, timedelta
+from enum import Enum, auto
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from django.db import transaction
 from django.utils import timezone
 
-from devices.certificates import device_of
+from devices.certificates import HOLDER_FIELDS, Holder, holders_of
+from devices.look_ups import LookUps
 from devices.models import CertificateName, ConnectionCut, Credential, Device
 from devices.profiles import PROFILES, Profile
-from gateway.db import database_sync_to_async
+from protocols.addresses import network_of
+from protocols.admission import Client
+from protocols.runner import printable
+
+T = TypeVar("T")
 
 TOKEN_LENGTH: Final = 32
 _SHORTEST_LIKELY: Final = 16
@@ -29,6 +35,7 @@ _ALPHABET: Final = string.ascii_letters + string.digits
 
 CACHE_SIZE: Final = 20_000
 CACHE_S: Final = 300.0
+NEGATIVE_CACHE_SIZE: Final = 5_000
 NEGATIVE_CACHE_S: Final = 5.0
 MAX_TOKEN_LENGTH: Final = 128
 
@@ -42,6 +49,27 @@ class Identity:
     profile: Profile
     as_of: int
 
+    def __str__(self) -> str:
+        """For a log."""
+        return f"{printable(self.name)} ({self.device_id})"
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Why a credential lets nobody in: for the log and the operator, not for the peer."""
+
+    what: str
+    since: datetime | None = None
+    device_id: int | None = None
+    """Whose credential it is, or was; None if it is nobody's."""
+
+    def __str__(self) -> str:
+        """For a log: "device thermo-1 (22) is disabled", "token …0hdL of thermo-1 (22) was revoked 2 h ago"."""
+        return self.what if self.since is None else f"{self.what} {_span(timezone.now() - self.since)} ago"
+
+
+Found: TypeAlias = Identity | Denied
+
 
 def hash_of(token: str) -> str:
     """What is stored of a token."""
@@ -51,6 +79,11 @@ def hash_of(token: str) -> str:
 def looks_like_token(text: str) -> bool:
     """Whether somebody who gives this for a user name means a token: nobody has a name like that."""
     return len(text) >= _SHORTEST_LIKELY and text.isascii() and text.isalnum()
+
+
+def hint_of(token: str) -> str:
+    """How a log names a token that nobody has: by its last characters, or by its length if they are much of it."""
+    return f"…{printable(token[-4:])}" if len(token) >= _SHORTEST_LIKELY else f"of {len(token)} characters"
 
 
 def issue(device: Device) -> str:
@@ -104,107 +137,167 @@ def cut_deleted(sender: type[Device], instance: Device, **kwargs: Any) -> None:
     cut(instance, "deleted")
 
 
-LookUp: TypeAlias = Callable[[str, int], "Identity | None"]
-"""From a key of the directory and its generation to what the database has for it."""
+class _Kind(Enum):
+    TOKEN = auto()
+    CERTIFICATE = auto()
+    NAME = auto()
+
+
+class Key(NamedTuple):
+    """Under which a credential is remembered."""
+
+    kind: _Kind
+    value: str
+    """The SHA-256 of a token or certificate; a name."""
+
+
+Question: TypeAlias = str | bytes
+"""What a key does not say: how a log names a token, the name of a device, a certificate (DER)."""
+
+Answer: TypeAlias = Holder | str
+"""Whose credential it is, valid or not; or in words for a log why it is nobody's."""
+
+Read: TypeAlias = Callable[[dict[Key, Question]], Mapping[Key, Answer]]
 
 
 class Directory:
-    """Looks devices up, by token or name, and remembers what it found: for minutes, and for seconds what is not there.
+    """Looks devices up, by token, certificate or name, and remembers what it found: for minutes, and for seconds, apart
+    from the rest, what lets nobody in.
 
     `generation` rises with each batch of cuts. What was looked up before one may be out of date: it is not remembered,
     and `is_current` tells.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` gives seconds."""
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, read: Read | None = None) -> None:
+        """`clock` gives seconds; `read` asks the database, in a thread."""
         self.generation = 0
         self._clock = clock
-        self._cache: OrderedDict[str, tuple[float, Identity | None]] = OrderedDict()
+        self._known: OrderedDict[Key, tuple[float, Identity]] = OrderedDict()
+        self._denied: OrderedDict[Key, tuple[float, Denied]] = OrderedDict()
         self._cut_at: OrderedDict[int, int] = OrderedDict()
+        self._look_ups = LookUps(read or read_credentials, stamp=lambda: self.generation)
 
-    async def authenticate(self, token: str) -> Identity | None:
-        """The device whose valid token this is, if there is one. Raises what the database driver raises."""
-        if not token or len(token) > MAX_TOKEN_LENGTH:
-            return None
-        return await self._find(hash_of(token), _by_token)
+    async def close(self) -> None:
+        """Ends the thread that looks up."""
+        await self._look_ups.close()
 
-    def knows(self, token: str) -> bool:
-        """Whether the token was found valid lately, so that `authenticate` asks nobody."""
-        known = self._cache.get(hash_of(token)) if len(token) <= MAX_TOKEN_LENGTH else None
-        return known is not None and known[1] is not None and known[0] > self._clock()
+    async def authenticate(self, token: str, client: Client = None) -> Found:
+        """The device whose valid token this is, or why there is none. Raises LookUpError. Clients of one
+        address wait behind each other."""
+        if not token or len(token) > MAX_TOKEN_LENGTH or not token.isascii():
+            return Denied(f"unknown token of {len(token)} characters")
+        token_sha256 = hash_of(token)
+        return await self._find(Key(_Kind.TOKEN, token_sha256), hint_of(token), client)
 
-    async def certified(self, pem: str) -> Identity | None:
-        """The device whose client certificate this is, if there is one. Raises what the database driver raises."""
+    async def certified(self, pem: str, client: Client = None) -> Found:
+        """The device whose client certificate this is, or why there is none. Raises as `authenticate` does."""
         certificate = ssl.PEM_cert_to_DER_cert(pem)
-        key = f"certificate {hashlib.sha256(certificate).hexdigest()}"
-        return await self._find(key, functools.partial(_by_certificate, certificate))
+        return await self._find(Key(_Kind.CERTIFICATE, hashlib.sha256(certificate).hexdigest()), certificate, client)
 
-    async def named(self, name: str) -> Identity | None:
-        """The device of this name, for who has been authenticated by others; None if it is disabled or not there.
+    async def named(self, name: str, client: Client = None) -> Found:
+        """The enabled device of this name, for who has been authenticated by others, or why there is none.
 
-        Raises what the database driver raises.
+        Raises as `authenticate` does.
         """
-        return await self._find(f"name {name}", _by_name)
+        return await self._find(Key(_Kind.NAME, name), name, client)
 
-    async def _find(self, key: str, look_up: "LookUp") -> Identity | None:
-        known = self._cache.get(key)
+    async def _find(self, key: Key, question: Question, client: Client) -> Found:
+        known = self._known.get(key) or self._denied.get(key)
         if known is not None and known[0] > self._clock():
             return known[1]
-        generation = self.generation
-        identity = await database_sync_to_async(look_up)(key, generation)
+        holder, generation = await self._look_ups.ask(key, question, source=network_of(client))
+        found = _found(holder, generation)
         if generation == self.generation:
-            self._remember(key, identity)
-        return identity
+            self._remember(key, found)
+        return found
 
     def is_current(self, identity: Identity) -> bool:
         """Whether the device's connections have not been cut since `identity` was looked up."""
         return self._cut_at.get(identity.device_id, 0) <= identity.as_of
 
     def forget(self, device_ids: set[int]) -> None:
-        """Forgets devices whose connections are being cut, and all unknown tokens."""
+        """Forgets devices whose connections are being cut, and all that lets nobody in."""
         self.generation += 1
         for device_id in device_ids:
             self._cut_at[device_id] = self.generation
             self._cut_at.move_to_end(device_id)
         while len(self._cut_at) > CACHE_SIZE:  # of lookups that began so many cuts ago none is under way
             self._cut_at.popitem(last=False)
-        self._cache = OrderedDict(
+        self._known = OrderedDict(
             (key, (expires, identity))
-            for key, (expires, identity) in self._cache.items()
-            if identity is not None and identity.device_id not in device_ids
+            for key, (expires, identity) in self._known.items()
+            if identity.device_id not in device_ids
         )
+        self._denied.clear()
 
-    def _remember(self, key: str, identity: Identity | None) -> None:
-        expires = self._clock() + (NEGATIVE_CACHE_S if identity is None else CACHE_S)
-        self._cache[key] = (expires, identity)
-        self._cache.move_to_end(key)
-        if len(self._cache) > CACHE_SIZE:
-            self._cache.popitem(last=False)
-
-
-def _by_token(token_sha256: str, generation: int) -> Identity | None:
-    credential = (
-        Credential.objects.select_related("device__type")
-        .filter(token_sha256=token_sha256, revoked_at=None, device__enabled=True)
-        .first()
-    )
-    if credential is None:
-        return None
-    return _identity(credential.device, generation)
+    def _remember(self, key: Key, found: Found) -> None:
+        # Two memories: whoever tries one wrong token after the other must not push out the valid ones.
+        if isinstance(found, Identity):
+            self._denied.pop(key, None)
+            _put(self._known, key, (self._clock() + CACHE_S, found), CACHE_SIZE)
+        else:
+            self._known.pop(key, None)
+            _put(self._denied, key, (self._clock() + NEGATIVE_CACHE_S, found), NEGATIVE_CACHE_SIZE)
 
 
-def _by_certificate(certificate: bytes, key: str, generation: int) -> Identity | None:
-    device = device_of(certificate)
-    return None if device is None else _identity(device, generation)
+def _put(memory: OrderedDict[Key, T], key: Key, value: T, size: int) -> None:
+    memory[key] = value
+    memory.move_to_end(key)
+    if len(memory) > size:
+        memory.popitem(last=False)
 
 
-def _by_name(key: str, generation: int) -> Identity | None:
-    name = key.removeprefix("name ")
-    if "\0" in name:  # which PostgreSQL does not take
-        return None
-    device = Device.objects.select_related("type").filter(name=name, enabled=True).first()
-    return None if device is None else _identity(device, generation)
+def read_credentials(questions: dict[Key, Question]) -> dict[Key, Answer]:
+    """Answers a group of questions of a `Directory`, with a query for each kind of credential."""
+    by_kind: dict[_Kind, dict[Key, Any]] = {}
+    for key, question in questions.items():
+        by_kind.setdefault(key.kind, {})[key] = question
+    answers: dict[Key, Answer] = {}
+    for kind, group in by_kind.items():
+        answers |= _READERS[kind](group)
+    return answers
 
 
-def _identity(device: Device, generation: int) -> Identity:
-    return Identity(device.pk, device.name, PROFILES[device.type.profile], generation)
+def _by_token(hints: dict[Key, str]) -> dict[Key, Answer]:
+    answers: dict[Key, Answer] = {key: f"unknown token {hint}" for key, hint in hints.items()}
+    rows = Credential.objects.filter(token_sha256__in=[key.value for key in hints])
+    for token_sha256, hint, revoked_at, *device in rows.values_list(
+        "token_sha256", "hint", "revoked_at", *HOLDER_FIELDS
+    ):
+        answers[Key(_Kind.TOKEN, token_sha256)] = Holder(f"token …{hint}", revoked_at, *device)
+    return answers
+
+
+def _by_name(names: dict[Key, str]) -> dict[Key, Answer]:
+    answers: dict[Key, Answer] = {key: f"there is no device {name!r}" for key, name in names.items()}
+    rows = Device.objects.filter(name__in=[name for name in names.values() if "\0" not in name])  # PostgreSQL has none
+    for device in rows.values_list("pk", "name", "enabled", "type__profile"):
+        answers[Key(_Kind.NAME, device[1])] = Holder("name", None, *device)
+    return answers
+
+
+_READERS: Final[Mapping[_Kind, Callable[[dict[Key, Any]], dict[Key, Answer]]]] = {
+    _Kind.TOKEN: _by_token,
+    _Kind.NAME: _by_name,
+    _Kind.CERTIFICATE: holders_of,
+}
+
+
+def _found(answer: Answer, generation: int) -> Found:
+    if isinstance(answer, str):
+        return Denied(answer)
+    device = f"{printable(answer.name)} ({answer.device_id})"
+    if answer.revoked_at is not None:
+        return Denied(f"{answer.credential} of {device} was revoked", answer.revoked_at, answer.device_id)
+    if not answer.enabled:
+        return Denied(f"device {device} is disabled", None, answer.device_id)
+    return Identity(answer.device_id, answer.name, PROFILES[answer.profile], generation)
+
+
+def _span(span: timedelta) -> str:
+    """About how long: "40 s", "5 min", "2 h", "3 d"."""
+    seconds = max(0, round(span.total_seconds()))
+    for length, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"

@@ -12,6 +12,8 @@ from protocols.addresses import network_of
 REMEMBERED: Final = 10_000
 """How many addresses or devices have an account; of more, the one heard of least recently is forgotten."""
 
+FAILED_LOGIN_PAUSE_S: Final = 1.0
+
 
 ANY_SKEW_MS: Final = 10**15
 """More than any time that is taken is ahead of any clock, in ms."""
@@ -26,7 +28,7 @@ class DeviceOptions:
     """`[devices]`. Raises ValueError for values out of range."""
 
     max_failed_logins: int = _option(
-        20, "failed logins of one address in a minute before it has to wait; 0: any number"
+        20, "failed logins of one address in a minute before those that fail are answered late; 0: any number"
     )
     max_connections: int = _option(32, "connections of one device at a time, MQTT and WebSocket; 0: any number")
     max_lost_connections: int = _option(
@@ -84,23 +86,26 @@ class Accounts:
 
 
 class FailedLogins:
-    """The failed logins of each address. One that has had too many has to wait before another is looked at.
+    """The failed logins of each address. Of one that has had too many, the next that fail are answered late.
 
-    A token that is known to be valid is let in all the same: devices behind one router share its address, and one of
-    them that has a wrong token must not keep out the others.
+    A valid token is let in all the same, at once: devices behind one router share its address, and one of them that has
+    a wrong token must not keep out the others.
     """
 
-    def __init__(self, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, most: int, *, pause_s: float = FAILED_LOGIN_PAUSE_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """`most` in a minute."""
         self._accounts = Accounts(most, clock=clock)
+        self.pause_s = pause_s
+        """How late those beyond it are answered."""
 
-    def note(self, client: tuple[str, int] | None) -> None:
-        """A login from this address has failed."""
-        self._accounts.draw(network_of(client))
-
-    def too_many(self, client: tuple[str, int] | None) -> bool:
-        """Whether this address has to wait."""
-        return self._accounts.is_empty(network_of(client))
+    def note(self, client: tuple[str, int] | None) -> bool:
+        """A login from this address has failed. Returns whether that is one of those which are answered at once."""
+        network = network_of(client)
+        is_one = not self._accounts.is_empty(network)
+        self._accounts.draw(network)
+        return is_one
 
 
 class Flapping:

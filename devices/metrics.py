@@ -15,6 +15,10 @@ commits_slow = Counter("gateway_commits_slow", "Attempts to commit readings that
 readings_unstorable = Counter("gateway_readings_unstorable", "Readings that the database refuses as data")
 payloads_refused = Counter("gateway_payloads_refused", "Payloads of devices that were refused", ["protocol", "reason"])
 logins_refused = Counter("gateway_device_logins_refused", "Devices that were not let in", ["protocol", "reason"])
+look_ups = Counter("gateway_credential_look_ups", "Credentials that were looked up in the database")
+look_up_groups = Counter("gateway_credential_look_up_groups", "Groups in which they were")
+look_ups_waiting = Gauge("gateway_credential_look_ups_waiting", "Credentials that wait to be looked up")
+look_ups_refused = Counter("gateway_credential_look_ups_refused", "Look-ups that were refused since too many wait")
 fanout_failures = Counter("gateway_fanout_failures", "Messages to dashboards that the channel layer did not take")
 announcements_unreadable = Counter(
     "gateway_announcements_unreadable", "Messages to dashboards that a dashboard could not read, and went without"

@@ -58,6 +58,7 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
     connections = Connections(directory, announce=fanout.connection)
     watchman = Watchman(connections)
     async with AsyncExitStack() as started:
+        started.push_async_callback(directory.close)
         started.push_async_callback(fanout.close)
         watching = await watchman.start()
         started.push_async_callback(watchman.close)

@@ -12,10 +12,11 @@ has its acknowledgement when they are committed. The broker upstream has authent
 import asyncio
 from typing import Any, Final
 
-from django.db import Error as DatabaseFault
-
 from devices import metrics
 from devices.consumers.mqtt import DEVICE_TOPICS, PAYLOAD_FORMAT_INVALID, SERVER_UNAVAILABLE, TOPIC_NAME_INVALID
+from devices.consumers.refusals import UNAVAILABLE
+from devices.credentials import Denied
+from devices.look_ups import LookUpError
 from devices.models import now_ms
 from devices.profiles import PayloadError
 from devices.services import DeviceServices, services_of
@@ -41,11 +42,11 @@ class BridgeMqttConsumer(AsyncMqttConsumer):
         services = self._services
         try:
             identity = await services.directory.named(device)
-        except DatabaseFault as error:
-            raise Reject(SERVER_UNAVAILABLE, "database away", disconnect=True) from error
-        if identity is None:
+        except LookUpError as error:
+            raise Reject(SERVER_UNAVAILABLE, UNAVAILABLE.reason, log_reason=str(error), disconnect=True) from error
+        if isinstance(identity, Denied):
             metrics.payloads_refused.labels("mqtt-bridge", "device").inc()
-            raise Reject(UNKNOWN_DEVICE, f"there is no device {device!r}, or it is disabled")
+            raise Reject(UNKNOWN_DEVICE, str(identity))  # upstream is told the code alone, the log all
         try:
             points = identity.profile.decode_telemetry(event["payload"])
         except PayloadError as error:

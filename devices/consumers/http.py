@@ -4,8 +4,8 @@ from typing import ClassVar
 
 import msgspec
 
-from devices.consumers.login import FAILED_OFTEN, UNAVAILABLE, LoginError, bearer_token, log_in
-from devices.consumers.refusals import note_payload
+from devices.consumers.login import bearer_token, log_in
+from devices.consumers.refusals import LoginError, http_response, note_payload
 from devices.profiles import MAX_PAYLOAD_BYTES, PayloadError
 from devices.services import services_of
 from gateway.exceptions import Reject
@@ -40,12 +40,8 @@ class TelemetryConsumer(DeviceApiConsumer):
         try:
             device = await log_in(services, token, self.scope)
         except LoginError as error:
-            if error.reason == UNAVAILABLE:
-                await self.respond(503, error.reason, (b"retry-after", b"5"))
-            elif error.reason == FAILED_OFTEN:
-                await self.respond(429, error.reason, (b"retry-after", b"60"))
-            else:
-                await self.respond(401, error.reason, (b"www-authenticate", b"Bearer"))
+            status, headers, answer = http_response(error)
+            await self.send_response(status, answer, headers=headers)
             return
         try:
             points = device.profile.decode_telemetry(body)

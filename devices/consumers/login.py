@@ -1,69 +1,64 @@
 """How a device logs in, whatever it speaks, and how its connection is kept revocable."""
 
-from collections.abc import Iterable
-from typing import Any, Final
+import asyncio
+from collections.abc import Awaitable, Iterable
+from typing import Any
 
-from django.db import Error as DatabaseFault
-
-from devices import metrics
-from devices.consumers.refusals import note_login
-from devices.credentials import Identity
+from devices.consumers.refusals import (
+    BUSY,
+    CUT,
+    FAILED_OFTEN,
+    MISSING,
+    OTHER_DEVICE,
+    TOO_MANY,
+    UNAVAILABLE,
+    UNKNOWN,
+    UNKNOWN_CERTIFICATE,
+    LoginError,
+    refused,
+)
+from devices.credentials import Denied, Found, Identity, looks_like_token
+from devices.look_ups import LookUpError, TooManyLookUpsError
 from devices.services import DeviceServices
 from protocols.asgi import Event, Scope
 from protocols.runner import Inbox
 
-UNKNOWN: Final = "unknown token"
-MISSING: Final = "no token"
-UNAVAILABLE: Final = "database away"
-CUT: Final = "cut off while logging in"
-UNKNOWN_CERTIFICATE: Final = "certificate of no device"
-OTHER_DEVICE: Final = "token of another device than the certificate"
-FAILED_OFTEN: Final = "too many failed logins"
-TOO_MANY: Final = "too many connections of the device"
+__all__ = ["LoginError", "Revocable", "bearer_token", "log_in"]
 
 
-class LoginError(Exception):
-    """Raised when a device is not let in. `reason` is one of the constants of this module."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-async def log_in(services: DeviceServices, token: str | None, scope: Scope) -> Identity:
+async def log_in(
+    services: DeviceServices, token: str | None, scope: Scope, *, password: bytes | None = None
+) -> Identity:
     """The device whose token this is, or whose certificate the client has. Raises LoginError, counted and logged.
 
-    A token may come with a certificate: that of the same device, or one that is no device's.
+    A token may come with a certificate: that of the same device, or one that is no device's. A `password` lets nobody
+    in; but what many a broker takes for one is a token here, and the log says that of a login that fails.
+
+    Every token is looked up, however many logins of the client's address have failed: devices behind one router share
+    it, and one with a wrong token must not keep out the others. Only the answers to those that fail become slow.
     """
     certified = await certified_device(services, scope)
     if not token:
-        if certified is not None:
+        if isinstance(certified, Identity):
             return certified
-        raise refused(UNKNOWN_CERTIFICATE if client_certificate(scope) else MISSING, scope)
-    failed_logins, client = services.limits.failed_logins, scope["client"]
-    if failed_logins.too_many(client) and not services.directory.knows(token):
-        raise refused(FAILED_OFTEN, scope)
-    try:
-        device = await services.directory.authenticate(token)
-    except DatabaseFault as error:
-        raise refused(UNAVAILABLE, scope) from error
-    if device is None:
-        failed_logins.note(client)
-        raise refused(UNKNOWN, scope)
-    if certified is not None and certified.device_id != device.device_id:
-        raise refused(OTHER_DEVICE, scope)
-    return device
+        if certified is not None:
+            raise refused(UNKNOWN_CERTIFICATE, scope, str(certified))
+        raise refused(MISSING, scope, MISSING.reason + await _password_hint(services, scope, password))
+    found = await _look_up(services.directory.authenticate(token, scope["client"]), scope)
+    if isinstance(found, Denied):
+        raise await _failed(services, found, scope, password)
+    if isinstance(certified, Identity) and certified.device_id != found.device_id:
+        raise refused(OTHER_DEVICE, scope, f"token of {found}, certificate of {certified}")
+    return found
 
 
-async def certified_device(services: DeviceServices, scope: Scope) -> Identity | None:
-    """The device whose certificate the client has. Raises LoginError if that cannot be known."""
+async def certified_device(services: DeviceServices, scope: Scope) -> Found | None:
+    """The device whose certificate the client has, or why it is none; None if it has no certificate. Raises LoginError
+    if that cannot be known."""
     certificate = client_certificate(scope)
     if certificate is None:
         return None
-    try:
-        return await services.directory.certified(certificate)
-    except DatabaseFault as error:
-        raise refused(UNAVAILABLE, scope) from error
+    return await _look_up(services.directory.certified(certificate, scope["client"]), scope)
 
 
 def client_certificate(scope: Scope) -> str | None:
@@ -73,12 +68,33 @@ def client_certificate(scope: Scope) -> str | None:
     return next(iter(chain), None)
 
 
-def refused(reason: str, scope: Scope) -> LoginError:
-    """The error for a login that is refused, once it is counted and logged."""
-    metrics.logins_refused.labels(scope["type"], reason).inc()
-    if scope["type"] != "mqtt":  # whose server logs why it closes a connection
-        note_login(scope, reason)
-    return LoginError(reason)
+async def _look_up(looking_up: Awaitable[Found], scope: Scope) -> Found:
+    try:
+        return await looking_up
+    except TooManyLookUpsError as error:
+        raise refused(BUSY, scope, str(error)) from error
+    except LookUpError as error:
+        raise refused(UNAVAILABLE, scope, f"{UNAVAILABLE.reason}: {error}") from error
+
+
+async def _failed(services: DeviceServices, denied: Denied, scope: Scope, password: bytes | None) -> LoginError:
+    failed_logins = services.limits.failed_logins
+    if failed_logins.note(scope["client"]):
+        return refused(UNKNOWN, scope, str(denied) + await _password_hint(services, scope, password))
+    error = refused(FAILED_OFTEN, scope, f"{denied}; {FAILED_OFTEN.reason} of this address")
+    # As many wait as there are connections, which are bounded. Other logins of the address do not wait for these.
+    await asyncio.sleep(failed_logins.pause_s)
+    return error
+
+
+async def _password_hint(services: DeviceServices, scope: Scope, password: bytes | None) -> str:
+    """What the log adds if the password of a login that has failed looks like a token."""
+    text = (password or b"").decode("ascii", "replace")
+    if not looks_like_token(text):
+        return ""
+    found = await _look_up(services.directory.authenticate(text, scope["client"]), scope)
+    whose = f"the token of {found}" if isinstance(found, Identity) else "like a token"
+    return f"; the password is {whose}, which belongs into the user name"
 
 
 def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
@@ -108,9 +124,9 @@ class Revocable:
         """
         most, seat = services.limits.options.max_connections, scope.get("client_id")
         if most and services.connections.count(device.device_id, beside=seat) >= most:
-            raise refused(TOO_MANY, scope)
+            raise refused(TOO_MANY, scope, f"{device} has {most} connections already")
         if not services.connections.add(device, self._cut_off, seat=seat):
-            raise refused(CUT, scope)
+            raise refused(CUT, scope, f"{device} was {CUT.reason}")
         self._registered = (services, device)
 
     def unregister(self) -> None:

@@ -4,16 +4,9 @@ import asyncio
 from typing import Any, Final
 
 from devices import metrics
-from devices.consumers.login import (
-    FAILED_OFTEN,
-    TOO_MANY,
-    UNAVAILABLE,
-    LoginError,
-    Revocable,
-    certified_device,
-    log_in,
-)
-from devices.credentials import Identity, looks_like_token
+from devices.consumers.login import Revocable, certified_device, log_in
+from devices.consumers.refusals import FLAPPING, UNKNOWN_CERTIFICATE, LoginError, mqtt_rejection, refused
+from devices.credentials import Denied, Identity, looks_like_token
 from devices.ingest import Ingest
 from devices.limits import Flapping
 from devices.models import now_ms
@@ -23,9 +16,6 @@ from gateway.generic.mqtt import AsyncMqttConsumer, Reject, topic
 from protocols.asgi import Event
 
 SERVER_UNAVAILABLE: Final = 0x88
-QUOTA_EXCEEDED: Final = 0x97
-CONNECTION_RATE_EXCEEDED: Final = 0x9F
-BAD_USER_NAME_OR_PASSWORD: Final = 0x86
 NOT_AUTHORIZED: Final = 0x87
 TOPIC_FILTER_INVALID: Final = 0x8F
 TOPIC_NAME_INVALID: Final = 0x90
@@ -36,12 +26,6 @@ DEVICE_TOPICS: Final = ("v1/devices/", "v1/gateway/", "v2/")
 
 LOST: Final = frozenset({"lost", "keep_alive", "taken_over", "protocol_error"})
 """The ends of a connection that is to be counted as lost."""
-
-_REFUSALS: Final = {
-    UNAVAILABLE: SERVER_UNAVAILABLE,
-    TOO_MANY: QUOTA_EXCEEDED,
-    FAILED_OFTEN: CONNECTION_RATE_EXCEEDED,
-}
 
 OWN_FILTERS: Final = frozenset(
     {
@@ -66,15 +50,15 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         database is away, 0x97 for one connection too many, 0x9F for who comes too often (3 before MQTT 5)."""
         services = services_of(self.scope)
         try:
-            if self._is_no_device() and await certified_device(services, self.scope) is None:
+            if self._is_no_device() and await self._certifies_no_device(services):
                 self.unrestricted = True
                 await self.accept(client_id=f"anonymous/{self.scope['client_id']}")
                 return
-            device = await log_in(services, self.scope["username"], self.scope)
+            device = await log_in(services, self.scope["username"], self.scope, password=password)
             self._refuse_flapping(services, device)
             self.register(services, device, self.scope)
         except LoginError as error:
-            raise Reject(self._refusal_code(error), error.reason) from None
+            raise mqtt_rejection(error, self.scope["mqtt_version"]) from None
         self.device = device
         self._flapping = services.limits.flapping
         self._ingest = services.ingest
@@ -90,6 +74,14 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         not go on as somebody else without noticing.
         """
         return self.allow_anonymous and not looks_like_token(self.scope["username"] or "")
+
+    async def _certifies_no_device(self, services: DeviceServices) -> bool:
+        """Whether the client has no certificate, or one that is no device's. Raises LoginError for one that was revoked
+        or whose device is disabled: that shall not go on as somebody else either."""
+        found = await certified_device(services, self.scope)
+        if isinstance(found, Denied) and found.device_id is not None:
+            raise refused(UNKNOWN_CERTIFICATE, self.scope, str(found))
+        return not isinstance(found, Identity)
 
     @topic("v1/devices/me/telemetry", route=False)
     @topic("v2/t", route=False)
@@ -146,14 +138,5 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
     def _refuse_flapping(self, services: DeviceServices, device: Identity) -> None:
         pause_s = services.limits.flapping.pause_s(device.device_id)
         if pause_s:
-            metrics.logins_refused.labels("mqtt", "flapping").inc()
-            raise Reject(
-                CONNECTION_RATE_EXCEEDED,
-                f"flapping: too many connections ended without DISCONNECT; come again in {pause_s:.0f} s",
-            )
-
-    def _refusal_code(self, error: LoginError) -> int:
-        if error.reason in _REFUSALS:
-            return _REFUSALS[error.reason]
-        # ThingsBoard's answer before MQTT 5 is 5, not authorized; 0x86 would become 4.
-        return BAD_USER_NAME_OR_PASSWORD if self.scope["mqtt_version"] == 5 else NOT_AUTHORIZED
+            told = f"flapping: too many connections ended without DISCONNECT; come again in {pause_s:.0f} s"
+            raise refused(FLAPPING, self.scope, f"{device} is {told}", told=told)

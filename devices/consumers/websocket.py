@@ -15,16 +15,8 @@ from typing import Any, Final
 
 import msgspec
 
-from devices.consumers.login import (
-    FAILED_OFTEN,
-    TOO_MANY,
-    UNAVAILABLE,
-    LoginError,
-    Revocable,
-    bearer_token,
-    log_in,
-)
-from devices.consumers.refusals import note_payload
+from devices.consumers.login import Revocable, bearer_token, log_in
+from devices.consumers.refusals import LoginError, http_response, note_payload
 from devices.credentials import Identity
 from devices.models import now_ms
 from devices.profiles import MAX_PAYLOAD_BYTES, PayloadError
@@ -137,9 +129,7 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
         if "websocket.http.response" not in self.scope.get("extensions", {}):
             await self.close()
             return
-        status = {UNAVAILABLE: 503, FAILED_OFTEN: 429, TOO_MANY: 429}.get(error.reason, 401)
-        body = msgspec.json.encode({"error": error.reason}) + b"\n"
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        status, headers, body = http_response(error)
         await self.base_send({"type": "websocket.http.response.start", "status": status, "headers": headers})
         await self.base_send({"type": "websocket.http.response.body", "body": body})
         self._gateway_closed = True

@@ -102,24 +102,20 @@ async def test_one_that_says_goodbye_may_come_as_often_as_it_likes(
     assert 0x9F not in codes
 
 
-async def test_who_guesses_has_to_wait_and_known_devices_do_not(
+async def test_who_guesses_is_answered_late_and_valid_devices_of_the_same_address_are_let_in(
     clients: Clients, gateway: Gateway, devices: Iterator[FleetDevice]
 ) -> None:
-    """The last test here: from this address nobody new gets in after it."""
-    known = next(devices)
-    assert await asyncio.to_thread(post, gateway, known.token) == 200
-    statuses = [await asyncio.to_thread(post, gateway, f"{NO_TOKEN}{number}") for number in range(12)]
+    """Also those that the gateway has not heard of before."""
+    guesses = [asyncio.to_thread(post, gateway, f"{NO_TOKEN}{number}") for number in range(12)]
+    statuses = await asyncio.gather(*guesses)
 
-    assert statuses[:5] == [401] * 5
-    assert 429 in statuses[5:]
-    for unknown in devices:  # one may get in as the minute passes
-        while await asyncio.to_thread(post, gateway, NO_TOKEN) != 429:
-            pass
-        connack = await (await clients.open(5)).connect("c", username=unknown.token)
-        if connack.reason_code:
-            break
-    assert connack.reason_code == 0x9F
-    assert connack.properties["reason_string"] == "too many failed logins"
-    assert await asyncio.to_thread(post, gateway, known.token) == 200
+    assert statuses.count(401) >= 5
+    assert 429 in statuses
+    connack = await (await clients.open(5)).connect("c", username=NO_TOKEN)
+    assert connack.reason_code in {0x86, 0x9F}  # the former if the minute has passed
+    for _ in range(3):
+        new = next(devices)
+        await clients.log_in(new, 5)
+        assert await asyncio.to_thread(post, gateway, next(devices).token) == 200
     counters = gateway.counters()
     assert counters['gateway_device_logins_refused_total{protocol="http",reason="too many failed logins"}'] >= 1

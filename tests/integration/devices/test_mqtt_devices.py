@@ -4,7 +4,7 @@ import asyncio
 import json
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -15,22 +15,27 @@ from tests.integration.mqtt.paho_client import PahoClient
 from tests.integration.mqtt.raw_client import RawClient
 from tests.integration.mqtt.waiting import until
 from tests.support.fleet import FleetDevice
+from tests.support.serving import GATEWAY, clean_environment
 
 TELEMETRY = "v1/devices/me/telemetry"
 TS = 1_700_000_000_000
 
 
+_hosts = (f"127.0.1.{number}" for number in range(1, 255))
+
+
 class Clients:
-    """The clients of one test."""
+    """The clients of one test, all of one address, which has a share of the log to itself."""
 
     def __init__(self, gateway: Gateway) -> None:
+        self.host = next(_hosts)
         self._address = (gateway.host, gateway.mqtt_port)
         self._raw: list[RawClient] = []
         self._paho: list[PahoClient] = []
 
     async def open(self, version: int = 4) -> RawClient:
         """A connection by hand."""
-        client = await RawClient.open(self._address, version)
+        client = await RawClient.open(self._address, version, local_host=self.host)
         self._raw.append(client)
         return client
 
@@ -160,10 +165,36 @@ class TestRefusals:
         assert answer[3] == code
         line = await watched.line()
         why = "unknown token" if token else "no token"
-        assert "closed stranger from 127.0.0.1:" in line
+        assert f"closed stranger from {clients.host}:" in line
         assert why in line
         assert "x" * 32 not in line
         assert watched.risen(f'gateway_device_logins_refused_total{{protocol="mqtt",reason="{why}"}}') == 1
+
+    async def test_a_disabled_device_of_which_the_log_and_the_trace_say_more_than_the_device_is_told(
+        self, clients: Clients, gateway: Gateway, devices: Iterator[FleetDevice]
+    ) -> None:
+        disabled = next(devices)
+        await asyncio.to_thread(gateway.serving.command, "device", "disable", disabled.name)
+        await clients.log_in(next(devices), 5, client_id="traced")
+        arguments, environment = [GATEWAY, "mqtt", "trace", "traced"], clean_environment(PYTHONUNBUFFERED="1")
+        with subprocess.Popen(
+            arguments, cwd=gateway.serving.directory, env=environment, stdout=subprocess.PIPE, text=True
+        ) as tracing:
+            try:
+                assert tracing.stdout is not None
+                assert "is connected already" in await asyncio.to_thread(tracing.stdout.readline)
+                watched = Watched(gateway)
+
+                connack = await (await clients.open(5)).connect("traced", username=disabled.token)
+
+                traced = [(await asyncio.to_thread(tracing.stdout.readline)).rstrip() for _ in range(3)]
+            finally:
+                tracing.kill()
+        why = f"0x86 device {disabled.name} ({disabled.pk}) is disabled"
+        assert (connack.reason_code, connack.properties["reason_string"]) == (0x86, "unknown token")
+        assert why in await watched.line()
+        assert "CONNACK reason_code=0x86 reason_string='unknown token'" in traced[1]
+        assert traced[2].endswith(why)
 
     async def test_a_topic_that_is_not_the_devices_from_mqtt_5(
         self, clients: Clients, gateway: Gateway, device: FleetDevice, watched: Watched
@@ -178,7 +209,7 @@ class TestRefusals:
 
         await self._goes_on(client, gateway, device)
         line = await watched.line()
-        assert "refused publish 'some/topic' of mqtt sensor from 127.0.0.1:" in line
+        assert f"refused publish 'some/topic' of mqtt sensor from {clients.host}:" in line
         assert watched.risen('gateway_mqtt_refusals_total{reason_code="0x90",request="publish"}') == 2
 
     async def test_and_from_mqtt_3_it_is_acknowledged_and_dropped(

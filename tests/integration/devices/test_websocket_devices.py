@@ -11,6 +11,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from tests.integration.devices.conftest import Gateway, Watched
+from tests.integration.mqtt.waiting import until
 from tests.support.administrator import Administrator
 from tests.support.fleet import FleetDevice
 
@@ -167,7 +168,9 @@ class TestRefusals:
         assert with_id == {"error": "expected a JSON object or array, got a number", "id": "x"}
         assert good == {"ack": 3}
         assert [key for key, _, _ in gateway.stored(device)] == ["good"]
-        assert f"refused what {device.name} sent: websocket /ws/device/ from 127.0.0.1:" in await watched.line()
+        await until(lambda: len(watched.lines()) == 3, "three lines in the log")
+        start = f"refused what {device.name} ({device.pk}) sent: websocket /ws/device/ from 127.0.0.1:"
+        assert [start in line for line in watched.lines()] == [True] * 3
         assert watched.risen('gateway_payloads_refused_total{protocol="websocket",reason="payload"}') == 3
 
     @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ class RawClient:
         self.version = version
 
     @classmethod
-    async def open(cls, address: tuple[str, int], version: int = 4) -> Self:
-        """Opens the connection and sends nothing."""
-        reader, writer = await asyncio.open_connection(*address)
+    async def open(cls, address: tuple[str, int], version: int = 4, *, local_host: str | None = None) -> Self:
+        """Opens the connection, from that address of this machine, and sends nothing."""
+        reader, writer = await asyncio.open_connection(*address, local_addr=local_host and (local_host, 0))
         return cls(reader, writer, version)
 
     async def connect(self, client_id: str, **fields: Any) -> ConnAck:

@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from devices import credentials
-from devices.certificates import device_of, fingerprint_in, names_in, normalized, trust
+from devices.certificates import Holder, fingerprint_in, holders_of, names_in, normalized, trust
 from devices.models import ConnectionCut, Device, DeviceType
 from tests.support.authority import Authority, fingerprint
 
@@ -58,6 +58,16 @@ def test_a_name_is_stored_as_it_is_looked_for(kind: str, written: str, stored: s
     assert normalized(kind, written) == stored
 
 
+def holder_of(path: Path) -> Holder | str:
+    return holders_of({"it": der(path)})["it"]
+
+
+def device_of(path: Path) -> Device | None:
+    """The device that a holder of the certificate is let in as, or kept out as."""
+    holder = holder_of(path)
+    return Device.objects.get(pk=holder.device_id) if isinstance(holder, Holder) else None
+
+
 @pytest.mark.parametrize(
     ("kind", "written"),
     [("fingerprint", "AB"), ("fingerprint", "g" * 64), ("san", "s7.example.org"), ("san", "DNS:"), ("cn", " ")],
@@ -72,24 +82,26 @@ def test_the_fingerprint_comes_before_alternative_names_and_those_before_the_com
 ) -> None:
     path, _ = authority.issue("x", "/CN=common", "DNS:alternative")
     by_common, by_alternative, by_fingerprint = add("one"), add("two"), add("three")
-    assert device_of(der(path)) is None
+    names = "san DNS:alternative, cn common"
+    assert holder_of(path) == f"no device has a certificate of these names: {names}"
 
     trust(by_common, "cn", "common")
-    assert device_of(der(path)) == by_common
+    assert device_of(path) == by_common
     trust(by_alternative, "san", "DNS:alternative")
-    assert device_of(der(path)) == by_alternative
+    assert device_of(path) == by_alternative
     trust(by_fingerprint, "fingerprint", fingerprint(path))
-    assert device_of(der(path)) == by_fingerprint
+    assert device_of(path) == by_fingerprint
 
 
 def test_a_certificate_with_the_names_of_two_devices_is_neither(
     authority: Authority, add: Callable[[str], Device]
 ) -> None:
     path, _ = authority.issue("two", "/CN=two", "DNS:a,DNS:b")
-    trust(add("a"), "san", "DNS:a")
-    trust(add("b"), "san", "DNS:b")
+    a, b = add("a"), add("b")
+    trust(a, "san", "DNS:a")
+    trust(b, "san", "DNS:b")
 
-    assert device_of(der(path)) is None
+    assert holder_of(path) == f"the certificate has names of a ({a.pk}) and b ({b.pk})"
 
 
 def test_a_certificate_with_two_common_names_has_none(authority: Authority) -> None:
@@ -117,4 +129,34 @@ def test_a_disabled_device_has_no_certificate(authority: Authority, add: Callabl
 
     credentials.set_enabled(device, False)
 
-    assert device_of(der(path)) is None
+    holder = holder_of(path)
+    assert isinstance(holder, Holder)
+    assert (holder.device_id, holder.enabled) == (device.pk, False)
+
+
+def test_a_revoked_name_says_whose_it_was_unless_it_is_valid_for_another(
+    authority: Authority, add: Callable[[str], Device]
+) -> None:
+    path, _ = authority.issue("moved")
+    one, other = add("one"), add("other")
+    name = trust(one, "cn", "moved")
+
+    credentials.distrust(name)
+
+    holder = holder_of(path)
+    assert isinstance(holder, Holder)
+    assert (holder.device_id, holder.credential) == (one.pk, "certificate (cn moved)")
+    assert holder.revoked_at == name.revoked_at
+    trust(other, "cn", "moved")
+    assert device_of(path) == other
+
+
+def test_one_that_cannot_be_read_does_not_spoil_the_others(authority: Authority, add: Callable[[str], Device]) -> None:
+    path, _ = authority.issue("good")
+    device = add("good")
+    trust(device, "cn", "good")
+
+    found = holders_of({"good": der(path), "bad": b"no certificate"})
+
+    assert isinstance(found["good"], Holder)
+    assert str(found["bad"]).startswith("the certificate cannot be read: ")

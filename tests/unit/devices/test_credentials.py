@@ -3,20 +3,35 @@
 import asyncio
 import hashlib
 import re
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
+from devices.certificates import Holder
 from devices.credentials import (
     CACHE_S,
     CACHE_SIZE,
     MAX_TOKEN_LENGTH,
     NEGATIVE_CACHE_S,
+    NEGATIVE_CACHE_SIZE,
+    Answer,
+    Denied,
     Directory,
+    Found,
+    Identity,
+    Key,
+    Question,
+    _Kind,
     hash_of,
     issue,
+    read_credentials,
     revoke,
     rotate,
     set_enabled,
@@ -43,13 +58,23 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def directory(clock: Clock) -> Directory:
-    return Directory(clock=clock)
+async def directory(clock: Clock) -> AsyncIterator[Directory]:
+    directory = Directory(clock=clock)
+    yield directory
+    await directory.close()
 
 
 @pytest.fixture
 def device(sqlite_database: Path, new_device: MakeStoredDevice) -> Device:
     return new_device("thermo-1")
+
+
+VALID = Holder("token …aaaa", None, 7, "thermo-7", True, "thingsboard")
+
+
+def known(found: Found) -> bool:
+    """Whether a device was found that is let in."""
+    return isinstance(found, Identity)
 
 
 def cuts() -> list[tuple[int, str]]:
@@ -107,12 +132,16 @@ class TestTokens:
 
 
 class TestLookingUp:
+    @pytest.fixture
+    def device(self, database: str, new_device: MakeStoredDevice) -> Device:
+        return new_device("thermo-1")
+
     async def test_a_valid_token_is_that_of_its_device(self, directory: Directory, device: Device) -> None:
         token = await database_sync_to_async(issue)(device)
 
         identity = await directory.authenticate(token)
 
-        assert identity is not None
+        assert isinstance(identity, Identity)
         assert (identity.device_id, identity.name) == (device.pk, "thermo-1")
         assert identity.profile is PROFILES["thingsboard"]
         assert directory.is_current(identity)
@@ -121,33 +150,68 @@ class TestLookingUp:
         self, directory: Directory, device: Device
     ) -> None:
         for _ in range(2):
-            assert await directory.authenticate(await database_sync_to_async(issue)(device)) is not None
+            assert known(await directory.authenticate(await database_sync_to_async(issue)(device)))
 
-    @pytest.mark.parametrize("token", ["", "unknown", "nul\0", "grün", "x" * MAX_TOKEN_LENGTH, "x" * 1_000_000])
-    async def test_any_other_text_is_nobodys(self, directory: Directory, device: Device, token: str) -> None:
-        assert await directory.authenticate(token) is None
+    @pytest.mark.parametrize(
+        ("token", "named"),
+        [
+            ("", "of 0 characters"),
+            ("unknown", "of 7 characters"),
+            ("unknown-but-long-enough", "…ough"),
+            ("nul-and-escape-and-\0\x1b[2J", r"…\x1b[2J"),
+            ("grün" * 8, "of 32 characters"),
+            ("\ud800" * 32, "of 32 characters"),
+            ("x" * MAX_TOKEN_LENGTH, "…xxxx"),
+            ("x" * 1_000_000, "of 1000000 characters"),
+        ],
+    )
+    async def test_any_other_text_is_nobodys_and_named_by_its_end_or_its_length(
+        self, directory: Directory, device: Device, token: str, named: str
+    ) -> None:
+        assert await directory.authenticate(token) == Denied(f"unknown token {named}")
 
-    async def test_that_of_a_disabled_device_is_nobodys(self, directory: Directory, device: Device) -> None:
+    async def test_that_of_a_disabled_device_says_whose_it_is(self, directory: Directory, device: Device) -> None:
         token = await database_sync_to_async(issue)(device)
         await database_sync_to_async(set_enabled)(device, False)
 
-        assert await directory.authenticate(token) is None
+        denied = await directory.authenticate(token)
 
-    async def test_a_revoked_one_is_nobodys(self, directory: Directory, device: Device) -> None:
+        assert isinstance(denied, Denied)
+        assert (str(denied), denied.device_id) == (f"device thermo-1 ({device.pk}) is disabled", device.pk)
+
+    async def test_a_revoked_one_says_whose_it_was_and_since_when(self, directory: Directory, device: Device) -> None:
         token = await database_sync_to_async(issue)(device)
         await database_sync_to_async(rotate)(device)
+        two_hours_ago = timezone.now() - timedelta(hours=2, minutes=5)
+        revoked = Credential.objects.exclude(revoked_at=None)
+        await database_sync_to_async(revoked.update)(revoked_at=two_hours_ago)
 
-        assert await directory.authenticate(token) is None
+        denied = await directory.authenticate(token)
 
-    def test_it_takes_one_query_through_a_unique_index(self, device: Device) -> None:
-        token = issue(device)
+        assert isinstance(denied, Denied)
+        assert str(denied) == f"token …{token[-4:]} of thermo-1 ({device.pk}) was revoked 2 h ago"
+        assert denied.device_id == device.pk
+
+    async def test_a_device_is_found_by_its_name_if_it_is_enabled(self, directory: Directory, device: Device) -> None:
+        assert known(await directory.named("thermo-1"))
+        assert str(await directory.named("nul\0")) == r"there is no device 'nul\x00'"
+
+        await database_sync_to_async(set_enabled)(device, False)
+        directory.forget({device.pk})
+
+        assert str(await directory.named("thermo-1")) == f"device thermo-1 ({device.pk}) is disabled"
+
+    def test_a_group_takes_one_query_for_each_kind_of_credential(self, device: Device) -> None:
+        tokens = [issue(device) for _ in range(50)]
+        names = {Key(_Kind.NAME, name): name for name in ("thermo-1", "thermo-2")}
+        questions = {Key(_Kind.TOKEN, hash_of(token)): "" for token in tokens} | names
 
         with CaptureQueriesContext(connection) as queries:
-            from devices.credentials import _by_token
+            answers = read_credentials(questions)
 
-            assert _by_token(hash_of(token), 0) is not None
-
-        assert len(queries) == 1
+        assert len(queries) == 2
+        assert {type(answer) for key, answer in answers.items() if key.kind is _Kind.TOKEN} == {Holder}
+        assert answers.keys() == questions.keys()
 
 
 class TestRemembering:
@@ -157,17 +221,17 @@ class TestRemembering:
         await database_sync_to_async(Credential.objects.all().delete)()  # behind the directory's back
 
         clock.now += CACHE_S - 1
-        assert await directory.authenticate(token) is not None
+        assert known(await directory.authenticate(token))
         clock.now += 2
-        assert await directory.authenticate(token) is None
+        assert not known(await directory.authenticate(token))
 
     async def test_an_unknown_one_for_seconds(self, directory: Directory, device: Device, clock: Clock) -> None:
-        assert await directory.authenticate("a" * 32) is None
+        assert not known(await directory.authenticate("a" * 32))
         await database_sync_to_async(Credential.objects.create)(device=device, token_sha256=hash_of("a" * 32), hint="a")
 
-        assert await directory.authenticate("a" * 32) is None
+        assert not known(await directory.authenticate("a" * 32))
         clock.now += NEGATIVE_CACHE_S + 1
-        assert await directory.authenticate("a" * 32) is not None
+        assert known(await directory.authenticate("a" * 32))
 
     async def test_a_cut_forgets_the_device_and_every_unknown_token(
         self, directory: Directory, device: Device, new_device: MakeStoredDevice
@@ -175,63 +239,118 @@ class TestRemembering:
         token = await database_sync_to_async(issue)(device)
         other = await database_sync_to_async(new_device)("thermo-2")
         other_token = await database_sync_to_async(issue)(other)
-        for known in (token, other_token, "unknown"):
-            await directory.authenticate(known)
+        for each in (token, other_token, "unknown"):
+            await directory.authenticate(each)
         await database_sync_to_async(Credential.objects.all().delete)()
 
         directory.forget({device.pk})
 
-        assert await directory.authenticate(token) is None
-        assert await directory.authenticate(other_token) is not None
+        assert not known(await directory.authenticate(token))
+        assert known(await directory.authenticate(other_token))
         await database_sync_to_async(Credential.objects.create)(device=other, token_sha256=hash_of("unknown"), hint="n")
-        assert await directory.authenticate("unknown") is not None
+        assert known(await directory.authenticate("unknown"))
 
-    async def test_the_memory_is_bounded_and_the_oldest_goes_first(
-        self, directory: Directory, device: Device, clock: Clock
-    ) -> None:
-        token = await database_sync_to_async(issue)(device)
-        await directory.authenticate(token)
+    async def test_the_memories_are_bounded_and_wrong_tokens_push_out_no_valid_one(self, clock: Clock) -> None:
+        asked = Counter[str]()
 
+        def read(questions: dict[Key, Question]) -> dict[Key, Answer]:
+            asked.update(key.value for key in questions)
+            return {key: VALID if key.value == hash_of("valid") else "unknown" for key in questions}
+
+        directory = Directory(clock=clock, read=read)
+        await directory.authenticate("valid")
+        for number in range(NEGATIVE_CACHE_SIZE + 10):
+            await directory.authenticate(f"guess-{number}")
+
+        assert known(await directory.authenticate("valid"))
+        assert asked[hash_of("valid")] == 1
+        assert len(directory._denied) == NEGATIVE_CACHE_SIZE
+        await directory.authenticate("guess-0")
+        assert asked[hash_of("guess-0")] == 2
         for number in range(CACHE_SIZE):
-            directory._remember(str(number), None)
+            directory._remember(Key(_Kind.TOKEN, str(number)), Identity(number, "", PROFILES["thingsboard"], 0))
+        assert len(directory._known) == CACHE_SIZE
+        await directory.close()
 
-        assert len(directory._cache) == CACHE_SIZE
-        assert hash_of(token) not in directory._cache
+
+class SlowDatabase:
+    """Answers that a token is valid, when it is let."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.gate = threading.Event()
+
+    def read(self, questions: dict[Key, Question]) -> dict[Key, Answer]:
+        self.asked.set()
+        assert self.gate.wait(60)
+        return dict.fromkeys(questions, VALID)
 
 
 class TestCutWhileLookingUp:
-    """A lookup that began before a cut may have read what was true before it."""
+    """A look-up that began before a cut may have read what was true before it."""
 
-    async def test_the_identity_is_not_current_and_not_remembered(self, directory: Directory, device: Device) -> None:
-        token = await database_sync_to_async(issue)(device)
+    @pytest.fixture
+    def slow(self) -> SlowDatabase:
+        return SlowDatabase()
 
-        looking_up = asyncio.create_task(directory.authenticate(token))
-        await asyncio.sleep(0)  # it has begun
-        directory.forget({device.pk})
+    @pytest.fixture
+    async def directory(self, slow: SlowDatabase) -> AsyncIterator[Directory]:
+        directory = Directory(read=slow.read)
+        yield directory
+        await directory.close()
+
+    async def look_up(self, directory: Directory, slow: SlowDatabase, *, cut: int) -> Identity:
+        """What is found of a look-up during which a device is cut."""
+        looking_up = asyncio.create_task(directory.authenticate("a" * 32))
+        while not slow.asked.is_set():
+            await asyncio.sleep(0)
+        directory.forget({cut})
+        slow.gate.set()
         identity = await looking_up
+        assert isinstance(identity, Identity)
+        return identity
 
-        assert identity is not None
+    async def test_the_identity_is_not_current_and_not_remembered(
+        self, directory: Directory, slow: SlowDatabase
+    ) -> None:
+        identity = await self.look_up(directory, slow, cut=VALID.device_id)
+
         assert not directory.is_current(identity)
-        again = await directory.authenticate(token)
-        assert again is not None
+        again = await directory.authenticate("a" * 32)
+        assert isinstance(again, Identity)
         assert directory.is_current(again)
 
-    async def test_that_of_another_device_stays_current(self, directory: Directory, device: Device) -> None:
-        token = await database_sync_to_async(issue)(device)
+    async def test_that_of_another_device_stays_current(self, directory: Directory, slow: SlowDatabase) -> None:
+        identity = await self.look_up(directory, slow, cut=VALID.device_id + 1)
 
-        looking_up = asyncio.create_task(directory.authenticate(token))
-        await asyncio.sleep(0)
-        directory.forget({device.pk + 1})
-        identity = await looking_up
-
-        assert identity is not None
         assert directory.is_current(identity)
 
-    async def test_an_identity_from_before_is_never_current_again(self, directory: Directory, device: Device) -> None:
-        identity = await directory.authenticate(await database_sync_to_async(issue)(device))
-        assert identity is not None
+    async def test_one_that_waits_while_a_device_is_cut_is_looked_up_after_it(
+        self, directory: Directory, slow: SlowDatabase
+    ) -> None:
+        first = asyncio.create_task(directory.authenticate("a" * 32))
+        while not slow.asked.is_set():
+            await asyncio.sleep(0)
+        waiting = asyncio.create_task(directory.authenticate("b" * 32))
+        await asyncio.sleep(0)
 
-        directory.forget({device.pk})
-        directory.forget({device.pk + 1})
+        directory.forget({VALID.device_id})
+        slow.gate.set()
+
+        before, after = await first, await waiting
+        assert isinstance(before, Identity)
+        assert isinstance(after, Identity)
+        assert not directory.is_current(before)
+        assert directory.is_current(after)
+
+    async def test_an_identity_from_before_is_never_current_again(
+        self, directory: Directory, slow: SlowDatabase
+    ) -> None:
+        slow.gate.set()
+        identity = await directory.authenticate("a" * 32)
+        assert isinstance(identity, Identity)
+
+        directory.forget({VALID.device_id})
+        directory.forget({VALID.device_id + 1})
 
         assert not directory.is_current(identity)

@@ -1,0 +1,147 @@
+"""Questions to the database, asked in groups: whatever comes while one group is read makes the next.
+
+A fleet that comes back after a restart asks thousands of questions within a second. One by one each would hop into a
+thread and be a query of its own; together they are a few queries.
+
+Every source (an address, say) has its turn: what one asks waits behind its own questions, not behind those of another.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
+from typing import Any, Final, Generic, TypeVar
+
+from django.db import DataError, connections
+
+from devices import metrics
+from gateway.db import close_old_connections
+
+K = TypeVar("K", bound=Hashable)
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+GROUP_SIZE: Final = 500
+"""Questions of one group at most: what a query can name, and how long the next group waits (some 10 ms)."""
+
+MAX_WAITING: Final = 50_000
+"""Questions that wait at most. Each connection has one at a time, so that the default bounds of connections come first;
+beyond it the newest question of the source that has most is refused."""
+
+GROUP_TIMEOUT_S: Final = 20.0
+"""How long a group is waited for; a database that takes longer is away."""
+
+
+class LookUpError(Exception):
+    """Raised when a question cannot be answered now: the database is away, slow, or refuses it."""
+
+
+class TooManyLookUpsError(LookUpError):
+    """Raised for a question when there are MAX_WAITING already."""
+
+    def __init__(self) -> None:
+        super().__init__(f"{MAX_WAITING} credentials wait to be looked up already")
+
+
+class LookUps(Generic[K, Q, A]):
+    """Answers questions, each of which has a key under which it is asked once at a time."""
+
+    def __init__(self, read: Callable[[dict[K, Q]], Mapping[K, A]], *, stamp: Callable[[], int]) -> None:
+        """`read` is called in a thread of its own with the questions of a group by their keys, and answers each. What
+        `stamp` says in the event loop just before comes with the answers."""
+        self._read = read
+        self._stamp = stamp
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="look-ups")
+        self._sources: OrderedDict[Hashable, dict[K, Q]] = OrderedDict()
+        self._waiting: dict[K, asyncio.Future[tuple[A, int]]] = {}
+        self._task: asyncio.Task[None] | None = None
+        metrics.look_ups_waiting.set_function(lambda: len(self._waiting))
+
+    async def ask(self, key: K, question: Q, *, source: Hashable) -> tuple[A, int]:
+        """The answer, and the stamp of its group. Raises LookUpError."""
+        future = self._waiting.get(key)
+        if future is None:
+            if len(self._waiting) >= MAX_WAITING:
+                self._refuse_one(source)
+            future = self._waiting[key] = asyncio.get_running_loop().create_future()
+            self._sources.setdefault(source, {})[key] = question
+            if self._task is None:
+                # In a context of its own: not in that of the connection which happens to be the first to ask.
+                self._task = asyncio.get_running_loop().create_task(
+                    self._read_groups(), name="look-ups", context=Context()
+                )
+        return await asyncio.shield(future)  # whoever gives up waiting does not end it for the others
+
+    async def close(self) -> None:
+        """Ends the thread and its connections to databases."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.get_running_loop().run_in_executor(self._thread, connections.close_all)
+        self._thread.shutdown(wait=False)
+
+    def _refuse_one(self, source: Hashable) -> None:
+        """Makes room for a question of `source`. Raises TooManyLookUpsError if none has more questions than it."""
+        crowd = max(self._sources, key=lambda each: len(self._sources[each]))
+        metrics.look_ups_refused.inc()
+        if len(self._sources[crowd]) <= len(self._sources.get(source, ())) + 1:
+            raise TooManyLookUpsError
+        key, _ = self._sources[crowd].popitem()
+        self._waiting.pop(key).set_exception(TooManyLookUpsError())
+
+    async def _read_groups(self) -> None:
+        try:
+            while self._sources:
+                questions, futures = self._take()
+                await self._answer(questions, futures)
+        finally:
+            self._task = None
+            for future in self._waiting.values():  # there are none unless this was cancelled
+                future.cancel()
+
+    def _take(self) -> tuple[dict[K, Q], dict[K, "asyncio.Future[tuple[A, int]]"]]:
+        """The questions of the next group, one of each source in turn."""
+        questions: dict[K, Q] = {}
+        while self._sources and len(questions) < GROUP_SIZE:
+            source, waiting = self._sources.popitem(last=False)
+            key = next(iter(waiting))
+            questions[key] = waiting.pop(key)
+            if waiting:
+                self._sources[source] = waiting
+        return questions, {key: self._waiting.pop(key) for key in questions}
+
+    async def _answer(self, questions: dict[K, Q], futures: dict[K, "asyncio.Future[tuple[A, int]]"]) -> None:
+        stamp = self._stamp()
+        metrics.look_up_groups.inc()
+        metrics.look_ups.inc(len(questions))
+        try:
+            async with asyncio.timeout(GROUP_TIMEOUT_S):
+                answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._in_thread, questions)
+        except asyncio.CancelledError:
+            for future in futures.values():
+                future.cancel()
+            raise
+        except (DataError, ValueError) as error:  # what cannot be put into a query must not spoil those of the others
+            if len(questions) == 1:
+                _fail(futures, error)
+            else:
+                for key, question in questions.items():
+                    await self._answer({key: question}, {key: futures[key]})
+        except Exception as error:  # whatever a driver raises, TimeoutError, or the start of a thread
+            _fail(futures, error)
+        else:
+            for key, future in futures.items():
+                future.set_result((answers[key], stamp))
+
+    def _in_thread(self, questions: dict[K, Q]) -> Mapping[K, A]:
+        close_old_connections()
+        try:
+            return self._read(questions)
+        finally:
+            close_old_connections()
+
+
+def _fail(futures: dict[Any, "asyncio.Future[Any]"], error: Exception) -> None:
+    for future in futures.values():
+        future.set_exception(LookUpError(f"{type(error).__name__}: {error}".removesuffix(": ")))
