@@ -69,8 +69,8 @@ class LiveStream(AsyncConsumer):
         """Accepts the connection."""
         raise NotImplementedError
 
-    async def refuse(self) -> None:
-        """Refuses the connection, before `begin`."""
+    async def refuse(self, *, why: str) -> None:
+        """Refuses the connection, before `begin`; `why` is for the log."""
         raise NotImplementedError
 
     async def _send_text(self, text: str) -> None:
@@ -87,7 +87,8 @@ class LiveStream(AsyncConsumer):
         """Begins the stream, if the user may watch."""
         self._timers = {}
         if not await self._may_watch():
-            await self.refuse()
+            user = self.scope["user"]
+            await self.refuse(why=f"{user} may not view devices" if user.is_authenticated else "nobody is logged in")
             return
         self._device_id = self.scope["url_route"]["kwargs"].get("device_id")
         await self.begin()
@@ -239,9 +240,9 @@ class LiveConsumer(LiveStream, AsyncWebsocketConsumer):
         """Accepts the handshake."""
         await self.accept()
 
-    async def refuse(self) -> None:
+    async def refuse(self, *, why: str) -> None:
         """Refuses the handshake."""
-        await self.close()
+        await self.close(reason=why)
 
     async def _send_text(self, text: str) -> None:
         """Sends a text frame."""
@@ -265,9 +266,9 @@ class LiveEventsConsumer(LiveStream, AsyncSseConsumer):
         """Begins the response."""
         await self.accept()
 
-    async def refuse(self) -> None:
+    async def refuse(self, *, why: str) -> None:
         """Answers 403, after which an EventSource does not try again."""
-        await self.deny()
+        await self.deny(log_reason=why)
 
     async def _send_text(self, text: str) -> None:
         """Sends an event."""

@@ -18,7 +18,7 @@ class AcceptConnection(Exception):  # noqa: N818
 
 
 class DenyConnection(Exception):  # noqa: N818
-    """Raised in a connect handler to deny the connection."""
+    """Raised in a connect handler to deny the connection; an argument is the reason, for the server's log."""
 
 
 class ChannelFull(Exception):  # noqa: N818

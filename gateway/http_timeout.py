@@ -38,9 +38,11 @@ class HttpTimeout(BaseMiddleware):
             if work.done():
                 return work.result()
             late = True
+            why = f"the response was not complete within {self.seconds:g} s"
             if begun:
-                raise TimeoutError(f"the response was not complete within {self.seconds:g} s")
-            await send({"type": "http.response.start", "status": 503, "headers": [(b"content-length", b"0")]})
+                raise TimeoutError(why)
+            headers = [(b"content-length", b"0")]
+            await send({"type": "http.response.start", "status": 503, "headers": headers, "log_reason": why})
             await send({"type": "http.response.body", "body": b""})
         finally:
             if not work.done():

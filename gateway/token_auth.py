@@ -24,7 +24,6 @@ poll) is complete. The consumer hears of that by its disconnect event, as of any
 
 import asyncio
 import json
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -38,12 +37,9 @@ from gateway.metrics import token_refusals
 from gateway.token_sources import FIRST_MESSAGE, SOURCES, SUBPROTOCOL, Found, find, without_parameter
 from gateway.token_wires import HttpResponse, WebSocket, note_expiry, refuse_http
 from protocols.asgi import Application, Event, Receive, Scope, Send
-from protocols.log_limit import LogLimits
-from protocols.runner import Inbox, describe
+from protocols.runner import Inbox
 
 __all__ = ["Authentication", "TokenAuthMiddleware", "TokenUser"]
-
-logger = logging.getLogger("gateway.auth")
 
 MQTT_BAD_CREDENTIALS: Final = 0x86
 MQTT_NOT_AUTHORIZED: Final = 0x87
@@ -169,7 +165,6 @@ class TokenAuthMiddleware:
         self.query_parameter = query_parameter
         self.required = required
         self.first_message_timeout_s = first_message_timeout_s
-        self._refusals = LogLimits()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         """Calls `inner`, or refuses. Scopes of other types, such as "lifespan", go through."""
@@ -190,8 +185,8 @@ class TokenAuthMiddleware:
         scope = without_parameter(scope, self.query_parameter)
         authentication = await self._authenticate(found)
         if authentication is None and (found or self.required):
-            self._note_refusal(scope, found)
-            return await refuse_http(send, "http.response", bad_token=found is not None)
+            why = self._count_refusal(scope, found)
+            return await refuse_http(send, "http.response", bad_token=found is not None, log_reason=why)
         scope = _with_user(scope, authentication)
         if authentication is None:
             return await self.inner(scope, receive, send)
@@ -222,8 +217,7 @@ class TokenAuthMiddleware:
             }
         authentication = await self._authenticate(found)
         if authentication is None and (found or self.required):
-            self._note_refusal(scope, found)
-            return await socket.refuse(receive, found)
+            return await socket.refuse(receive, found, self._count_refusal(scope, found))
         scope = _with_user(scope, authentication)
         if authentication is None:
             return await self.inner(scope, receive, socket.send)
@@ -254,9 +248,9 @@ class TokenAuthMiddleware:
         found = find(scope, self.sources, None, password=connect["password"])
         authentication = await self._authenticate(found)
         if authentication is None and (found or self.required):
-            self._note_refusal(scope, found)
             code = MQTT_BAD_CREDENTIALS if found else MQTT_NOT_AUTHORIZED
-            await send({"type": "mqtt.reject", "reason_code": code})
+            why = self._count_refusal(scope, found)
+            await send({"type": "mqtt.reject", "reason_code": code, "log_reason": why})
             return None
         scope = _with_user(dict(scope), authentication)
         if authentication is None:
@@ -281,14 +275,10 @@ class TokenAuthMiddleware:
         token_user = await identify(self.get_token_user, found.token)
         return Authentication(self.get_token_user, token_user) if token_user is not None else None
 
-    def _note_refusal(self, scope: Scope, found: Found | None) -> None:
-        reason = "missing" if found is None else "invalid"
-        token_refusals.labels(scope["type"], reason).inc()
-        suppressed = self._refusals.take((scope.get("client") or [None])[0])
-        if suppressed is not None:
-            how = "no token" if found is None else f"a token that is not valid ({found.source})"
-            more = f"; {suppressed} refusals before it were not logged" if suppressed else ""
-            logger.warning("refused %s: %s%s", describe(scope), how, more)
+    def _count_refusal(self, scope: Scope, found: Found | None) -> str:
+        """Returns why, for the server's log."""
+        token_refusals.labels(scope["type"], "missing" if found is None else "invalid").inc()
+        return "no token" if found is None else f"a token that is not valid ({found.source})"
 
 
 def _with_user(scope: Scope, authentication: Authentication | None) -> Scope:

@@ -19,11 +19,11 @@ def note_expiry(scope: Scope) -> None:
     logger.info("closed %s: its token has expired", describe(scope))
 
 
-async def refuse_http(send: Send, prefix: str, *, bad_token: bool) -> None:
+async def refuse_http(send: Send, prefix: str, *, bad_token: bool, log_reason: str) -> None:
     """Answers 401 (RFC 6750 §3), to a request or, as "websocket.http.response", to a handshake."""
     challenge = b'Bearer error="invalid_token"' if bad_token else b"Bearer"
     headers = [(b"www-authenticate", challenge), (b"content-length", b"0"), (b"cache-control", b"no-store")]
-    await send({"type": f"{prefix}.start", "status": 401, "headers": headers})
+    await send({"type": f"{prefix}.start", "status": 401, "headers": headers, "log_reason": log_reason})
     await send({"type": f"{prefix}.body", "body": b""})
 
 
@@ -93,7 +93,7 @@ class WebSocket:
             note_expiry(self._scope)
             await self._send({"type": "websocket.close", "code": CLOSE_UNAUTHORIZED, "reason": "the token has expired"})
 
-    async def refuse(self, receive: Receive, found: Found | None) -> None:
+    async def refuse(self, receive: Receive, found: Found | None, log_reason: str) -> None:
         """Answers 401, or closes with 4401 where a browser may be listening, which is shown no status."""
         if not self.accepted:
             await receive()
@@ -101,6 +101,9 @@ class WebSocket:
         if by_browser and not self.accepted:
             await self._send({"type": "websocket.accept", "subprotocol": self.subprotocol})
         elif not self.accepted and "websocket.http.response" in (self._scope.get("extensions") or {}):
-            await refuse_http(self._send, "websocket.http.response", bad_token=found is not None)
+            await refuse_http(self._send, "websocket.http.response", bad_token=found is not None, log_reason=log_reason)
             return
-        await self._send({"type": "websocket.close", "code": CLOSE_UNAUTHORIZED, "reason": "a valid token is needed"})
+        reason = "a valid token is needed"
+        await self._send(
+            {"type": "websocket.close", "code": CLOSE_UNAUTHORIZED, "reason": reason, "log_reason": log_reason}
+        )

@@ -2,13 +2,16 @@
 
 from protocols.asgi import Receive, Scope, Send
 
+WHY = "there is no WebSocket at this path"
+
 
 async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers the handshake with 404, or as the server has it (403) if that cannot carry a response."""
     await receive()
     if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close"})
+        await send({"type": "websocket.close", "reason": WHY})
         return
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"10")]
-    await send({"type": "websocket.http.response.start", "status": 404, "headers": headers})
+    start = {"type": "websocket.http.response.start", "status": 404, "headers": headers, "log_reason": WHY}
+    await send(start)
     await send({"type": "websocket.http.response.body", "body": b"not found\n"})

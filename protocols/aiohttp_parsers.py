@@ -7,6 +7,7 @@ used are private to aiohttp and move between its minor releases; pyproject.toml 
 tests/unit/protocols/http/test_aiohttp_parsers.py says which behaviour we rely on.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -48,12 +49,15 @@ class RequestHead(Protocol):
 
 
 class BadRequestError(Exception):
-    """Raised when the bytes of the peer are not HTTP/1.1, or pass a limit; `status` is the answer."""
+    """Raised when the bytes of the peer are not HTTP/1.1, or pass a limit.
 
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
+    `reason` is that of a `Refusal`, `rule` which rule it is about, in words and without a byte of the peer's.
+    """
+
+    def __init__(self, reason: str, rule: str = "") -> None:
+        super().__init__(reason, rule)
         self.reason = reason
+        self.rule = rule
 
 
 class _NoFlowControl:
@@ -128,9 +132,9 @@ class RequestParser:
                 return head
             self._feed_body(data)
         except LineTooLong:
-            raise BadRequestError(431, "head_too_large") from None
+            raise BadRequestError("head_too_large") from None
         except Exception as error:
-            raise _bad_request(error) from None
+            raise _bad_request(error, data) from None
         return None
 
     def _feed_head(self, data: bytes) -> RequestHead | None:
@@ -201,11 +205,51 @@ class RequestParser:
         return tail
 
 
-def _bad_request(error: Exception) -> BadRequestError:
+_OTHER_PROTOCOLS: Final = {
+    b"\x16\x03": "this is TLS, which the listener does not speak",
+    b"PROXY ": "this is a PROXY header, which the listener does not expect",
+    b"\r\n\r\n\0\r\nQUIT\n": "this is a PROXY header, which the listener does not expect",
+    b"PRI * HTTP/2": "this is HTTP/2, which is not spoken",
+    b"\x10": "this is MQTT, perhaps, and the listener is one of HTTP",
+}
+"""How what is no HTTP/1.1 begins."""
+
+_LINE_BREAK: Final = "a line does not end in CR LF"
+_RULES: Final = {
+    "Expected CRLF after version": "behind the HTTP version there is no CR LF",
+    "Missing expected CR": _LINE_BREAK,
+    "Missing expected LF": _LINE_BREAK,
+    "Invalid header field char": _LINE_BREAK,
+    "Invalid header token": "a header name is empty, has a character that it may not have (a space before the colon,"
+    " perhaps), or has no colon",
+    "Expected HTTP/, RTSP/ or ICE/": "behind the target there is no HTTP version in capitals (a space within the"
+    " target, perhaps)",
+    "Invalid method encountered": "the method is unknown (they are in capitals)",
+    "Invalid HTTP version": "the HTTP version is neither 1.0 nor 1.1",
+    "Unexpected whitespace after header value": "a header goes on in the next line",
+    "Invalid char in url": "the target has a character that it may not have",
+    "Unexpected char in url": "the target has a character that it may not have",
+    "Invalid characters in url": "the target has a character that it may not have",
+}
+"""Rules of llhttp whose names do not say what a client has done, by how they begin."""
+
+_LLHTTP: Final = re.compile(r"([ -~]+):\n\n")
+"""The name of the rule, which is one of llhttp's constants; what follows it is the peer's."""
+_AIOHTTP: Final = re.compile(r"Missing 'Host' header in request|Duplicate '[A-Za-z-]+' header found")
+"""Rules of aiohttp's own, with names of headers that are its constants."""
+
+
+def _bad_request(error: Exception, data: bytes) -> BadRequestError:
     text = str(error)
     if "Too many headers" in text:
-        return BadRequestError(431, "too_many_headers")
-    return BadRequestError(400, "bad_host" if "'Host'" in text else "malformed")
+        return BadRequestError("too_many_headers")
+    for beginning, other in _OTHER_PROTOCOLS.items():
+        if data.startswith(beginning):
+            return BadRequestError("malformed", other)
+    llhttp, aiohttp = _LLHTTP.search(text), _AIOHTTP.search(text)
+    rule = llhttp[1].strip() if llhttp else aiohttp[0] if aiohttp else ""
+    rule = next((plain for name, plain in _RULES.items() if rule.startswith(name)), rule)
+    return BadRequestError("bad_host" if "'Host'" in rule else "malformed", rule)
 
 
 class Message(NamedTuple):

@@ -7,16 +7,29 @@ write each. The measure of it: a message to a thousand connections costs one cal
 
 import asyncio
 import logging
-from typing import Final, cast
+from collections.abc import Sequence
+from typing import Any, Final, cast
 
 from protocols import metrics
+from protocols.log_limit import PeerLog
+from protocols.masking import printable
 from protocols.runner import ApplicationRun, ClientDisconnectedError
+from protocols.sockets import client_address
 
-logger = logging.getLogger("gateway.http")
+peer_log = PeerLog("gateway.http")
 
 NEVER: Final = float("inf")
 FLUSH_BYTES: Final = 64 * 1024
 """More than this is written at once, so that a sender that never waits meets the transport's back-pressure."""
+
+
+def log_refusal(
+    client: Sequence[Any] | None, who: str, status: int, reason: str, text: str, *, level: int = logging.INFO
+) -> None:
+    """Logs that `who` was refused with `status`, and why: `reason` is one of the labels of the counter, `text` may hold
+    what the peer has chosen."""
+    message = "refused %s with %d: %s" + (": %s" if text else "%s")
+    peer_log.log(level, client, message, who, status, reason, printable(text), kind=f"refused %s with %d: {reason}")
 
 
 class Connections:
@@ -210,7 +223,8 @@ class Connection(asyncio.Protocol):
         """The peer did not take what it was sent within `write_timeout_s`: it is cut off."""
         self.connections.stalled.pop(self, None)
         metrics.http_aborted.labels("slow_client").inc()
-        logger.warning("cut off %s: it did not take what it was sent within %g s", self.peer, self.write_timeout_s)
+        message = "cut off %s: it did not take what it was sent within %g s"
+        peer_log.warning(client_address(self.transport), message, self.peer, self.write_timeout_s)
         self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

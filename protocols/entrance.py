@@ -15,12 +15,14 @@ from typing import Any, Final, cast
 from weakref import WeakSet
 
 from protocols import metrics
+from protocols.log_limit import PeerLog
 from protocols.proxy_protocol import Proxied, ProxyHeaderError, missing, parse
 from protocols.server import Listener
 from protocols.tls import ServerContext
 from protocols.trusted import TrustedPeers
 
 logger = logging.getLogger("gateway.listeners")
+peer_log = PeerLog("gateway.listeners")
 
 _SHUTDOWN_S: Final = 5.0
 """How long a client may take to answer the end of TLS."""
@@ -158,7 +160,8 @@ class Entrance:
     def _refused(self, reason: str, peer: tuple[str, int] | None, text: str) -> None:
         metrics.connections_refused.labels(reason).inc()
         where = f"{peer[0]}:{peer[1]}" if peer else "a local socket"
-        logger.info("refused %s at %s: %s", where, self._listener.bind, text)
+        message = "refused %s at %s: %s"
+        peer_log.info(peer, message, where, self._listener.bind, text, kind=message + reason)
 
 
 class _Introduction(asyncio.Protocol):

@@ -21,17 +21,16 @@ from protocols.admission import MAX_CONNECTIONS
 from protocols.aiohttp_parsers import BadRequestError, RequestHead, RequestParser
 from protocols.asgi import Scope
 from protocols.bytes_in_hand import UNCOUNTED_BYTES, Holding
-from protocols.connections import NEVER, Connection
+from protocols.connections import NEVER, Connection, log_refusal, peer_log
 from protocols.http_exchange import Exchange, ExpectingInbox
 from protocols.http_options import MAX_HEAD_BYTES, PIPELINE_BYTES, Site
 from protocols.http_request import Refusal, http_scope, lowered, refusal_of, split_target
 from protocols.http_response import plain_response
 from protocols.masking import redact_path
-from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox
+from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox, describe
 from protocols.sockets import client_address, server_address, tls_extension
 from protocols.websocket import open_websocket
 
-logger = logging.getLogger("gateway.http")
 access_logger = logging.getLogger("gateway.access")
 
 LINGER_S: Final = 2.0
@@ -94,7 +93,8 @@ class HttpConnection(Connection):
         metrics.http_connections.inc()
         exceeded = site.admission.enter(self._client, self.connections.now)
         if exceeded is not None:
-            self._refuse(Refusal(503, "too_many_connections" if exceeded == MAX_CONNECTIONS else exceeded))
+            reason = "too_many_connections" if exceeded == MAX_CONNECTIONS else exceeded
+            self._refuse(Refusal(reason, f"{exceeded} is {getattr(site.options, exceeded)}"))
         elif self.connections.closing:  # it was accepted just before the sockets closed
             self.close_transport()
         else:
@@ -129,9 +129,9 @@ class HttpConnection(Connection):
     def deadline_passed(self) -> None:
         """The client was too slow: in the middle of a head, in the middle of a body, or in coming back."""
         if self._reading_body:
-            self._refuse(Refusal(408, "body_timeout"))
+            self._refuse(Refusal("body_timeout"))
         elif self._begun:
-            self._refuse(Refusal(408, "head_timeout"))
+            self._refuse(Refusal("head_timeout"))
         else:
             self.close_transport()
 
@@ -165,7 +165,7 @@ class HttpConnection(Connection):
             elif data:
                 self._read_head(len(data))
         except BadRequestError as error:
-            self._refuse(Refusal(error.status, error.reason))
+            self._refuse(Refusal(error.reason, error.rule))
             return
         if self._ahead is not None or len(data) > UNCOUNTED_BYTES:
             self._count_ahead()
@@ -177,7 +177,7 @@ class HttpConnection(Connection):
             self.deadline = self.connections.now + self.site.options.head_timeout_s
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(Refusal(431, "head_too_large"))
+            self._refuse(Refusal("head_too_large"))
 
     def _count_ahead(self) -> None:
         """Counts what is held besides the body of the request in hand: it is nobody's turn yet."""
@@ -195,7 +195,7 @@ class HttpConnection(Connection):
         refusal = refusal_of(head)
         target = split_target(head.path)
         if refusal is not None or target is None:
-            self._refuse(refusal or Refusal(400, "bad_target"))
+            self._refuse(refusal or Refusal("bad_target"))
             return
         site = self.site
         headers = lowered(head.raw_headers)
@@ -225,7 +225,7 @@ class HttpConnection(Connection):
         if has_body:
             refusal = self._refusal_of_body(head)
             if refusal is not None:
-                self._refuse(refusal)
+                self._refuse(refusal, scope)
                 return
             expecting = "Expect" in head.headers and head.version == (1, 1)
             inbox = (ExpectingInbox if expecting else Inbox)(pause=self._pause_body, resume=self._resume_body)
@@ -258,18 +258,18 @@ class HttpConnection(Connection):
     def _refusal_of_body(self, head: RequestHead) -> Refusal | None:
         length = head.headers.get("Content-Length", "0")
         if int(length) > self.site.options.max_body_bytes:
-            return Refusal(413, "body_too_large")
+            return self._body_too_large()
         if head.headers.get("Expect", "100-continue").lower() != "100-continue":
-            return Refusal(417, "expectation")
+            return Refusal("expectation")
         return None
 
     def _upgrade(self, head: RequestHead, scope: Scope) -> None:
         if self._parser.has_body:
-            self._refuse(Refusal(400, "bad_handshake"))
+            self._refuse(Refusal("bad_handshake", "a handshake has no body"), scope)
             return
         refusal = open_websocket(self.site, self.transport, self.peer, head, scope, self._parser.take_upgraded)
         if refusal is not None:
-            self._refuse(refusal)
+            self._refuse(refusal, scope)
             return
         # the WebSocket counts as this connection from here on
         self.connections.closed(self)
@@ -306,14 +306,17 @@ class HttpConnection(Connection):
     def _refusal_of_part(self, exchange: Exchange, size: int, *, complete: bool) -> Refusal | None:
         """Whether a body of which `size` bytes have come is too much by now."""
         if size > self.site.options.max_body_bytes:
-            return Refusal(413, "body_too_large")
+            return self._body_too_large()
         if size > UNCOUNTED_BYTES:
             exceeded = self._hold(exchange).set(size)
             if exceeded is not None:
-                return Refusal(503, exceeded, LATER)
+                return Refusal(exceeded, headers=LATER)
         if not complete and self._parser.framing_bytes > FRAMING_BYTES + FRAMING_PER_BYTE * size:
-            return Refusal(400, "chunk_framing")
+            return Refusal("chunk_framing")
         return None
+
+    def _body_too_large(self) -> Refusal:
+        return Refusal("body_too_large", f"a body has at most {self.site.options.max_body_bytes} bytes")
 
     def _hold(self, exchange: Exchange) -> Holding:
         holding = exchange.holding
@@ -384,7 +387,7 @@ class HttpConnection(Connection):
         over = exchange.inbox.disconnected
         if not exchange.started:
             if exception is None and not over:
-                logger.error("application returned without a response to %s", self.peer)
+                peer_log.error(self._client, "application returned without a response to %s", self.peer)
             self._answer(503 if over else 500)
             self._end(reading_body=self._reading_body)
         elif over and exchange.event_stream:
@@ -394,14 +397,18 @@ class HttpConnection(Connection):
                 self._note_abort("application_error", "the application ended before its response did")
             self.transport.abort()
 
-    def _answer(self, status: int, extra: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    def _answer(self, status: int, text: str = "", extra: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         """A response of the server's own, after which the connection ends."""
-        self.write(plain_response(status, server=self.site.encoder, extra=extra))
+        self.write(plain_response(status, text, server=self.site.encoder, extra=extra))
         self._note_response(status)
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: Refusal, scope: Scope | None = None) -> None:
+        """`scope` is that of the request, if its head has been read: it has the client that a trusted proxy tells."""
         metrics.http_refused.labels(refusal.reason).inc()
-        logger.info("refused a request of %s with %d: %s", self.peer, refusal.status, refusal.reason)
+        if scope is None and self._exchange is not None and self._exchange.run is not None:
+            scope = self._exchange.run.scope
+        client, who = (scope["client"], describe(scope)) if scope else (self._client, f"a request of {self.peer}")
+        log_refusal(client, who, refusal.status, refusal.reason, refusal.text)
         exchange, self._exchange = self._exchange, None
         started = exchange is not None and exchange.started
         if exchange is not None:
@@ -409,7 +416,7 @@ class HttpConnection(Connection):
         if started:
             self.transport.abort()
             return
-        self._answer(refusal.status, refusal.headers)
+        self._answer(refusal.status, refusal.text, refusal.headers)
         self._end(reading_body=True)
 
     # -- the end ----------------------------------------------------------------------------------------------------
@@ -439,4 +446,4 @@ class HttpConnection(Connection):
 
     def _note_abort(self, reason: str, text: str) -> None:
         metrics.http_aborted.labels(reason).inc()
-        logger.info("cut off %s: %s", self.peer, text)
+        peer_log.info(self._client, "cut off %s: %s", self.peer, text, kind=f"cut off %s: {reason}")

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 from protocols.asgi import Event
 from protocols.bytes_in_hand import Holding
+from protocols.connections import log_refusal
 from protocols.http_response import is_event_stream
-from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox
+from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox, describe
 
 if TYPE_CHECKING:
     from protocols.http_connection import HttpConnection
@@ -109,10 +110,17 @@ class Exchange:
         elif kind == "http.response.start":
             if self.status:
                 raise RuntimeError("'http.response.start' sent twice")
-            self.status = event["status"]
+            status = self.status = event["status"]
+            if status >= 400 and "log_reason" in event:
+                self._note_refusal(status, event["log_reason"])
             self._headers = event.get("headers", ())
         else:
             raise RuntimeError(f"an http application cannot send {kind!r}")
+
+    def _note_refusal(self, status: int, text: str) -> None:
+        assert self.run is not None, "an application that sends is under way"
+        scope = self.run.scope
+        log_refusal(scope["client"], describe(scope), status, "application", text)
 
     def _encode(self, body: bytes, *, last: bool) -> bytes:
         """One body event as bytes on the wire, with the head before the first (ASGI: not sent earlier)."""

@@ -154,8 +154,12 @@ def is_event_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return any(value.startswith(b"text/event-stream") for name, value in headers if name.lower() == b"content-type")
 
 
-def plain_response(status: int, *, server: HeadEncoder, extra: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
-    """A whole response of the server's own that ends the connection. It repeats nothing of the request."""
-    body = f"{status} {HTTPStatus(status).phrase}\n".encode()
+def plain_response(
+    status: int, text: str = "", *, server: HeadEncoder, extra: Iterable[tuple[bytes, bytes]] = ()
+) -> bytes:
+    """A whole response of the server's own that ends the connection. It repeats nothing of the request; `text` says
+    why."""
+    phrase = f"{status} {HTTPStatus(status).phrase}"
+    body = f"{phrase}: {text}\n".encode() if text else f"{phrase}\n".encode()
     headers = [(b"content-type", b"text/plain; charset=utf-8"), *extra]
     return server.encode(status, headers, body_length=len(body), http_10=False, keep_alive=False)[0] + body

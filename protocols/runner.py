@@ -11,17 +11,17 @@ Invariants, whatever ends the connection:
 
 import asyncio
 import contextvars
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, Protocol, cast
 
 from protocols.asgi import Application, Event, Scope, Send
+from protocols.log_limit import PeerLog
 from protocols.masking import printable as printable
 from protocols.masking import redact_path
 from protocols.stand_in import StandIn
 
-logger = logging.getLogger("gateway.runner")
+peer_log = PeerLog("gateway.runner")
 
 HIGH_WATER_BYTES = 256 * 1024
 
@@ -333,7 +333,8 @@ class ApplicationRun:
         self.task.cancel()
 
     def _time_out(self) -> None:
-        logger.warning(
+        peer_log.warning(
+            self.scope.get("client"),
             "application did not return within %g s of the disconnect and was cancelled: %s",
             self._close_timeout_s,
             describe(self.scope),
@@ -351,7 +352,10 @@ class ApplicationRun:
         except ClientDisconnectedError as error:
             self._finished(error)
         except Exception as error:  # here, and only here, an application is run
-            logger.error("application raised while serving %s", describe(scope), exc_info=error)  # noqa: TRY400
+            message = "application raised while serving %s"
+            peer_log.error(
+                scope.get("client"), message, describe(scope), kind=message + type(error).__name__, exc_info=error
+            )
             self._finished(error)
         else:
             self._finished(None)

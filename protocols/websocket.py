@@ -9,17 +9,20 @@ and dropped, since code that closes and code that sends are often not the same.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
 from protocols import metrics
 from protocols.aiohttp_parsers import RequestHead
 from protocols.asgi import Event, Scope
+from protocols.connections import log_refusal
 from protocols.http_options import PIPELINE_BYTES, Site
 from protocols.http_request import Refusal, websocket_scope
 from protocols.http_response import plain_response
-from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox
-from protocols.websocket_connection import WebSocketConnection, logger
+from protocols.masking import printable
+from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox, describe
+from protocols.websocket_connection import WebSocketConnection, peer_log
 from protocols.websocket_frames import may_close_with, message_frame
 from protocols.websocket_handshake import Offer, accept_response, offer_of
 from protocols.websocket_tunnel import open_tunnel
@@ -108,15 +111,14 @@ class WebSocket(WebSocketConnection):
         if self._offer is None:
             super().deadline_passed()
         else:
-            logger.warning("the application did not answer the WebSocket handshake of %s in time", self.peer)
-            self._refuse(503, "handshake_timeout")
+            self._refuse(Refusal("handshake_timeout"), level=logging.WARNING)
 
     def shut_down(self) -> None:
         """1012, or 503 before the handshake is through."""
         if self._offer is None:
             super().shut_down()
         else:
-            self._refuse(503, "shutting_down")
+            self._refuse(Refusal("shutting_down"))
 
     # -- from the application ---------------------------------------------------------------------------------------
 
@@ -149,6 +151,8 @@ class WebSocket(WebSocketConnection):
             if not may_close_with(code):
                 raise ValueError(f"{code!r} is not a close code that an application can send (RFC 6455 §7.4)")
             self._left_by_us = True
+            if self.is_open and "log_reason" in event:
+                self._log_close(code, event["log_reason"])
             self.close(code, event.get("reason") or "")
         else:
             raise RuntimeError(f"a websocket application cannot send {kind!r} now")
@@ -177,9 +181,11 @@ class WebSocket(WebSocketConnection):
                 super().data_received(early)
         elif kind == "websocket.close":
             self._left_by_us = True
-            self._refuse(403, "application")
+            self._refuse(Refusal("application"), event.get("log_reason") or event.get("reason") or "")
         elif kind == "websocket.http.response.start":
             self._denial = event
+            if "log_reason" in event:
+                self._log_refusal(logging.INFO, event["status"], "application", event["log_reason"])
         else:
             raise RuntimeError(f"{kind!r} sent before 'websocket.accept'")
 
@@ -207,33 +213,43 @@ class WebSocket(WebSocketConnection):
 
     def _application_ended(self, exception: BaseException | None) -> None:
         """Closes what the application left open: 1011 if it raised, and 500 in place of an answer."""
-        run, self.run = self.run, None
         if self._offer is not None:
             if self._denied:
                 self.transport.abort()
+            elif exception is None:
+                self._refuse(Refusal("application_error"), "the application gave no answer", level=logging.ERROR)
             else:
-                if exception is None:
-                    logger.error("application returned without an answer to the handshake of %s", self.peer)
-                self._refuse(500, "application_error")
+                self._refuse(Refusal("application_error"), level=logging.DEBUG)  # what it raised has been logged
         elif exception is None:
             self.close(1000)
         else:
             self.close(1011, "internal error")
+        run, self.run = self.run, None
         if run is not None:
             self.connections.finished(run)
 
     # -- an opening handshake that fails ----------------------------------------------------------------------------
 
-    def _refuse(self, status: int, reason: str) -> None:
+    def _refuse(self, refusal: Refusal, log_text: str = "", *, level: int = logging.INFO) -> None:
+        """`log_text` is what the log says in place of the refusal's text: the client need not know it."""
         if self._denied:
             self.transport.abort()
             return
-        metrics.http_refused.labels(reason).inc()
-        logger.info("refused a WebSocket of %s with %d: %s", self.peer, status, reason)
+        metrics.http_refused.labels(refusal.reason).inc()
+        self._log_refusal(level, refusal.status, refusal.reason, log_text or refusal.text)
         self._offer = None
-        self.write(plain_response(status, server=self.site.encoder))
-        self._note_response(status)
+        self.write(plain_response(refusal.status, refusal.text, server=self.site.encoder))
+        self._note_response(refusal.status)
         self._leave()
+
+    def _log_refusal(self, level: int, status: int, reason: str, text: str) -> None:
+        assert self.run is not None, "it is refused before its application has ended"
+        log_refusal(self._client, describe(self.run.scope), status, reason, text, level=level)
+
+    def _log_close(self, code: int, text: str) -> None:
+        assert self.run is not None, "an application that sends is under way"
+        message = "closed %s with %d: %s"
+        peer_log.info(self._client, message, describe(self.run.scope), code, printable(text))
 
     def _leave(self) -> None:
         self._early = b""

@@ -7,7 +7,6 @@
 after that.
 """
 
-import logging
 from typing import Final
 
 from protocols import metrics
@@ -15,10 +14,11 @@ from protocols.aiohttp_parsers import BINARY, CLOSE, PING, TEXT, FrameReader
 from protocols.bytes_in_hand import UNCOUNTED_BYTES, Holding
 from protocols.connections import NEVER, Connection
 from protocols.http_options import Site
+from protocols.log_limit import PeerLog
 from protocols.sockets import client_address
 from protocols.websocket_frames import PONG_OPCODE, close_frame, frame, may_close_with
 
-logger = logging.getLogger("gateway.websocket")
+peer_log = PeerLog("gateway.websocket")
 
 CLOSE_TIMEOUT_S: Final = 5.0
 FAIL_TIMEOUT_S: Final = 2.0
@@ -244,7 +244,8 @@ class WebSocketConnection(Connection):
         """
         if not self.is_open:
             return
-        logger.info("closed the WebSocket of %s with %d: %s", self.peer, code, reason)
+        message = "closed the WebSocket of %s with %d: %s"
+        peer_log.info(self._client, message, self.peer, code, reason)
         self.close(code, reason, timeout_s=FAIL_TIMEOUT_S)
         self._reader = None
         if self.transport.can_write_eof():

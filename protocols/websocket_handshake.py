@@ -36,12 +36,12 @@ class Offer(NamedTuple):
 def offer_of(head: RequestHead) -> Offer | Refusal:
     """Reads an upgrade request: the offer, or what is wrong with it."""
     if head.method != "GET" or head.version != (1, 1):
-        return Refusal(400, "bad_handshake")
+        return Refusal("bad_handshake", "a WebSocket is asked for with GET, by HTTP/1.1")
     if head.headers.getall("Sec-WebSocket-Version", ()) != ["13"]:
-        return Refusal(426, "websocket_version", ((b"sec-websocket-version", b"13"), (b"upgrade", b"websocket")))
+        return Refusal("websocket_version", headers=((b"sec-websocket-version", b"13"), (b"upgrade", b"websocket")))
     keys = head.headers.getall("Sec-WebSocket-Key", ())
     if len(keys) != 1 or not _is_key(keys[0]):
-        return Refusal(400, "bad_handshake")
+        return Refusal("bad_handshake", "Sec-WebSocket-Key is missing, there twice, or not 16 bytes in base64")
     offered = ",".join(head.headers.getall("Sec-WebSocket-Protocol", ()))
     return Offer(
         base64.b64encode(hashlib.sha1(keys[0].encode("ascii") + _GUID, usedforsecurity=False).digest()),

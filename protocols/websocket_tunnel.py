@@ -26,7 +26,7 @@ def open_tunnel(
     known = (tunnel.subprotocol, *tunnel.other_subprotocols)
     selected = next((name for name in known if name in offer.subprotocols), None)
     if selected is None:
-        return Refusal(400, "subprotocol")
+        return Refusal("subprotocol", f"of subprotocols this path has {', '.join(known)}")
     connection = TunnelConnection(site, tunnel.protocol_factory(), scope["client"])
     connection.attach(transport, peer)
     transport.set_protocol(connection)

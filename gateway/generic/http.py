@@ -41,10 +41,16 @@ class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect"
         """Takes and ignores anything."""
         self.body: list[bytes] = []
 
-    async def send_headers(self, *, status: int = 200, headers: Headers | None = None) -> None:
-        """Begins the response. Headers are pairs of bytes, or a mapping."""
+    async def send_headers(
+        self, *, status: int = 200, headers: Headers | None = None, log_reason: str | None = None
+    ) -> None:
+        """Begins the response. Headers are pairs of bytes, or a mapping; `log_reason` says to the log of our server why
+        a request is refused (status 400 or more)."""
         pairs = list(headers.items() if isinstance(headers, Mapping) else headers or ())
-        await self.send({"type": "http.response.start", "status": status, "headers": pairs})
+        event: Event = {"type": "http.response.start", "status": status, "headers": pairs}
+        if log_reason is not None:
+            event["log_reason"] = log_reason
+        await self.send(event)
 
     async def send_body(self, body: bytes, *, more_body: bool = False) -> None:
         """Sends a part of the body: the last one, unless `more_body`."""
@@ -52,7 +58,7 @@ class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect"
         await self.send({"type": "http.response.body", "body": body, "more_body": more_body})
 
     async def send_response(self, status: int, body: bytes, **kwargs: Any) -> None:
-        """Sends a whole response; `headers` as in `send_headers`."""
+        """Sends a whole response; `headers` and `log_reason` as in `send_headers`."""
         await self.send_headers(status=status, **kwargs)
         await self.send_body(body)
 

@@ -92,9 +92,9 @@ class AsyncSseConsumer(AsyncHttpConsumer, events=("sse.heartbeat",)):
         self._stream_open = True
         self.__schedule_heartbeat()
 
-    async def deny(self, status: int = 403, body: bytes = b"") -> None:
+    async def deny(self, status: int = 403, body: bytes = b"", *, log_reason: str | None = None) -> None:
         """Refuses the request. An EventSource does not try again after a status other than 200."""
-        await self.send_response(status, body)
+        await self.send_response(status, body, log_reason=log_reason)
 
     async def send_event(
         self,

@@ -84,8 +84,8 @@ class WebsocketConsumer(_Peer, SyncConsumer, events=EVENTS):
             self.connect()
         except AcceptConnection:
             self.accept()
-        except DenyConnection:
-            self.close()
+        except DenyConnection as denial:
+            self.close(reason=str(denial) or None)
 
     def connect(self) -> None:
         """Called when a client connects; accepts it, unless overridden."""
@@ -122,7 +122,7 @@ class WebsocketConsumer(_Peer, SyncConsumer, events=EVENTS):
             self.close(close)
 
     def close(self, code: int | bool | None = None, reason: str | None = None) -> None:
-        """Closes the connection, or refuses it if it is not yet accepted."""
+        """Closes the connection, or refuses it if it is not yet accepted; then `reason` is for the server's log."""
         self._gateway_send_event(close_event(code, reason))
         self._gateway_closed = True
 
@@ -189,8 +189,8 @@ class AsyncWebsocketConsumer(_Peer, AsyncConsumer, events=EVENTS):
             await self.connect()
         except AcceptConnection:
             await self.accept()
-        except DenyConnection:
-            await self.close()
+        except DenyConnection as denial:
+            await self.close(reason=str(denial) or None)
 
     async def connect(self) -> None:
         """Called when a client connects; accepts it, unless overridden."""
@@ -227,7 +227,7 @@ class AsyncWebsocketConsumer(_Peer, AsyncConsumer, events=EVENTS):
             await self.close(close)
 
     async def close(self, code: int | bool | None = None, reason: str | None = None) -> None:
-        """Closes the connection, or refuses it if it is not yet accepted."""
+        """Closes the connection, or refuses it if it is not yet accepted; then `reason` is for the server's log."""
         await self._gateway_send_event(close_event(code, reason))
         self._gateway_closed = True
 

@@ -12,6 +12,8 @@ from protocols.asgi import Application, Receive, Scope, Send
 
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 DEBUG_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
+LONGEST_ORIGIN = 200
+"""How much of an Origin that is refused the log shows."""
 
 
 class OriginValidator:
@@ -32,7 +34,14 @@ class OriginValidator:
             raise ValueError("You cannot use OriginValidator on a non-WebSocket connection")
         if self.valid_origin(_origin(scope)):
             return await self.application(scope, receive, send)
-        return await WebsocketDenier()(scope, receive, send)
+        return await WebsocketDenier(self._why_not(scope))(scope, receive, send)
+
+    def _why_not(self, scope: Scope) -> str:
+        """For the log: what a person who looks for the fault has to know."""
+        origins = [value for name, value in scope.get("headers", ()) if name == b"origin"]
+        shown = repr(origins[-1].decode("latin-1")[:LONGEST_ORIGIN]) if origins else "no Origin header"
+        allowed = ", ".join(self.allowed_origins) or "none"
+        return f"it comes from a page of {shown}; allowed are {allowed}"
 
     def valid_origin(self, parsed_origin: ParseResult | None) -> bool:
         """Whether the Origin is allowed; without one, or with one that cannot be read, only by `*`."""
@@ -91,9 +100,14 @@ class WebsocketDenier(AsyncWebsocketConsumer):
 
     channel_layer_alias: ClassVar[str] = ""
 
+    def __init__(self, reason: str | None = None) -> None:
+        """`reason` is for the server's log."""
+        super().__init__()
+        self.reason = reason
+
     async def connect(self) -> None:
         """Closes before the handshake is answered, which the server makes a 403."""
-        await self.close()
+        await self.close(reason=self.reason)
 
 
 def _origin(scope: Scope) -> ParseResult | None:

@@ -313,15 +313,6 @@ async def test_without_a_token_one_may_be_anonymous_where_none_is_required(
         assert await client.receive_from() == "hello AnonymousUser"
 
 
-async def test_a_refusal_is_logged_without_the_token(
-    protect: Callable[..., Application], caplog: pytest.LogCaptureFixture
-) -> None:
-    await HttpCommunicator(protect(query_parameter="token"), "GET", "/?token=s3cret").get_response()
-    assert [record.getMessage() for record in caplog.records] == [
-        "refused http GET /: a token that is not valid (query)"
-    ]
-
-
 async def test_scopes_that_no_client_opened_go_through() -> None:
     seen = []
 

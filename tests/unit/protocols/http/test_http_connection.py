@@ -401,9 +401,11 @@ class TestBadRequests:
         assert b"s3cret" not in response
         assert recorder.scopes == []
         assert counter("gateway_http_refused_total", reason=reason) == before + 1
-        assert [record.getMessage() for record in caplog.records] == [
-            f"refused a request of 192.0.2.7:4711 with {status}: {reason}"
-        ]
+        (line,) = [record.getMessage() for record in caplog.records]
+        who = "http POST /p from" if status == 413 else "a request of"
+        assert line.startswith(f"refused {who} 192.0.2.7:4711 with {status}: {reason}: ")
+        why = line.partition(f"{reason}: ")[2]
+        assert body_of(response).endswith(f": {why}\n".encode())
 
     async def test_a_chunked_body_over_the_limit_is_refused_while_it_comes(self) -> None:
         recorder = Recorder()

@@ -54,7 +54,7 @@ class TestRefusals:
     def test_by_the_request_line(self, line: bytes, status: int, reason: str) -> None:
         refusal = refusal_of(parsed(line))
         assert refusal is not None
-        assert refusal[:2] == (status, reason)
+        assert (refusal.status, refusal.reason) == (status, reason)
 
     @pytest.mark.parametrize("host", [b"x", b"a.b-c_d:80", b"[::1]:8000", b"192.0.2.1"])
     def test_a_host_may_be(self, host: bytes) -> None:

@@ -137,7 +137,12 @@ class TestHandshake:
             pass
 
         assert (await Client(application).send(UPGRADE)).startswith(b"HTTP/1.1 500 ")
-        assert "without an answer" in caplog.text
+        assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+            (
+                "ERROR",
+                "refused websocket /ws from 192.0.2.7:4711 with 500: application_error: the application gave no answer",
+            )
+        ]
 
     async def test_a_subprotocol_that_was_not_offered_is_an_error_of_the_application(
         self, caplog: pytest.LogCaptureFixture
