@@ -8,6 +8,7 @@ command; a command that needs the database calls `setup_django` first.
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -19,6 +20,7 @@ from gateway import config as configuration
 from gateway import logs
 from gateway.config import FILE_VARIABLE, ConfigError, Loaded
 from gateway.exceptions import GatewayError
+from protocols.masking import printable
 
 COMMAND_GROUP = "gateway.commands"
 DEFAULT_SETTINGS = "project.settings"
@@ -236,12 +238,42 @@ def main() -> NoReturn:
     """The console script."""
     if "DJANGO_SETTINGS_MODULE" in os.environ:  # of a project in the working directory, as with `manage.py`
         sys.path.insert(0, str(Path.cwd()))
+    sys.exit(run())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line, by default that of the process; the exit code.
+
+    What a command raises because of its configuration, or because of something that it cannot use, is one line on
+    standard error. Any other exception is a fault of the program, and raised.
+    """
     try:
-        cli(prog_name="gateway")
+        cli.main(arguments, prog_name="gateway", standalone_mode=True)
     except ConfigError as error:
         click.echo(str(error), err=True)
-        sys.exit(2)
-    except GatewayError as error:
-        click.echo(f"gateway: {error}", err=True)
-        sys.exit(1)
-    sys.exit(0)
+        return 2
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except Exception as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        click.echo(f"gateway: {printable(reason)}", err=True)
+        return 1
+
+
+def _reason(error: Exception) -> str | None:
+    """Why a command could not be carried out; None for a fault of the program."""
+    if isinstance(error, GatewayError):
+        return str(error)
+    if isinstance(error, OSError):
+        said = (error.strerror or str(error)).lower()
+        return said if error.filename is None else f"{error.filename}: {said}"
+    if "django.db" in sys.modules:  # or it has not raised anything
+        from django.db import Error
+
+        from gateway.db import describe_failure
+
+        if isinstance(error, Error):
+            return f"the database cannot be used: {describe_failure(error)}"
+    return None

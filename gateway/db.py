@@ -7,7 +7,17 @@ closes what it has opened. What is kept belongs to a thread; `gateway.threads.cl
 from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import SyncToAsync, sync_to_async
-from django.db import connections
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    DataError,
+    Error,
+    IntegrityError,
+    InternalError,
+    NotSupportedError,
+    OperationalError,
+    ProgrammingError,
+    connections,
+)
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 P = ParamSpec("P")
@@ -51,3 +61,23 @@ async def aclose_old_connections() -> None:
     Consumers do so by themselves after each handler that used a thread; this is for other long-lived tasks.
     """
     await sync_to_async(close_old_connections)()
+
+
+def is_outage(error: Error) -> bool:
+    """Whether the database, and not who asks it, is at fault: it is away, locked, read-only, full or damaged, or it has
+    not the tables that it should."""
+    if isinstance(error, OperationalError | InternalError):
+        return True
+    return not isinstance(error, DataError | IntegrityError | NotSupportedError | ProgrammingError)
+
+
+def describe_failure(error: Error, alias: str = DEFAULT_DB_ALIAS) -> str:
+    """What a database driver says, in one line, and which database it says it of; no password."""
+    settings = connections.settings[alias]
+    said = " ".join(str(error).split()) or type(error).__name__
+    where = str(settings["NAME"])
+    if "sqlite" not in settings["ENGINE"]:
+        where = f"{where} at {settings['HOST'] or 'the local socket'}"
+        if settings["PORT"]:
+            where += f":{settings['PORT']}"
+    return said if where in said else f"{said} ({where})"

@@ -7,6 +7,7 @@ and what is sent comes back. The threads are a pool of their own, so that a slow
     application = ProtocolTypeRouter({"http": get_django_application(), ...})
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import IO, Any, Final
@@ -27,6 +28,8 @@ from protocols.asgi import Scope
 
 MAX_REQUESTS: Final = 200
 """How many requests may be with the threads or wait for one; of a page of 5 ms this is a wait of a second."""
+TIMEOUT_S: Final = 30.0
+"""How long a client waits for a thread and for its answer: a database that says nothing may have all of them."""
 
 
 class DjangoHandler(ASGIHandler):
@@ -35,15 +38,19 @@ class DjangoHandler(ASGIHandler):
     Synchronous middleware and views, which nearly all are, run without a further hop. Asynchronous ones run in the
     event loop, while the request's thread waits. A view is not interrupted when its client leaves.
 
-    With `max_requests` in hand one more is answered 503, with Retry-After.
+    With `max_requests` in hand one more is answered 503, with Retry-After, and so is one that has no answer after
+    `timeout_s`. Its thread goes on, and it counts until that is done.
     """
 
-    def __init__(self, *, pool: ThreadPool | None = None, max_requests: int = MAX_REQUESTS) -> None:
+    def __init__(
+        self, *, pool: ThreadPool | None = None, max_requests: int = MAX_REQUESTS, timeout_s: float = TIMEOUT_S
+    ) -> None:
         BaseHandler.__init__(self)
         self.load_middleware()
         self._pool = pool or ThreadPool(name="django")
         self._max_requests = max_requests
-        self._requests = 0
+        self._timeout_s = timeout_s
+        self._answers: set[asyncio.Task[Any]] = set()
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Raises ValueError for another type of scope."""
@@ -53,30 +60,46 @@ class DjangoHandler(ASGIHandler):
             body = await self.read_body(receive)
         except RequestAborted:
             return
-        if self._requests >= self._max_requests:
+        if len(self._answers) >= self._max_requests:
             body.close()
-            django_requests_refused.inc()
-            await self.send_response(_busy(), send)
+            await self._refuse("busy: too many pages are being made", send)
             return
-        self._requests += 1
         lane = Lane(self._pool)
         lane.enter()
         try:
-            await self._answer(scope, body, send)
+            answer = asyncio.create_task(_in_thread(self._respond, scope, body))
+            self._answers.add(answer)
+            answer.add_done_callback(self._answers.discard)
+            # Not cancelled with whoever waits: a thread that has begun does not stop.
+            await asyncio.wait([answer], timeout=self._timeout_s)
+            if answer.done():
+                await self._send(answer.result(), lane, send)
+            else:
+                answer.add_done_callback(_close_late)
+                await self._refuse(f"no answer within {self._timeout_s:g} s", send)
         finally:
             lane.exit()
-            body.close()
-            self._requests -= 1
 
-    async def _answer(self, scope: Scope, body: IO[bytes], send: Any) -> None:
-        response = await _in_thread(self._respond, scope, body)
+    async def _refuse(self, why: str, send: Any) -> None:
+        django_requests_refused.inc()
+        await self.send_response(
+            HttpResponse(
+                f"{why}; come again in a moment\n",
+                status=503,
+                content_type="text/plain; charset=utf-8",
+                headers={"Retry-After": "5", "Cache-Control": "no-store"},
+            ),
+            send,
+        )
+
+    async def _send(self, response: Any, lane: Lane, send: Any) -> None:
         if not response.streaming:
             await self.send_response(response, send)
             return
         try:
             await self.send_response(_Stream(response), send)  # type: ignore[arg-type]
-        finally:
-            await _in_thread(response.close)
+        finally:  # also if the server has cancelled us
+            await asyncio.shield(asyncio.wrap_future(lane.submit(response.close)))
 
     # In a thread
 
@@ -84,9 +107,14 @@ class DjangoHandler(ASGIHandler):
         """The response, closed unless it is a stream."""
         set_script_prefix(get_script_prefix(scope))
         signals.request_started.send(sender=type(self), scope=scope)
-        request, refusal = self.create_request(scope, body)
-        response: Any = refusal if request is None else self.get_response(request)
+        try:
+            request, refusal = self.create_request(scope, body)
+            response: Any = refusal if request is None else self.get_response(request)
+        except BaseException:
+            body.close()
+            raise
         response._handler_class = type(self)
+        response._resource_closers.append(body.close)
         if isinstance(response, FileResponse):
             response.block_size = self.chunk_size
         if not response.streaming:
@@ -120,13 +148,10 @@ async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
     return await sync_to_async(function)(*args)
 
 
-def _busy() -> HttpResponse:
-    return HttpResponse(
-        "busy: too many pages are being made; come again in a moment\n",
-        status=503,
-        content_type="text/plain; charset=utf-8",
-        headers={"Retry-After": "2", "Cache-Control": "no-store"},
-    )
+def _close_late(answer: "asyncio.Task[Any]") -> None:
+    """Closes a stream that nobody waits for any more; other responses are closed by then."""
+    if not answer.cancelled() and answer.exception() is None and answer.result().streaming:
+        answer.result().close()
 
 
 def get_django_application() -> DjangoHandler:

@@ -13,7 +13,8 @@ from typing import Any
 import structlog
 
 from gateway.config import LogOptions
-from protocols.masking import mask_text
+from protocols.log_limit import PeerLog
+from protocols.masking import mask_text, printable, redact_path
 
 _TIME = {
     "json": structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -38,7 +39,8 @@ def configure(options: LogOptions) -> None:
                     "processors": _processors(options),
                 }
             },
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "gateway"}},
+            "filters": {"refused": {"()": RefusedRequests}},
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "gateway", "filters": ["refused"]}},
             "root": {"handlers": ["stderr"], "level": options.level.upper()},
             "loggers": {
                 "asyncio": {"level": "WARNING"},  # its debug records are one per loop
@@ -47,6 +49,24 @@ def configure(options: LogOptions) -> None:
         }
     )
     logging.captureWarnings(True)
+
+
+class RefusedRequests(logging.Filter):
+    """Puts one line within the peer's share in the place of what Django says of a request that it refuses: a traceback,
+    as often as somebody sends such a request."""
+
+    _peers = PeerLog("gateway.pages")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """False for the record whose place the line takes."""
+        request, status = getattr(record, "request", None), getattr(record, "status_code", 0)
+        if request is None or not 400 <= status < 500 or not record.name.startswith("django."):
+            return True
+        client = getattr(request, "scope", {}).get("client")
+        asked = (request.method, redact_path(request.path), client[0] if client else "a local peer")
+        why = printable(record.getMessage())[:200]
+        self._peers.log(record.levelno, client, "refused %s %s of %s with %d: %s", *asked, status, why)
+        return False
 
 
 def _processors(options: LogOptions) -> "list[structlog.types.Processor]":

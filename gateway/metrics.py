@@ -37,5 +37,11 @@ token_refusals = Counter(
 )
 token_expiries = Counter("gateway_token_expiries", "Connections closed because their token had expired", ["protocol"])
 django_requests_refused = Counter(
-    "gateway_django_requests_refused", "Requests for Django's views that came while too many were waiting for a thread"
+    "gateway_django_requests_refused",
+    "Requests for Django's views that found too many waiting for a thread, or waited too long",
+)
+django_failures = Counter(
+    "gateway_django_failures",
+    "Requests for Django's views that were answered 400 (another host), 503 (no database) or 500 (an error)",
+    ["status"],
 )

@@ -21,11 +21,13 @@ from typing import Any, Final, NoReturn
 
 import django
 from django.core.management import call_command, get_commands
-from django.db import DatabaseError, connections
+from django.db import Error as DatabaseFault
+from django.db import connections
 
 from gateway import control, data_dir
 from gateway.certificates import renewed
 from gateway.config import Config, ListenerConfig
+from gateway.db import describe_failure
 from gateway.exceptions import GatewayError, InvalidChannelLayerError
 from gateway.layers import LayerUnavailableError
 from gateway.layers.startup import check_layers
@@ -75,8 +77,8 @@ def prepare() -> None:
         return
     try:
         call_command("prepare", verbosity=0)
-    except DatabaseError as error:
-        raise GatewayError(f"cannot prepare the database: {str(error).strip()}") from error
+    except DatabaseFault as error:
+        raise GatewayError(f"cannot prepare the database: {describe_failure(error)}") from error
     finally:
         connections.close_all()
 

@@ -16,7 +16,7 @@ config = current()
 # As many as there are threads (gateway.threads). A minute, as what a name stands for may change: after a failover the
 # old server may live on, and be read-only.
 KEPT_CONNECTIONS = {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
-BUSY_TIMEOUT_S = 5
+LOCK_TIMEOUT_S = 5
 """How long people, who look at what they have asked for, wait for a lock of another program."""
 
 
@@ -29,13 +29,15 @@ def database(config: Config) -> dict[str, Any]:
             "NAME": sqlite_file,
             **KEPT_CONNECTIONS,
             "OPTIONS": {
-                "timeout": BUSY_TIMEOUT_S,
+                "timeout": LOCK_TIMEOUT_S,
                 "transaction_mode": "IMMEDIATE",  # a transaction that reads first would otherwise fail, not wait
                 # FULL: an acknowledged reading survives a power cut.
                 "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL",
             },
         }
     parts = urlsplit(config.database_url)
+    parameters = config.database_parameters()
+    options = f"-c lock_timeout={LOCK_TIMEOUT_S}s {parameters.get('options', '')}".strip()
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": unquote(parts.path[1:]),
@@ -44,7 +46,7 @@ def database(config: Config) -> dict[str, Any]:
         "HOST": unquote(parts.hostname or ""),
         "PORT": parts.port or "",
         **KEPT_CONNECTIONS,
-        "OPTIONS": config.database_parameters(),
+        "OPTIONS": parameters | {"options": options},
     }
 
 
@@ -70,6 +72,7 @@ def is_encrypted(config: Config) -> bool:
 # Before the first `gateway serve` there is no key: one for this process alone lets every other command run.
 SECRET_KEY = config.secret_key() or secrets.token_urlsafe(50)
 DEBUG = False
+DEBUG_PROPAGATE_EXCEPTIONS = True  # to project.failures, which answers in Django's stead
 ALLOWED_HOSTS = allowed_hosts(config)
 CSRF_TRUSTED_ORIGINS = [config.server.public_url] if config.server.public_url else []
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = is_encrypted(config)
@@ -93,6 +96,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "devices.pages.csp.content_security_policy",
+    "project.failures.answer_failures",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",

@@ -17,7 +17,7 @@ from protocols.trusted import TrustedPeers
 DATABASE_SCHEMES: Final = ("sqlite", "postgresql")
 
 POSTGRESQL_PARAMETERS: Final[Mapping[str, str]] = {
-    "connect_timeout": "10",
+    "connect_timeout": "5",
     # How long sent data may stay unacknowledged, in ms. The kernel's own limit is about 15 minutes, and keep-alives do
     # not count meanwhile: a network that swallows packets would go unnoticed for that long.
     "tcp_user_timeout": "20000",

@@ -110,4 +110,4 @@ def default_database(settings: dict[str, Any]) -> Iterator[None]:
         for wrapper in opened:
             wrapper.close()
         connections.settings, connections._connections = kept_settings, kept_connections
-        del connections.create_connection
+        connections.create_connection = create_connection

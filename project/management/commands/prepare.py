@@ -38,6 +38,7 @@ def alone() -> Iterator[None]:
         yield
         return
     with connection.cursor() as cursor:
+        cursor.execute("SET lock_timeout = 0")  # another gateway's migration takes what it takes
         cursor.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
     try:
         yield

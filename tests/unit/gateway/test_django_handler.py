@@ -166,10 +166,23 @@ async def test_one_request_too_many_is_told_to_come_again(handler: DjangoHandler
     release.set()
 
     assert response["status"] == 503
-    assert (b"Retry-After", b"2") in response["headers"]
+    assert (b"Retry-After", b"5") in response["headers"]
     assert REGISTRY.get_sample_value("gateway_django_requests_refused_total") == refused + 1
     assert await asyncio.gather(*waiting) == [(200, b"at last")] * 2
     assert (await fetch(handler, "/named/"))[0] == 200
+
+
+async def test_a_request_that_is_not_answered_in_time_is_told_so_and_counts_until_its_thread_is_done(
+    handler: DjangoHandler,
+) -> None:
+    impatient = DjangoHandler(pool=ThreadPool(size=1), max_requests=1, timeout_s=0.01)
+    assert await fetch(impatient, "/slow/") == (503, b"no answer within 0.01 s; come again in a moment\n")
+    assert (await fetch(impatient, "/named/"))[1].startswith(b"busy")
+
+    release.set()
+    async with asyncio.timeout(30):
+        while (await fetch(impatient, "/named/"))[1].startswith(b"busy"):
+            await asyncio.sleep(0)
 
 
 async def test_a_client_that_leaves_ends_a_stream(handler: DjangoHandler) -> None:

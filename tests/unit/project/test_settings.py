@@ -8,6 +8,7 @@ from gateway.config import Config, load
 from gateway.config.model import POSTGRESQL_PARAMETERS
 from project import settings
 
+PARAMETERS = {**POSTGRESQL_PARAMETERS, "options": "-c lock_timeout=5s"}
 ENCRYPTED = "[[listeners]]\nprotocol='http'\nbind='h:1'\n[listeners.tls]\ncertfile='x'\n"
 
 
@@ -40,18 +41,23 @@ class TestDatabase:
         assert database["ENGINE"] == "django.db.backends.postgresql"
         assert (database["USER"], database["PASSWORD"]) == ("gate@way", "p/ss")
         assert (database["HOST"], database["PORT"], database["NAME"]) == ("db.example.org", 6432, "readings")
-        assert database["OPTIONS"] == POSTGRESQL_PARAMETERS | {"sslmode": "require", "application_name": "gw"}
+        assert database["OPTIONS"] == PARAMETERS | {"sslmode": "require", "application_name": "gw"}
 
     def test_postgresql_without_a_host_is_the_local_socket(self) -> None:
         database = settings.database(configured("[database]\nurl = 'postgresql:///readings?host=/run/postgresql'"))
 
         assert (database["HOST"], database["NAME"]) == ("", "readings")
-        assert database["OPTIONS"] == POSTGRESQL_PARAMETERS | {"host": "/run/postgresql"}
+        assert database["OPTIONS"] == PARAMETERS | {"host": "/run/postgresql"}
 
     def test_what_its_url_says_of_time_limits_counts(self) -> None:
         database = settings.database(configured("[database]\nurl = 'postgresql://h/x?tcp_user_timeout=5000'"))
 
-        assert database["OPTIONS"] == POSTGRESQL_PARAMETERS | {"tcp_user_timeout": "5000"}
+        assert database["OPTIONS"] == PARAMETERS | {"tcp_user_timeout": "5000"}
+
+    def test_what_its_url_says_of_options_comes_last_and_counts(self) -> None:
+        database = settings.database(configured("[database]\nurl = 'postgresql://h/x?options=-c%20lock_timeout%3D1s'"))
+
+        assert database["OPTIONS"]["options"] == "-c lock_timeout=5s -c lock_timeout=1s"
 
 
 class TestAllowedHosts:
