@@ -41,7 +41,9 @@ async def serve(kind: str, port: int) -> None:
         from gateway.generic.mqtt import AsyncMqttConsumer
         from protocols.mqtt.server import MqttOptions, MqttServer
 
-        options = MqttOptions(allow_anonymous=True, max_connections=100_000)
+        options = MqttOptions(
+            allow_anonymous=True, max_connections=100_000, max_connections_per_address=0, max_sessions_per_owner=100_000
+        )
         server = MqttServer(AsyncMqttConsumer.as_asgi(), [Listener(bind=bind, options=options)], state={})
     else:
         from gateway.generic.websocket import AsyncWebsocketConsumer

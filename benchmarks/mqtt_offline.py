@@ -41,7 +41,12 @@ async def serve(port: int, store: str, directory: str) -> None:
     from protocols.server import Listener
 
     kept = {"memory": None, "sqlite": SqliteStore(Path(directory) / "mqtt.sqlite3")}
-    options = MqttOptions(allow_anonymous=True, max_queued_messages=ENOUGH, max_queued_bytes=ENOUGH * 100)
+    options = MqttOptions(
+        allow_anonymous=True,
+        max_queued_messages=ENOUGH,
+        max_queued_bytes=ENOUGH * 100,
+        max_queued_bytes_per_owner=ENOUGH * 100,
+    )
     server = MqttServer(
         application,
         [Listener(bind=f"127.0.0.1:{port}", options=options)],

@@ -30,6 +30,7 @@ bind = "127.0.0.1:{http_port}"
 [[listeners]]
 protocol = "mqtt"
 bind = "127.0.0.1:{mqtt_port}"
+max_connections_per_address = 0
 """
 DATABASE = """
 [database]

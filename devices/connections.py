@@ -9,9 +9,9 @@ the admin of another gateway. Each process looks for new ones every POLL_INTERVA
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Final, Protocol
 
 from django.db import Error as DatabaseFault
 from django.db import transaction
@@ -31,18 +31,36 @@ KEEP_CUTS: Final = timedelta(hours=1)
 OVERLAP: Final = 1_000
 """How far back each look for orders goes: of two given at once, the one with the higher number may come first."""
 
+OWNER_PREFIX: Final = "device/"
+
 Close = Callable[[str], None]
 """Closes a connection; the argument says why."""
+
+
+class Keeper(Protocol):
+    """A protocol server, as far as it keeps what outlives connections (protocols.server.ProtocolServer)."""
+
+    def owners(self) -> Collection[str]: ...
+
+    def forget_owners(self, reasons: Mapping[str, str]) -> None: ...
 
 
 class Connections:
     """The devices' open connections in this process."""
 
-    def __init__(self, directory: Directory, *, announce: Callable[[int, bool], None]) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        *,
+        announce: Callable[[int, bool], None],
+        servers: Callable[[], Sequence[Keeper]] = tuple,
+    ) -> None:
         """`announce(device_id, connected)` is called when a device's first connection, or that it has none left, is
-        recorded: not before, or a snapshot read in between would contradict it and win."""
+        recorded: not before, or a snapshot read in between would contradict it and win. `servers` are those of this
+        process, once they are started: they forget what they keep for a device that is cut off."""
         self._directory = directory
         self._announce = announce
+        self._servers = servers
         self._closers: dict[int, dict[Close, Hashable]] = {}
         self._changed: dict[int, int] = {}
         metrics.device_connections.set_function(lambda: sum(map(len, self._closers.values())))
@@ -78,6 +96,25 @@ class Connections:
             for close in list(self._closers.get(device_id, ())):
                 metrics.connections_cut.labels(reason).inc()
                 close(reason)
+        self._forget(reasons)
+
+    def kept(self) -> set[int] | None:
+        """The devices for which something is kept here that outlives their connections; None before the servers are
+        started."""
+        servers = self._servers()
+        if not servers:
+            return None
+        names = [owner.removeprefix(OWNER_PREFIX) for owner in _owners(servers) if owner.startswith(OWNER_PREFIX)]
+        return {int(name) for name in names if name.isdecimal()}
+
+    def forget_all_but(self, device_ids: Collection[int]) -> None:
+        """Forgets what is kept for other devices: such as were cut off while no gateway ran here."""
+        self._forget(dict.fromkeys((self.kept() or set()).difference(device_ids), "disabled or deleted"))
+
+    def _forget(self, reasons: Mapping[int, str]) -> None:
+        owners = {owner_of(device_id): reason for device_id, reason in reasons.items()}
+        for server in self._servers():
+            server.forget_owners(owners)
 
     def take_changes(self) -> dict[int, tuple[bool, int]]:
         """What has changed since the last call: device -> whether it is connected, and since when (ms)."""
@@ -103,6 +140,16 @@ class Connections:
         self._changed[device_id] = now_ms()
 
 
+def owner_of(device_id: int) -> str:
+    """The owner, for protocol servers, of what they keep for a device."""
+    return f"{OWNER_PREFIX}{device_id}"
+
+
+def _owners(servers: Iterable[Keeper]) -> Iterator[str]:
+    for server in servers:
+        yield from server.owners()
+
+
 class Watchman:
     """Records in the database who is connected here, and carries out orders found there; one task, once a second."""
 
@@ -112,6 +159,7 @@ class Watchman:
         self._instance: GatewayInstance | None = None
         self._last_cut = 0
         self._done_cuts: set[int] = set()
+        self._has_compared = False
         self._task: asyncio.Task[None] | None = None
         self._log_limit = LogLimit()
 
@@ -148,6 +196,21 @@ class Watchman:
         else:
             if cuts:
                 self._connections.cut({cut.device_id: cut.reason for cut in cuts})
+        if not self._has_compared:
+            await self._compare_kept()
+
+    async def _compare_kept(self) -> None:
+        """Once the servers have what they have kept, takes away what was cut off while nobody looked for orders."""
+        kept = self._connections.kept()
+        if kept is None:
+            return
+        try:
+            enabled = await database_sync_to_async(_enabled)() if kept else set()
+        except Exception as error:
+            self._note_failure("look for devices to forget", error)
+        else:
+            self._has_compared = True
+            self._connections.forget_all_but(enabled)
 
     async def _record_changes(self) -> None:
         changes = self._connections.take_changes()
@@ -216,3 +279,7 @@ class Watchman:
                 connected_instance=None, disconnected_at_ms=now_ms()
             )
             self._instance.delete()
+
+
+def _enabled() -> set[int]:
+    return set(Device.objects.filter(enabled=True).values_list("pk", flat=True))

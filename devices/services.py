@@ -15,7 +15,7 @@ from devices.limits import DeviceLimits, configured
 from devices.writers import make_writer
 from gateway.layers import get_channel_layer
 from gateway.lifespan import relying_on
-from gateway.observability import NotReadyError
+from gateway.observability import Lifecycle, NotReadyError
 from protocols.asgi import Scope
 
 
@@ -52,10 +52,11 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
         fanout.committed(group)
 
     options = configured()
+    lifecycle: Lifecycle = state.get("lifecycle") or Lifecycle()
     directory = Directory()
     ingest = Ingest(make_writer(options.max_clock_skew_ms), on_commit=committed, options=options)
     fanout = Fanout(layer, ingest)
-    connections = Connections(directory, announce=fanout.connection)
+    connections = Connections(directory, announce=fanout.connection, servers=lambda: lifecycle.servers)
     watchman = Watchman(connections)
     async with AsyncExitStack() as started:
         started.push_async_callback(directory.close)

@@ -31,9 +31,17 @@ def clients(as_json: bool) -> None:
 
 @mqtt.command()
 @_as_json
-def sessions(as_json: bool) -> None:
+def owners(as_json: bool) -> None:
+    """List who has sessions or retained messages, and how much of its share: devices, or addresses of other clients."""
+    _show(_ask("mqtt.owners"), as_json)
+
+
+@mqtt.command()
+@click.option("--owner", help="Of this one alone, as `owners` names it.")
+@_as_json
+def sessions(owner: str | None, as_json: bool) -> None:
     """List the sessions, those of absent clients included."""
-    _show(_ask("mqtt.sessions"), as_json)
+    _show(_ask("mqtt.sessions", owner=owner), as_json)
 
 
 @mqtt.command()
@@ -46,10 +54,11 @@ def subscriptions(client_id: str | None, as_json: bool) -> None:
 
 @mqtt.command()
 @click.argument("topic_filter", default="#")
+@click.option("--owner", help="Of this one alone, as `owners` names it.")
 @_as_json
-def retained(topic_filter: str, as_json: bool) -> None:
+def retained(topic_filter: str, owner: str | None, as_json: bool) -> None:
     """List the retained messages that TOPIC_FILTER matches, or all; '$SYS/#' has the broker's own."""
-    _show(_ask("mqtt.retained", topic_filter=topic_filter), as_json)
+    _show(_ask("mqtt.retained", topic_filter=topic_filter, owner=owner), as_json)
 
 
 @mqtt.command()
@@ -58,6 +67,21 @@ def kick(client_id: str) -> None:
     """End the connection of CLIENT_ID. It may connect again: `gateway device disable` keeps a device out."""
     for row in _ask("mqtt.kick", client_id=client_id):
         click.echo(f"{row['client_id']} at {row['address']} is cut off.", err=True)
+
+
+@mqtt.command()
+@click.option("--owner", help="All of this owner, as `owners` names it: its sessions and its retained messages.")
+@click.option("--session", "client_id", help="The session of this client, as `sessions` names it.")
+@click.option("--retained", "topic_filter", help="The retained messages that this topic filter matches.")
+def forget(**what: str | None) -> None:
+    """End what is kept, for good: with what waits in a session, and without the will of its client.
+
+    A client that is connected is cut off. It may come back: `gateway device disable` keeps a device out.
+    """
+    if sum(name is not None for name in what.values()) != 1:
+        raise click.UsageError("give one of --owner, --session, --retained")
+    for row in _ask("mqtt.forget", endless=False, **what):
+        click.echo(f"Forgotten: {row['sessions']} sessions, {row['retained']} retained messages.", err=True)
 
 
 @mqtt.command()

@@ -246,6 +246,7 @@ def make_listener(config: ListenerConfig) -> Listener:
         proxy_protocol=config.proxy_protocol,
         handshake_timeout_s=config.handshake_timeout_s,
         max_handshakes=config.max_handshakes,
+        max_handshakes_per_address=config.max_handshakes_per_address,
         dead_peer_timeout_s=config.dead_peer_timeout_s,
     )
 

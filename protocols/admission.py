@@ -1,14 +1,21 @@
 """Who may connect: how many at a time, from one address, and how fast. One `Admission` for each listener. Sans I/O."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from typing import Final
 
 from protocols.addresses import network_of
+from protocols.token_bucket import TokenBucket
 from protocols.trusted import TrustedPeers
 
 MAX_CONNECTIONS: Final = "max_connections"
 MAX_PER_ADDRESS: Final = "max_connections_per_address"
 MAX_RATE: Final = "max_connects_per_s"
+MAX_RATE_OF_ADDRESS: Final = "max_connects_per_s_of_address"
+"""No option: one address may have RATE_SHARE of `max_connects_per_s`."""
+
+RATE_SHARE: Final = 0.5
+RATES: Final = 10_000
+"""Addresses whose rates are known; those that connected least recently are forgotten, and begin anew."""
 
 Client = tuple[str, int] | None
 """As in a scope: None for a peer that has no address."""
@@ -31,8 +38,8 @@ class Admission:
         self._per_s = per_s
         self._proxies = proxies or TrustedPeers(())
         self._by_network: Counter[str] = Counter()
-        self._tokens = max(1.0, per_s)
-        self._as_of = 0.0
+        self._rate = TokenBucket(max(1.0, per_s), per_s, 0.0)
+        self._rates: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def enter(self, client: Client, now: float) -> str | None:
         """Counts a connection. Returns which limit it exceeds, if any; it counts until `leave` all the same."""
@@ -46,7 +53,7 @@ class Admission:
             return MAX_CONNECTIONS
         if crowded:
             return MAX_PER_ADDRESS
-        return MAX_RATE if self._per_s and not self._take(now) else None
+        return self._too_fast(client, now) if self._per_s else None
 
     def leave(self, client: Client) -> None:
         """The connection has ended."""
@@ -58,13 +65,29 @@ class Admission:
                 del self._by_network[network]
 
     def _has_share(self, client: Client) -> bool:
-        return self._per_address > 0 and client is not None and client not in self._proxies
+        return self._per_address > 0 and self._has_address(client)
 
-    def _take(self, now: float) -> bool:
-        burst = max(1.0, self._per_s)
-        self._tokens = min(burst, self._tokens + (now - self._as_of) * self._per_s)
-        self._as_of = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
+    def _has_address(self, client: Client) -> bool:
+        return client is not None and client not in self._proxies
+
+    def _too_fast(self, client: Client, now: float) -> str | None:
+        rates = [self._rate]
+        if self._has_address(client):
+            rates.append(self._rate_of(network_of(client), now))
+        for rate, exceeded in zip(rates, (MAX_RATE, MAX_RATE_OF_ADDRESS), strict=False):
+            if not rate.has_one(now):
+                return exceeded
+        for rate in rates:
+            rate.take()
+        return None
+
+    def _rate_of(self, network: str, now: float) -> TokenBucket:
+        rate = self._rates.get(network)
+        if rate is None:
+            share = max(1.0, self._per_s * RATE_SHARE)
+            rate = self._rates[network] = TokenBucket(share, share, now)
+            if len(self._rates) > RATES:
+                self._rates.popitem(last=False)
+        else:
+            self._rates.move_to_end(network)
+        return rate

@@ -10,11 +10,14 @@ import functools
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, cast
 from weakref import WeakSet
 
 from protocols import metrics
+from protocols.addresses import network_of
 from protocols.log_limit import PeerLog
 from protocols.proxy_protocol import Proxied, ProxyHeaderError, missing, parse
 from protocols.server import Listener
@@ -29,7 +32,7 @@ _SHUTDOWN_S: Final = 5.0
 _NO_DESCRIPTOR_PAUSE_S: Final = 1.0
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
     """Raised when a connection is not let in. `reason` is the label of the counter."""
 
     def __init__(self, reason: str, text: str) -> None:
@@ -47,6 +50,7 @@ class Entrance:
         self._context = listener.ssl_context
         self._accepting: list[asyncio.Task[None]] = []
         self._under_way: set[asyncio.Task[None]] = set()
+        self._by_network: Counter[str] = Counter()
         self._certified: WeakSet[IntroducedTransport] = WeakSet()
         if isinstance(self._context, ServerContext):
             self._context.on_reload.append(self._end_revoked)
@@ -107,9 +111,10 @@ class Entrance:
                 proxied = await self._read_header(accepted, peer) if self._proxies else None
                 if proxied is not None:
                     peer = proxied.client
-                await self._connect(accepted, proxied)
+                with self._share(peer):
+                    await self._connect(accepted, proxied)
             connected = True
-        except _RefusedError as error:
+        except RefusedError as error:
             self._refused(error.reason, peer, str(error))
         except TimeoutError:
             self._refused("timeout", peer, f"no header or handshake within {timeout_s:g} s")
@@ -125,22 +130,39 @@ class Entrance:
     def _check_room(self) -> None:
         most = self._listener.max_handshakes
         if len(self._under_way) > most:
-            raise _RefusedError("too_many_handshakes", f"{most} connections are on their way in")
+            raise RefusedError("too_many_handshakes", f"{most} connections are on their way in")
+
+    @contextmanager
+    def _share(self, peer: tuple[str, int] | None) -> Iterator[None]:
+        """While entered, the connection counts among those of its address; proxies and Unix sockets have none."""
+        if peer is None or peer in self._proxies:
+            yield
+            return
+        network, most = network_of(peer), self._listener.max_handshakes_per_address
+        self._by_network[network] += 1
+        try:
+            if self._by_network[network] > most:
+                raise RefusedError("too_many_handshakes_of_address", f"{most} connections of it are on their way in")
+            yield
+        finally:
+            self._by_network[network] -= 1
+            if not self._by_network[network]:
+                del self._by_network[network]
 
     async def _read_header(self, accepted: socket.socket, peer: tuple[str, int] | None) -> Proxied | None:
         if peer not in self._proxies:
-            raise _RefusedError("proxy_untrusted", "it is no proxy that the listener trusts")
+            raise RefusedError("proxy_untrusted", "it is no proxy that the listener trusts")
         loop = asyncio.get_running_loop()
         header = bytearray()
         try:
             while count := missing(header):
                 data = await loop.sock_recv(accepted, count)
                 if not data:
-                    raise _RefusedError("lost", "it left within the PROXY header")
+                    raise RefusedError("lost", "it left within the PROXY header")
                 header += data
             return parse(header)
         except ProxyHeaderError as error:
-            raise _RefusedError("proxy_header", str(error)) from None
+            raise RefusedError("proxy_header", str(error)) from None
 
     async def _connect(self, accepted: socket.socket, proxied: Proxied | None) -> None:
         factory = self._factory

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 
 from protocols import metrics
 from protocols.addresses import network_of
+from protocols.token_bucket import TokenBucket
 
 LINES_AT_ONCE: Final = 5
 """Lines of one peer and kind that are logged at once."""
@@ -89,25 +90,15 @@ class LogLimits:
         return limit.take()
 
 
-class _Bucket:
-    """So many at once, then so many a second."""
+class _Share(TokenBucket):
+    """What one peer may have of one kind of line."""
 
-    __slots__ = ("_as_of", "_burst", "_per_s", "_tokens", "suppressed")
+    __slots__ = ("suppressed",)
 
-    def __init__(self, burst: float, per_s: float, now: float) -> None:
-        self._burst = self._tokens = burst
-        self._per_s = per_s
-        self._as_of = now
+    def __init__(self, now: float) -> None:
+        super().__init__(LINES_AT_ONCE, 1 / LINE_INTERVAL_S, now)
         self.suppressed = 0
         """What was refused and is told nowhere yet."""
-
-    def has_one(self, now: float) -> bool:
-        self._tokens = min(self._burst, self._tokens + (now - self._as_of) * self._per_s)
-        self._as_of = now
-        return self._tokens >= 1
-
-    def take(self) -> None:
-        self._tokens -= 1
 
 
 class LogShares:
@@ -120,8 +111,8 @@ class LogShares:
 
     def forget(self) -> None:
         """As new: every peer may have its first lines again. For tests, which are all of one peer."""
-        self._shares: OrderedDict[tuple[str, str], _Bucket] = OrderedDict()
-        self._all = _Bucket(LINES_AT_ONCE_IN_ALL, LINES_PER_S_IN_ALL, self._clock())
+        self._shares: OrderedDict[tuple[str, str], _Share] = OrderedDict()
+        self._all = TokenBucket(LINES_AT_ONCE_IN_ALL, LINES_PER_S_IN_ALL, self._clock())
         self._forgotten: Counter[tuple[str, str]] = Counter()
         self._summary_at: float | None = None
         self._timer_loop: asyncio.AbstractEventLoop | None = None
@@ -134,7 +125,7 @@ class LogShares:
         with self._lock:
             share = self._shares.get(key)
             if share is None:
-                share = self._shares[key] = _Bucket(LINES_AT_ONCE, 1 / LINE_INTERVAL_S, now)
+                share = self._shares[key] = _Share(now)
                 if len(self._shares) > SHARES:
                     forgotten, old = self._shares.popitem(last=False)
                     self._add_forgotten(forgotten, old.suppressed)

@@ -37,7 +37,7 @@ mqtt_subscriptions = Gauge("gateway_mqtt_subscriptions", "Subscriptions, and mem
 mqtt_retained = Gauge("gateway_mqtt_retained_messages", "Retained messages")
 mqtt_retained_bytes = Gauge("gateway_mqtt_retained_bytes", "Bytes of the retained messages, topics included")
 mqtt_accepted = Counter("gateway_mqtt_accepted", "MQTT connections that the application accepted")
-mqtt_refused = Counter("gateway_mqtt_refused", "MQTT connections refused before their first packet", ["reason"])
+mqtt_refused = Counter("gateway_mqtt_refused", "MQTT connections refused because of a bound, by its name", ["reason"])
 mqtt_slowed = Counter(
     "gateway_mqtt_slowed", "MQTT clients that sent too fast: read more slowly, or closed in the end", ["how"]
 )

@@ -7,7 +7,7 @@ subclass; its name is what `protocol = "..."` in a `[[listeners]]` table of the 
 import abc
 import asyncio
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, ClassVar
@@ -41,6 +41,8 @@ class Listener:
     """How long PROXY header and TLS handshake may take together."""
     max_handshakes: int = 1_000
     """How many connections may be in the middle of that."""
+    max_handshakes_per_address: int = 200
+    """How many of these may be of one address."""
     dead_peer_timeout_s: float = 90.0
     """After how long a peer whose machine answers nothing is given up, by TCP itself; 0 leaves it to the system."""
 
@@ -129,6 +131,14 @@ class ProtocolServer(abc.ABC):
     def commands(self) -> Mapping[str, Command]:
         """What an operator can ask while it runs, by name: "mqtt.clients"."""
         return {}
+
+    def owners(self) -> Collection[str]:
+        """Who has something here that outlives a connection, as the application has named them when it accepted."""
+        return ()
+
+    def forget_owners(self, reasons: Mapping[str, str]) -> None:
+        """Ends for good what is kept for owners, given with the reasons: their connections, and what outlives those."""
+        return
 
     def offered_tunnels(self) -> Mapping[str, Tunnel]:
         """What this server wants carried over WebSocket: path -> tunnel. Called before `start`."""

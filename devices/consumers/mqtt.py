@@ -4,6 +4,7 @@ import asyncio
 from typing import Any, Final
 
 from devices import metrics
+from devices.connections import owner_of
 from devices.consumers.login import Revocable, certified_device, log_in
 from devices.consumers.refusals import FLAPPING, UNKNOWN_CERTIFICATE, LoginError, mqtt_rejection, refused
 from devices.credentials import Denied, Identity, looks_like_token
@@ -64,7 +65,8 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         self._ingest = services.ingest
         # A client ID is anybody's choice: it shall not make one device, or an anonymous client, take over the session
         # of another. Two devices may well have the same one, that of their SDK.
-        await self.accept(client_id=f"{device.device_id}/{self.scope['client_id']}")
+        client_id = f"{device.device_id}/{self.scope['client_id']}"
+        await self.accept(client_id=client_id, owner=owner_of(device.device_id))
 
     def _is_no_device(self) -> bool:
         """Whether the client does not mean to be a device, and the listener lets such clients in.

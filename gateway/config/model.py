@@ -83,6 +83,7 @@ class ListenerConfig:
     handshake_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """How long PROXY header and TLS handshake may take together."""
     max_handshakes: Annotated[int, Field(gt=0)] = 1_000
+    max_handshakes_per_address: Annotated[int, Field(gt=0)] = 200
     """How many connections may be in the middle of that; one more is closed."""
     dead_peer_timeout_s: Annotated[float, Field(ge=0, le=86_400)] = 90.0
     """After how long a peer whose machine answers nothing is given up, by TCP itself; 0 leaves it to the system."""

@@ -115,10 +115,11 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         client_id: str | None = None,
         properties: dict[str, Any] | None = None,
         maximum_qos: int | None = None,
+        owner: str | None = None,
     ) -> None:
         """Accepts the connection; see `mqtt.accept` in docs/events.md."""
         self.accepted = True
-        event = accept_event(client_id, properties, maximum_qos, self._gateway_will())
+        event = accept_event(client_id, properties, maximum_qos, owner, self._gateway_will())
         await self._gateway_send({**event, **self._gateway_proof()})
 
     async def reject(

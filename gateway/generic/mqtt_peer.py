@@ -141,9 +141,19 @@ class MqttPeer:
 
 
 def accept_event(
-    client_id: str | None, properties: dict[str, Any] | None, maximum_qos: int | None, will: bool | None
+    client_id: str | None,
+    properties: dict[str, Any] | None,
+    maximum_qos: int | None,
+    owner: str | None,
+    will: bool | None,
 ) -> Event:
-    options = {"client_id": client_id, "properties": properties, "maximum_qos": maximum_qos, "will": will}
+    options = {
+        "client_id": client_id,
+        "properties": properties,
+        "maximum_qos": maximum_qos,
+        "owner": owner,
+        "will": will,
+    }
     return {"type": "mqtt.accept"} | {key: value for key, value in options.items() if value is not None}
 
 

@@ -66,10 +66,11 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         client_id: str | None = None,
         properties: dict[str, Any] | None = None,
         maximum_qos: int | None = None,
+        owner: str | None = None,
     ) -> None:
         """Accepts the connection; see `mqtt.accept` in docs/events.md."""
         self.accepted = True
-        self._gateway_send(accept_event(client_id, properties, maximum_qos, self._gateway_will()))
+        self._gateway_send(accept_event(client_id, properties, maximum_qos, owner, self._gateway_will()))
 
     def reject(
         self, reason_code: int = NOT_AUTHORIZED, reason_string: str | None = None, *, log_reason: str | None = None

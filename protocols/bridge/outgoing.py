@@ -18,7 +18,7 @@ from protocols.bridge.upstream import Upstream
 from protocols.mqtt.broker import Broker
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.session import Session, Subscriber
+from protocols.mqtt.session import BRIDGE_PREFIX, Session, Subscriber
 
 VIA: Final = "fieldgate-via"
 """The user property with the client identifier of a bridge that the message has passed."""
@@ -189,10 +189,14 @@ class Outgoing:
         if self._session is not None:
             self._broker.detach(self._session, None, now)
 
+    def cut_off(self, reason: str, text: str, now: float) -> None:
+        """See protocols.mqtt.delivery.Link: nobody forgets a session that is nobody's."""
+        raise NotImplementedError("the session of a bridge is not forgotten")
+
     def _attach(self) -> Session:
         self._session, _ = self._broker.attach(
             self,
-            f"$bridge/{self._options.name}",
+            f"{BRIDGE_PREFIX}{self._options.name}",
             clean_start=False,
             expiry_interval_s=KEEP_S,
             options=self._session_options,

@@ -11,25 +11,22 @@ Invariants:
 
 import heapq
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from protocols.mqtt.delivery import Backlog, Link
+from protocols.mqtt.delivery import Link
 from protocols.mqtt.errors import KeepingError, SessionQuotaError
 from protocols.mqtt.journal import Journal
 from protocols.mqtt.matching import one_per_session
 from protocols.mqtt.message import Message
-from protocols.mqtt.options import BrokerLimits, MqttOptions
+from protocols.mqtt.options import LEVELS_PER_RETAINED, BrokerLimits, MqttOptions
+from protocols.mqtt.owners import NOBODY, Owner, Owners
 from protocols.mqtt.packets import Properties, Publish, Will
 from protocols.mqtt.session import Session, Subscriber
 from protocols.mqtt.shared import SharedGroup
 from protocols.mqtt.store import MemoryRetainedStore, RetainedStore, SessionStore
 from protocols.mqtt.stores.base import SubscriptionRow
 from protocols.mqtt.topics import TopicTree, is_status_topic, split_shared
-
-LEVELS_PER_RETAINED: Final = 10
-"""How many levels, on average, the topics of as many retained messages as there may be can have of their own. It bounds
-what is not in their bytes: a short topic of 200 levels, with none before it that begins alike, takes 47 KB."""
 
 
 class Broker:
@@ -52,11 +49,13 @@ class Broker:
         """Messages that did not reach a subscriber or were not retained, by reason."""
         self.refused_filters: Counter[str] = Counter()
         """Filters of SUBSCRIBE packets that were refused because of an option, by its name."""
+        self.refused_sessions: Counter[str] = Counter()
+        """CONNECT packets that were refused because of an option, by its name."""
         self.expired_sessions = 0
         """How many sessions have ended because their client did not come back in time."""
         self.status = MemoryRetainedStore()
         """What the broker says of itself below `$SYS/`: retained, but neither stored nor counted among the others."""
-        self.backlog = Backlog(limits.max_queued_bytes_in_all)
+        self.owners = Owners(limits)
         self._tree: TopicTree[Subscriber | SharedGroup] = TopicTree()
         self._groups: dict[tuple[str, str], SharedGroup] = {}
         self._due: list[tuple[float, int, Session]] = []
@@ -131,26 +130,60 @@ class Broker:
         if not message.payload:
             self.forget_retained(message.topic)  # [MQTT5-3.3.1-6] [MQTT5-3.3.1-7] [MQTT3-3.3.1-10] [MQTT3-3.3.1-11]
             return
-        if message.topic.count("/") >= self.limits.max_topic_levels:
-            dropped["retained_too_deep"] += 1
-            return
-        old = self.retained.get(message.topic)
-        most = self.limits.max_retained_messages
-        full = old is None and (len(self.retained) >= most or self.retained.levels >= most * LEVELS_PER_RETAINED)
-        size_bytes = self.retained.size_bytes + message.size_bytes - (0 if old is None else old.size_bytes)
-        if full or size_bytes > self.limits.max_retained_bytes:
-            dropped["retained_full"] += 1
+        owner = self.owners.nobody if sender is None else sender.owner
+        bound = self._bound_of_retained(message, owner)
+        if bound:
+            dropped[_NOT_RETAINED[bound]] += 1
             return
         if sender is not None:
             message.publisher = sender.client_id
-        self.retained.put(message)  # [MQTT5-3.3.1-5] [MQTT3-3.3.1-5]
+        self.restore_retained(message, owner.name)  # [MQTT5-3.3.1-5] [MQTT3-3.3.1-5]
         if self.journal is not None:
             self.journal.retain(message.topic, message)
 
+    def restore_retained(self, message: Message, owner_name: str) -> None:
+        """Keeps a message as that of its topic, whatever the bounds; it is the owner's from now on."""
+        old = self.retained.get(message.topic)
+        message.owner = self.owners.of(owner_name)
+        message.owner.retain(message, 1)
+        self.retained.put(message)
+        if old is not None:
+            self._retained_no_more(old)
+
+    def _retained_no_more(self, message: Message) -> None:
+        message.owner.retain(message, -1)
+        self.owners.leave(message.owner)
+
+    def _bound_of_retained(self, message: Message, owner: Owner) -> str:
+        """Which option keeps a message from being retained; empty if none does."""
+        limits, retained = self.limits, self.retained
+        if message.topic.count("/") >= limits.max_topic_levels:
+            return "max_topic_levels"
+        old = retained.get(message.topic)
+        if bound := self.owners.bound_of_retained(owner, message, old):
+            return bound
+        most = limits.max_retained_messages
+        if old is None and (len(retained) >= most or retained.levels >= most * LEVELS_PER_RETAINED):
+            return "max_retained_messages"
+        size_bytes = retained.size_bytes + message.size_bytes - (0 if old is None else old.size_bytes)
+        return "max_retained_bytes" if size_bytes > limits.max_retained_bytes else ""
+
+    def refuses_to_retain(self, packet: Publish, sender: Session, now: float) -> str:
+        """Whether a PUBLISH to be retained cannot be, and why, to be told to its client; empty if it can. Counts it."""
+        if not packet.payload or is_status_topic(packet.topic):
+            return ""
+        bound = self._bound_of_retained(_message_of(packet, now), sender.owner)
+        if not bound:
+            return ""
+        sender.dropped[_NOT_RETAINED[bound]] += 1
+        return f"not retained: {bound} is {getattr(self.limits, bound)}"
+
     def forget_retained(self, topic: str) -> None:
         """Takes out the retained message of a topic, if there is one."""
-        if self.retained.get(topic) is not None:
+        message = self.retained.get(topic)
+        if message is not None:
             self.retained.remove(topic)
+            self._retained_no_more(message)
             if self.journal is not None:
                 self.journal.retain(topic, None)
 
@@ -233,17 +266,21 @@ class Broker:
         options: MqttOptions,
         now: float,
         will: Will | None = None,
+        owner: str = NOBODY,
     ) -> tuple[Session, bool]:
         """Gives a connection the session of its client identifier: (session, whether it was there before).
 
         Another connection of that identifier is ended first [MQTT5-3.1.4-3] [MQTT3-3.1.4-2]; that the newcomer may
-        do this is the application's decision, which accepted it under this identifier. Raises SessionQuotaError, and
-        KeepingError for a session that would outlive the connection while the journal cannot be written.
+        do this is the application's decision, which accepted it under this identifier. `owner` is who has the session
+        from now on. Raises SessionQuotaError, and KeepingError for a session that would outlive the connection while
+        the journal cannot be written.
         """
         if expiry_interval_s and self.journal is not None and self.journal.failure is not None:
             raise KeepingError(self.journal.failure)
         self.tick(now)  # what was due before now has happened before the newcomer, exactly
         session = self.sessions.get(client_id)
+        if session is not None and session.owner.name != owner:
+            self._require_room_of(owner)
         if session is not None and session.link is not None:
             session.link.take_over(now)
             session = self.sessions.get(client_id)
@@ -252,16 +289,34 @@ class Broker:
             session = None
         present = session is not None
         if session is None:
+            self._require_room_of(owner)
             if len(self.sessions) >= self.limits.max_sessions:
-                raise SessionQuotaError
-            session = Session(client_id, options=options, dropped=self.dropped, backlog=self.backlog)
+                raise self._session_refused("max_sessions")
+            session = Session(client_id, options=options, dropped=self.dropped)
             self.sessions.put(session)
+        self._give(session, owner)
         session.expiry_interval_s = expiry_interval_s
         session.attach(link, options)
         session.will_of_connection = will
         if self.journal is not None:
             _keep(session, self.journal)
         return session, present
+
+    def _require_room_of(self, owner: str) -> None:
+        if not self.owners.has_room_for_session(owner):
+            raise self._session_refused("max_sessions_per_owner")
+
+    def _session_refused(self, bound: str) -> SessionQuotaError:
+        self.refused_sessions[bound] += 1
+        return SessionQuotaError(bound, getattr(self.limits, bound))
+
+    def _give(self, session: Session, owner_name: str) -> None:
+        """The owner has the session from now on, which `_end` takes from it."""
+        before, owner = session.owner, self.owners.of(owner_name)
+        owner.sessions += 1
+        session.give_to(owner)
+        before.sessions -= 1
+        self.owners.leave(before)
 
     def detach(self, session: Session, will: Will | None, now: float) -> None:
         """The connection of a session is gone. `will` is None if there is none, or if a DISCONNECT took it back.
@@ -293,11 +348,38 @@ class Broker:
         self._publish_will(session, now)
         if session.journal is not None:
             session.keep_no_more()
+        owner = session.owner
         session.ended()
+        owner.sessions -= 1
+        self.owners.leave(owner)
 
-    def restore(self, session: Session, now: float) -> None:
+    def forget(self, session: Session, text: str, now: float, *, reason: str = "application") -> None:
+        """Ends a session, with all that it has, for good: its client is told `text`, its will is not published.
+        `reason` is that of the connection's end."""
+        if session.link is not None:
+            session.link.cut_off(reason, text, now)
+        if self.sessions.get(session.client_id) is session:
+            session.will = None
+            self._end(session, now)
+
+    def forget_owners(self, texts: Mapping[str, str], now: float, *, reason: str = "application") -> tuple[int, int]:
+        """Ends all sessions of owners, given with what their clients are told, and takes out what they have retained:
+        (how many sessions, how many messages). `reason`: as of `forget`."""
+        owners = {owner for name in texts if name and (owner := self.owners.get(name)) is not None}
+        if not owners:
+            return 0, 0
+        sessions = [session for session in self.sessions if session.owner in owners]
+        topics = [message.topic for message in self.retained if message.owner in owners]
+        for session in sessions:
+            self.forget(session, texts[session.owner.name], now, reason=reason)
+        for topic in topics:
+            self.forget_retained(topic)
+        return len(sessions), len(topics)
+
+    def restore(self, session: Session, owner_name: str, now: float) -> None:
         """Takes a session back that outlived another process, with all that it has; its client is not here."""
         self.sessions.put(session)
+        self._give(session, owner_name)
         for topic_filter, subscriber in session.subscriptions.items():
             self.subscribe(topic_filter, subscriber)
         session.journal = self.journal
@@ -347,6 +429,16 @@ class Broker:
         for session in list(self.sessions):
             if session.journal is None:
                 self._publish_will(session, now)
+
+
+_NOT_RETAINED: Final = {
+    "max_topic_levels": "retained_too_deep",
+    "max_retained_messages": "retained_full",
+    "max_retained_bytes": "retained_full",
+    "max_retained_messages_per_owner": "owner_retained_full",
+    "max_retained_bytes_per_owner": "owner_retained_full",
+}
+"""The reason of `dropped` by the option that keeps a message from being retained."""
 
 
 def _message_of(packet: Publish, now: float) -> Message:

@@ -72,6 +72,10 @@ class Closing(AuthenticationReceiver):
         """Another connection has the client identifier [MQTT5-3.1.4-3]."""
         self.close(ReasonCode.SESSION_TAKEN_OVER, "taken_over", now, text="another connection took the session over")
 
+    def cut_off(self, reason: str, text: str, now: float) -> None:
+        """The session is forgotten, for good."""
+        self.close(ReasonCode.NOT_AUTHORIZED, reason, now, text=text, with_will=False)
+
     def close(
         self,
         reason_code: int,

@@ -25,6 +25,7 @@ from protocols.mqtt.message import Message
 from protocols.mqtt.negotiation import UNLIMITED, agree, check_connect, with_assigned_client_id
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.output import Wire
+from protocols.mqtt.owners import NOBODY
 from protocols.mqtt.packets import (
     MQTT_5_0,
     Auth,
@@ -71,7 +72,7 @@ _PINGRESP: Final = b"\xd0\x00"
 class Connection(Closing):
     """The server's side of one connection; it is the `Link` of its session."""
 
-    __slots__ = ("_assigned", "_decoder", "_grace_s", "received_packets")
+    __slots__ = ("_assigned", "_decoder", "_grace_s", "address", "received_packets")
 
     def __init__(self, broker: Broker, options: MqttOptions, wire: Wire, *, now: float) -> None:
         super().__init__(broker, options, wire)
@@ -81,6 +82,8 @@ class Connection(Closing):
         """1.5 x keep alive, once the client is accepted; 0 for none: a CONNECT that dribbles in gets no more time."""
         self.received_packets = 0
         self._assigned = False
+        self.address = NOBODY
+        """Who has the session, unless the application says: the client's network address; nobody, if it has none."""
 
     # -- what the server asks ---------------------------------------------------------------------------------------
 
@@ -281,6 +284,7 @@ class Connection(Closing):
                 options=self._options,
                 now=now,
                 will=terms.will,
+                owner=event.get("owner") or self.address,
             )
         except MqttError as error:
             self.close(error.reason_code, "protocol_error", now, text=error.text)

@@ -34,6 +34,10 @@ class Link(Protocol):
     def take_over(self, now: float) -> None:
         """Ends the connection because another one uses the session."""
 
+    def cut_off(self, reason: str, text: str, now: float) -> None:
+        """Ends the connection because the session is forgotten. `reason` is one of `mqtt.disconnect`, `text` is told to
+        the client."""
+
 
 class Delivery:
     """One message for one client: queued, or under way."""
@@ -63,13 +67,3 @@ class Delivery:
         self.packet_id = 0
         self.seq = 0
         """Its number in the journal, under which `session_id` is set too; 0 if the journal does not know it."""
-
-
-class Backlog:
-    """What waits for all clients of a broker, in bytes; a message counts once for each of them."""
-
-    __slots__ = ("max_bytes", "size_bytes")
-
-    def __init__(self, max_bytes: float = float("inf")) -> None:
-        self.max_bytes = max_bytes
-        self.size_bytes = 0

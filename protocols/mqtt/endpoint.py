@@ -10,7 +10,8 @@ import logging
 from typing import Final, cast
 
 from protocols import metrics
-from protocols.admission import MAX_RATE
+from protocols.addresses import network_of
+from protocols.admission import MAX_RATE, MAX_RATE_OF_ADDRESS
 from protocols.asgi import Event
 from protocols.log_limit import PeerLog
 from protocols.mqtt.closing import NEVER
@@ -63,7 +64,8 @@ class Endpoint(Writing):
         self._lost = False
         self._counted = _NOTHING
         self._client: tuple[str, int] | None = None
-        self._too_many_connect = False
+        self._too_many_connect = ""
+        """Which rate its connection has exceeded."""
 
     # -- the transport ----------------------------------------------------------------------------------------------
 
@@ -74,9 +76,11 @@ class Endpoint(Writing):
         self._hub.traffic.sockets += 1
         self._hub.open.add(self)
         self._client = client_address(transport)
+        if self._client is not None:
+            self.connection.address = network_of(self._client)
         exceeded = self._site.admission.enter(self._client, self._hub.loop.time())
-        if exceeded == MAX_RATE:
-            self._too_many_connect = True
+        if exceeded in (MAX_RATE, MAX_RATE_OF_ADDRESS):
+            self._too_many_connect = exceeded
         elif exceeded is not None:
             metrics.mqtt_refused.labels(exceeded).inc()
             most = getattr(self._site.options, exceeded)
@@ -126,13 +130,13 @@ class Endpoint(Writing):
 
     def _refuse_for_now(self) -> None:
         """Its CONNECT has come, and too many others: the application is not asked."""
-        metrics.mqtt_refused.labels(MAX_RATE).inc()
+        metrics.mqtt_refused.labels(self._too_many_connect).inc()
         most = self._site.options.max_connects_per_s
         self.connection.close(
             ReasonCode.CONNECTION_RATE_EXCEEDED,
             "application",
             self._hub.loop.time(),
-            text=f"more than {most} connections a second; come again later",
+            text=f"max_connects_per_s is {most}; come again later",
         )
 
     def certificate_revoked(self) -> None:

@@ -56,10 +56,11 @@ class EncodeError(MqttError, ValueError):
 
 
 class SessionQuotaError(MqttError):
-    """Raised when the broker keeps as many sessions as it may."""
+    """Raised when the broker, or the owner, has as many sessions as it may. `bound` is the option that says so."""
 
-    def __init__(self) -> None:
-        super().__init__(ReasonCode.QUOTA_EXCEEDED, "the broker keeps as many sessions as it may")
+    def __init__(self, bound: str, most: int) -> None:
+        super().__init__(ReasonCode.QUOTA_EXCEEDED, f"{bound} is {most}")
+        self.bound = bound
 
 
 class KeepingError(MqttError):

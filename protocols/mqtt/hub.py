@@ -167,11 +167,14 @@ class Hub:
         for reason, count in broker.dropped.items():
             metrics.mqtt_dropped.labels(reason).inc(count)
             traffic.dropped += count
-        self._losses.add(broker.dropped + broker.refused_filters, broker.sessions, self.loop.time())
+        self._losses.add(broker.dropped + broker.refused_filters, broker, self.loop.time())
         broker.dropped.clear()
         for option, count in broker.refused_filters.items():
             metrics.mqtt_refused_filters.labels(option).inc(count)
         broker.refused_filters.clear()
+        for option, count in broker.refused_sessions.items():
+            metrics.mqtt_refused.labels(option).inc(count)
+        broker.refused_sessions.clear()
         recent, self._exported = traffic.since(self._exported), traffic.copy()
         for direction in ("received", "sent"):
             metrics.mqtt_publishes.labels(direction).inc(getattr(recent, f"{direction}_publishes"))

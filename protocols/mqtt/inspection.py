@@ -13,9 +13,9 @@ from protocols.commands import Command, CommandError, Row
 from protocols.mqtt.errors import InvalidTopicError
 from protocols.mqtt.hub import Hub
 from protocols.mqtt.packets import MQTT_3_1, MQTT_3_1_1, MQTT_5_0, ReasonCode
-from protocols.mqtt.session import Session
+from protocols.mqtt.session import BRIDGE_PREFIX, Session
 from protocols.mqtt.states import State
-from protocols.mqtt.topics import validate_topic_filter
+from protocols.mqtt.topics import is_status_topic, validate_topic_filter
 from protocols.mqtt.trace import TooManyTracesError, Trace
 
 T = TypeVar("T")
@@ -42,7 +42,9 @@ class Inspection:
             "mqtt.sessions": self.sessions,
             "mqtt.subscriptions": self.subscriptions,
             "mqtt.retained": self.retained,
+            "mqtt.owners": self.owners,
             "mqtt.kick": self.kick,
+            "mqtt.forget": self.forget,
             "mqtt.trace": self.trace,
         }
 
@@ -54,6 +56,7 @@ class Inspection:
                 continue
             yield {
                 "client_id": session.client_id,
+                "owner": session.owner.name,
                 "address": endpoint.where,
                 "version": _VERSIONS[connection.version],
                 "connected_s": round(self._hub.loop.time() - endpoint.opened_at),
@@ -65,11 +68,15 @@ class Inspection:
             }
 
     async def sessions(self, arguments: Mapping[str, Any]) -> AsyncGenerator[Row, None]:
-        """All, those of absent clients included."""
+        """All, or those of one owner; those of absent clients included."""
+        owner = arguments.get("owner")
         async for session in _slowly([*self._hub.broker.sessions]):
+            if owner not in (None, session.owner.name):
+                continue
             ends_at = session.ends_at
             yield {
                 "client_id": session.client_id,
+                "owner": session.owner.name,
                 "connected": session.link is not None,
                 "expires_s": None if ends_at is None else max(0, round(ends_at - self._hub.loop.time())),
                 "subscriptions": len(session.subscriptions),
@@ -94,16 +101,19 @@ class Inspection:
             }
 
     async def retained(self, arguments: Mapping[str, Any]) -> AsyncGenerator[Row, None]:
-        """The messages whose topics a filter matches; without one, all but the broker's own below `$SYS/`."""
-        topic_filter = arguments.get("topic_filter", "#")
-        try:
-            validate_topic_filter(topic_filter)
-        except InvalidTopicError as error:
-            raise CommandError(f"not a topic filter: {topic_filter!r}: {error.text}") from None
+        """The messages whose topics a filter matches, or those of them that an owner has; without a filter, all but the
+        broker's own below `$SYS/`."""
+        owner, topic_filter = arguments.get("owner"), arguments.get("topic_filter", "#")
+        _require_filter(topic_filter)
+        of_others = is_status_topic(topic_filter)
         async for message in _slowly(self._hub.broker.retained_matching(topic_filter)):
+            name = "" if of_others else message.owner.name
+            if owner not in (None, name):
+                continue
             expires_at = message.expires_at
             yield {
                 "topic": message.topic,
+                "owner": name,
                 "qos": message.qos,
                 "bytes": len(message.payload),
                 "expires_s": None if expires_at is None else max(0, round(expires_at - self._hub.loop.time())),
@@ -129,6 +139,45 @@ class Inspection:
             )
             yield {"client_id": client_id, "address": endpoint.where}
 
+    async def owners(self, arguments: Mapping[str, Any]) -> AsyncGenerator[Row, None]:
+        """Who has sessions or retained messages, and how much of what is bounded in all."""
+        limits = self._hub.broker.limits
+        async for owner in _slowly([*self._hub.broker.owners]):
+            yield {
+                "owner": owner.name,
+                "sessions": owner.sessions,
+                "queued_bytes": owner.queued_bytes,
+                "retained": owner.retained_messages,
+                "retained_bytes": owner.retained_bytes,
+                "most_used_percent": owner.used_percent(limits),
+            }
+
+    async def forget(self, arguments: Mapping[str, Any]) -> AsyncGenerator[Row, None]:
+        """Ends for good what is kept: all of an owner, the session of a client, or the retained messages that a filter
+        matches. Clients that are connected are cut off, and may come back."""
+        broker, now = self._hub.broker, self._hub.loop.time()
+        text = "forgotten by an operator"
+        if (owner := arguments.get("owner")) is not None:
+            if not owner or broker.owners.get(owner) is None:
+                raise CommandError(f"there is no owner {owner!r}; `gateway mqtt owners` lists them")
+            sessions, messages = broker.forget_owners({owner: text}, now, reason="operator")
+        elif (client_id := arguments.get("client_id")) is not None:
+            session = self._session(client_id)
+            if session.client_id.startswith(BRIDGE_PREFIX):
+                raise CommandError(f"{client_id!r} is a bridge of this gateway: its configuration ends it")
+            broker.forget(session, text, now, reason="operator")
+            sessions, messages = 1, 0
+        else:
+            topic_filter = arguments["topic_filter"]
+            _require_filter(topic_filter)
+            if is_status_topic(topic_filter):
+                raise CommandError("what the broker says of itself is not forgotten")
+            topics = [message.topic for message in broker.retained_matching(topic_filter)]
+            for topic in topics:
+                broker.forget_retained(topic)
+            sessions, messages = 0, len(topics)
+        yield {"sessions": sessions, "retained": messages}
+
     async def trace(self, arguments: Mapping[str, Any]) -> AsyncGenerator[Row, None]:
         """What a client does from now on, connected or not; does not end."""
         trace = Trace(arguments["client_id"], payloads=bool(arguments.get("payloads")))
@@ -146,6 +195,13 @@ class Inspection:
             hint = _meant(client_id, names) or "`gateway mqtt sessions` lists them"
             raise CommandError(f"there is no session {client_id!r}; {hint}")
         return session
+
+
+def _require_filter(topic_filter: str) -> None:
+    try:
+        validate_topic_filter(topic_filter)
+    except InvalidTopicError as error:
+        raise CommandError(f"not a topic filter: {topic_filter!r}: {error.text}") from None
 
 
 def _meant(name: str, client_ids: Iterable[str]) -> str:

@@ -264,6 +264,7 @@ def _session_rows(sessions: "list[Session]", to_wall: float) -> list[Row]:
             _wall(session.ends_at, to_wall),
             _pack_will(session.will or session.will_of_connection),
             session.will_at + to_wall if session.will else None,
+            session.owner.name,
         )
         for session in sessions
     ]
@@ -312,6 +313,7 @@ def _retained_rows(messages: list[Message], to_wall: float) -> list[Row]:
             encode_properties(message.properties, PacketType.PUBLISH),
             _wall(message.expires_at, to_wall),
             message.publisher,
+            message.owner.name,
         )
         for message in messages
     ]

@@ -1,12 +1,15 @@
 """A message on its way from a publisher to subscribers: encoded once per form, whoever gets it."""
 
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protocols.mqtt.codec import EncodedPublish, prepare_publish
 from protocols.mqtt.packets import MQTT_5_0, Properties
 from protocols.mqtt.properties import size_bytes as properties_size
 from protocols.mqtt.topics import validate_topic_name
+
+if TYPE_CHECKING:
+    from protocols.mqtt.owners import Owner
 
 _NOT_FORWARDED = ("topic_alias", "subscription_identifier", "will_delay_interval")
 
@@ -21,6 +24,7 @@ class Message:
         "_encoded",
         "expires_at",
         "message_id",
+        "owner",
         "payload",
         "properties",
         "publisher",
@@ -32,6 +36,8 @@ class Message:
     )
 
     message_id: int
+    owner: "Owner"
+    """Who has it retained, if it is."""
 
     def __init__(
         self,

@@ -6,6 +6,10 @@ from typing import Any, Final
 
 from protocols.mqtt.wire import MAX_VARIABLE
 
+LEVELS_PER_RETAINED: Final = 10
+"""How many levels, on average, the topics of as many retained messages as there may be can have of their own. It bounds
+what is not in their bytes: a short topic of 200 levels, with none before it that begins alike, takes 47 KB."""
+
 NEVER_EXPIRES: Final = 0xFFFF_FFFF
 """A session expiry interval that means: keep the session for ever [MQTT5-3.1.2.11.2]."""
 
@@ -27,8 +31,10 @@ class MqttOptions:
     connect_timeout_s: float = _option(5.0, "time for the CONNECT packet to come in full", 0.01)
     write_timeout_s: float = _option(60.0, "time for a client to take some of what it is sent, before it is cut", 0.01)
     max_connections: int = _option(10_000, "connections of this listener at a time; one more is closed at once")
-    max_connections_per_address: int = _option(0, "of these, from one address (an IPv6 /64); 0: no limit", 0)
-    max_connects_per_s: int = _option(0, "new connections a second; more are refused with 0x9F; 0: no limit", 0)
+    max_connections_per_address: int = _option(1_000, "of these, from one address (an IPv6 /64); 0: no limit", 0)
+    max_connects_per_s: int = _option(
+        0, "new connections a second, half of them of one address; more are refused with 0x9F; 0: no limit", 0
+    )
     max_messages_per_s: int = _option(
         0, "publishes of one client a second; its socket is read no faster; 0: no limit", 0
     )
@@ -56,9 +62,13 @@ class MqttOptions:
     max_queued_bytes_in_all: int = _option(
         536_870_912, "bytes waiting for all clients of the broker; newer messages are lost", 0
     )
+    max_queued_bytes_per_owner: int = _option(33_554_432, "of these, for the clients of one owner", 0)
     max_sessions: int = _option(100_000, "sessions of the broker, those of absent clients included")
+    max_sessions_per_owner: int = _option(1_000, "of these, of one owner; one more is refused with 0x97")
     max_retained_messages: int = _option(100_000, "retained messages of the broker; more are not retained", 0)
+    max_retained_messages_per_owner: int = _option(10_000, "of these, of one owner", 0)
     max_retained_bytes: int = _option(67_108_864, "bytes of the broker's retained messages, topics included", 0)
+    max_retained_bytes_per_owner: int = _option(8_388_608, "of these, of one owner", 0)
 
     sys_interval_s: int = _option(10, "seconds between two looks at what is published below $SYS/; 0: nothing is", 0)
 
@@ -86,6 +96,10 @@ class BrokerLimits:
     max_retained_bytes: int
     max_topic_levels: int
     max_queued_bytes_in_all: int
+    max_sessions_per_owner: int
+    max_retained_messages_per_owner: int
+    max_retained_bytes_per_owner: int
+    max_queued_bytes_per_owner: int
     sys_interval_s: int = 0
     """No bound, but of the broker as a whole too."""
 
@@ -93,11 +107,4 @@ class BrokerLimits:
     def of(cls, options: Iterable[MqttOptions]) -> "BrokerLimits":
         """The largest of each over all listeners; the defaults where there is none."""
         every = list(options) or [MqttOptions()]
-        return cls(
-            max_sessions=max(one.max_sessions for one in every),
-            max_retained_messages=max(one.max_retained_messages for one in every),
-            max_retained_bytes=max(one.max_retained_bytes for one in every),
-            max_topic_levels=max(one.max_topic_levels for one in every),
-            max_queued_bytes_in_all=max(one.max_queued_bytes_in_all for one in every),
-            sys_interval_s=max(one.sys_interval_s for one in every),
-        )
+        return cls(**{each.name: max(getattr(one, each.name) for one in every) for each in fields(cls)})

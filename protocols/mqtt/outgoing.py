@@ -15,11 +15,12 @@ socket that drains) calls `pump`. Invariants:
 from collections import Counter, deque
 from typing import Any, Final
 
-from protocols.mqtt.delivery import Backlog, Delivery, Link
+from protocols.mqtt.delivery import Delivery, Link
 from protocols.mqtt.errors import ProtocolError
 from protocols.mqtt.journal import Journal
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.owners import Owner
 from protocols.mqtt.packets import ReasonCode
 
 _MAX_PACKET_ID: Final = 65_535
@@ -45,19 +46,19 @@ class Outgoing:
         "_queued_messages",
         "_released",
         "_resend",
-        "backlog",
         "dropped",
         "journal",
         "link",
         "options",
+        "owner",
         "session_id",
     )
 
-    def __init__(self, options: MqttOptions, dropped: Counter[str], backlog: Backlog | None) -> None:
-        """`dropped` counts, by reason, the messages that did not reach the client; `backlog` is that of the broker."""
+    def __init__(self, options: MqttOptions, dropped: Counter[str], owner: Owner | None) -> None:
+        """`dropped` counts, by reason, the messages that did not reach the client; `owner` is who has the session."""
         self.options = options
         self.dropped = dropped
-        self.backlog = backlog or Backlog()
+        self.owner = owner or Owner()
         self.link: Link | None = None
         self.journal: Journal | None = None
         """Where it is recorded, if it is to outlive the process, under `session_id`."""
@@ -217,19 +218,26 @@ class Outgoing:
             queue = self._queue = deque()
         if delivery.bounded:
             size_bytes = delivery.message.size_bytes
-            options, backlog = self.options, self.backlog
+            options, owner = self.options, self.owner
+            backlog = owner.backlog
             if (
                 self._queued_messages >= options.max_queued_messages
                 or self._queued_bytes + size_bytes > options.max_queued_bytes
             ) and not self._make_room(queue, size_bytes, now):
                 self.dropped["queue_full"] += 1
                 return
-            if backlog.size_bytes + size_bytes > backlog.max_bytes:
+            of_owner = owner.queued_bytes + size_bytes
+            if of_owner > owner.max_queued_bytes:
+                self.dropped["owner_queues_full"] += 1
+                return
+            in_all = backlog.size_bytes + size_bytes
+            if in_all > backlog.max_bytes:
                 self.dropped["queues_full"] += 1
                 return
             self._queued_messages += 1
             self._queued_bytes += size_bytes
-            backlog.size_bytes += size_bytes
+            owner.queued_bytes = of_owner
+            backlog.size_bytes = in_all
         queue.append(delivery)
         if delivery.qos and self.journal is not None:
             self.journal.deliver(delivery, self.session_id)
@@ -255,7 +263,8 @@ class Outgoing:
     def _count(self, messages: int, size_bytes: int) -> None:
         self._queued_messages += messages
         self._queued_bytes += size_bytes
-        self.backlog.size_bytes += size_bytes
+        self.owner.queued_bytes += size_bytes
+        self.owner.backlog.size_bytes += size_bytes
 
     # -- what the client answers ------------------------------------------------------------------------------------
 
@@ -342,10 +351,18 @@ class Outgoing:
             self._count(1, delivery.message.size_bytes)
         self._queue.append(delivery)
 
+    def give_to(self, owner: Owner) -> None:
+        """What waits counts as the owner's from now on."""
+        queued_bytes = self._queued_bytes
+        self.owner.queued_bytes -= queued_bytes
+        self.owner.backlog.size_bytes -= queued_bytes
+        self.owner = owner
+        owner.queued_bytes += queued_bytes
+        owner.backlog.size_bytes += queued_bytes
+
     def ended(self) -> None:
         """What waits does not count any more."""
-        self.backlog.size_bytes -= self._queued_bytes
-        self.backlog = Backlog()
+        self.give_to(Owner())
 
     # -- outliving the process --------------------------------------------------------------------------------------
 

@@ -239,6 +239,9 @@ class PublishReceiver(Output):
         if packet.properties:
             self._pending_bytes -= properties_size(packet.properties)
         code = event.get("reason_code", 0)
+        if packet.retain and packet.qos and self.version == MQTT_5_0 and code < _FAILURE:
+            event = self._to_retain(packet, event, now)
+            code = event.get("reason_code", 0)
         if code >= _FAILURE:
             if self.tap is not None:
                 self.tap.refused("PUBLISH", code, event.get("reason_string", ""), packet.topic)
@@ -273,6 +276,14 @@ class PublishReceiver(Output):
             self._write_puback(PubRec, PacketType.PUBREC, packet, event, code)
         if packet.qos and not self._closed and len(self.output) - written > 1:
             self.output.insert(written, self.output.pop())
+
+    def _to_retain(self, packet: Publish, event: Event, now: float) -> Event:
+        """The acknowledgement of a message that is to be retained: a refusal, where it cannot be and its client can be
+        told. That of another reaches the subscribers, at least."""
+        if self._closed or self.session is None or not event.get("route", True):
+            return event
+        why = self._broker.refuses_to_retain(packet, self.session, now)
+        return {**event, "reason_code": ReasonCode.QUOTA_EXCEEDED, "reason_string": why} if why else event
 
     def _take_over(self, packet: Publish, event: Event, code: int) -> bool:
         """Remembers a QoS 2 message. Returns whether it is this connection's to route: after the end, it is not if

@@ -60,6 +60,7 @@ class Restoring:
         self._options = options
         self._clock = clock
         self._sessions: dict[int, Session] = {}
+        self._owners: dict[int, str] = {}
         self._messages: dict[int, Message] = {}
         self.deliveries = 0
         """How many messages are to be delivered."""
@@ -86,8 +87,8 @@ class Restoring:
         for row in rows[SUBSCRIPTIONS]:
             self._subscription(SubscriptionRow(*row))
         self._journal.continue_after(max(self._sessions, default=0), max(self._messages, default=0), last_seq)
-        for session in self._sessions.values():
-            self._broker.restore(session, self._clock.now)
+        for session_id, session in self._sessions.items():
+            self._broker.restore(session, self._owners[session_id], self._clock.now)
         self._broker.tick(self._clock.now)
 
     def _retained(self, row: RetainedRow) -> None:
@@ -95,15 +96,15 @@ class Restoring:
         message = Message(row.topic, row.payload, row.qos, True, properties, now=self._clock.now)
         message.publisher = row.publisher
         self._age(message, row.expires_at)
-        self._broker.retained.put(message)
+        self._broker.restore_retained(message, row.owner)
 
     def _session(self, row: SessionRow) -> None:
         session = self._sessions[row.session_id] = Session(
             row.client_id,
             options=self._options,
             dropped=self._broker.dropped,
-            backlog=self._broker.backlog,
         )
+        self._owners[row.session_id] = row.owner
         session.session_id = row.session_id
         session.expiry_interval_s = row.expiry_interval_s
         if row.ends_at is not None:

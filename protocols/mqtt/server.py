@@ -14,7 +14,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -147,6 +147,14 @@ class MqttServer(ProtocolServer):
         """Watches a client, known by the identity of its session or by what it calls itself, connected or not. To be
         used in the server's loop. Entering raises TooManyTracesError."""
         return self._hub.traced(Trace(client_id, payloads=payloads))
+
+    def owners(self) -> Collection[str]:
+        """See ProtocolServer: who has a session or a retained message."""
+        return [owner.name for owner in self.broker.owners]
+
+    def forget_owners(self, reasons: Mapping[str, str]) -> None:
+        """See ProtocolServer: their sessions, with what waits for them, and the messages that they have retained."""
+        self.broker.forget_owners(reasons, self._hub.loop.time())
 
     def commands(self) -> Mapping[str, Command]:
         """See ProtocolServer."""

@@ -5,12 +5,17 @@ business of `Outgoing`. While `journal` is set the session is to outlive the pro
 """
 
 from collections import Counter
+from typing import Final
 
-from protocols.mqtt.delivery import Backlog, Link
+from protocols.mqtt.delivery import Link
 from protocols.mqtt.journal import Journal
 from protocols.mqtt.options import NEVER_EXPIRES, MqttOptions
 from protocols.mqtt.outgoing import Outgoing
+from protocols.mqtt.owners import Owner
 from protocols.mqtt.packets import Will
+
+BRIDGE_PREFIX: Final = "$bridge/"
+"""Begins the client identifiers of this gateway's own bridges, whose sessions last as long as their configuration."""
 
 
 class Subscriber:
@@ -51,10 +56,10 @@ class Session(Outgoing):
     )
 
     def __init__(
-        self, client_id: str, *, options: MqttOptions, dropped: Counter[str], backlog: Backlog | None = None
+        self, client_id: str, *, options: MqttOptions, dropped: Counter[str], owner: Owner | None = None
     ) -> None:
-        """`dropped` and `backlog`: see Outgoing."""
-        super().__init__(options, dropped, backlog)
+        """`dropped` and `owner`: see Outgoing."""
+        super().__init__(options, dropped, owner)
         self.client_id = client_id
         self.subscriptions: dict[str, Subscriber] = {}
         self.received: set[int] | None = None

@@ -58,6 +58,10 @@ class RetainedStore(abc.ABC):
     @abc.abstractmethod
     def __len__(self) -> int: ...
 
+    @abc.abstractmethod
+    def __iter__(self) -> Iterator[Message]:
+        """All messages. The store is not to be changed meanwhile."""
+
     @property
     @abc.abstractmethod
     def size_bytes(self) -> int:
@@ -119,6 +123,9 @@ class MemoryRetainedStore(RetainedStore):
 
     def __len__(self) -> int:
         return len(self._messages)
+
+    def __iter__(self) -> Iterator[Message]:
+        return iter(self._messages)
 
     @property
     def size_bytes(self) -> int:

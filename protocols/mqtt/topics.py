@@ -6,7 +6,7 @@ peer chooses the depth (a topic can have 65,535 levels), and no visit to a node 
 far, so that the cost does not grow with what does not match.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 from protocols.mqtt.errors import InvalidTopicError
@@ -260,6 +260,9 @@ class RetainedTree(Generic[T]):
         self._root: _TopicNode[T] = _TopicNode()
         self.levels = 0
         """How many levels the topics have, each counted once that several begin with; 240 bytes each."""
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._values.values())
 
     def __len__(self) -> int:
         return len(self._values)

@@ -43,13 +43,13 @@ from tests.support.redis import RedisServer
 OpenStore = Callable[[], Store]
 
 ONE_OF_EACH: Mapping[Kind, Row] = {
-    SESSIONS: SessionRow(1, "thermo-1", 3_600, 1_700_000_000.25, b"\x00will", None),
+    SESSIONS: SessionRow(1, "thermo-1", 3_600, 1_700_000_000.25, b"\x00will", None, "device/7"),
     SUBSCRIPTIONS: SubscriptionRow(1, "$share/g/räume/+/t", 2, 1, 0, 268_435_455),
     MESSAGES: MessageRow(1, "räume/1/t", b"\x00\xff\x80", b"\x05\x02\x00\x00\x00\x09", 1_700_000_000.5),
     DELIVERIES: DeliveryRow(1, 1, 1, 2, 1, 0, "7,8", 65_535, "$share/g/räume/+/t"),
     RELEASED: ReleasedRow(2, 1, 3),
     RECEIVED: ReceivedRow(1, 9),
-    RETAINED: RetainedRow("räume/1/t", b"", 1, b"\x00", None, "thermo-1"),
+    RETAINED: RetainedRow("räume/1/t", b"", 1, b"\x00", None, "thermo-1", "device/7"),
 }
 
 
@@ -149,7 +149,7 @@ class TestKeeping:
         store, model = open_store(), {}
         for _ in range(30):
             keys = chance.sample(range(20), 8)
-            there = [RetainedRow(f"t/{key}", chance.randbytes(4), 0, b"\0", None, "") for key in keys[:5]]
+            there = [RetainedRow(f"t/{key}", chance.randbytes(4), 0, b"\0", None, "", "") for key in keys[:5]]
             gone: list[Row] = [(f"t/{key}",) for key in keys[5:]]
             store.write(Changes(put={RETAINED: there}, removed={RETAINED: gone}))
             model.update({row.topic: row for row in there})
@@ -203,7 +203,7 @@ class TestSqliteFailures:
         assert store._connection is not None
         store._connection.execute("PRAGMA max_page_count = 30")
         changes = put(
-            RETAINED, *(RetainedRow(f"t/{number}", b"x" * 1_000, 1, b"\0", None, "") for number in range(200))
+            RETAINED, *(RetainedRow(f"t/{number}", b"x" * 1_000, 1, b"\0", None, "", "") for number in range(200))
         )
 
         with pytest.raises(StoreError, match="database or disk is full"):
@@ -280,13 +280,15 @@ class TestFormats:
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("INSERT INTO delivery VALUES (1, 1, 1, 2, 1, 0, '7,8', 65535)")
             connection.execute("INSERT INTO retained VALUES ('a', x'01', 1, x'00', NULL)")
+            connection.execute("INSERT INTO session VALUES (1, 'thermo-1', 60, NULL, NULL, NULL)")
 
         store = SqliteStore(path)
         store.open()
 
         assert rows(store) == {
+            SESSIONS: [(1, "thermo-1", 60, None, None, None, "")],
             DELIVERIES: [(1, 1, 1, 2, 1, 0, "7,8", 65_535, "")],
-            RETAINED: [("a", b"\1", 1, b"\0", None, "")],
+            RETAINED: [("a", b"\1", 1, b"\0", None, "", "")],
         }
         store.close()
 
@@ -330,15 +332,18 @@ class TestFormats:
         old = (1, 1, 1, 2, 1, 0, "7,8", 65_535)
         first.write(put(DELIVERIES, old, (2, *old[1:])))
         first.write(put(RETAINED, ("a", b"\1", 1, b"\0", None)))
+        first.write(put(SESSIONS, (1, "thermo-1", 60, None, None, None)))
         first.close()
         store = RedisStore(redis_url, place="here")
 
         store.open()
-        redis_store.MIGRATIONS[1](store._client)  # once more, as after an interruption
+        for step in redis_store.MIGRATIONS[1:]:  # once more, as after an interruption
+            step(store._client)
 
         assert rows(store) == {
+            SESSIONS: [(1, "thermo-1", 60, None, None, None, "")],
             DELIVERIES: [(*old, ""), (2, *old[1:], "")],
-            RETAINED: [("a", b"\1", 1, b"\0", None, "")],
+            RETAINED: [("a", b"\1", 1, b"\0", None, "", "")],
         }
         store.close()
 

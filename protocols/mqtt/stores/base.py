@@ -32,7 +32,8 @@ class StoreTakenError(StoreError):
 
 
 class SessionRow(NamedTuple):
-    """A session. `ends_at` and `will_at` are None as long as its client is connected; `will` is packed."""
+    """A session. `ends_at` and `will_at` are None as long as its client is connected; `will` is packed. `owner` is who
+    has it, empty for nobody."""
 
     session_id: int
     client_id: str
@@ -40,6 +41,7 @@ class SessionRow(NamedTuple):
     ends_at: float | None
     will: bytes | None
     will_at: float | None
+    owner: str
 
 
 class SubscriptionRow(NamedTuple):
@@ -94,7 +96,7 @@ class ReceivedRow(NamedTuple):
 
 
 class RetainedRow(NamedTuple):
-    """The retained message of a topic; `publisher` is a client identifier, or empty."""
+    """The retained message of a topic; `publisher` is a client identifier, or empty, and `owner` as of a session."""
 
     topic: str
     payload: bytes
@@ -102,6 +104,7 @@ class RetainedRow(NamedTuple):
     properties: bytes
     expires_at: float | None
     publisher: str
+    owner: str
 
 
 @dataclass(frozen=True, slots=True)

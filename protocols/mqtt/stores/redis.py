@@ -23,6 +23,7 @@ from protocols.mqtt.stores.base import (
     DELIVERIES,
     KINDS,
     RETAINED,
+    SESSIONS,
     Changes,
     Kind,
     NewerFormatError,
@@ -51,14 +52,23 @@ def _create(client: "redis.Redis") -> None:
 
 
 def _add_share_and_publisher(client: "redis.Redis") -> None:
-    for kind, columns in ((DELIVERIES, 9), (RETAINED, 6)):
+    _add_empty_column(client, {DELIVERIES: 9, RETAINED: 6})
+
+
+def _add_owner(client: "redis.Redis") -> None:
+    _add_empty_column(client, {SESSIONS: 7, RETAINED: 7})
+
+
+def _add_empty_column(client: "redis.Redis", columns_of: Mapping[Kind, int]) -> None:
+    """To the rows that have fewer columns than they are to have then."""
+    for kind, columns in columns_of.items():
         for key, packed in client.hscan_iter(PREFIX + kind.name, count=_SCAN):
             row = _unpack(packed)
             if len(row) < columns:
                 client.hset(PREFIX + kind.name, key, _pack((*row, "")))
 
 
-MIGRATIONS: Final[Sequence[Callable[["redis.Redis"], None]]] = (_create, _add_share_and_publisher)
+MIGRATIONS: Final[Sequence[Callable[["redis.Redis"], None]]] = (_create, _add_share_and_publisher, _add_owner)
 """What brings the rows from the format of each index to the next; an empty database has format 0."""
 
 

@@ -63,7 +63,12 @@ def _add_share_and_publisher(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE retained ADD COLUMN publisher TEXT NOT NULL DEFAULT ''")
 
 
-MIGRATIONS: Final[Sequence[Callable[[sqlite3.Connection], None]]] = (_create, _add_share_and_publisher)
+def _add_owner(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE session ADD COLUMN owner TEXT NOT NULL DEFAULT ''")
+    connection.execute("ALTER TABLE retained ADD COLUMN owner TEXT NOT NULL DEFAULT ''")
+
+
+MIGRATIONS: Final[Sequence[Callable[[sqlite3.Connection], None]]] = (_create, _add_share_and_publisher, _add_owner)
 """What brings a file from the format of each index to the next; an empty file has format 0."""
 
 

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from protocols.asgi import Event, Send
-from protocols.mqtt.packets import ConnAck, Disconnect, Publish, SubAck, Subscribe, Subscription
+from protocols.mqtt.packets import ConnAck, Disconnect, PubAck, Publish, SubAck, Subscribe, Subscription
 from tests.integration.mqtt.application import AcceptEverything
 from tests.integration.mqtt.fixture_types import OpenRaw, Serve
 from tests.integration.mqtt.raw_client import RawClient
@@ -156,6 +156,7 @@ async def does_not_wait_for_acknowledgements(open_one: Open) -> Told:
 @exceeds("max_queued_messages")
 @exceeds("max_queued_bytes")
 @exceeds("max_queued_bytes_in_all")
+@exceeds("max_queued_bytes_per_owner")
 async def is_away(open_one: Open) -> Told:
     await absent(open_one)
     return set()
@@ -174,6 +175,7 @@ async def reads_nothing(open_one: Open) -> Told:
 
 
 @exceeds("max_sessions")
+@exceeds("max_sessions_per_owner")
 async def wants_one_more_session(open_one: Open) -> Told:
     await connected(open_one, "one")
     client = await open_one()
@@ -183,11 +185,15 @@ async def wants_one_more_session(open_one: Open) -> Told:
 
 
 @exceeds("max_retained_messages")
+@exceeds("max_retained_messages_per_owner")
 @exceeds("max_retained_bytes")
+@exceeds("max_retained_bytes_per_owner")
 async def retains(open_one: Open) -> Told:
     client = await connected(open_one)
-    client.send(Publish(topic="a", payload=b"x", retain=True))
-    return set()
+    client.send(Publish(topic="a", payload=b"x", retain=True, qos=1, packet_id=1))
+    packet = await client.receive()
+    assert isinstance(packet, PubAck)
+    return {packet.reason_code}
 
 
 LOW: dict[str, dict[str, float]] = {
@@ -200,9 +206,12 @@ LOW: dict[str, dict[str, float]] = {
     "max_topic_levels": {"max_topic_levels": 2},
     "max_queued_bytes": {"max_queued_bytes": 60},
     "max_queued_bytes_in_all": {"max_queued_bytes_in_all": 60},
+    "max_queued_bytes_per_owner": {"max_queued_bytes_per_owner": 60},
     "write_timeout_s": {"write_timeout_s": 0.2},
     "max_retained_messages": {"max_retained_messages": 0},
+    "max_retained_messages_per_owner": {"max_retained_messages_per_owner": 0},
     "max_retained_bytes": {"max_retained_bytes": 0},
+    "max_retained_bytes_per_owner": {"max_retained_bytes_per_owner": 0},
 }
 """How low the bound is set; 1 unless it is here."""
 

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
 from django.db import connections as database_connections
 
-from devices.connections import KEEP_CUTS, POLL_INTERVAL_S, Connections, Watchman
+from devices.connections import KEEP_CUTS, POLL_INTERVAL_S, Connections, Watchman, owner_of
 from devices.credentials import Directory, Identity, cut, set_enabled
 from devices.models import HEARTBEAT_TIMEOUT_MS, ConnectionCut, Device, GatewayInstance, now_ms
 from devices.profiles import PROFILES
@@ -19,13 +19,32 @@ pytestmark = pytest.mark.usefixtures("database")
 DEADLINE_S = 30.0
 
 
+class Keeping:
+    """A protocol server that keeps something for owners."""
+
+    def __init__(self, *owners: str) -> None:
+        self.kept = set(owners)
+        self.forgotten: dict[str, str] = {}
+
+    def owners(self) -> set[str]:
+        return self.kept
+
+    def forget_owners(self, reasons: Mapping[str, str]) -> None:
+        for owner in self.kept & set(reasons):
+            self.forgotten[owner] = reasons[owner]
+        self.kept -= set(reasons)
+
+
 class Gateway:
     """A gateway process, as far as its connections go."""
 
     def __init__(self, *, poll_interval_s: float = 0.02) -> None:
         self.announced: list[tuple[int, bool]] = []
         self.directory = Directory()
-        self.connections = Connections(self.directory, announce=lambda *change: self.announced.append(change))
+        self.servers: list[Keeping] = []
+        self.connections = Connections(
+            self.directory, announce=lambda *change: self.announced.append(change), servers=lambda: self.servers
+        )
         self.watchman = Watchman(self.connections, poll_interval_s=poll_interval_s)
 
     async def __aenter__(self) -> "Gateway":
@@ -97,6 +116,34 @@ class TestOrders:
 
         await until(lambda: first.closed_for and second.closed_for)
         assert first.closed_for == second.closed_for == "disabled"
+
+    async def test_what_servers_keep_for_a_device_goes_with_it_and_that_of_others_stays(
+        self, gateway: Gateway, device: Device
+    ) -> None:
+        mine, other = owner_of(device.pk), "192.0.2.1"
+        server = Keeping(mine, other)
+        gateway.servers.append(server)
+
+        await database_sync_to_async(cut)(device, "credentials rotated")
+
+        await until(lambda: server.forgotten)
+        assert server.forgotten == {mine: "credentials rotated"}
+        assert server.kept == {other}
+
+    async def test_so_does_what_they_kept_for_one_that_was_cut_off_while_no_gateway_ran(
+        self, database: str, device: Device, new_device: MakeStoredDevice
+    ) -> None:
+        disabled, deleted = [await database_sync_to_async(new_device)(name) for name in ("disabled", "deleted")]
+        await database_sync_to_async(set_enabled)(disabled, False)
+        server = Keeping(*(owner_of(one.pk) for one in (device, disabled, deleted)), "192.0.2.1", "device/of-others")
+        await database_sync_to_async(deleted.delete)()
+
+        async with Gateway() as gateway:
+            gateway.servers.append(server)  # they start after the services of the application
+
+            await until(lambda: server.forgotten)
+
+        assert server.kept == {owner_of(device.pk), "192.0.2.1", "device/of-others"}
 
     def test_they_are_looked_for_often_enough_to_be_carried_out_within_two_seconds(self) -> None:
         assert POLL_INTERVAL_S <= 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocols.admission import Admission
+from protocols.admission import RATES, Admission
 from protocols.trusted import TrustedPeers
 
 A, B = ("192.0.2.1", 1), ("192.0.2.2", 1)
@@ -64,8 +64,26 @@ def test_who_speaks_for_everybody_has_no_share_of_his_own(client: tuple[str, int
 
 def test_a_second_has_so_many_new_ones_and_a_burst_of_as_many() -> None:
     admission = Admission(connections=100, per_s=3)
-    assert [admission.enter(A, 100.0) for _ in range(4)] == [None, None, None, "max_connects_per_s"]
+    clients = [(f"192.0.2.{number}", 1) for number in range(4)]
+    assert [admission.enter(each, 100.0) for each in clients] == [None, None, None, "max_connects_per_s"]
 
     assert admission.enter(A, 100.4) is None
-    assert admission.enter(A, 100.4) == "max_connects_per_s"
-    assert [admission.enter(A, 200.0) for _ in range(4)].count(None) == 3
+    assert admission.enter(B, 100.4) == "max_connects_per_s"
+    assert [admission.enter(each, 200.0) for each in clients].count(None) == 3
+
+
+def test_one_address_may_have_half_of_them() -> None:
+    admission = Admission(connections=1_000, per_s=10)
+
+    assert [admission.enter(A, 100.0) for _ in range(100)].count("max_connects_per_s_of_address") == 95
+    assert [admission.enter(B, 100.0) for _ in range(5)] == [None] * 5
+    assert admission.enter(A, 100.2) is None
+
+
+def test_the_addresses_whose_rates_are_known_are_bounded() -> None:
+    admission = Admission(connections=100_000, per_s=1e9)
+    for number in range(RATES + 10):
+        client = (f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 1)
+        admission.enter(client, 0.0)
+
+    assert len(admission._rates) == RATES

@@ -43,11 +43,11 @@ class World:
         """A network connection on which nothing has been sent."""
         return Client(self, version, options or self.options)
 
-    def connected(self, client_id: str, version: int = 5, **connect: Any) -> "Client":
+    def connected(self, client_id: str, version: int = 5, *, owner: str = "", **connect: Any) -> "Client":
         """A client whose connection the application has accepted; its CONNACK is in `client.connack`."""
         client = self.client(version)
         client.send(Connect(version=version, client_id=client_id, **connect))
-        client.answer({"type": "mqtt.accept"})
+        client.answer({"type": "mqtt.accept", "owner": owner})
         packets = client.read()
         assert isinstance(packets[0], ConnAck)
         client.connack = packets[0]

@@ -23,7 +23,7 @@ def test_messages_beyond_the_bound_are_dropped_and_counted() -> None:
     for _ in range(3):
         world.publish("a", PAYLOAD, qos=1)
 
-    assert world.broker.backlog.size_bytes <= 3_500
+    assert world.broker.owners.backlog.size_bytes <= 3_500
     assert world.broker.dropped["queues_full"] == 3
 
 
@@ -31,12 +31,12 @@ def test_what_is_delivered_makes_room() -> None:
     world = World()
     absent(world, "one")
     world.publish("a", PAYLOAD, qos=1)
-    assert world.broker.backlog.size_bytes > 1_000
+    assert world.broker.owners.backlog.size_bytes > 1_000
 
     client = world.connected("one", clean_start=False, **KEPT)
 
     assert [packet.payload for packet in client.earlier if isinstance(packet, Publish)] == [PAYLOAD]
-    assert world.broker.backlog.size_bytes == 0
+    assert world.broker.owners.backlog.size_bytes == 0
 
 
 def test_so_does_a_session_that_ends() -> None:
@@ -46,7 +46,7 @@ def test_so_does_a_session_that_ends() -> None:
 
     world.pass_time(2_000)
 
-    assert world.broker.backlog.size_bytes == 0
+    assert world.broker.owners.backlog.size_bytes == 0
 
 
 def test_and_one_that_begins_anew() -> None:
@@ -56,4 +56,4 @@ def test_and_one_that_begins_anew() -> None:
 
     world.connected("one", clean_start=True)
 
-    assert world.broker.backlog.size_bytes == 0
+    assert world.broker.owners.backlog.size_bytes == 0

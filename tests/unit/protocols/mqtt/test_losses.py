@@ -20,7 +20,7 @@ def test_a_full_queue_is_told_with_whose_it_is(caplog: pytest.LogCaptureFixture)
     world.connected("nothing waits for it")
     of_one_absent_client(world, 5)
 
-    Losses().add(world.broker.dropped, world.broker.sessions, now=0.0)
+    Losses().add(world.broker.dropped, world.broker, now=0.0)
 
     [line] = caplog.messages
     assert line == (
@@ -33,7 +33,7 @@ def test_so_is_who_has_as_many_subscriptions_as_it_may(caplog: pytest.LogCapture
     world = World(MqttOptions(max_subscriptions=2))
     world.connected("greedy").subscribe("a", "b", "c")
 
-    Losses().add(world.broker.refused_filters, world.broker.sessions, now=0.0)
+    Losses().add(world.broker.refused_filters, world.broker, now=0.0)
 
     [line] = caplog.messages
     assert line == (
@@ -43,9 +43,9 @@ def test_so_is_who_has_as_many_subscriptions_as_it_may(caplog: pytest.LogCapture
 
 
 def test_what_goes_on_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    losses = Losses()
+    losses, broker = Losses(), World().broker
     for second in range(int(INTERVAL_S) + 1):
-        losses.add({"retained_full": 2}, [], now=float(second))
+        losses.add({"retained_full": 2}, broker, now=float(second))
 
     assert [line.split("; ")[1] for line in caplog.messages] == [
         "2 since the last such line",
@@ -54,15 +54,15 @@ def test_what_goes_on_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_each_bound_has_its_own_line(caplog: pytest.LogCaptureFixture) -> None:
-    losses = Losses()
-    losses.add({"queue_full": 1}, [], now=0.0)
-    losses.add({"retained_full": 1, "retained_too_deep": 1}, [], now=1.0)
+    losses, broker = Losses(), World().broker
+    losses.add({"queue_full": 1}, broker, now=0.0)
+    losses.add({"retained_full": 1, "retained_too_deep": 1}, broker, now=1.0)
 
     assert len(caplog.messages) == 3
 
 
 def test_what_is_as_it_should_be_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
     """Messages that expired, and those at QoS 0 for clients that are away."""
-    Losses().add({"expired": 5, "disconnected": 7}, [], now=0.0)
+    Losses().add({"expired": 5, "disconnected": 7}, World().broker, now=0.0)
 
     assert caplog.messages == []

@@ -309,6 +309,30 @@ class TestAfterAKill:
         assert client.publishes() == []
         assert [packet.topic for packet in client.subscribe("t") if isinstance(packet, Publish)] == ["t"]
 
+    def test_what_an_owner_has_is_known(self) -> None:
+        world = KeptWorld(options=MqttOptions(max_sessions_per_owner=2, max_retained_messages_per_owner=1))
+        absent = world.comes("absent", owner="device/1")
+        absent.subscribe("t")
+        publish(absent, "kept", qos=1, retain=True)
+        absent.lose()
+        world.comes("other", owner="device/1").lose()
+        world.publish("t", bytes(1_000), qos=1)
+        world.publish("ours", b"x", retain=True)
+        world.commit()
+        before = [(one.name, one.sessions, one.queued_bytes, one.retained_bytes) for one in world.broker.owners]
+
+        world = world.killed()
+
+        assert [(one.name, one.sessions, one.queued_bytes, one.retained_bytes) for one in world.broker.owners] == before
+        assert before == [("device/1", 2, 1_001, 5)]
+        third = world.client()
+        third.send(Connect(version=5, client_id="third"))
+        third.answer({"type": "mqtt.accept", "owner": "device/1"})
+        assert world.broker.refused_sessions == {"max_sessions_per_owner": 1}
+        world.broker.forget_owners({"device/1": "disabled"}, world.now)
+        world.commit()
+        assert world.row_counts() == {"retained": 1}
+
     def test_the_client_is_told_that_its_session_is_there(self, world: KeptWorld) -> None:
         world.comes("c")
 
