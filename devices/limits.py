@@ -76,6 +76,15 @@ class Accounts:
         if len(self._accounts) > REMEMBERED:
             self._accounts.popitem(last=False)
 
+    def give_back(self, key: Hashable) -> None:
+        """Puts one back."""
+        if self._most:
+            self._accounts[key] = (min(float(self._most), self._left(key) + 1), self._clock())
+
+    def wait_s(self, key: Hashable) -> float:
+        """How long it is until there is one to take out; 0 if there is."""
+        return max(0.0, 1 - self._left(key)) * 60 / self._most if self._most else 0.0
+
     def is_empty(self, key: Hashable) -> bool:
         """Whether less than one is left."""
         return bool(self._most) and self._left(key) < 1

@@ -15,6 +15,7 @@ commits_slow = Counter("gateway_commits_slow", "Attempts to commit readings that
 readings_unstorable = Counter("gateway_readings_unstorable", "Readings that the database refuses as data")
 payloads_refused = Counter("gateway_payloads_refused", "Payloads of devices that were refused", ["protocol", "reason"])
 logins_refused = Counter("gateway_device_logins_refused", "Devices that were not let in", ["protocol", "reason"])
+password_logins_refused = Counter("gateway_password_logins_refused", "Logins of people that were refused", ["reason"])
 look_ups = Counter("gateway_credential_look_ups", "Credentials that were looked up in the database")
 look_up_groups = Counter("gateway_credential_look_up_groups", "Groups in which they were")
 look_ups_waiting = Gauge("gateway_credential_look_ups_waiting", "Credentials that wait to be looked up")

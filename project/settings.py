@@ -7,6 +7,8 @@ import secrets
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from django.conf import global_settings
+
 from gateway.config import Config, current
 from gateway.layers.url import channel_layers_from_url
 
@@ -103,6 +105,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "devices.passwords.PasswordsMiddleware",
 ]
 
 TEMPLATES = [
@@ -125,6 +128,8 @@ DATABASES = {"default": database(config)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 CHANNEL_LAYERS = channel_layers_from_url(config.layer.url)
 
+AUTHENTICATION_BACKENDS = ["devices.passwords.PasswordBackend"]
+PASSWORD_HASHERS = ["devices.passwords.OneAtATimeHasher", *global_settings.PASSWORD_HASHERS[1:]]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in (
