@@ -99,7 +99,8 @@ async def serve_ours() -> None:
     from protocols.http import HttpOptions, HttpServer
     from protocols.server import Listener
 
-    server = HttpServer(application, [Listener(bind="127.0.0.1:0", options=HttpOptions())], state={})
+    options = HttpOptions(max_connections_per_address=0)  # the load is one address
+    server = HttpServer(application, [Listener(bind="127.0.0.1:0", options=options)], state={})
     await server.start()
     spare_what_stays()  # as `gateway serve` does; uvicorn leaves Python's default
     print(server.addresses[0].rpartition(":")[2], flush=True)

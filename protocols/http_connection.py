@@ -281,10 +281,11 @@ class HttpConnection(Connection):
         assert exchange is not None
         data, complete = self._parser.take_body()
         size = self._body_bytes = self._body_bytes + len(data)
-        refusal = self._refusal_of_part(exchange, size, complete=complete)
-        if refusal is not None:
-            self._refuse(refusal)
-            return
+        if size > self.site.unchecked_bytes or not complete:
+            refusal = self._refusal_of_part(exchange, size, complete=complete)
+            if refusal is not None:
+                self._refuse(refusal)
+                return
         inbox = exchange.inbox
         if complete:
             self._reading_body = False

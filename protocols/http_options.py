@@ -7,7 +7,7 @@ from typing import Any, Final
 from protocols.admission import Admission
 from protocols.aiohttp_parsers import MAX_MESSAGE_BYTES, FrameCollector
 from protocols.asgi import Application
-from protocols.bytes_in_hand import BytesInHand
+from protocols.bytes_in_hand import UNCOUNTED_BYTES, BytesInHand
 from protocols.connections import Connections
 from protocols.http_request import Forwarding
 from protocols.http_response import HeadEncoder
@@ -113,6 +113,7 @@ class Site:
         "scheme",
         "state",
         "tunnels",
+        "unchecked_bytes",
     )
 
     def __init__(
@@ -138,6 +139,8 @@ class Site:
         self.admission = Admission(
             connections=options.max_connections, per_address=options.max_connections_per_address, proxies=proxies
         )
+        self.unchecked_bytes = min(UNCOUNTED_BYTES, options.max_body_bytes)
+        """A body that is there at once and no longer exceeds nothing."""
         self.bytes_in_hand = BytesInHand(
             in_all=options.max_body_bytes_in_all, per_address=options.max_body_bytes_per_address, proxies=proxies
         )

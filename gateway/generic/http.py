@@ -1,7 +1,6 @@
 """A consumer for HTTP requests: names and behaviour are those of channels.generic.http, and long polling works."""
 
 import asyncio
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
@@ -9,9 +8,6 @@ from gateway.consumer import AsyncConsumer
 from gateway.exceptions import StopConsumer
 from gateway.metrics import consumer_bodies_too_large, consumer_sends_after_close
 from protocols.asgi import Event, Scope
-from protocols.runner import describe
-
-logger = logging.getLogger("gateway.http")
 
 Headers: TypeAlias = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
 
@@ -68,8 +64,9 @@ class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect"
 
     async def body_too_large(self) -> None:
         """Called in the place of `handle` when the body is larger than `max_body_bytes`; answers with 413."""
-        logger.info("refused %s with 413: a body of more than %d bytes", describe(self.scope), self.max_body_bytes)
-        await self.send_response(413, b"", headers=[(b"connection", b"close")])
+        why = f"a body has at most {self.max_body_bytes} bytes"
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+        await self.send_response(413, f"{why}\n".encode(), headers=headers, log_reason=why)
 
     async def handle(self, body: bytes) -> None:
         """Called with the whole body of the request; to be overridden."""

@@ -217,8 +217,9 @@ async def test_a_body_over_the_limit_is_refused_with_413(served: Any) -> None:
     await request.send_input({"type": "http.request", "body": b"12345678", "more_body": True})
     await request.send_input({"type": "http.request", "body": b"90a", "more_body": True})
 
-    assert (await request.receive_output())["status"] == 413
-    assert await request.receive_body() == (b"", False)
+    answer = await request.receive_output()
+    assert (answer["status"], answer["log_reason"]) == (413, "a body has at most 10 bytes")
+    assert await request.receive_body() == (b"a body has at most 10 bytes\n", False)
     await request.wait()
     assert Small.disconnects == 1
     assert (await HttpCommunicator(Small.as_asgi(), "POST", "/", body=b"1234567890").get_response())["status"] == 200
