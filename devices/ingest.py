@@ -11,6 +11,9 @@ are taken, then `ready` blocks, consumers stop taking events, and sockets wait. 
 refuse a value as data, which profiles are there to prevent, the devices of the group are written one by one, and only
 the one at fault is refused.
 
+A message with a key that its device is not known to have is looked at in the thread, before anything is written, and
+has a future of its own: see devices.keys.
+
 Two readings of one key and one time are told apart by `seq`. If the device gave the time, it is a hash of the value: a
 message sent again is stored once, and two different values are both kept. If the server did, it is a count: equal
 values in one millisecond are both kept.
@@ -27,15 +30,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from operator import itemgetter
-from typing import Final, TypeAlias
+from typing import Final
 from zlib import crc32
 
 from devices import metrics
 from devices.credentials import Identity
+from devices.keys import KeyBounds, KnownKeys, NewKeysMessage, UnnumberedRow
 from devices.limits import DeviceOptions
 from devices.models import now_ms
 from devices.profiles import Point
-from devices.writers import Row, Seen, Writer
+from devices.writers import Row, Seen, UnknownKeyError, Writer
 from gateway.exceptions import Reject
 from protocols.log_limit import LogLimit, PeerLog
 
@@ -43,7 +47,6 @@ logger = logging.getLogger("gateway.ingest")
 peer_log = PeerLog("gateway.ingest")
 
 MAX_WAITING: Final = 50_000
-MAX_KNOWN_KEYS: Final = 100_000
 NEWEST_PER_DEVICE: Final = 200
 RETRY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0)
 SLOW_S: Final = 4.0
@@ -59,9 +62,6 @@ EARLIEST_PLAUSIBLE_TS: Final = 100_000_000_000
 """1973, as milliseconds; as seconds it is the year 5138."""
 
 UNSTORABLE: Final = 0x83  # implementation specific error [MQTT5-2.4]
-QUOTA_EXCEEDED: Final = 0x97
-
-UnnumberedRow: TypeAlias = "tuple[int, str, int, int, int, float | None, str | None]"
 
 _MASK: Final = 0x7FFF_FFFF
 _time = itemgetter(2)
@@ -85,22 +85,25 @@ class Group:
         "_max_clock_skew_ms",
         "ahead",
         "clock_went_back",
+        "is_numbered",
         "latest",
+        "new_keys",
         "now_ms",
         "received_ms",
         "rows",
         "seen",
         "skews_ms",
         "submissions",
-        "unnumbered",
     )
 
     def __init__(self, max_clock_skew_ms: int) -> None:
         """`max_clock_skew_ms` is how far the time of a reading may be ahead of when it was received."""
         self._max_clock_skew_ms = max_clock_skew_ms
         self.rows: list[Row] = []
-        self.unnumbered: list[UnnumberedRow] = []
-        """Rows with the name of a key whose number is not known yet."""
+        self.new_keys: list[NewKeysMessage] = []
+        """The messages that have keys which their device is not known to have."""
+        self.is_numbered = False
+        """Whether they have been looked at, and those that are not refused are among `rows`."""
         self.submissions: dict[int, Submission] = {}
         """The devices in it, by their id."""
         self.received_ms = 0
@@ -121,7 +124,8 @@ class Group:
         """What one device has in it, as a group of its own."""
         part = Group(self._max_clock_skew_ms)
         part.rows = [row for row in self.rows if row[0] == device_id]
-        part.unnumbered = [row for row in self.unnumbered if row[0] == device_id]
+        part.new_keys = [message for message in self.new_keys if message.device.device_id == device_id]
+        part.is_numbered = self.is_numbered
         part.submissions = {device_id: self.submissions[device_id]}
         part.received_ms = self.received_ms
         part.clock_went_back = self.clock_went_back
@@ -129,11 +133,34 @@ class Group:
         part.seen = [entry for entry in self.seen if entry.device_id == device_id]
         return part
 
-    def number(self, key_ids: dict[str, int]) -> None:
-        """Completes the rows that had only the name of their key."""
-        for device_id, name, *rest in self.unnumbered:
-            self.rows.append((device_id, key_ids[name], *rest))  # type: ignore[arg-type]
-        self.unnumbered.clear()
+    def size(self) -> int:
+        """How many readings it has."""
+        looked_at = 0 if self.is_numbered else sum(message.size() for message in self.new_keys)
+        return len(self.rows) + looked_at
+
+    def number(self) -> None:
+        """Takes the messages that have been looked at and are not refused among `rows`, in the order of arrival."""
+        rows: list[Row] = []
+        place = 0
+        refused: set[int] = set()
+        for message in self.new_keys:
+            if message.refusal is not None:
+                refused.add(message.device.device_id)
+                continue
+            # `place` counts rows of before, and those of a part are fewer: what is beyond them comes at the end.
+            rows += self.rows[place : message.place]
+            rows += message.numbered()
+            place = max(place, message.place)
+        rows += self.rows[place:]
+        self.rows = rows
+        self.is_numbered = True
+        if refused:
+            refused -= {row[0] for row in rows}
+            self.seen = [entry for entry in self.seen if entry.device_id not in refused]
+
+    def renumber(self, numbers: dict[int, int]) -> None:
+        """Gives keys other numbers."""
+        self.rows = [(row[0], numbers[row[1]], *row[2:]) for row in self.rows]
 
     def summarize(self) -> None:
         """Finds `latest` and `ahead`; of rows with the same time, the last to arrive."""
@@ -186,7 +213,8 @@ class Ingest:
         self._monotonic = monotonic
         self._max_clock_skew_ms = options.max_clock_skew_ms
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ingest")
-        self._key_ids: dict[str, int] = {}
+        self._known_keys = KnownKeys()
+        self._key_bounds = KeyBounds(writer, options)
         self._key_names: dict[int, str] = {}
         self._seen: dict[int, float] = {}
         self._flagged: set[int] = set()
@@ -236,12 +264,11 @@ class Ingest:
         """Takes what one message had, and returns the future of its commit, which the device's messages share.
 
         Do not await that future itself, since cancelling the waiter would cancel it for all; see `store`. It ends in
-        `Reject` if the database can never take the device's readings. Raises `Reject` for a new key when there are
-        MAX_KNOWN_KEYS.
+        `Reject` if the database can never take the device's readings, or for new keys that are too many.
         """
         group = self._group
         device_id = device.device_id
-        key_ids = self._key_ids
+        key_ids = self._known_keys.of(device_id)
         rows: list[Row] = []
         unnumbered: list[UnnumberedRow] = []
         size = len(points)
@@ -262,25 +289,22 @@ class Ingest:
                 rows.append((device_id, key_id, ts, seq, received_ms, number, text))
             else:
                 unnumbered.append((device_id, key, ts, seq, received_ms, number, text))
-        if unnumbered and len(key_ids) + len(group.unnumbered) + len(unnumbered) > MAX_KNOWN_KEYS:
-            new_keys = {row[1] for part in (group.unnumbered, unnumbered) for row in part}
-            if len(key_ids) + len(new_keys) > MAX_KNOWN_KEYS:
-                raise Reject(QUOTA_EXCEEDED, f"there are {MAX_KNOWN_KEYS} different keys already")
         submission = group.submissions.get(device_id)
         if submission is None:
-            future = asyncio.get_running_loop().create_future()
-            future.add_done_callback(_retrieve)
-            submission = group.submissions[device_id] = Submission(device.name, future)
+            submission = group.submissions[device_id] = Submission(device.name, _new_future())
             self._work.set()
         if odd:
             self._note_times(device, odd, received_ms)
         if received_ms < group.received_ms:
             group.clock_went_back = True
-        group.rows += rows
-        group.unnumbered += unnumbered
         group.received_ms = received_ms
         self._uncommitted += size
         self._submitted += size
+        if unnumbered:
+            future = _new_future()
+            group.new_keys.append(NewKeysMessage(device, rows, unnumbered, len(group.rows), future))
+            return future
+        group.rows += rows
         return submission.future
 
     async def store(self, device: Identity, points: Sequence[Point]) -> None:
@@ -318,19 +342,22 @@ class Ingest:
             await self._store(group)
         except self._writer.data_errors as error:
             if len(group.submissions) > 1:
-                logger.exception("the database refuses a value among %d readings", len(group.rows))
+                logger.exception("the database refuses a value among %d readings", group.size())
                 for device_id in group.submissions:
                     await self._commit(group.part_of(device_id))
                 return
             ((device_id, submission),) = group.submissions.items()
-            metrics.readings_unstorable.inc(len(group.rows) + len(group.unnumbered))
+            metrics.readings_unstorable.inc(group.size())
             logger.error("the database refuses what %s (%d) sent: %s", submission.name, device_id, error)  # noqa: TRY400
-            if not submission.future.done():
-                submission.future.set_exception(Reject(UNSTORABLE, f"cannot be stored: {error}", disconnect=True))
+            refusal = Reject(UNSTORABLE, f"cannot be stored: {error}", disconnect=True)
+            _resolve(submission.future, refusal)
+            for message in group.new_keys:
+                _resolve(message.future, message.refusal or refusal)
             return
         for submission in group.submissions.values():
-            if not submission.future.done():  # it may have been cancelled, by who awaited it
-                submission.future.set_result(None)
+            _resolve(submission.future)
+        for message in group.new_keys:
+            _resolve(message.future, message.refusal)
         try:
             self._on_commit(group)
         except Exception:  # what becomes of it elsewhere must not stop the commits
@@ -346,7 +373,7 @@ class Ingest:
             limit_s = self._attempt_s * 2**doublings
             try:
                 with self._limited(limit_s):
-                    key_ids = await loop.run_in_executor(self._thread, self._write, group)
+                    keys_are_known = await loop.run_in_executor(self._thread, self._write, group)
             except self._writer.data_errors:
                 self.failure = None
                 raise
@@ -362,7 +389,11 @@ class Ingest:
             waited_s = time.perf_counter() - began
             logger.warning("readings are committed again, after %.1f s and %d failed attempts", waited_s, attempt)
             self.failure = None
-        self._key_ids.update(key_ids)
+        if not keys_are_known:
+            self._known_keys.clear()
+        for message in group.new_keys:
+            if keys_are_known and message.refusal is None:
+                self._known_keys.add(message.device.device_id, message.numbers)
         metrics.commit_seconds.observe(time.perf_counter() - started)
         metrics.commits.inc()
         metrics.readings_committed.inc(len(group.rows))
@@ -379,21 +410,33 @@ class Ingest:
             slow.cancel()
             end.cancel()
 
-    def _write(self, group: Group) -> dict[str, int]:
-        """In the thread: stores the group and returns the numbers of the keys that were new to this process."""
-        key_ids: dict[str, int] = {}
+    def _write(self, group: Group) -> bool:
+        """In the thread: stores the group. False if a number of a key that was known had been given up meanwhile."""
         try:
-            if group.unnumbered:
-                key_ids = self._writer.key_ids(sorted({row[1] for row in group.unnumbered}))
-                self._key_names.update({key_id: name for name, key_id in key_ids.items()})
-                group.number(key_ids)
+            if group.new_keys and not group.is_numbered:
+                self._key_bounds.look_at(group.new_keys)
+                for message in group.new_keys:
+                    self._key_names.update({key_id: name for name, key_id in message.numbers.items()})
+                group.number()
             group.summarize()
             group.now_ms = self._now_ms()
-            self._writer.write(group)
+            try:
+                self._writer.write(group)
+            except UnknownKeyError:
+                self._renumber(group)
+                group.summarize()
+                self._writer.write(group)
+                return False
         except Exception:
             self._writer.close()
             raise
-        return key_ids
+        return True
+
+    def _renumber(self, group: Group) -> None:
+        names = {row[1]: self._key_names[row[1]] for row in group.rows}
+        key_ids = self._writer.key_ids(sorted(set(names.values())))
+        self._key_names.update({key_id: name for name, key_id in key_ids.items()})
+        group.renumber({number: key_ids[name] for number, name in names.items()})
 
     def _newly_seen(self, group: Group) -> list[Seen]:
         """Devices to be marked as heard of: each once a second at most, which is as fine as people look at it; and at
@@ -449,6 +492,21 @@ def _steps(rows: list[Row]) -> list[list[Row]]:
 def _stable_hash(number: float | None, text: str | None) -> int:
     """The same for the same value in every process."""
     return crc32(_pack_double(number) if text is None and number is not None else (text or "").encode()) & _MASK
+
+
+def _new_future() -> "asyncio.Future[None]":
+    future = asyncio.get_running_loop().create_future()
+    future.add_done_callback(_retrieve)
+    return future
+
+
+def _resolve(future: "asyncio.Future[None]", refusal: Reject | None = None) -> None:
+    if future.done():  # it may have been cancelled, by who awaited it
+        return
+    if refusal is None:
+        future.set_result(None)
+    else:
+        future.set_exception(refusal)
 
 
 def _retrieve(future: "asyncio.Future[None]") -> None:

@@ -35,6 +35,10 @@ class DeviceOptions:
         30, "MQTT connections of one device in a minute that may end without DISCONNECT; 0: any number"
     )
     lost_connections_pause_s: float = _option(60.0, "how long a device that flaps is kept out")
+    max_keys_per_device: int = _option(
+        1_000, "different keys of one device; a message with one more is refused; 0: any number"
+    )
+    max_keys: int = _option(100_000, "different keys of all devices; a message with one more is refused; 0: any number")
     max_clock_skew_s: float = _option(
         86_400.0,
         "how far the time of a reading may be ahead of the gateway's clock; beyond it the reading is stored, but does"

@@ -211,7 +211,9 @@ class LatestValue(StoredValue):
     device = models.ForeignKey(
         Device, on_delete=models.CASCADE, related_name="latest_values", db_index=False, db_constraint=False
     )
-    key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False)
+    # This one has a constraint: whoever writes a key that nobody has any more, so that its number was given up, finds
+    # that out by it. It costs nothing where the row is there already.
+    key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="+")
 
     objects = LatestValueManager()
     with_future = models.Manager["LatestValue"]()

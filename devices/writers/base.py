@@ -28,6 +28,10 @@ ROW_COLUMNS: Final = "device_id, key_id, ts, seq, received, number, text"
 LATEST_COLUMNS: Final = "device_id, key_id, ts, received, number, text"
 
 
+class UnknownKeyError(Exception):
+    """Raised when a key is written of which there are no readings any more, so that its number was given up."""
+
+
 class Seen(NamedTuple):
     """When a device was heard of, and by how much its clock is ahead, if that is more than is allowed; in ms."""
 
@@ -68,11 +72,24 @@ class Writer(Protocol):
     """What is raised when something in the batch can never be written. After any other exception, of a database that is
     away, locked, read-only, full or without its tables, the same batch may be written later."""
 
+    def find_keys(self, names: Sequence[str]) -> dict[str, int]:
+        """The number of each key that there is."""
+
+    def held_pairs(self, pairs: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Those of the pairs of device and key of which there are readings."""
+
+    def count_held(self, device_ids: Sequence[int]) -> dict[int, int]:
+        """How many keys devices have; without those that have none."""
+
+    def count_keys(self) -> int:
+        """How many keys there are."""
+
     def key_ids(self, names: Sequence[str]) -> dict[str, int]:
         """The number of each key, in a transaction of its own; new ones are added."""
 
     def write(self, batch: Batch) -> None:
-        """Writes and commits all of `batch` or nothing. A reading that is stored already stays as it is."""
+        """Writes and commits all of `batch` or nothing. A reading that is stored already stays as it is. Raises
+        UnknownKeyError if a key is there no more, and what its driver raises."""
 
     def abort(self) -> None:
         """Makes a call that another thread waits for fail, as far as that is possible. Blocks not, raises nothing."""

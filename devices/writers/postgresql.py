@@ -6,7 +6,17 @@ from typing import Any, Final
 import psycopg
 
 from devices.database_sockets import DatabaseSocket
-from devices.writers.base import DEVICES, KEYS, LATEST, LATEST_COLUMNS, READINGS, ROW_COLUMNS, Batch, Row
+from devices.writers.base import (
+    DEVICES,
+    KEYS,
+    LATEST,
+    LATEST_COLUMNS,
+    READINGS,
+    ROW_COLUMNS,
+    Batch,
+    Row,
+    UnknownKeyError,
+)
 
 STATEMENT_TIMEOUT_S: Final = 30
 OPTIONS: Final = f"-c statement_timeout={STATEMENT_TIMEOUT_S}s -c synchronous_commit=on"
@@ -67,6 +77,33 @@ class PostgresqlWriter:
         self._connection: psycopg.Connection | None = None
         self._socket: DatabaseSocket | None = None
 
+    def find_keys(self, names: Sequence[str]) -> dict[str, int]:
+        """See Writer."""
+        return dict(self._rows(f"SELECT name, id FROM {KEYS} WHERE name = ANY(%s)", list(names)))  # noqa: S608
+
+    def held_pairs(self, pairs: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
+        """See Writer."""
+        query = f"""
+            SELECT device_id, key_id FROM {LATEST}
+            JOIN unnest(%s::bigint[], %s::bigint[]) AS pair (device, key) ON device_id = device AND key_id = key
+        """  # noqa: S608
+        return set(self._rows(query, *_columns(pairs))) if pairs else set()
+
+    def count_held(self, device_ids: Sequence[int]) -> dict[int, int]:
+        """See Writer."""
+        query = f"SELECT device_id, count(*) FROM {LATEST} WHERE device_id = ANY(%s) GROUP BY 1"  # noqa: S608
+        return dict(self._rows(query, list(device_ids)))
+
+    def count_keys(self) -> int:
+        """See Writer."""
+        ((count,),) = self._rows(f"SELECT count(*) FROM {KEYS}")  # noqa: S608
+        return int(count)
+
+    def _rows(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        with self._open().transaction(), self._open().cursor() as cursor:
+            cursor.execute(query.encode(), parameters)
+            return cursor.fetchall()
+
     def key_ids(self, names: Sequence[str]) -> dict[str, int]:
         """See Writer."""
         with self._open().transaction(), self._open().cursor() as cursor:
@@ -79,7 +116,12 @@ class PostgresqlWriter:
 
     def write(self, batch: Batch) -> None:
         """See Writer."""
-        connection = self._open()
+        try:
+            self._write(self._open(), batch)
+        except psycopg.errors.ForeignKeyViolation as error:
+            raise UnknownKeyError from error
+
+    def _write(self, connection: psycopg.Connection, batch: Batch) -> None:
         with connection.transaction(), connection.cursor() as cursor:
             with cursor.copy(_COPY) as copy:
                 for row in batch.rows:

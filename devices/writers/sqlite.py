@@ -1,5 +1,6 @@
 """Readings into SQLite: one transaction per batch, durable when it returns (WAL, synchronous=FULL)."""
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
@@ -7,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Final
 
-from devices.writers.base import DEVICES, KEYS, LATEST, LATEST_COLUMNS, READINGS, ROW_COLUMNS, Batch
+from devices.writers.base import DEVICES, KEYS, LATEST, LATEST_COLUMNS, READINGS, ROW_COLUMNS, Batch, UnknownKeyError
 from protocols.sqlite import RowsStatement, connect, execute_with_rows
 
 BUSY_TIMEOUT_S: Final = 2.0
@@ -49,6 +50,31 @@ class SqliteWriter:
         self._max_clock_skew_ms = max_clock_skew_ms
         self._connection: sqlite3.Connection | None = None
 
+    def find_keys(self, names: Sequence[str]) -> dict[str, int]:
+        """See Writer."""
+        query = f"SELECT name, id FROM {KEYS} WHERE name IN (SELECT value FROM json_each(?))"  # noqa: S608
+        return dict(self._open().execute(query, (json.dumps(names, ensure_ascii=False),)))
+
+    def held_pairs(self, pairs: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
+        """See Writer."""
+        query = f"""
+            SELECT device_id, key_id FROM json_each(?) AS pair CROSS JOIN {LATEST}
+            ON device_id = json_extract(pair.value, '$[0]') AND key_id = json_extract(pair.value, '$[1]')
+        """  # noqa: S608  CROSS JOIN: the pairs are to be looked up in the index, one by one
+        return set(self._open().execute(query, (json.dumps(pairs),)))
+
+    def count_held(self, device_ids: Sequence[int]) -> dict[int, int]:
+        """See Writer."""
+        query = f"""
+            SELECT device_id, count(*) FROM {LATEST} WHERE device_id IN (SELECT value FROM json_each(?)) GROUP BY 1
+        """  # noqa: S608
+        return dict(self._open().execute(query, (json.dumps(device_ids),)))
+
+    def count_keys(self) -> int:
+        """See Writer."""
+        count: int = self._open().execute(f"SELECT count(*) FROM {KEYS}").fetchone()[0]  # noqa: S608
+        return count
+
     def key_ids(self, names: Sequence[str]) -> dict[str, int]:
         """See Writer."""
         connection = self._open()
@@ -63,7 +89,14 @@ class SqliteWriter:
 
     def write(self, batch: Batch) -> None:
         """See Writer."""
-        connection = self._open()
+        try:
+            self._write(self._open(), batch)
+        except sqlite3.IntegrityError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
+                raise UnknownKeyError from error
+            raise
+
+    def _write(self, connection: sqlite3.Connection, batch: Batch) -> None:
         with connection:
             connection.execute("BEGIN IMMEDIATE")
             execute_with_rows(connection, _INSERT, batch.rows)
@@ -94,5 +127,7 @@ class SqliteWriter:
         if self._connection is None:
             # mode=rw: a file that was moved away is an error to wait for, not a new and empty database.
             uri = f"{Path(self._path).absolute().as_uri()}?mode=rw"
-            self._connection = connect(uri, timeout_s=BUSY_TIMEOUT_S, uri=True)
+            connection = connect(uri, timeout_s=BUSY_TIMEOUT_S, uri=True)
+            connection.execute("PRAGMA foreign_keys = ON")
+            self._connection = connection
         return self._connection

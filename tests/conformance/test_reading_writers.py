@@ -5,7 +5,7 @@ import logging
 import random
 import re
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -187,8 +187,8 @@ class Unsteady:
         self.failures = 0
         self.attempts = 0
 
-    def key_ids(self, names: Sequence[str]) -> dict[str, int]:
-        return self._writer.key_ids(names)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
 
     def write(self, batch: Batch) -> None:
         self.attempts += 1
@@ -231,7 +231,7 @@ class Hanging(Unsteady):
 class Running:
     """Ingest at work on the writer of the test's database. Its clocks stand still, until they are put."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: DeviceOptions = OPTIONS) -> None:
         self.writer = Unsteady(make_writer(DAY))
         self.committed: list[Group] = []
         self.now_ms = TS
@@ -239,7 +239,7 @@ class Running:
         self.ingest = Ingest(
             self.writer,
             on_commit=self.committed.append,
-            options=OPTIONS,
+            options=options,
             now_ms=lambda: self.now_ms,
             monotonic=lambda: self.monotonic_s,
         )
@@ -344,15 +344,16 @@ class TestIngest:
     async def test_what_comes_while_a_commit_runs_is_committed_together(
         self, running: Running, device: Identity
     ) -> None:
-        first = running.send(device, ("t", TS, 0.0, None))
-        while running.writer.attempts == 0:
+        await running.send(device, ("t", TS, 0.0, None))
+        first = running.send(device, ("t", TS, 0.5, None))
+        while running.writer.attempts == 1:
             await asyncio.sleep(0)
         futures = [running.send(device, ("t", TS + number, 1.0, None)) for number in range(1, 100)]
         await first
         await futures[-1]
 
         assert all(future is futures[0] for future in futures)
-        assert [len(group.rows) for group in running.committed] == [1, 99]
+        assert [len(group.rows) for group in running.committed] == [1, 1, 99]
 
     async def test_a_new_key_is_known_to_other_processes(self, running: Running, device: Identity) -> None:
         other = Running()
@@ -363,6 +364,174 @@ class TestIngest:
 
         assert await ask(Key.objects.count) == 1
         assert len(await ask(stored)) == 1
+
+
+BOUNDS = DeviceOptions(max_keys_per_device=10, max_keys=25)
+
+
+@pytest.fixture
+async def bounded(database: str) -> AsyncIterator[Running]:
+    running = Running(BOUNDS)
+    running.ingest.start()
+    yield running
+    await running.close()
+
+
+def points(names: Iterable[str]) -> list[Point]:
+    return [(name, TS, 1.0, None) for name in names]
+
+
+def numbered(prefix: str, count: int) -> list[str]:
+    return [f"{prefix}{number}" for number in range(count)]
+
+
+def refused_keys(bound: str) -> float:
+    value: float = metrics.keys_refused.labels(bound)._value.get()
+    return value
+
+
+class TestKeys:
+    """The bounds of keys: of one device, told to it alone, and of all; what is known is never refused."""
+
+    async def test_one_device_has_no_more_than_its_share_and_others_notice_nothing(
+        self, bounded: Running, device: Identity, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        other = await ask(make_device, "thermo-2")
+        await bounded.send(device, *points(numbered("a", 10)))
+        before = refused_keys("max_keys_per_device")
+
+        refused, taken = bounded.send(device, *points(["a0", "new"])), bounded.send(other, *points(["new"]))
+        await taken
+        with pytest.raises(Reject, match=r"more than 10 different keys of one device \(max_keys_per_device\)") as error:
+            await refused
+
+        assert error.value.reason_code == 0x97
+        assert len(bounded.committed) == 2
+        assert len(await ask(stored, "a0")) == len(await ask(stored, "new")) == 1
+        assert await ask(last_seen, other.device_id) == TS
+        assert refused_keys("max_keys_per_device") == before + 1
+        assert f"refused what thermo-1 ({device.device_id}) sent: more than 10" in caplog.text
+        assert f"thermo-1 ({device.device_id}) has 10 of 10 different keys (max_keys_per_device)" in caplog.text
+
+    async def test_what_a_device_has_it_may_send_whatever_the_bounds_and_after_a_restart(
+        self, running: Running, device: Identity
+    ) -> None:
+        other = await ask(make_device, "thermo-2")
+        await running.send(device, *points(numbered("a", 50)))
+        await running.close()
+        bounded = Running(BOUNDS)
+        bounded.ingest.start()
+
+        with pytest.raises(Reject, match="max_keys_per_device"):
+            await bounded.send(device, *points(numbered("b", 1)))
+        with pytest.raises(Reject, match=r"more than 25 different keys of all devices \(max_keys\)"):
+            await bounded.send(other, *points(numbered("b", 1)))
+        await bounded.send(device, *[("a49", TS + 1, 2.0, None)])
+        await bounded.send(other, *points(numbered("a", 10)))  # known, if not of this device
+        await bounded.close()
+
+        assert await ask(Key.objects.count) == 50
+        assert len(await ask(stored, "a49")) == 2
+
+    async def test_all_devices_have_no_more_than_the_bound_in_all_whoever_has_them(self, bounded: Running) -> None:
+        devices = [await ask(make_device, f"thermo-{number}") for number in range(4)]
+        before = refused_keys("max_keys")
+
+        sent = [bounded.send(device, *points(numbered(device.name, 8))) for device in devices]
+        results = await asyncio.gather(*sent, return_exceptions=True)
+
+        assert [isinstance(result, Reject) for result in results] == [False, False, False, True]
+        assert await ask(Key.objects.count) == 24
+        assert await ask(Reading.objects.count) == 24
+        assert refused_keys("max_keys") == before + 1
+        assert metrics.keys._value.get() == 24
+
+    async def test_a_message_with_one_key_too_many_is_refused_as_a_whole_and_the_next_is_not(
+        self, bounded: Running, device: Identity
+    ) -> None:
+        results = await asyncio.gather(
+            bounded.send(device, *points(numbered("a", 9))),
+            bounded.send(device, *points(["a0", "b0", "b1"])),
+            bounded.send(device, *points(["b2"])),
+            bounded.send(device, *points(["a1", "b2"])),
+            bounded.send(device, *points(["b3"])),
+            return_exceptions=True,
+        )
+
+        assert [isinstance(result, Reject) for result in results] == [False, True, False, False, True]
+        assert await ask(LatestValue.objects.count) == 10
+        assert not await ask(Key.objects.filter(name__in=["b0", "b1", "b3"]).exists)
+
+    async def test_messages_with_new_keys_keep_their_place(self, running: Running, device: Identity) -> None:
+        await running.send(device, *points("t"))
+
+        for number, key in enumerate(["t", "u", "t", "v", "u", "t"]):
+            submitted = running.send(device, ("t", TS, float(number), None), (key, TS, float(number), None))
+        await submitted
+
+        assert await ask(latest, device.device_id) == (TS, 5.0, None)
+        assert await ask(latest, device.device_id, "u") == (TS, 4.0, None)
+        assert [row[5] for row in running.committed[-1].rows if row[1] == running.committed[0].rows[0][1]] == [
+            0,
+            0,
+            1,
+            2,
+            2,
+            3,
+            4,
+            5,
+            5,
+        ]
+
+    async def test_a_bound_of_0_is_none(self, database: str, device: Identity) -> None:
+        running = Running(DeviceOptions(max_keys_per_device=0, max_keys=0))
+        running.ingest.start()
+
+        await running.send(device, *points(numbered("a", 3_000)))
+        await running.close()
+
+        assert await ask(Key.objects.count) == 3_000
+
+    async def test_a_refusal_is_made_once_however_often_the_database_is_asked(
+        self, bounded: Running, device: Identity
+    ) -> None:
+        bounded.writer.failures = 3
+        before = refused_keys("max_keys_per_device")
+
+        taken, refused = bounded.send(device, *points("t")), bounded.send(device, *points(numbered("a", 10)))
+        await taken
+
+        with pytest.raises(Reject):
+            await refused
+        assert refused_keys("max_keys_per_device") == before + 1
+
+    async def test_a_key_that_was_given_up_is_written_under_its_name_all_the_same(
+        self, running: Running, device: Identity
+    ) -> None:
+        await running.send(device, *points("tu"))
+        await ask(give_up, device.device_id, "t")
+        await ask(Key.objects.create, name="other")
+
+        await running.send(device, ("t", TS + 1, 2.0, None), ("u", TS + 1, 2.0, None))
+        await running.send(device, ("t", TS + 2, 3.0, None))
+
+        assert await ask(stored) == [(TS + 1, 2.0, None), (TS + 2, 3.0, None)]
+        assert await ask(latest, device.device_id) == (TS + 2, 3.0, None)
+        assert len(await ask(stored, "u")) == 2
+
+    async def test_usual_messages_ask_nobody(self, running: Running, device: Identity) -> None:
+        await running.send(device, *points("tu"))
+        await running.send(device, *points("t"))
+
+        assert [len(group.new_keys) for group in running.committed] == [1, 0]
+
+
+def give_up(device_id: int, key: str) -> None:
+    """Deletes a key of the only device that has it."""
+    key_id = Key.objects.get(name=key).pk
+    Reading.objects.filter(device_id=device_id, key_id=key_id).delete()
+    LatestValue.objects.filter(device_id=device_id, key_id=key_id).delete()
+    Key.objects.filter(pk=key_id).delete()
 
 
 class TestClocks:

@@ -8,14 +8,12 @@ import pytest
 
 from devices import metrics
 from devices.credentials import Identity
-from devices.ingest import MAX_KNOWN_KEYS, Group, Ingest
+from devices.ingest import Group, Ingest
 from devices.limits import DeviceOptions
-from devices.models import LatestValue, Reading
+from devices.models import Reading
 from devices.profiles import PROFILES
-from devices.profiles.thingsboard import MAX_POINTS
 from devices.writers import make_writer
 from gateway.db import database_sync_to_async
-from gateway.exceptions import Reject
 
 TS = 1_700_000_000_000
 OPTIONS = DeviceOptions()
@@ -96,18 +94,6 @@ async def test_what_becomes_of_a_commit_elsewhere_stops_no_commit(
     assert await count() == 2
     assert len(announced.groups) == 2
     assert caplog.text.count("announcing a commit failed") == 2
-
-
-async def test_the_number_of_keys_is_bounded(ingest: Ingest) -> None:
-    for start in range(0, MAX_KNOWN_KEYS, MAX_POINTS):
-        await ingest.store(DEVICE, [(f"k{start + number}", TS, 1.0, None) for number in range(MAX_POINTS)])
-
-    with pytest.raises(Reject, match="different keys") as refused:
-        ingest.submit(DEVICE, [("one more", TS, 1.0, None)], TS)
-
-    assert refused.value.reason_code == 0x97
-    await ingest.store(DEVICE, [("k0", TS + 1, 1.0, None)])
-    assert await database_sync_to_async(LatestValue.objects.count)() == MAX_KNOWN_KEYS
 
 
 async def test_a_time_in_seconds_is_stored_as_it_is_counted_and_logged_with_the_device(

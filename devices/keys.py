@@ -1,0 +1,200 @@
+"""Which keys a device has, and how many it may have.
+
+The database decides: a device has the keys that it has readings of (a row of `LatestValue` each), and a key is known if
+it has a row of `Key`. What is known is never refused. A message with a key that its device does not have yet is looked
+at in the thread that commits, before anything of it is stored: it is refused as a whole if the device would have more
+keys than one device may have, or all devices more than all may have. Several gateways that look at the same moment may
+exceed a bound by what each of them takes in one commit.
+
+In the event loop, `KnownKeys` remembers what has been looked up, so that messages as they usually are ask nobody.
+"""
+
+import asyncio
+import logging
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, TypeAlias
+from weakref import WeakValueDictionary
+
+from devices import metrics
+from devices.credentials import Identity
+from devices.limits import DeviceOptions
+from devices.writers import Row, Writer
+from gateway.exceptions import Reject
+from protocols.log_limit import LogLimit, PeerLog
+
+logger = logging.getLogger("gateway.ingest")
+peer_log = PeerLog("gateway.ingest")
+
+MAX_DEVICES: Final = 200_000
+"""Devices whose keys are remembered."""
+MAX_NUMBERS: Final = 1_000_000
+"""Numbers of keys that are remembered; devices that have the same keys share them."""
+WARN_AT: Final = 0.8
+"""The part of a bound from which on there are warnings."""
+WARNING_INTERVAL_S: Final = 3_600.0
+
+QUOTA_EXCEEDED: Final = 0x97
+
+UnnumberedRow: TypeAlias = "tuple[int, str, int, int, int, float | None, str | None]"
+"""A row with the name of its key in place of the number."""
+
+
+class _Numbers(dict[str, int]):
+    """The numbers of keys by their names: a dict that may be shared, and is gone when nobody has it."""
+
+    __slots__ = ("__weakref__",)
+
+
+_NONE: Final[Mapping[str, int]] = MappingProxyType({})
+
+
+class KnownKeys:
+    """Which keys devices are known to have, with their numbers.
+
+    Devices of one kind have the same keys, which are kept once. When there is too much of it, everything is forgotten,
+    and looked up again: of what is used in turn, to forget the oldest would be to forget what comes next.
+    """
+
+    def __init__(self, *, max_devices: int = MAX_DEVICES, max_numbers: int = MAX_NUMBERS) -> None:
+        self._max_devices = max_devices
+        self._max_numbers = max_numbers
+        self._of: dict[int, _Numbers] = {}
+        self._shared: WeakValueDictionary[bytes, _Numbers] = WeakValueDictionary()
+        self._numbers = 0
+
+    def of(self, device_id: int) -> Mapping[str, int]:
+        """The known keys of a device."""
+        return self._of.get(device_id, _NONE)
+
+    def add(self, device_id: int, numbers: Mapping[str, int]) -> None:
+        """Adds keys that a device has."""
+        known = self._of.get(device_id, _NONE)
+        if not numbers.items() <= known.items():
+            self._of[device_id] = self._share(_Numbers({**known, **numbers}))
+            if len(self._of) > self._max_devices or self._numbers > self._max_numbers:
+                self.clear()
+
+    def forget(self, device_id: int) -> None:
+        """Forgets the keys of a device."""
+        self._of.pop(device_id, None)
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._of.clear()
+        self._numbers = 0
+
+    def _share(self, numbers: _Numbers) -> _Numbers:
+        """The same, as others have it."""
+        content = array("q", sorted(numbers.values())).tobytes()
+        shared = self._shared.setdefault(content, numbers)
+        if shared is numbers:
+            self._numbers += len(numbers)
+            if self._numbers > self._max_numbers:  # some of which may be gone: what does not count twice here
+                self._numbers = sum(map(len, self._shared.values()))
+        return shared
+
+
+class NewKeysMessage:
+    """What one message had, of a device that is not known to have all of its keys."""
+
+    __slots__ = ("device", "future", "numbers", "place", "refusal", "rows", "unnumbered")
+
+    def __init__(
+        self,
+        device: Identity,
+        rows: list[Row],
+        unnumbered: list[UnnumberedRow],
+        place: int,
+        future: "asyncio.Future[None]",
+    ) -> None:
+        """`place` is how many rows the group had when it came. `future` is that of its own commit."""
+        self.device = device
+        self.rows = rows
+        self.unnumbered = unnumbered
+        self.place = place
+        self.future = future
+        self.numbers: dict[str, int] = {}
+        """The numbers of the keys it was not known to have, once they are looked up."""
+        self.refusal: Reject | None = None
+        """Why it is not taken, once that is known."""
+
+    def size(self) -> int:
+        """How many readings it has."""
+        return len(self.rows) + len(self.unnumbered)
+
+    def numbered(self) -> list[Row]:
+        """All of its rows, once its keys have numbers."""
+        rows = list(self.rows)
+        for device_id, name, *rest in self.unnumbered:
+            rows.append((device_id, self.numbers[name], *rest))  # type: ignore[arg-type]
+        return rows
+
+
+class KeyBounds:
+    """Looks up keys, adds new ones, and refuses those that are too many. Its calls are made in one thread."""
+
+    def __init__(self, writer: Writer, options: DeviceOptions) -> None:
+        self._writer = writer
+        self._max_keys = options.max_keys
+        self._max_per_device = options.max_keys_per_device
+        self._warning_limit = LogLimit(WARNING_INTERVAL_S)
+
+    def look_at(self, messages: Sequence[NewKeysMessage]) -> None:
+        """Gives each of `messages` the numbers of its keys, or a refusal. Raises what the writer raises."""
+        writer = self._writer
+        numbers = writer.find_keys(sorted({row[1] for message in messages for row in message.unnumbered}))
+        named = {(row[0], row[1]) for message in messages for row in message.unnumbered}
+        held = writer.held_pairs([(device_id, numbers[name]) for device_id, name in named if name in numbers])
+        has = {(device_id, name) for device_id, name in named if (device_id, numbers.get(name)) in held}
+        counts = Counter(writer.count_held(sorted({device_id for device_id, _ in named - has})))
+        in_all: int | None = None
+        added: set[str] = set()
+        for message in messages:
+            message.refusal = None
+            device_id = message.device.device_id
+            wanted = {row[1] for row in message.unnumbered if (device_id, row[1]) not in has}
+            unknown = {name for name in wanted if name not in numbers and name not in added}
+            if self._max_per_device and wanted and counts[device_id] + len(wanted) > self._max_per_device:
+                self._refuse(message, "max_keys_per_device", self._max_per_device, "of one device")
+                continue
+            if unknown:
+                if in_all is None:
+                    in_all = self._count()
+                if self._max_keys and in_all + len(added) + len(unknown) > self._max_keys:
+                    self._refuse(message, "max_keys", self._max_keys, "of all devices")
+                    continue
+            self._warn(message.device, counts[device_id], len(wanted))
+            counts[device_id] += len(wanted)
+            added |= unknown
+            has.update((device_id, name) for name in wanted)
+        if added:
+            numbers |= writer.key_ids(sorted(added))
+            self._count()
+        for message in messages:
+            if message.refusal is None:
+                message.numbers = {row[1]: numbers[row[1]] for row in message.unnumbered}
+
+    def _count(self) -> int:
+        in_all = self._writer.count_keys()
+        metrics.keys.set(in_all)
+        if self._max_keys and in_all >= WARN_AT * self._max_keys and self._warning_limit.take() is not None:
+            logger.warning("%d of %d different keys are there (max_keys); more will be refused", in_all, self._max_keys)
+        return in_all
+
+    def _warn(self, device: Identity, before: int, more: int) -> None:
+        if before < WARN_AT * self._max_per_device <= before + more:
+            text = "%s (%d) has %d of %d different keys (max_keys_per_device); more will be refused"
+            peer = f"device/{device.device_id}"
+            peer_log.warning(peer, text, device.name, device.device_id, before + more, self._max_per_device)
+
+    def _refuse(self, message: NewKeysMessage, option: str, bound: int, whose: str) -> None:
+        reason = f"more than {bound} different keys {whose} ({option})"
+        message.refusal = Reject(QUOTA_EXCEEDED, reason)
+        metrics.keys_refused.labels(option).inc()
+        device = message.device
+        peer_log.warning(
+            f"device/{device.device_id}", "refused what %s (%d) sent: %s", device.name, device.device_id, reason
+        )
