@@ -94,6 +94,11 @@ class Decoder:
         self._needed = _MINIMUM_HEADER
         self._error: MqttError | None = None
 
+    @property
+    def has_part(self) -> bool:
+        """Whether a packet has begun and is not complete."""
+        return bool(self._rest)
+
     def continue_from(self, other: "Decoder") -> None:
         """Takes over the stream of `other`, which is not to be used any more."""
         self.version, self.refused = other.version, other.refused

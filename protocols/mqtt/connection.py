@@ -53,6 +53,9 @@ MAX_HELD_BYTES: Final = 256 * 1024
 """What a client may send before it is accepted."""
 ANSWER_TIMEOUT_S: Final = 30.0
 """How long the application may take to accept or reject."""
+PACKET_TIMEOUT_S: Final = 30.0
+MIN_PACKET_BYTES_PER_S: Final = 500
+"""How far a packet that has begun may fall behind, and behind what rate."""
 
 _REFUSED: Final = frozenset(
     {
@@ -72,7 +75,7 @@ _PINGRESP: Final = b"\xd0\x00"
 class Connection(Closing):
     """The server's side of one connection; it is the `Link` of its session."""
 
-    __slots__ = ("_assigned", "_decoder", "_grace_s", "address", "received_packets")
+    __slots__ = ("_assigned", "_decoder", "_grace_s", "_part_due", "address", "received_packets")
 
     def __init__(self, broker: Broker, options: MqttOptions, wire: Wire, *, now: float) -> None:
         super().__init__(broker, options, wire)
@@ -80,6 +83,8 @@ class Connection(Closing):
         self.deadline = now + options.connect_timeout_s
         self._grace_s = 0.0
         """1.5 x keep alive, once the client is accepted; 0 for none: a CONNECT that dribbles in gets no more time."""
+        self._part_due = NEVER
+        """By when more must have come of a packet that is not complete."""
         self.received_packets = 0
         self._assigned = False
         self.address = NOBODY
@@ -116,12 +121,32 @@ class Connection(Closing):
         except MqttError as error:
             self._fail(error, now)
         self.received_packets += packets
+        if self._decoder.has_part or self._part_due != NEVER:
+            self._await_rest(len(data), now, is_new=packets > 0)
         return events
 
     def _waits(self) -> bool:
         """Whether no packet is looked at now. One that comes while the application looks at a client's proof is: only
         a DISCONNECT may [MQTT5-3.1.2-30]."""
         return self.state is State.CLOSED or (self.state is State.AUTHORIZING and self._method is None)
+
+    def _await_rest(self, size: int, now: float, *, is_new: bool) -> None:
+        """`size` bytes have come, and a packet is not complete; or one that was not now is. `is_new`: others were.
+
+        A client may take its time with a packet, but not for ever, whatever its keep alive is: that speaks of packets,
+        not of bytes [MQTT5-3.1.2-22].
+        """
+        if self.state is not State.CONNECTED:  # where the whole has its time
+            return
+        if not self._decoder.has_part:
+            self._part_due = NEVER
+            if not self._grace_s:
+                self.deadline = NEVER
+            return
+        in_time = now + PACKET_TIMEOUT_S
+        began = is_new or self._part_due == NEVER
+        self._part_due = in_time if began else min(self._part_due + size / MIN_PACKET_BYTES_PER_S, in_time)
+        self.deadline = min(now + (self._grace_s or NEVER), self._part_due)
 
     def check(self, now: float, *, reading: bool) -> None:
         """The deadline has passed. `reading` is False if it is we who did not read the socket."""
@@ -132,7 +157,10 @@ class Connection(Closing):
         elif self.state is State.AUTHORIZING:
             self.close(ReasonCode.SERVER_UNAVAILABLE, "application", now, text="the application did not answer in time")
         elif self.state is State.CONNECTED and not reading:
-            self.deadline = now + self._grace_s
+            self._part_due = NEVER if self._part_due == NEVER else now + PACKET_TIMEOUT_S
+            self.deadline = min(now + (self._grace_s or NEVER), self._part_due)
+        elif self._part_due <= now:
+            self.close(ReasonCode.KEEP_ALIVE_TIMEOUT, "keep_alive", now, text="a packet did not come on")
         else:  # [MQTT5-3.1.2-22] [MQTT3-3.1.2-24]
             self.close(ReasonCode.KEEP_ALIVE_TIMEOUT, "keep_alive", now, text="nothing came within 1.5 x keep alive")
 
