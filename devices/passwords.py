@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Final
 
+from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
@@ -134,6 +135,10 @@ class PasswordBackend(ModelBackend):
             raise
         self._refused(client, username, FAILED, self._why(username))
         return None
+
+    async def aauthenticate(self, request: HttpRequest | None, *args: Any, **kwargs: Any) -> Any:
+        """As `authenticate`; Django's own would go past it."""
+        return await sync_to_async(self.authenticate)(request, *args, **kwargs)
 
     def user_can_authenticate(self, user: Any) -> bool:
         """Called when the password is right."""

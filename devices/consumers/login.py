@@ -43,7 +43,10 @@ async def log_in(
             return certified
         if certified is not None:
             raise refused(UNKNOWN_CERTIFICATE, scope, str(certified))
-        raise refused(MISSING, scope, MISSING.reason + await _password_hint(services, scope, password))
+        # A look-up for the log's sake: one that is counted, as no other bounds those of who gives a password alone.
+        is_counted = bool(password) and services.limits.failed_logins.note(scope["client"])
+        hint = await _password_hint(services, scope, password) if is_counted else ""
+        raise refused(MISSING, scope, MISSING.reason + hint)
     found = await _look_up(services.directory.authenticate(token, scope["client"]), scope)
     if isinstance(found, Denied):
         raise await _failed(services, found, scope, password)

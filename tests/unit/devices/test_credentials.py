@@ -14,7 +14,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from devices.certificates import Holder
+from devices.certificates import Holder, trust
 from devices.credentials import (
     CACHE_S,
     CACHE_SIZE,
@@ -39,6 +39,7 @@ from devices.credentials import (
 from devices.models import ConnectionCut, Credential, Device
 from devices.profiles import PROFILES
 from gateway.db import database_sync_to_async
+from tests.support.authority import Authority
 from tests.unit.devices.conftest import MakeStoredDevice
 
 
@@ -200,6 +201,18 @@ class TestLookingUp:
         directory.forget({device.pk})
 
         assert str(await directory.named("thermo-1")) == f"device thermo-1 ({device.pk}) is disabled"
+
+    async def test_a_certificate_is_that_of_its_device(
+        self, directory: Directory, device: Device, tmp_path: Path
+    ) -> None:
+        path, _ = Authority(tmp_path).issue("thermo", "/CN=thermo", "DNS:thermo.example.org")
+        unknown = await directory.certified(path.read_text())
+        await database_sync_to_async(trust)(device, "san", "DNS:thermo.example.org")
+        directory.forget(set())
+
+        assert known(await directory.certified(path.read_text()))
+        names = "san DNS:thermo.example.org, cn thermo"
+        assert str(unknown) == f"no device has a certificate of these names: {names}"
 
     def test_a_group_takes_one_query_for_each_kind_of_credential(self, device: Device) -> None:
         tokens = [issue(device) for _ in range(50)]

@@ -2,7 +2,9 @@
 
 import asyncio
 import dataclasses
+import importlib
 import json
+import pkgutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,10 +17,10 @@ from django.db import OperationalError
 from django.utils import timezone
 from prometheus_client import REGISTRY
 
-from devices import look_ups
+from devices import consumers, look_ups
 from devices.certificates import trust
 from devices.connections import Connections
-from devices.consumers import refusals
+from devices.consumers import login, refusals
 from devices.consumers.refusals import REFUSALS, Refusal
 from devices.credentials import (
     Answer,
@@ -376,6 +378,15 @@ async def test_the_peer_is_told_its_kind_and_the_log_whose_it_was_and_why(
     assert count(wire, row.refusal) == before + 1
 
 
+def test_the_table_has_every_wire_on_which_devices_log_in() -> None:
+    modules = [
+        importlib.import_module(f"devices.consumers.{each.name}") for each in pkgutil.iter_modules(consumers.__path__)
+    ]
+    wires = {module.__name__ for module in modules if module is not login and hasattr(module, "log_in")}
+
+    assert wires == {f"devices.consumers.{wire.partition(' ')[0]}" for row in TABLE for wire in row.wires}
+
+
 def test_the_table_has_every_refusal_there_is() -> None:
     assert {row.refusal for row in TABLE} == set(REFUSALS)
     assert len({refusal.reason for refusal in REFUSALS}) == len(REFUSALS)
@@ -437,6 +448,14 @@ async def test_a_bridge_is_refused_what_is_for_no_device_and_the_log_says_why(
 
 class TestManyFailedLogins:
     """They are the failing ones' trouble."""
+
+    async def test_passwords_are_looked_up_for_the_log_only_while_few_logins_have_failed(self, world: World) -> None:
+        why = [
+            (await ask(world, "mqtt 5", Login(token, world.token.encode())))[0]["log_reason"]
+            for token in (None, None, "thermo")
+        ]
+
+        assert ["the password is" in reason for reason in why] == [True, False, False]
 
     @pytest.mark.parametrize("wire", ALL)
     async def test_a_valid_token_of_the_same_address_is_let_in_whatever_is_remembered(

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from django.contrib.auth import authenticate
+from django.contrib.auth import aauthenticate, authenticate
 from django.contrib.auth.hashers import PBKDF2PasswordHasher, check_password, get_hasher, make_password
 from django.contrib.auth.models import User
 from django.test import Client
@@ -160,6 +160,17 @@ def test_code_that_authenticates_without_a_request_is_bounded_as_well(admin: Use
 
     with pytest.raises(passwords.TooManyPasswordsError):
         authenticate(username="admin", password=PASSWORD)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_asynchronous_code_is_too(quick: None) -> None:
+    user = await User.objects.acreate(username="admin", password=make_password(PASSWORD))
+    assert await aauthenticate(username="admin", password=PASSWORD) == user
+    for _ in range(FAILED_OF_USER):
+        assert await aauthenticate(username="admin", password="guess") is None
+
+    with pytest.raises(passwords.TooManyPasswordsError):
+        await aauthenticate(username="admin", password=PASSWORD)
 
 
 class TestAtOnce:
