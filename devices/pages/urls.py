@@ -1,9 +1,7 @@
 """The addresses of the pages, below the site's root."""
 
 from django.contrib.auth.views import LogoutView
-from django.templatetags.static import static
 from django.urls import path
-from django.views.generic import RedirectView
 
 from devices.pages import views
 
@@ -12,7 +10,7 @@ urlpatterns = [
     path("devices/<int:device_id>/", views.device_page, name="device"),
     path("devices/<int:device_id>/history", views.device_history, name="device-history"),
     path("devices/<int:device_id>/value", views.device_value, name="device-value"),
-    path("favicon.ico", RedirectView.as_view(url=static("devices/img/mark.svg"))),  # the admin's pages name none
+    path("favicon.ico", views.favicon),
     path("login/", views.Login.as_view(), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
 ]

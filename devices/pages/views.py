@@ -6,8 +6,9 @@ from typing import Any, Final
 
 from django.contrib.auth.views import LoginView
 from django.db.models import QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import get_object_or_404, render
+from django.templatetags.static import static
 from django.urls import reverse
 from django.utils.http import urlencode
 from django.views.decorators.http import require_safe
@@ -43,6 +44,12 @@ class Login(LoginView):
 
     template_name = "devices/login.html"
     redirect_authenticated_user = True
+
+
+@require_safe
+def favicon(request: HttpRequest) -> HttpResponse:
+    """Where the mark is, for the admin's pages, which name none."""
+    return HttpResponseRedirect(static("devices/img/mark.svg"))
 
 
 @require_safe

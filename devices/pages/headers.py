@@ -1,4 +1,8 @@
-"""The Content-Security-Policy of every page, the admin's included: nothing inline, nothing from elsewhere."""
+"""Headers of every page, the admin's included.
+
+The Content-Security-Policy: nothing inline, nothing from elsewhere. And nothing is kept by browsers or on the way, so
+that "back" shows nobody what somebody saw before logging out.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -23,22 +27,23 @@ POLICY = "; ".join(
 
 
 @sync_and_async_middleware
-def content_security_policy(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
-    """Middleware that sets the policy on each response which has none of its own."""
+def page_headers(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    """Middleware that sets them on each response which does not say otherwise."""
     if iscoroutinefunction(get_response):
         get_async: Callable[[HttpRequest], Awaitable[HttpResponse]] = get_response
 
         async def call_async(request: HttpRequest) -> HttpResponse:
-            return _with_policy(await get_async(request))
+            return _with_headers(await get_async(request))
 
         return call_async
 
     def call(request: HttpRequest) -> HttpResponse:
-        return _with_policy(get_response(request))
+        return _with_headers(get_response(request))
 
     return call
 
 
-def _with_policy(response: HttpResponse) -> HttpResponse:
+def _with_headers(response: HttpResponse) -> HttpResponse:
     response.headers.setdefault("Content-Security-Policy", POLICY)
+    response.headers.setdefault("Cache-Control", "private, no-store")
     return response
