@@ -1,6 +1,6 @@
 """Open dashboards: WebSocket clients in a process of their own, which count the frames they get.
 
-    python benchmarks/dashboards.py [--cookie sessionid=...] URL...
+    python benchmarks/dashboards.py [--cookie sessionid_...=...] URL...
 
 For each line on standard input it prints one of JSON about the time since the last one. If readings have the key
 "sent", whose value is the `time.monotonic()` at which they were published, the times from there to the frame are in it.

@@ -122,7 +122,7 @@ def log_in(port: int, password: str) -> str:
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
     url = f"http://127.0.0.1:{port}/login/"
     browser.open(url).close()
-    cookies = {cookie.name: cookie.value for cookie in jar}
-    form = {"username": "admin", "password": password, "csrfmiddlewaretoken": cookies["csrftoken"]}
+    token = next(cookie.value for cookie in jar if cookie.name.startswith("csrftoken"))
+    form = {"username": "admin", "password": password, "csrfmiddlewaretoken": token}
     browser.open(url, urllib.parse.urlencode(form).encode()).close()
-    return next(f"sessionid={cookie.value}" for cookie in jar if cookie.name == "sessionid")
+    return next(f"{cookie.name}={cookie.value}" for cookie in jar if cookie.name.startswith("sessionid"))

@@ -1,13 +1,13 @@
 """`gateway device ...`: devices, their tokens and certificates, from the command line."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli import setup_django
+from gateway.cli import program, setup_django
 from gateway.exceptions import GatewayError
+from gateway.terminal import echo
 
 if TYPE_CHECKING:
     from devices.models import Device
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def device() -> None:
-    """Add, list, disable devices; issue and revoke their tokens; trust certificates."""
+    """Devices: add, list, show them; let them in or keep them out; their tokens and certificates."""
 
 
 @device.command()
@@ -43,8 +43,8 @@ def add(name: str, type_name: str) -> None:
         raise GatewayError(f"cannot add {name!r}: {' '.join(error.messages)}") from None
     except IntegrityError:
         raise GatewayError(f"cannot add {name!r}: there is a device of that name") from None
-    click.echo(token)
-    click.echo(f"Device {name} added. This is its token; it is not shown again.", err=True)
+    echo(token)
+    echo(f"Device {name} added. This is its token; it is not shown again.", err=True)
 
 
 @device.command("list")
@@ -54,7 +54,7 @@ def list_devices() -> None:
     from devices.models import Device, now_ms
 
     for found in Device.objects.with_connected(now_ms()).select_related("type").iterator():
-        click.echo("\t".join((found.name, found.type.name, _state(found), _time(found.last_seen_ms))))
+        echo(found.name, found.type.name, _state(found), _time(found.last_seen_ms))
 
 
 @device.command()
@@ -69,20 +69,20 @@ def show(name: str) -> None:
     from devices.values import Value, name_text
 
     found = _of_client(name) or _find(name)
-    click.echo(f"name       {found.name}")
-    click.echo(f"type       {found.type.name}")
-    click.echo(f"clients    {found.pk}/...")
-    click.echo(f"state      {_state(found)}")
-    click.echo(f"last data  {_time(found.last_seen_ms)}")
+    echo(f"name       {found.name}")
+    echo(f"type       {found.type.name}")
+    echo(f"clients    {found.pk}/...")
+    echo(f"state      {_state(found)}")
+    echo(f"last data  {_time(found.last_seen_ms)}")
     for credential in found.credentials.all():
         state = f"revoked {credential.revoked_at:%Y-%m-%d %H:%M}" if credential.revoked_at else "valid"
-        click.echo(f"token      …{credential.hint}, issued {credential.created_at:%Y-%m-%d %H:%M}, {state}")
+        echo(f"token      …{credential.hint}, issued {credential.created_at:%Y-%m-%d %H:%M}, {state}")
     for certificate in found.certificate_names.all():
         state = f"revoked {certificate.revoked_at:%Y-%m-%d %H:%M}" if certificate.revoked_at else "valid"
-        click.echo(f"trusts     {certificate}, since {certificate.created_at:%Y-%m-%d %H:%M}, {state}")
+        echo(f"trusts     {certificate}, since {certificate.created_at:%Y-%m-%d %H:%M}, {state}")
     for key, *columns in heads(found.latest_values.order_by(CodePoints("key__name")), "key__name", "ts"):
         value = Value(*columns)
-        click.echo(f"value      {name_text(key)} = {value.shown.line} at {_time(value.ts)}")
+        echo(f"value      {name_text(key)} = {value.shown.line} at {_time(value.ts)}")
 
 
 @device.command()
@@ -93,7 +93,7 @@ def disable(name: str) -> None:
     from devices.credentials import set_enabled
 
     set_enabled(_find(name), False)
-    click.echo(f"Device {name} is disabled; its connections end within two seconds.", err=True)
+    echo(f"Device {name} is disabled; its connections end within two seconds.", err=True)
 
 
 @device.command()
@@ -104,7 +104,7 @@ def enable(name: str) -> None:
     from devices.credentials import set_enabled
 
     set_enabled(_find(name), True)
-    click.echo(f"Device {name} is enabled.", err=True)
+    echo(f"Device {name} is enabled.", err=True)
 
 
 @device.command()
@@ -114,8 +114,8 @@ def rotate(name: str) -> None:
     setup_django()
     from devices.credentials import rotate as rotate_credentials
 
-    click.echo(rotate_credentials(_find(name)))
-    click.echo(f"The earlier tokens of {name} are revoked; its connections end within two seconds.", err=True)
+    echo(rotate_credentials(_find(name)))
+    echo(f"The earlier tokens of {name} are revoked; its connections end within two seconds.", err=True)
 
 
 @device.command()
@@ -136,7 +136,7 @@ def trust(name: str, certificate: str | None, **named: str | None) -> None:
         if len(given) != 1:
             raise click.UsageError("give one of --certificate, --fingerprint, --san, --cn")
         for kind, value in given.items():
-            click.echo(f"Device {name} is who has a certificate with {trust(_find(name), kind, value)}.", err=True)
+            echo(f"Device {name} is who has a certificate with {trust(_find(name), kind, value)}.", err=True)
     except ValueError as error:
         raise GatewayError(str(error)) from None
 
@@ -151,9 +151,9 @@ def distrust(name: str, value: str) -> None:
 
     found = _find(name).certificate_names.filter(revoked_at=None, value=value).first()
     if found is None:
-        raise GatewayError(f"{name} has no certificate with {value!r}; `{sys.argv[0]} device show {name}` lists them")
+        raise GatewayError(f"{name} has no certificate with {value!r}; `{program()} device show {name}` lists them")
     distrust(found)
-    click.echo(f"{found} of {name} is not trusted any more; its connections end within two seconds.", err=True)
+    echo(f"{found} of {name} is not trusted any more; its connections end within two seconds.", err=True)
 
 
 def _of_client(client_id: str) -> "Device | None":
@@ -171,7 +171,7 @@ def _find(name: str) -> "Device":
 
     found = Device.objects.with_connected(now_ms()).select_related("type").filter(name=name).first()
     if found is None:
-        raise GatewayError(f"there is no device {name!r}; `{sys.argv[0]} device list` lists them")
+        raise GatewayError(f"there is no device {name!r}; `{program()} device list` lists them")
     return found
 
 

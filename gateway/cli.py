@@ -8,11 +8,11 @@ command; a command that needs the database calls `setup_django` first.
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -20,7 +20,10 @@ from gateway import config as configuration
 from gateway import logs
 from gateway.config import FILE_VARIABLE, ConfigError, Loaded
 from gateway.exceptions import GatewayError
-from protocols.masking import printable
+from gateway.terminal import echo, write
+
+if TYPE_CHECKING:
+    from gateway.config.review import Finding
 
 COMMAND_GROUP = "gateway.commands"
 DEFAULT_SETTINGS = "project.settings"
@@ -130,7 +133,7 @@ def setup_django() -> Loaded:
     # Another project's settings say themselves where its database is.
     is_ours = os.environ["DJANGO_SETTINGS_MODULE"] == DEFAULT_SETTINGS
     if is_ours and database is not None and not database.exists():
-        raise GatewayError(f"there is no database at {database}; `gateway serve` creates it on its first start")
+        raise GatewayError(f"there is no database at {database}; `{program()} serve` creates it on its first start")
     return loaded
 
 
@@ -157,15 +160,18 @@ def serve() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", DEFAULT_SETTINGS)
     from gateway import supervisor
 
-    supervisor.serve(loaded.config, program=_program(loaded))
+    supervisor.serve(loaded, program=program())
 
 
-def _program(loaded: Loaded) -> str:
-    """How the user calls the command line so that it works on the same data."""
+def program() -> str:
+    """How whoever called this command calls another one so that it works on the same data, for hints."""
+    context = click.get_current_context(silent=True)
+    choice = context.ensure_object(Choice) if context else Choice()
+    file = choice.file or configuration.find_file(os.environ)
     words = [sys.argv[0]]
-    if loaded.file is not None and loaded.file != configuration.DEFAULT_FILE:
-        words += ["--config", str(loaded.file)]
-    for flag in click.get_current_context().ensure_object(Choice).flags:
+    if file is not None and file != configuration.DEFAULT_FILE:
+        words += ["--config", str(file)]
+    for flag in choice.flags:
         if flag.startswith(("data_dir=", "database.")):
             words += ["--set", flag]
     return shlex.join(words)
@@ -179,13 +185,45 @@ def check(ctx: click.Context) -> None:
     from gateway.config.review import review
 
     loaded = ctx.ensure_object(Choice).load()
-    findings = review(loaded)
+    findings = [*review(loaded), *_review_database(loaded)]
     for finding in findings:
-        click.echo(str(finding))
+        echo(finding)
     errors = sum(finding.level == "error" for finding in findings)
     warnings = len(findings) - errors
-    click.echo(f"{loaded.file or 'defaults'}: {errors} error(s), {warnings} warning(s)")
+    echo(f"{loaded.file or 'defaults'}: {errors} error(s), {warnings} warning(s)")
     ctx.exit(1 if errors else 0)
+
+
+def _review_database(loaded: Loaded) -> "Iterator[Finding]":
+    """What is to be known of the database itself, if it is there; of another project's settings nothing is known."""
+    from gateway.config.review import Finding
+
+    file = loaded.config.sqlite_file()
+    if os.environ.get("DJANGO_SETTINGS_MODULE", DEFAULT_SETTINGS) != DEFAULT_SETTINGS or not (
+        file is None or file.exists()
+    ):
+        return
+    _start_django()
+    from django.db import Error, connections
+
+    from gateway.db import describe_failure
+    from gateway.migrations import later_migrations
+
+    try:
+        later = later_migrations()
+    except Error as error:
+        yield Finding("warning", "operation", "database.url", describe_failure(error), "see that it can be used")
+    else:
+        if later:
+            yield Finding(
+                "error",
+                "operation",
+                "database.url",
+                f"a later version has migrated the database: {', '.join(later)} is not known here",
+                "run that version, or restore a backup from before",
+            )
+    finally:
+        connections.close_all()
 
 
 @cli.group(name="config")
@@ -202,7 +240,7 @@ def print_config(ctx: click.Context, effective: bool) -> None:
     from gateway.config.show import render
 
     loaded = ctx.ensure_object(Choice).load()
-    click.echo(render(loaded.config, loaded.origins, effective=effective), nl=False)
+    write(render(loaded.config, loaded.origins, effective=effective))
 
 
 @cli.command()
@@ -250,7 +288,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         cli.main(arguments, prog_name="gateway", standalone_mode=True)
     except ConfigError as error:
-        click.echo(str(error), err=True)
+        write(str(error), err=True)
         return 2
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
@@ -258,7 +296,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         reason = _reason(error)
         if reason is None:
             raise
-        click.echo(f"gateway: {printable(reason)}", err=True)
+        echo(f"gateway: {reason}", err=True)
         return 1
 
 

@@ -1,14 +1,18 @@
 """The data directory of a running gateway: made private, held by one process, given its secret key."""
 
 import fcntl
+import logging
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from gateway.config import Config
 from gateway.exceptions import GatewayError
+
+logger = logging.getLogger("gateway.supervisor")
 
 LOCK_NAME = "lock"
 
@@ -28,6 +32,7 @@ def held(config: Config) -> Iterator[None]:
     try:
         _lock(descriptor, directory)
         _ensure_secret_key(config)
+        _make_private(directory)
         yield
     finally:
         os.close(descriptor)
@@ -60,6 +65,23 @@ def _ensure_secret_key(config: Config) -> None:
         draft.rename(config.secret_key_file)
     except OSError as error:
         raise GatewayError(f"cannot write {config.secret_key_file}: {_reason(error)}") from error
+
+
+def _make_private(directory: Path) -> None:
+    """Takes what is there from other users, whatever the mode of the directory lets them reach.
+
+    Sessions of logged-in people are in there; versions before made the database as the umask had it.
+    """
+    for file in directory.iterdir():
+        status = file.lstat()
+        if stat.S_ISREG(status.st_mode) and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            try:
+                file.chmod(status.st_mode & stat.S_IRWXU)
+                logger.warning("%s could be read or written by other users; its mode is put right", file)
+            except OSError as error:
+                logger.warning(
+                    "%s can be read or written by other users: chmod 600 %s (%s)", file, file, _reason(error)
+                )
 
 
 def _reason(error: OSError) -> str:

@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+from django.db import Error as DatabaseFault
+
+from gateway.db import describe_failure
 from gateway.layers.startup import check_layers
 from protocols.asgi import ASGI_VERSION, LIFESPAN_SPEC_VERSION, Application, Event, Receive, Scope, Send
 from protocols.runner import ApplicationRun, Inbox
@@ -42,8 +45,12 @@ class LifespanApplication:
         except Exception as error:
             if stage == "serving":
                 raise
-            logger.exception("application %s failed", stage)
-            await send({"type": f"lifespan.{stage}.failed", "message": "".join(traceback.format_exception_only(error))})
+            if isinstance(error, DatabaseFault):  # which is no fault of the program's: one line, by the server
+                message = f"the database cannot be used: {describe_failure(error)}"
+            else:
+                logger.exception("application %s failed", stage)
+                message = "".join(traceback.format_exception_only(error))
+            await send({"type": f"lifespan.{stage}.failed", "message": message})
         else:
             await send({"type": "lifespan.shutdown.complete"})
 

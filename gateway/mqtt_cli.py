@@ -9,6 +9,7 @@ import click
 
 from gateway.cli import Choice
 from gateway.control import ask
+from gateway.terminal import echo
 from protocols.commands import Row
 from protocols.runner import printable
 
@@ -66,7 +67,7 @@ def retained(topic_filter: str, owner: str | None, as_json: bool) -> None:
 def kick(client_id: str) -> None:
     """End the connection of CLIENT_ID. It may connect again: `gateway device disable` keeps a device out."""
     for row in _ask("mqtt.kick", client_id=client_id):
-        click.echo(f"{row['client_id']} at {row['address']} is cut off.", err=True)
+        echo(f"{row['client_id']} at {row['address']} is cut off.", err=True)
 
 
 @mqtt.command()
@@ -81,7 +82,7 @@ def forget(**what: str | None) -> None:
     if sum(name is not None for name in what.values()) != 1:
         raise click.UsageError("give one of --owner, --session, --retained")
     for row in _ask("mqtt.forget", endless=False, **what):
-        click.echo(f"Forgotten: {row['sessions']} sessions, {row['retained']} retained messages.", err=True)
+        echo(f"Forgotten: {row['sessions']} sessions, {row['retained']} retained messages.", err=True)
 
 
 @mqtt.command()
@@ -96,9 +97,9 @@ def trace(client_id: str, payloads: bool, as_json: bool) -> None:
     """
     try:
         for row in _ask("mqtt.trace", endless=True, client_id=client_id, payloads=payloads):
-            click.echo(json.dumps(row) if as_json else _trace_line(row))
+            echo(json.dumps(row) if as_json else _trace_line(row))
     except KeyboardInterrupt:
-        click.echo(err=True)
+        echo(err=True)
 
 
 def _ask(command: str, *, endless: bool = False, **arguments: Any) -> Iterator[Row]:
@@ -119,13 +120,13 @@ def _trace_line(row: Row) -> str:
 def _show(rows: Iterable[Row], as_json: bool) -> None:
     if as_json:
         for row in rows:
-            click.echo(json.dumps(row))
+            echo(json.dumps(row))
         return
     found = sorted(rows, key=lambda row: [str(cell) for cell in row.values()])
     if found:
         for line in _table(found):
-            click.echo(line)
-    click.echo(f"{len(found)} in all", err=True)
+            echo(line)
+    echo(f"{len(found)} in all", err=True)
 
 
 def _table(rows: Sequence[Row]) -> Iterator[str]:

@@ -18,15 +18,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import chain
 from typing import Any, Final, NoReturn
+from urllib.parse import urlsplit
 
 import django
-from django.core.management import call_command, get_commands
+from django.core.management import CommandError, call_command, get_commands
 from django.db import Error as DatabaseFault
 from django.db import connections
 
 from gateway import control, data_dir
 from gateway.certificates import renewed
-from gateway.config import Config, ListenerConfig
+from gateway.config import Config, ListenerConfig, Loaded
+from gateway.config.review import review
 from gateway.db import describe_failure
 from gateway.exceptions import GatewayError, InvalidChannelLayerError
 from gateway.layers import LayerUnavailableError
@@ -48,17 +50,17 @@ YOUNG_OBJECTS: Final = 20_000
 """How many objects are made before the garbage collector looks at them; Python's own 700 are less than one commit."""
 
 
-def serve(config: Config, *, program: str = "gateway") -> None:
+def serve(loaded: Loaded, *, program: str = "gateway") -> None:
     """Runs the gateway until it is told to stop. Raises GatewayError.
 
     `program` is how the person who started it would call the command line again, for what is printed on first start.
     """
-    with data_dir.held(config):
+    with data_dir.held(loaded.config):
         django.setup()
         prepare()
         application = get_default_application()
         with asyncio.Runner(loop_factory=event_loop_factory()) as runner:
-            runner.run(Supervisor(config, application, program=program).run())
+            runner.run(Supervisor(loaded, application, program=program).run())
 
 
 def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -79,6 +81,8 @@ def prepare() -> None:
         call_command("prepare", verbosity=0)
     except DatabaseFault as error:
         raise GatewayError(f"cannot prepare the database: {describe_failure(error)}") from error
+    except (CommandError, OSError) as error:
+        raise GatewayError(f"cannot prepare the database: {error}") from error
     finally:
         connections.close_all()
 
@@ -107,8 +111,9 @@ def spare_what_stays() -> None:
 class Supervisor:
     """Starts an application and its servers, waits for the signal to stop, and stops them."""
 
-    def __init__(self, config: Config, application: Application, *, program: str) -> None:
-        self.config = config
+    def __init__(self, loaded: Loaded, application: Application, *, program: str) -> None:
+        self.loaded = loaded
+        self.config = loaded.config
         self.application = application
         self.program = program
         self.lifecycle = Lifecycle()
@@ -211,6 +216,11 @@ class Supervisor:
         if "first_run" in get_commands():
             command = partial(call_command, "first_run", addresses=addresses, program=self.program)
             await asyncio.to_thread(_with_own_connections, command)
+        for finding in review(self.loaded):
+            logger.warning("%s", finding)
+        page = self.config.server.public_url or local_url(addresses, ("http", "https"))
+        if page:
+            logger.info("pages: %s/", page)
         logger.info("ready: %s", " ".join(addresses))
 
 
@@ -262,6 +272,16 @@ def bound_urls(config: Config, servers: Sequence[ProtocolServer]) -> list[str]:
             scheme = server.protocol + ("s" if listener.tls else "")
             urls.append(address if address.startswith("unix:") else f"{scheme}://{address}")
     return urls
+
+
+def local_url(addresses: Sequence[str], schemes: Sequence[str]) -> str | None:
+    """The first address with one of the schemes, as this machine reaches it."""
+    for address in addresses:
+        parts = urlsplit(address)
+        if parts.scheme in schemes:
+            wildcard = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(parts.hostname or "")  # noqa: S104
+            return f"{parts.scheme}://{wildcard}:{parts.port}" if wildcard else address
+    return None
 
 
 def _with_own_connections(command: Callable[[], Any]) -> None:

@@ -3,6 +3,7 @@
 Reading the configuration is all that importing this module does.
 """
 
+import hashlib
 import secrets
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -77,6 +78,12 @@ DEBUG = False
 DEBUG_PROPAGATE_EXCEPTIONS = True  # to project.failures, which answers in Django's stead
 ALLOWED_HOSTS = allowed_hosts(config)
 CSRF_TRUSTED_ORIGINS = [config.server.public_url] if config.server.public_url else []
+# Browsers send a cookie to every port of a host: two gateways there would end each other's logins. Gateways that share
+# a key share their logins.
+_COOKIES = hashlib.sha256(f"cookies {SECRET_KEY}".encode()).hexdigest()[:8]
+SESSION_COOKIE_NAME = f"sessionid_{_COOKIES}"
+CSRF_COOKIE_NAME = f"csrftoken_{_COOKIES}"
+MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"  # the other one is a cookie
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = is_encrypted(config)
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SECURE_HSTS_SECONDS = 30 * 24 * 3600 if is_encrypted(config) else 0

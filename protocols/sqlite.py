@@ -18,17 +18,19 @@ def connect(database: str | PathLike[str], *, timeout_s: float, **options: Any) 
     """A connection for one thread at a time, whose commits survive a power cut (WAL, synchronous=FULL).
 
     `timeout_s` is how long a statement waits for a lock; `options` are further ones of sqlite3.connect. Transactions
-    are begun by hand. Raises sqlite3.Error.
+    are begun by hand. Raises sqlite3.Error, with the name of the file: SQLite's own text has none.
     """
-    connection: sqlite3.Connection = sqlite3.connect(
-        database, timeout=timeout_s, isolation_level=None, check_same_thread=False, **options
-    )
+    connection: sqlite3.Connection | None = None
     try:
+        connection = sqlite3.connect(
+            database, timeout=timeout_s, isolation_level=None, check_same_thread=False, **options
+        )
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-    except sqlite3.Error:
-        connection.close()
-        raise
+    except sqlite3.Error as error:
+        if connection is not None:
+            connection.close()
+        raise type(error)(f"{error} ({database})") from error
     return connection
 
 

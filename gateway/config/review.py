@@ -157,6 +157,9 @@ def _files(loaded: Loaded) -> Iterator[Finding]:
             yield _fault("data_dir", f"{directory} cannot be written to", "see its owner and permissions")
     elif directory.exists():
         yield _fault("data_dir", f"{directory} is not a directory", "name another")
+    for key, file in (("database.url", loaded.config.sqlite_file()), ("mqtt.store", loaded.config.mqtt_store_file)):
+        if file is not None and file.exists() and _is_open_to_others(file):
+            yield _risk(key, f"{file} can be read by other users", f"chmod 600 {file}")
     if loaded.file is not None and _is_open_to_others(loaded.file):
         for key in sorted(_secrets_in_file(loaded)):
             yield _risk(

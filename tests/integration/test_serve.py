@@ -11,6 +11,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import paho.mqtt.client as paho
@@ -29,6 +30,19 @@ Serve: TypeAlias = Callable[..., Serving]
 def get(url: str) -> tuple[int, str]:
     with urllib.request.urlopen(url, timeout=30) as response:
         return response.status, response.read().decode()
+
+
+def modes_in(directory: Path) -> set[int]:
+    return {file.stat().st_mode & 0o777 for file in directory.iterdir()}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database, or the name of one to be made."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'own.sqlite3'}"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.url(server.new_database())
 
 
 class TestFirstStart:
@@ -75,7 +89,52 @@ class TestFirstStart:
         serving = serve().ready()
 
         assert (serving.directory / "var").stat().st_mode & 0o777 == 0o700
-        assert (serving.directory / "var" / "secret_key").stat().st_mode & 0o777 == 0o600
+        assert modes_in(serving.directory / "var") == {0o600}
+
+    def test_it_is_so_too_in_a_directory_that_was_there_and_is_open_to_others_and_that_is_said(
+        self, serve: Serve, tmp_path: Path
+    ) -> None:
+        (tmp_path / "var").mkdir()
+        (tmp_path / "var").chmod(0o755)
+        serving = serve().ready()
+
+        assert modes_in(tmp_path / "var") == {0o600}
+        assert {"gateway.sqlite3", "gateway.sqlite3-wal", "mqtt.sqlite3", "secret_key", "control"} <= {
+            file.name for file in (tmp_path / "var").iterdir()
+        }
+        assert "data_dir: var can be read by other users; chmod 700 var" in "".join(serving.log)
+
+    def test_it_ends_with_what_check_finds_and_the_address_to_open(self, serve: Serve) -> None:
+        serving = serve("--set", "listeners.1.allow_anonymous=true", "--set", "server.allowed_hosts=*").ready()
+        said = "".join(serving.log)
+
+        assert "warning (security): server.allowed_hosts" in said
+        assert f"pages: http://127.0.0.1:{serving.port('http')}/" in said
+        assert said.index("server.allowed_hosts") < said.index("pages: ") < said.index("ready: ")
+
+
+class TestADatabaseOfALaterVersion:
+    def test_it_is_refused_at_start(self, serve: Serve, database_url: str) -> None:
+        first = serve("--set", f"database.url={database_url}").ready()
+        first.command(
+            "--set",
+            f"database.url={database_url}",
+            "manage",
+            "shell",
+            "-v0",
+            "-c",
+            "from django.db import connection as c; from django.db.migrations.recorder import MigrationRecorder as R;"
+            "R(c).record_applied('gateway_devices', '9999_later'); R(c).record_applied('gone', '0001_initial')",
+        )
+        assert first.stop() == 0
+
+        second = serve("--set", f"database.url={database_url}")
+
+        assert second.ended() == 1
+        (line,) = second.log
+        assert (
+            "migrated by a later version, this one does not know gateway_devices.9999_later; run that version" in line
+        )
 
 
 class TestServing:

@@ -15,6 +15,7 @@ from playwright.sync_api import BrowserContext, expect, sync_playwright
 
 from tests.support import tutorial
 from tests.support.django_project import RunServer, run
+from tests.support.redis import RedisServer
 from tests.support.serving import clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -98,9 +99,14 @@ def test_the_project_is_in_order_and_has_nothing_of_the_product(project: Path, p
     assert "'project'" not in loaded
 
 
-def test_gateway_serve_and_gateway_worker_run_the_project(project: Path, python: str) -> None:
+def test_gateway_serve_and_gateway_worker_run_the_project(
+    project: Path, python: str, redis_server: RedisServer
+) -> None:
     gateway = Path(python).with_name("gateway")
-    environ = clean_environment(DJANGO_SETTINGS_MODULE="mysite.settings")
+    layer = {"BACKEND": "gateway.layers.redis.RedisChannelLayer", "CONFIG": {"hosts": [redis_server.url]}}
+    shared = f"from mysite.settings import *\nCHANNEL_LAYERS = {{'default': {layer}}}\n"
+    (project / "mysite" / "shared_settings.py").write_text(shared)
+    environ = clean_environment(DJANGO_SETTINGS_MODULE="mysite.shared_settings")
     ports = ("--set", "listeners.0.bind=127.0.0.1:0", "--set", "listeners.1.bind=127.0.0.1:0")
     for command, ready in ((("serve", *ports), "ready: "), (("worker", "mails"), "Running worker")):
         process = subprocess.Popen([gateway, *command], cwd=project, env=environ, stderr=subprocess.PIPE, text=True)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from django.core.management.base import BaseCommand, CommandError
 
 from gateway.exceptions import InvalidChannelLayerError
-from gateway.layers import DEFAULT_CHANNEL_LAYER, LayerUnavailableError, get_channel_layer
+from gateway.layers import DEFAULT_CHANNEL_LAYER, InMemoryChannelLayer, LayerUnavailableError, get_channel_layer
 from gateway.routing import get_default_application
 from gateway.worker import Worker
 
@@ -32,6 +32,11 @@ class Command(BaseCommand):
             layer = get_channel_layer(options["layer"])
             if layer is None:
                 raise CommandError("You do not have any CHANNEL_LAYERS configured.")
+            if isinstance(layer, InMemoryChannelLayer):
+                raise CommandError(
+                    "A worker needs a layer that several processes share: what others send never reaches the layer in "
+                    "the memory of this process. Set layer.url (CHANNEL_LAYERS) to a Redis."
+                )
             self.worker_class(
                 application=get_default_application(), channels=options["channels"], channel_layer=layer
             ).run()

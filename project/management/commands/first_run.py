@@ -9,6 +9,8 @@ from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import IntegrityError, transaction
 
+from gateway.supervisor import local_url
+
 USERNAME = "admin"
 
 
@@ -73,13 +75,3 @@ def first_steps(addresses: list[str], program: str, password: str) -> str:
     if http:
         lines.append(f"""    curl -d '{{"temperature": 22}}' {http}/api/v1/$TOKEN/telemetry""")
     return "\n".join([*lines, ""])
-
-
-def local_url(addresses: list[str], schemes: tuple[str, ...]) -> str | None:
-    """The first address with one of the schemes, as this machine reaches it."""
-    for address in addresses:
-        parts = urlsplit(address)
-        if parts.scheme in schemes:
-            wildcard = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(parts.hostname or "")  # noqa: S104
-            return f"{parts.scheme}://{wildcard}:{parts.port}" if wildcard else address
-    return None

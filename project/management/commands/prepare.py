@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management import call_command
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
 from gateway.db import is_in_memory
+from gateway.migrations import later_migrations, refusal
 from gateway.sqlite.base import create_private
 
 ADVISORY_LOCK = 0x6669656C64  # any number that nobody else on this database takes: "field"
 
 
 class Command(BaseCommand):
-    """Brings the database up to date. `gateway serve` runs it on every start."""
+    """Brings the database up to date. `gateway serve` runs it on every start.
+
+    CommandError for a database that a later version has migrated: what was added there is not known here.
+    """
 
     help = "Creates or updates the database's tables."
     requires_system_checks: list[str] = []
@@ -25,6 +29,9 @@ class Command(BaseCommand):
         if connection.vendor == "sqlite" and not is_in_memory(connection):
             create_private(Path(connection.settings_dict["NAME"]))
         with alone():
+            later = later_migrations()
+            if later:
+                raise CommandError(refusal(later))
             call_command("migrate", interactive=False, verbosity=options["verbosity"])
 
 

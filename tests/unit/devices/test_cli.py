@@ -120,7 +120,7 @@ def test_before_the_first_start_there_is_nothing_to_add_to(tmp_path: Path) -> No
     done = Command(tmp_path)("add", "thermo-1")
 
     assert (done.returncode, done.stdout) == (1, "")
-    assert "`gateway serve` creates it on its first start" in done.stderr
+    assert "gateway serve` creates it on its first start" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY, get_user_model, user_logged_in, user_logged_out
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.backends.cache import SessionStore
@@ -194,7 +195,7 @@ class TestAuthMiddleware:
     async def test_the_stack_finds_the_user_of_the_session_cookie(self, scope: Scope, bob: Any) -> None:
         await login(scope, bob)
         scope["session"].save()
-        cookie = f"sessionid={scope['session'].session_key}".encode()
+        cookie = f"{settings.SESSION_COOKIE_NAME}={scope['session'].session_key}".encode()
 
         assert await user_of(AuthMiddlewareStack, {"type": "websocket", "headers": [(b"cookie", cookie)]}) == bob
 

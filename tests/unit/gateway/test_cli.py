@@ -1,8 +1,11 @@
 """The command line, as far as it starts nothing."""
 
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,12 @@ def gateway(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedP
     return subprocess.run(
         [GATEWAY, *arguments], cwd=cwd, env=inherited | environ, capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def add_later_migration(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection, connection:
+        row = ("gateway_devices", "9999_later", "2030-01-01")
+        connection.execute("INSERT INTO django_migrations (app, name, applied) VALUES (?, ?, ?)", row)
 
 
 def test_check_of_a_good_configuration_is_0_and_says_so(tmp_path: Path) -> None:
@@ -114,6 +123,36 @@ def test_a_command_that_needs_the_database_says_when_there_is_none_yet(tmp_path:
 
     assert done.returncode == 1
     assert done.stderr == (
-        "gateway: there is no database at var/gateway.sqlite3; `gateway serve` creates it on its first start\n"
+        f"gateway: there is no database at var/gateway.sqlite3; `{GATEWAY} serve` creates it on its first start\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_without_a_layer_that_others_can_send_to_is_refused(tmp_path: Path, sqlite_template: Path) -> None:
+    (tmp_path / "var").mkdir()
+    shutil.copy(sqlite_template, tmp_path / "var" / "gateway.sqlite3")
+    done = gateway("worker", "thumbnails", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("gateway: A worker needs a layer that several processes share")
+
+
+def test_check_refuses_a_database_that_a_later_version_has_migrated(tmp_path: Path, sqlite_template: Path) -> None:
+    (tmp_path / "var").mkdir(0o700)
+    file = tmp_path / "var" / "gateway.sqlite3"
+    shutil.copy(sqlite_template, file)
+    file.chmod(0o600)
+    assert gateway("check", cwd=tmp_path).returncode == 0
+    add_later_migration(file)
+    done = gateway("check", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert "gateway_devices.9999_later" in done.stdout
+
+
+def test_a_hint_is_for_the_same_gateway(tmp_path: Path, sqlite_template: Path) -> None:
+    shutil.copy(sqlite_template, tmp_path / "other.sqlite3")
+    (tmp_path / "other.toml").write_text('[database]\nurl = "sqlite:///other.sqlite3"\n')
+    done = gateway("--config", "other.toml", "device", "show", "nobody", cwd=tmp_path)
+
+    assert f"`{GATEWAY} --config other.toml device list` lists them" in done.stderr

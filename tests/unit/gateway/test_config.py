@@ -260,3 +260,13 @@ class TestFaults:
         found = problems("[database]\nurl = 'mysql://gw:hunter2@h/x'\n[layer]\nurl = 'amqp://:hunter2@h'")
 
         assert "hunter2" not in "".join(found)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[3] / "config").glob("*.toml")), ids=lambda file: file.name
+)
+def test_a_shipped_file_pins_nothing_that_follows_the_data_directory(file: Path, tmp_path: Path) -> None:
+    config = load(file, environ={}, flags=[f"data_dir={tmp_path}"]).config
+
+    for path in (config.sqlite_file(), config.mqtt_store_file, config.secret_key_file):
+        assert path is None or path.is_relative_to(tmp_path)

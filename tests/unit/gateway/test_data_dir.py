@@ -70,3 +70,18 @@ def test_one_that_cannot_be_made_is_said_plainly(tmp_path: Path) -> None:
         data_dir.held(config(tmp_path / "file" / "var")),
     ):
         pass
+
+
+def test_what_others_could_read_is_taken_from_them_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, mode in (("gateway.sqlite3", 0o644), ("mqtt.sqlite3", 0o600), ("gateway.sqlite3-wal", 0o666)):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(mode)
+    tmp_path.chmod(0o755)
+
+    with data_dir.held(config(tmp_path)):
+        modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+
+    assert set(modes.values()) == {0o600}
+    assert sorted(record.args[0].name for record in caplog.records) == ["gateway.sqlite3", "gateway.sqlite3-wal"]  # type: ignore

@@ -5,6 +5,7 @@ from http.cookies import SimpleCookie
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.sessions.backends.cache import SessionStore
 from django.core.exceptions import SuspiciousOperation
 
@@ -30,6 +31,10 @@ async def call(application: Any, scope: Scope) -> list[Event]:
 
     await application(scope, receive, send)
     return sent
+
+
+def session_cookie(key: str | None) -> tuple[bytes, bytes]:
+    return (b"cookie", f"{settings.SESSION_COOKIE_NAME}={key}".encode())
 
 
 def cookies_of(event: Event) -> SimpleCookie:
@@ -110,15 +115,15 @@ class TestSessionMiddleware:
 
     async def test_a_changed_session_is_saved_with_the_response_and_found_again(self) -> None:
         start, _ = await call(SessionMiddlewareStack(self.respond), {"type": "http", "headers": []})
-        key = cookies_of(start)["sessionid"].value
+        key = cookies_of(start)[settings.SESSION_COOKIE_NAME].value
 
         again, _ = await call(
             SessionMiddlewareStack(self.respond),
-            {"type": "http", "headers": [(b"cookie", f"sessionid={key}".encode())]},
+            {"type": "http", "headers": [session_cookie(key)]},
         )
 
         assert SessionStore(key)["visits"] == 2
-        assert cookies_of(again)["sessionid"].value == key
+        assert cookies_of(again)[settings.SESSION_COOKIE_NAME].value == key
 
     async def test_the_session_cookie_follows_the_settings(self, settings: Any) -> None:
         settings.SESSION_COOKIE_NAME = "mysession"
@@ -157,10 +162,11 @@ class TestSessionMiddleware:
             await send({"type": "http.response.start", "status": 200, "headers": []})
 
         (start,) = await call(
-            SessionMiddlewareStack(inner), {"type": "http", "headers": [(b"cookie", b"sessionid=abcdefgh1234")]}
+            SessionMiddlewareStack(inner),
+            {"type": "http", "headers": [session_cookie("abcdefgh1234")]},
         )
 
-        assert cookies_of(start)["sessionid"].value == ""
+        assert cookies_of(start)[settings.SESSION_COOKIE_NAME].value == ""
 
     async def test_a_session_deleted_meanwhile_is_a_suspicious_operation(self) -> None:
         session = SessionStore()
@@ -175,7 +181,10 @@ class TestSessionMiddleware:
         with pytest.raises(SuspiciousOperation, match="session was deleted before the request completed"):
             await call(
                 SessionMiddlewareStack(inner),
-                {"type": "http", "headers": [(b"cookie", f"sessionid={session.session_key}".encode())]},
+                {
+                    "type": "http",
+                    "headers": [session_cookie(session.session_key)],
+                },
             )
 
     async def test_websocket_events_do_not_save(self) -> None:

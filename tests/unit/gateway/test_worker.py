@@ -164,7 +164,14 @@ def test_runworker_may_be_given_another_class_of_workers(settings: Any) -> None:
     class Derived(runworker.Command):
         worker_class = Noting
 
-    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "gateway.layers.InMemoryChannelLayer"}}
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "gateway.layers.redis.RedisChannelLayer"}}
     call_command(Derived(), "one", "two")
 
     assert ran == [["one", "two"]]
+
+
+def test_runworker_refuses_a_layer_in_memory_which_nobody_else_can_send_to(settings: Any) -> None:
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "gateway.layers.InMemoryChannelLayer"}}
+
+    with pytest.raises(CommandError, match="needs a layer that several processes share"):
+        call_command("runworker", "one")

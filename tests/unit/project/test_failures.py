@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, path
@@ -20,7 +21,7 @@ from protocols.log_limit import log_shares
 from tests.support.databases import configuration_of, default_database, settings_of, sqlite_settings
 
 HTML = "text/html,application/xhtml+xml,*/*;q=0.8"
-COOKIES = {"sessionid": "a" * 32}
+COOKIES = {settings.SESSION_COOKIE_NAME: "a" * 32}
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.sessions.backends.db import SessionStore
 from django.test import Client
@@ -49,7 +50,10 @@ def device(transactional_db: None, make_device: MakeDevice) -> Device:
 
 @pytest.fixture
 def cookie(transactional_db: None, watching: Client) -> tuple[bytes, bytes]:
-    return (b"cookie", f"sessionid={watching.cookies['sessionid'].value}".encode())
+    return (
+        b"cookie",
+        f"{settings.SESSION_COOKIE_NAME}={watching.cookies[settings.SESSION_COOKIE_NAME].value}".encode(),
+    )
 
 
 @pytest.fixture

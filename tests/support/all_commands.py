@@ -1,0 +1,59 @@
+"""Runs every command of the command line, one after the other, and writes what each gave as a line of JSON.
+
+    python -m tests.support.all_commands NAME [OPTION...]
+
+NAME is given for every name and text that a command asks for, the options to each command. Commands are found, not
+listed: one that a distribution adds is run, too. What runs until it is stopped is left out: RUN_ON.
+"""
+
+import contextlib
+import io
+import json
+import sys
+import time
+from collections.abc import Iterator
+
+import click
+
+from gateway.cli import cli, run
+
+RUN_ON = {("serve",)}
+NEEDED = {
+    ("device", "trust"): ["--cn", "sensor-7"],
+    ("manage",): ["migrate"],
+    ("worker",): ["--layer", "default"],
+}
+"""What a command needs beside its arguments."""
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def main(name: str, *options: str) -> None:
+    for path, command in sorted(commands(cli)):
+        if path in RUN_ON:
+            continue
+        texts = [name for parameter in command.params if isinstance(parameter, click.Argument)]
+        given = NEEDED[path] if path == ("manage",) else [*NEEDED.get(path, []), "--", *texts]
+        out, err = io.StringIO(), io.StringIO()
+        began = time.monotonic()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = run([*options, *path, *given])
+            except Exception as error:
+                code = f"raised {error!r}"
+        took_s = time.monotonic() - began
+        answer = {"command": path, "code": code, "out": out.getvalue(), "err": err.getvalue(), "took_s": took_s}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
