@@ -26,8 +26,9 @@ from devices.pages.board import KEYS_PER_ROW
 from devices.values import told
 from devices.writers import Row
 from gateway.layers import BaseChannelLayer
-from protocols.log_limit import LogLimit
+from protocols.log_limit import LogLimit, PeerLog
 
+peer_log = PeerLog("gateway.fanout")
 logger = logging.getLogger("gateway.fanout")
 
 FLEET_GROUP: Final = "devices"
@@ -75,8 +76,8 @@ class Fanout:
             self._work.clear()
             try:
                 await self._announce()
-            except Exception:
-                logger.exception("announcing to dashboards failed")
+            except Exception as error:
+                peer_log.error("dashboards", "announcing to dashboards failed", exc_info=error)
                 self._work.set()  # for what still waits
 
     async def _announce(self) -> None:

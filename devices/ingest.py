@@ -342,13 +342,15 @@ class Ingest:
             await self._store(group)
         except self._writer.data_errors as error:
             if len(group.submissions) > 1:
-                logger.exception("the database refuses a value among %d readings", group.size())
+                text = "the database refuses a value among %d readings"
+                peer_log.error("readings", text, group.size(), exc_info=error)
                 for device_id in group.submissions:
                     await self._commit(group.part_of(device_id))
                 return
             ((device_id, submission),) = group.submissions.items()
             metrics.readings_unstorable.inc(group.size())
-            logger.error("the database refuses what %s (%d) sent: %s", submission.name, device_id, error)  # noqa: TRY400
+            text, peer = "the database refuses what %s (%d) sent: %s", f"device/{device_id}"
+            peer_log.error(peer, text, submission.name, device_id, error)
             refusal = Reject(UNSTORABLE, f"cannot be stored: {error}", disconnect=True)
             _resolve(submission.future, refusal)
             for message in group.new_keys:
@@ -360,8 +362,8 @@ class Ingest:
             _resolve(message.future, message.refusal)
         try:
             self._on_commit(group)
-        except Exception:  # what becomes of it elsewhere must not stop the commits
-            logger.exception("announcing a commit failed")
+        except Exception as error:  # what becomes of it elsewhere must not stop the commits
+            peer_log.error("readings", "announcing a commit failed", exc_info=error)
 
     async def _store(self, group: Group) -> None:
         """Writes the group, trying again as long as the database is away. Raises the writer's data_errors."""

@@ -4,23 +4,17 @@ A message of a channel layer comes from anywhere: see gateway.handlers for what 
 counted and logged, and the consumer goes on.
 """
 
-import logging
-import weakref
 from typing import TYPE_CHECKING
 
 from gateway.handlers import get_handler_name
 from gateway.layers import LayerEvent, Message
 from gateway.metrics import layer_refused
-from protocols.log_limit import LogLimit
+from protocols.log_limit import PeerLog
 
 if TYPE_CHECKING:
     from gateway.consumer import AsyncConsumer
 
-logger = logging.getLogger("gateway.layer")
-
-
-# One line per consumer class and interval: who sends one such message may send a million.
-_refusal_logs: "weakref.WeakKeyDictionary[type[AsyncConsumer], LogLimit]" = weakref.WeakKeyDictionary()
+peer_log = PeerLog("gateway.layer")
 
 
 def accepts(consumer_class: "type[AsyncConsumer]", message: Message) -> bool:
@@ -45,13 +39,6 @@ def accepts(consumer_class: "type[AsyncConsumer]", message: Message) -> bool:
 
 def _refuse(consumer_class: "type[AsyncConsumer]", message: Message, why: str) -> bool:
     layer_refused.inc()
-    suppressed = _refusal_logs.setdefault(consumer_class, LogLimit()).take()
-    if suppressed is not None:
-        logger.error(
-            "%s refused a layer message of type %.100r: %s (%d more like it before)",
-            consumer_class.__qualname__,
-            message.get("type"),
-            why,
-            suppressed,
-        )
+    name = consumer_class.__qualname__
+    peer_log.error(name, "%s refused a layer message of type %.100r: %s", name, message.get("type"), why)
     return False

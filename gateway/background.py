@@ -6,7 +6,6 @@
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
@@ -14,9 +13,10 @@ from gateway.exceptions import StopConsumer
 from gateway.metrics import consumer_background_failures
 from gateway.threads import Lane
 from protocols.asgi import Event
+from protocols.log_limit import PeerLog
 from protocols.runner import Inbox
 
-logger = logging.getLogger("gateway.consumer")
+peer_log = PeerLog("gateway.consumer")
 
 END_TIMEOUT_S = 5.0
 
@@ -111,7 +111,7 @@ class Background:
     def report(self, error: BaseException, what: object) -> None:
         """Logs and counts what `what` raised."""
         consumer_background_failures.inc()
-        logger.error("%s: background work failed: %r", self._owner, what, exc_info=error)
+        peer_log.error(self._owner, "%s: background work failed: %r", self._owner, what, exc_info=error)
 
     async def end(self) -> None:
         """Cancels everything and waits: for threads as long as they take, for the rest a bounded time.
@@ -127,7 +127,8 @@ class Background:
         if tasks:
             _, running = await asyncio.wait(tasks, timeout=END_TIMEOUT_S)
             for task in running:
-                logger.error("%s: background work goes on though it was cancelled: %r", self._owner, task.get_coro())
+                message = "%s: background work goes on though it was cancelled: %r"
+                peer_log.error(self._owner, message, self._owner, task.get_coro())
         threads = [task for task, interruptible in self._tasks.items() if not interruptible]
         if threads:
             await asyncio.wait(threads)

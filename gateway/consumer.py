@@ -16,7 +16,6 @@ How one lives (`AsyncConsumer.__call__`):
 
 import asyncio
 import functools
-import logging
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Any, ClassVar, ParamSpec, cast
 
@@ -40,11 +39,12 @@ from gateway.metrics import consumer_events_skipped, consumer_handlers_interrupt
 from gateway.pump import Pump
 from gateway.threads import Lane, send_from_threads
 from protocols.asgi import Application, Event, Receive, Scope, Send
+from protocols.log_limit import PeerLog
 from protocols.runner import Inbox
 
 __all__ = ["AsyncConsumer", "SyncConsumer", "get_handler_name"]
 
-logger = logging.getLogger("gateway.consumer")
+peer_log = PeerLog("gateway.consumer")
 
 P = ParamSpec("P")
 
@@ -282,8 +282,9 @@ class AsyncConsumer(BackgroundWork):
                 await self.dispatch(event)
         except StopConsumer:
             pass
-        except Exception:
-            logger.exception("%s: the disconnect handler failed, after %r", type(self).__qualname__, cause)
+        except Exception as error:
+            message, name = "%s: the disconnect handler failed, after %r", type(self).__qualname__
+            peer_log.error(name, message, name, cause, exc_info=error)
 
     def _gateway_handler_of(self, message: Event) -> Handler:
         handler = self._gateway_handlers.get(message.get("type", "")) or self._gateway_handlers.get(

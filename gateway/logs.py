@@ -52,20 +52,25 @@ def configure(options: LogOptions) -> None:
 
 
 class RefusedRequests(logging.Filter):
-    """Puts one line within the peer's share in the place of what Django says of a request that it refuses: a traceback,
-    as often as somebody sends such a request."""
+    """Puts one line within the peer's share in the place of what Django says of a request that it refuses or that
+    fails: a traceback, as often as somebody sends such a request. That of a failure stays, with the line."""
 
     _peers = PeerLog("gateway.pages")
 
     def filter(self, record: logging.LogRecord) -> bool:
         """False for the record whose place the line takes."""
         request, status = getattr(record, "request", None), getattr(record, "status_code", 0)
-        if request is None or not 400 <= status < 500 or not record.name.startswith("django."):
+        if request is None or status < 400 or not record.name.startswith("django."):
             return True
         client = getattr(request, "scope", {}).get("client")
         asked = (request.method, redact_path(request.path), client[0] if client else "a local peer")
         why = printable(record.getMessage())[:200]
-        self._peers.log(record.levelno, client, "refused %s %s of %s with %d: %s", *asked, status, why)
+        if status < 500:
+            self._peers.log(record.levelno, client, "refused %s %s of %s with %d: %s", *asked, status, why)
+        else:
+            message, raised = "%s %s of %s failed with %d: %s", record.exc_info
+            kind = message + (raised[0].__name__ if raised and raised[0] else "")
+            self._peers.log(record.levelno, client, message, *asked, status, why, kind=kind, exc_info=raised)
         return False
 
 

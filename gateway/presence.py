@@ -17,7 +17,6 @@ through the layer, so at most once: `members` is the truth.
 """
 
 import asyncio
-import logging
 from typing import Any
 
 from gateway.consumer import AsyncConsumer
@@ -26,10 +25,11 @@ from gateway.layers.leases import RedisPresence
 from gateway.layers.members import Entry, Member, Presence
 from gateway.layers.presence import make_presence, presence
 from protocols.asgi import Receive, Scope, Send
+from protocols.log_limit import PeerLog
 
 __all__ = ["Entry", "Member", "Presence", "PresentConsumer", "RedisPresence", "make_presence", "presence"]
 
-logger = logging.getLogger("gateway.layer")
+peer_log = PeerLog("gateway.layer")
 
 LEAVE_TIMEOUT_S = 5.0
 
@@ -76,4 +76,5 @@ class PresentConsumer(AsyncConsumer, events=()):
                 for group in list(self.__entries):
                     await self.leave(group)
         except (LayerUnavailableError, TimeoutError) as error:
-            logger.warning("%s could not leave its groups: %s", type(self).__qualname__, error)
+            name = type(self).__qualname__
+            peer_log.warning(name, "%s could not leave its groups: %s", name, error)

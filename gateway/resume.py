@@ -16,7 +16,6 @@ taken as news that there is a message: one that does not directly follow the las
 That covers a message that overtook another, one that a full mailbox dropped, and a connection to Redis that was lost.
 """
 
-import logging
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -26,8 +25,9 @@ from gateway.consumer import AsyncConsumer
 from gateway.layers import LayerEvent, LayerUnavailableError
 from gateway.layers.log import GroupLog, Position, group_log
 from protocols.asgi import Event
+from protocols.log_limit import PeerLog
 
-logger = logging.getLogger("gateway.layer")
+peer_log = PeerLog("gateway.layer")
 
 RETRY_S = 0.5
 MAX_CURSOR_LENGTH = 8192
@@ -115,7 +115,8 @@ class ResumableGroups(AsyncConsumer, events=("layer.reconnected", "group.gap")):
         try:
             replay = await self.__log.read(group, seen)
         except LayerUnavailableError as error:
-            logger.info("the log of a group cannot be read: %s", error)  # the layer says so aloud, once
+            name = type(self).__qualname__
+            peer_log.info(name, "the log of a group cannot be read: %s", error)  # the layer says so aloud, once
             return False
         if replay.gap:
             await self.__tell_gap(group, seen)

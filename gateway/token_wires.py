@@ -1,14 +1,14 @@
 """The sending sides of connections that gateway.token_auth watches: how each wire refuses, and how it ends."""
 
-import logging
 from typing import Final
 
 from gateway.metrics import token_expiries
 from gateway.token_sources import HEADER, Found
 from protocols.asgi import Event, Receive, Scope, Send
+from protocols.log_limit import PeerLog
 from protocols.runner import ClientDisconnectedError, describe
 
-logger = logging.getLogger("gateway.auth")
+peer_log = PeerLog("gateway.auth")
 
 CLOSE_UNAUTHORIZED: Final = 4401
 """The close code for a token that is missing, wrong or expired: 401 in the applications' range (RFC 6455 §7.4.2)."""
@@ -16,7 +16,7 @@ CLOSE_UNAUTHORIZED: Final = 4401
 
 def note_expiry(scope: Scope) -> None:
     token_expiries.labels(scope["type"]).inc()
-    logger.info("closed %s: its token has expired", describe(scope))
+    peer_log.info(scope.get("client"), "closed %s: its token has expired", describe(scope))
 
 
 async def refuse_http(send: Send, prefix: str, *, bad_token: bool, log_reason: str) -> None:

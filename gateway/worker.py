@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from gateway.layers import BaseChannelLayer
 from gateway.threads import close_connections
 from protocols.asgi import Application, Event
+from protocols.log_limit import PeerLog
 from protocols.runner import Inbox
 
 logger = logging.getLogger("gateway.worker")
+peer_log = PeerLog("gateway.worker")
 
 RETRY_S = 1.0
 STOP_TIMEOUT_S = 10.0
@@ -65,7 +67,9 @@ class Worker:
                 if message.get("type"):
                     await instance.handle(message)
                 else:
-                    logger.error("message without a type on channel %s, keys: %s", channel, ", ".join(message))
+                    peer_log.error(
+                        channel, "message without a type on channel %s, keys: %s", channel, ", ".join(message)
+                    )
         finally:
             await instance.stop()
 
@@ -143,7 +147,8 @@ class _Instance:
             await asyncio.wait({self._task, taken}, return_when=asyncio.FIRST_COMPLETED)
         if not taken.done():
             self._inbox.skip_to_end()
-            logger.error("message of type %s on channel %s was not taken", message["type"], self._channel)
+            kind, channel = message["type"], self._channel
+            peer_log.error(channel, "message of type %s on channel %s was not taken", kind, channel)
             self._inbox = _WorkerInbox()
 
     async def stop(self) -> None:
@@ -159,9 +164,9 @@ class _Instance:
     async def _run(self) -> None:
         try:
             await self._application({"type": "channel", "channel": self._channel}, self._inbox.receive, _refuse)
-        except Exception:
-            kind = self._inbox.current.get("type", "(none yet)")
-            logger.exception("a message of type %s on channel %s failed", kind, self._channel)
+        except Exception as error:
+            kind, channel = self._inbox.current.get("type", "(none yet)"), self._channel
+            peer_log.error(channel, "a message of type %s on channel %s failed", kind, channel, exc_info=error)
 
 
 async def _refuse(event: Event) -> None:

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, TypeAlias
 
@@ -65,29 +65,6 @@ class LogLimit:
         self._logged_at = now
         suppressed, self._suppressed = self._suppressed, 0
         return suppressed
-
-
-class LogLimits:
-    """A LogLimit for each key, so that a noisy peer does not hide another."""
-
-    def __init__(
-        self, interval_s: float = 10.0, *, size: int = 1_000, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Of more than `size` keys, the one that was used least recently is forgotten."""
-        self._interval_s = interval_s
-        self._size = size
-        self._clock = clock
-        self._limits: OrderedDict[Hashable, LogLimit] = OrderedDict()
-
-    def take(self, key: Hashable) -> int | None:
-        """As LogLimit.take, for lines about `key`."""
-        limit = self._limits.get(key)
-        if limit is None:
-            limit = self._limits[key] = LogLimit(self._interval_s, self._clock)
-            if len(self._limits) > self._size:
-                self._limits.popitem(last=False)
-        self._limits.move_to_end(key)
-        return limit.take()
 
 
 class _Share(TokenBucket):
@@ -222,6 +199,9 @@ class PeerLog:
     ) -> None:
         """Logs the line, unless `peer` has had its share of such lines; then a later one says how many there were."""
         if not self._logger.isEnabledFor(level):
+            return
+        if level <= logging.DEBUG:
+            self._logger.log(level, message, *args, exc_info=exc_info, extra=extra, stacklevel=stacklevel + 1)
             return
         suppressed = self._shares.take(peer, message if kind is None else kind)
         if suppressed is not None:

@@ -9,7 +9,6 @@ connection, from 1; or {"error": why, "id": id}, and the connection goes on.
 """
 
 import asyncio
-import logging
 from collections import deque
 from typing import Any, Final
 
@@ -24,8 +23,9 @@ from devices.services import DeviceServices, services_of
 from gateway.exceptions import Reject
 from gateway.generic.websocket import AsyncWebsocketConsumer
 from protocols.asgi import Event
+from protocols.log_limit import PeerLog
 
-logger = logging.getLogger("gateway.devices")
+peer_log = PeerLog("gateway.devices")
 
 SUBPROTOCOL: Final = "fieldgate.v1"
 CUT_OFF: Final = 4401
@@ -91,7 +91,8 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
 
     async def device_cut(self, event: Event) -> None:
         """The device's access was revoked or changed."""
-        logger.info("closing the WebSocket of %s: %s", self._device.name, event["reason"])
+        name = self._device.name
+        peer_log.info(f"device/{self._device.device_id}", "closing the WebSocket of %s: %s", name, event["reason"])
         await self.close(CUT_OFF, event["reason"])
 
     async def disconnect(self, code: int) -> None:

@@ -119,6 +119,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
     ) -> None:
         """Accepts the connection; see `mqtt.accept` in docs/events.md."""
         self.accepted = True
+        self._gateway_owner = owner
         event = accept_event(client_id, properties, maximum_qos, owner, self._gateway_will())
         await self._gateway_send({**event, **self._gateway_proof()})
 

@@ -8,10 +8,11 @@ from gateway.exceptions import InvalidChannelLayerError, Reject
 from gateway.metrics import consumer_sends_after_close, mqtt_refusals
 from gateway.topics import TopicTable, is_topic_handler
 from protocols.asgi import Event
-from protocols.log_limit import LogLimit
+from protocols.log_limit import Peer, PeerLog
 from protocols.runner import describe
 
 logger = logging.getLogger("gateway.mqtt")
+peer_log = PeerLog("gateway.mqtt")
 
 # Reason codes of MQTT 5 [MQTT5-2.4]
 SUCCESS = 0x00
@@ -48,6 +49,8 @@ class MqttPeer:
 
     accepted = False
 
+    _gateway_owner: str | None = None
+
     # Marks these methods as the framework's: see AsyncConsumer.__init_subclass__.
     _gateway_events: ClassVar[tuple[str, ...] | None] = ()
     _sync: ClassVar[bool]
@@ -59,7 +62,6 @@ class MqttPeer:
     channel_layer: Any
     _gateway_inbox: Any
     _gateway_closed: bool
-    __refusal_log: LogLimit | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -114,19 +116,20 @@ class MqttPeer:
             raise Reject(NOT_AUTHORIZED, "a topic of the broker itself")
 
     def _note_refusal(self, request: str, about: object, refusal: Reject, count: int = 1) -> None:
-        """Counts a refusal, and logs it unless this client was in the log for one a moment ago.
+        """Counts a refusal, and logs it within the share of the client's address.
 
         One that ends the connection is logged by the server, with the reason, and not here too.
         """
         mqtt_refusals.labels(request, f"{refusal.reason_code:#04x}").inc(count)
         if request == "connect" or (refusal.disconnect and self.scope["mqtt_version"] < 5):
             return
-        if self.__refusal_log is None:
-            self.__refusal_log = LogLimit()
-        suppressed = self.__refusal_log.take()
-        if suppressed is not None:
-            more = f"; {suppressed} refusals before it were not logged" if suppressed else ""
-            logger.warning("refused %s %r of %s: %s%s", request, about, describe(self.scope), refusal, more)
+        message = "refused %s %r of %s: %s"
+        kind = f"{message} {request} {refusal.reason_code:#04x}"
+        peer_log.warning(self.__peer(), message, request, about, describe(self.scope), refusal, kind=kind)
+
+    def __peer(self) -> Peer:
+        """Whose share of the log it is: that of the owner, if `accept` has named one, else of the address."""
+        return self._gateway_owner or self.scope.get("client")
 
     def _note_withheld(self, topic_name: str, refusal: Reject) -> Reject:
         """Counts a retained message that the client does not get. It has asked for nothing that it must not: that is
@@ -137,7 +140,9 @@ class MqttPeer:
 
     def _note_failure(self, request: str, about: object, error: BaseException, count: int = 1) -> None:
         mqtt_refusals.labels(request, f"{IMPLEMENTATION_SPECIFIC_ERROR:#04x}").inc(count)
-        logger.error("%s %r of %s failed (%d)", request, about, describe(self.scope), count, exc_info=error)
+        message, peer = "%s %r of %s failed (%d)", self.__peer()
+        kind = f"{message} {request} {type(error).__name__}"
+        peer_log.error(peer, message, request, about, describe(self.scope), count, kind=kind, exc_info=error)
 
 
 def accept_event(

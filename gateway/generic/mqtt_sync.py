@@ -70,6 +70,7 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
     ) -> None:
         """Accepts the connection; see `mqtt.accept` in docs/events.md."""
         self.accepted = True
+        self._gateway_owner = owner
         self._gateway_send(accept_event(client_id, properties, maximum_qos, owner, self._gateway_will()))
 
     def reject(

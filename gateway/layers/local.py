@@ -10,7 +10,6 @@ Invariants:
 """
 
 import asyncio
-import logging
 import threading
 import time
 from collections import deque
@@ -19,8 +18,9 @@ from collections.abc import Callable, Iterable
 from gateway.layers.base import NOBODY, Deliver, GroupSendResult, LayerEvent, Message
 from gateway.layers.drops import EXPIRED, FAILED, FULL, GONE, DropLog
 from gateway.metrics import layer_delivered
+from protocols.log_limit import PeerLog
 
-logger = logging.getLogger("gateway.layer")
+peer_log = PeerLog("gateway.layer")
 
 _running_loop = asyncio._get_running_loop
 
@@ -189,9 +189,9 @@ class LocalChannels:
                 try:
                     if deliver(message.copy()) is False:
                         refused += 1
-                except Exception:
+                except Exception as error:
                     refused += 1
-                    logger.exception("delivering to channel %s failed", name)
+                    _note_failure(name, error)
             elif channel.loop is not None:
                 elsewhere.setdefault(channel.loop, []).append((name, deliver))
         gone = self._deliver_elsewhere(elsewhere, message) if elsewhere else 0
@@ -225,9 +225,9 @@ class LocalChannels:
         try:
             if deliver(message) is False:
                 self._drops.add(FULL, name)
-        except Exception:
+        except Exception as error:
             self._drops.add(FAILED, name)
-            logger.exception("delivering to channel %s failed", name)
+            _note_failure(name, error)
 
     # Queues, for channels that are read with `get`
 
@@ -397,3 +397,8 @@ class LocalChannels:
 def _resolve(waiter: "asyncio.Future[None]") -> None:
     if not waiter.done():
         waiter.set_result(None)
+
+
+def _note_failure(name: str, error: Exception) -> None:
+    """As often as somebody sends; the channels are of one kind, and there is one for each connection."""
+    peer_log.error("the channel layer", "delivering to channel %s failed", name, exc_info=error)

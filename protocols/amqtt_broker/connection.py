@@ -13,10 +13,12 @@ from amqtt.session import ApplicationMessage, Session
 
 from protocols.amqtt_broker.options import LISTENER, AmqttOptions
 from protocols.asgi import ASGI_VERSION, MQTT_SPEC_VERSION, Application, Event, Scope
+from protocols.log_limit import PeerLog
 from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox, printable
 from protocols.sockets import client_address, server_address, tls_extension
 
 logger = logging.getLogger("gateway.amqtt")
+peer_log = PeerLog("gateway.amqtt")
 
 IDENTITY: Final = "fieldgate.identity"
 """The attribute of an amqtt session with the identity that it belongs to."""
@@ -57,6 +59,8 @@ class Connection:
         self._server = server
         self._reader = reader
         self._writer = writer
+        self._client = client_address(writer.transport)
+        self._where = "%s:%s" % (self._client or ("a local socket", 0))
         self._session: Session | None = None
         self._run: ApplicationRun | None = None
         self._reason = "lost"
@@ -77,13 +81,14 @@ class Connection:
             )
         except (OSError, asyncio.IncompleteReadError, NoDataError) as error:
             logger.debug("a connection of amqtt has ended: %r", error)
-        except Exception:  # amqtt lets out what its code for packets raises
-            logger.exception("amqtt failed with the connection of %s", client_address(self._writer.transport))
+        except Exception as error:  # amqtt lets out what its code for packets raises
+            message = "amqtt failed with the connection of %s"
+            peer_log.error(self._client, message, self._where, kind=message + type(error).__name__, exc_info=error)
         finally:
             self._deadline.cancel()
             if self._session is None:
-                who = "%s:%s" % (client_address(self._writer.transport) or ("a local socket", 0))
-                logger.info("closed %s: it sent no CONNECT packet of MQTT 3.1.1, or not in time", who)
+                message = "closed %s: it sent no CONNECT packet of MQTT 3.1.1, or not in time"
+                peer_log.info(self._client, message, self._where)
             self._writer.transport.abort()
             self._end()
 
@@ -140,12 +145,14 @@ class Connection:
         if answer["type"] != "mqtt.accept":
             why = answer.get("log_reason") or answer.get("reason_string", "")
             who = printable(session.client_id or "")
-            logger.info("refused %s: application, %#04x %s", who, answer.get("reason_code", _NOT_AUTHORIZED), why)
+            message, code = "refused %s: application, %#04x %s", answer.get("reason_code", _NOT_AUTHORIZED)
+            peer_log.info(self._client, message, who, code, why, kind=f"{message} {code:#04x}")
             return False
         identity = answer.get("client_id", session.client_id)
         if session.attributes.setdefault(IDENTITY, identity) != identity:
             # amqtt has found the session by the client identifier alone, before anybody was asked.
-            logger.warning("refused %s: the session of that client identifier is another's", session.client_id)
+            message, who = "refused %s: the session of that client identifier is another's", session.client_id or ""
+            peer_log.warning(self._client, message, printable(who))
             return False
         if not answer.get("will", True):
             session.will_flag = False
@@ -187,7 +194,8 @@ class Connection:
         answer = await self._ask({"type": "mqtt.subscribe", "subscriptions": [subscription], "properties": {}})
         codes = answer.get("reason_codes") or [_FAILURE]
         if answer.get("check_retained"):  # which amqtt asks nobody about
-            logger.warning("refused %r: the application wants to be asked about retained messages", topic_filter)
+            message = "refused %r: the application wants to be asked about retained messages"
+            peer_log.warning(self._client, message, topic_filter)
             return False
         return bool(codes[0] < _FAILURE)
 
@@ -274,7 +282,7 @@ class Connection:
             "keep_alive_s": session.keep_alive,
             "will": will if session.will_flag else None,
             "properties": {},
-            "client": client_address(transport),
+            "client": self._client,
             "server": server_address(transport),
             "scheme": "mqtts" if tls else "mqtt",
             "extensions": {"tls": tls} if tls else {},

@@ -11,18 +11,19 @@ from protocols.bridge.exchange import Ending, Exchange
 from protocols.bridge.options import BridgeOptions
 from protocols.bridge.outgoing import Outgoing
 from protocols.bridge.upstream import Upstream, UpstreamError, UpstreamMessage, Welcome
+from protocols.log_limit import PeerLog
 from protocols.mqtt.broker import Broker
 from protocols.mqtt.committer import Committer
 from protocols.runner import printable
 
 logger = logging.getLogger("gateway.bridge")
+peer_log = PeerLog("gateway.bridge")
 
 ANSWER_TIMEOUT_S: Final = 30.0
 """How long the application may take to accept."""
 ANSWER_GRACE_S: Final = 5.0
 """How long, at the end, the application may take to acknowledge what it has."""
 _POLL_S: Final = 0.02
-_NOTE_INTERVAL_S: Final = 10.0
 
 
 class Bridge:
@@ -50,7 +51,6 @@ class Bridge:
         self._exchange: Exchange | None = None
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._noted: dict[str, tuple[float, int]] = {}
         self._delay_s = options.reconnect_min_s
         self._connected = metrics.connected.labels(options.name)
         self._connected.set(0)
@@ -85,16 +85,11 @@ class Bridge:
             self._outgoing.stop()
 
     def note(self, reason: str, text: str) -> None:
-        """Counts a message that is not passed on, and logs it unless there was one like it a moment ago."""
-        metrics.dropped.labels(self.options.name, reason).inc()
-        logged_at, suppressed = self._noted.get(reason, (float("-inf"), 0))
-        now = self._loop.time()
-        if now - logged_at < _NOTE_INTERVAL_S:
-            self._noted[reason] = (logged_at, suppressed + 1)
-            return
-        self._noted[reason] = (now, 0)
-        more = f" ({suppressed} more before it)" if suppressed else ""
-        logger.warning("bridge %s: %s%s", self.options.name, printable(text), more)
+        """Counts a message that is not passed on, and logs it within the share of such messages."""
+        name = self.options.name
+        metrics.dropped.labels(name, reason).inc()
+        message = "bridge %s: %s"
+        peer_log.warning(f"bridge {name}", message, name, printable(text), kind=f"{message} {reason}")
 
     async def _run(self) -> None:
         while not self._closing.is_set():

@@ -13,7 +13,7 @@ from protocols import metrics
 from protocols.addresses import network_of
 from protocols.admission import MAX_RATE, MAX_RATE_OF_ADDRESS
 from protocols.asgi import Event
-from protocols.log_limit import PeerLog
+from protocols.log_limit import Peer, PeerLog
 from protocols.mqtt.closing import NEVER
 from protocols.mqtt.description import describe, kind
 from protocols.mqtt.hub import Site
@@ -50,6 +50,7 @@ class Endpoint(Writing):
         "_counted",
         "_lost",
         "_name",
+        "_peer",
         "_run",
         "_too_many_connect",
         "opened_at",
@@ -64,6 +65,8 @@ class Endpoint(Writing):
         self._lost = False
         self._counted = _NOTHING
         self._client: tuple[str, int] | None = None
+        self._peer: Peer = None
+        """Whose share of the log it is: the address, and once it is known who has the session, that owner."""
         self._too_many_connect = ""
         """Which rate its connection has exceeded."""
 
@@ -76,6 +79,7 @@ class Endpoint(Writing):
         self._hub.traffic.sockets += 1
         self._hub.open.add(self)
         self._client = client_address(transport)
+        self._peer = self._client
         if self._client is not None:
             self.connection.address = network_of(self._client)
         exceeded = self._site.admission.enter(self._client, self._hub.loop.time())
@@ -84,7 +88,7 @@ class Endpoint(Writing):
         elif exceeded is not None:
             metrics.mqtt_refused.labels(exceeded).inc()
             most = getattr(self._site.options, exceeded)
-            peer_log.warning(self._client, f"refused %s: {exceeded} is %d", self._who(), most)
+            peer_log.warning(self._peer, f"refused %s: {exceeded} is %d", self._who(), most)
             self._transport.abort()
             self.connection.lost(self._hub.loop.time())  # also for what a tunnel has read already
 
@@ -178,7 +182,7 @@ class Endpoint(Writing):
             if not self._ended:
                 metrics.mqtt_aborted.labels("slow_client").inc()
                 timeout_s = self._site.options.write_timeout_s
-                peer_log.warning(self._client, "cut off %s: it took nothing for %g s", self._who(), timeout_s)
+                peer_log.warning(self._peer, "cut off %s: it took nothing for %g s", self._who(), timeout_s)
             self.abort()
         else:
             self.connection.check(now, reading=not self._unread)
@@ -250,6 +254,7 @@ class Endpoint(Writing):
         session = self.connection.session
         if session is not None:
             self._name = session.client_id
+            self._peer = session.owner.name or self._client
         if self._hub.tracing:
             self.watch()
         self._read_on(UNANSWERED)
@@ -308,7 +313,7 @@ class Endpoint(Writing):
             kind = f"closed %s: {end.reason}, {end.reason_code:#04x}"
             who = self._who()
             peer_log.log(
-                level, self._client, "closed %s: %s, %#04x %s", who, end.reason, end.reason_code, end.text, kind=kind
+                level, self._peer, "closed %s: %s, %#04x %s", who, end.reason, end.reason_code, end.text, kind=kind
             )
 
     @property

@@ -1,0 +1,98 @@
+"""Every line that a peer can cause goes through its share of the log (protocols.log_limit.PeerLog)."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[2]
+PACKAGES: Final = ("protocols", "gateway", "devices", "project")
+LEVELS: Final = {"info", "warning", "warn", "error", "exception", "critical", "fatal", "log"}
+LIMITED: Final = {"peer_log", "_peers"}
+"""What a `PeerLog` is called."""
+
+NOT_OF_PEERS: Final = {
+    "protocols/log_limit.py PeerLog.log": "this is the limit",
+    "protocols/log_limit.py PeerLog._summarise": "one a minute",
+    "protocols/http_connection.py HttpConnection.end_response": "the access log, which the operator asks for",
+    "protocols/entrance.py Entrance._accept": "no descriptor is free: one a second",
+    "protocols/tls.py ServerContext.reload": "an operator has renewed a certificate",
+    "protocols/mqtt/server.py MqttServer._restore": "at the start",
+    "protocols/mqtt/losses.py Losses.add": "one a minute for each bound",
+    "protocols/mqtt/committer.py Committer._failed": "has a LogLimit; or once, when the process has lost its store",
+    "protocols/mqtt/committer.py Committer._note_success": "once after each failure",
+    "protocols/bridge/bridge.py Bridge._run": "waits longer and longer between attempts",
+    "protocols/bridge/bridge.py Bridge._wait": "waits longer and longer between attempts",
+    "protocols/bridge/bridge.py Bridge._use": "waits longer and longer between attempts",
+    "gateway/threads.py": "the database",
+    "gateway/worker.py Worker._receive": "waits between attempts",
+    "gateway/worker.py Worker._run_until_signal": "at the start",
+    "gateway/layers/drops.py": "adds up, a line an interval",
+    "gateway/layers/leases.py": "Redis: a line a round",
+    "gateway/layers/members.py": "Redis",
+    "gateway/layers/base.py": "waits between attempts",
+    "gateway/layers/links.py": "Redis, as it comes and goes",
+    "gateway/layers/remote.py": "Redis, as it comes and goes",
+    "gateway/supervisor.py": "start and stop",
+    "gateway/lifespan.py": "start and stop",
+    "gateway/control.py": "an operator's command",
+    "gateway/certificates.py": "an operator has renewed a certificate",
+    "gateway/mqtt.py bridged.deliver": "a program of the operator's",
+    "devices/ingest.py Ingest._store": "once after each failure",
+    "devices/ingest.py Ingest._tell_failure": "has a LogLimit",
+    "devices/fanout.py Fanout._note_failure": "has a LogLimit",
+    "devices/keys.py KeyBounds._count": "has a LogLimit",
+    "devices/connections.py Watchman": "the database; has a LogLimit",
+}
+"""By file, class and function, or what it begins with: why no peer can have it logged as often as it likes."""
+
+
+def calls() -> Iterator[tuple[str, int]]:
+    """Where something is logged otherwise than by a `PeerLog`: (file and function, line)."""
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if "testing" not in path.parts:
+                yield from _calls_in(ast.parse(path.read_text()), str(path.relative_to(ROOT)), [])
+
+
+def _calls_in(node: ast.AST, file: str, names: list[str]) -> Iterator[tuple[str, int]]:
+    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        names = [*names, node.name]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS:
+        target = ast.unparse(node.func.value)
+        is_logger = "log" in target.lower() and "math" not in target
+        if is_logger and target.rpartition(".")[2] not in LIMITED:
+            yield f"{file} {'.'.join(names)}", node.lineno
+    for child in ast.iter_child_nodes(node):
+        yield from _calls_in(child, file, names)
+
+
+def test_a_line_that_is_not_within_a_share_has_a_reason() -> None:
+    unlimited = [
+        f"{where}, line {line}"
+        for where, line in calls()
+        if not any(where == known or where.startswith((f"{known} ", f"{known}.")) for known in NOT_OF_PEERS)
+    ]
+
+    assert unlimited == [], "use a PeerLog, or say in NOT_OF_PEERS why no peer can have it logged at will"
+
+
+def test_each_reason_is_of_something_that_is_there() -> None:
+    there = [where for where, _ in calls()]
+
+    assert [
+        known
+        for known in NOT_OF_PEERS
+        if not any(where == known or where.startswith((f"{known} ", f"{known}.")) for where in there)
+    ] == []
+
+
+def test_loggers_of_peers_have_the_name_by_which_this_test_knows_them() -> None:
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call):
+                    is_peer_log = ast.unparse(node.value.func).rpartition(".")[2] == "PeerLog"
+                    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                    names = {ast.unparse(target).rpartition(".")[2] for target in targets}
+                    assert (names <= LIMITED) if is_peer_log else not names & LIMITED, path
