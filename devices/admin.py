@@ -3,11 +3,14 @@
 A token is shown once, on the page that answers the request which issued it: neither a message nor a session holds it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import Count, Field, Model, Q, QuerySet
 from django.forms import ModelForm, Select
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
@@ -18,25 +21,28 @@ from django.utils.safestring import SafeString
 
 from devices import credentials
 from devices.certificates import free_name
-from devices.models import CertificateName, Credential, Device, DeviceType, now_ms
+from devices.models import CertificateName, Credential, Deletion, Device, DeviceType, now_ms
 from devices.pages.lines import publish_lines
-from devices.pages.readings import ReadingsQuery, read_page
+from devices.pages.readings import ReadingsChoice, ReadingsQuery, read_page
 from devices.profiles import PROFILES
-from devices.values import duration_text, instant
+from devices.values import duration_text, instant, name_text
 from gateway.config import current
 
 if TYPE_CHECKING:
     DeviceTypeModelAdmin = admin.ModelAdmin[DeviceType]
     DeviceModelAdmin = admin.ModelAdmin[Device]
+    DeletionModelAdmin = admin.ModelAdmin[Deletion]
     CredentialTabularInline = admin.TabularInline[Credential, Device]
     CertificateNameTabularInline = admin.TabularInline[CertificateName, Device]
     CertificateNameModelForm = ModelForm[CertificateName]
 else:  # generic in the stubs only
-    DeviceTypeModelAdmin = DeviceModelAdmin = admin.ModelAdmin
+    DeviceTypeModelAdmin = DeviceModelAdmin = DeletionModelAdmin = admin.ModelAdmin
     CredentialTabularInline = CertificateNameTabularInline = admin.TabularInline
     CertificateNameModelForm = ModelForm
 
 MAX_TOKENS_AT_ONCE: Final = 200
+DEVICES_PER_TRANSACTION: Final = 100
+"""Of what is done with many devices. On SQLite nobody else writes meanwhile: 100 take some 20 ms."""
 
 admin.site.site_title = admin.site.site_header = "fieldgate administration"
 admin.site.index_title = "Administration"
@@ -45,6 +51,11 @@ admin.site.index_title = "Administration"
 def _moment(ms: int | None) -> str:
     at = None if ms is None else instant(ms)
     return "never" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def in_slices(devices: Sequence[Device]) -> Iterable[Sequence[Device]]:
+    """The devices, as many at a time as are changed in one transaction."""
+    return (devices[at : at + DEVICES_PER_TRANSACTION] for at in range(0, len(devices), DEVICES_PER_TRANSACTION))
 
 
 @admin.register(DeviceType)
@@ -169,6 +180,39 @@ class CertificateNameInline(CertificateNameTabularInline):
         )
 
 
+@admin.register(Deletion)
+class DeletionAdmin(DeletionModelAdmin):
+    """What is being deleted, how far it is, and what was. Nobody changes it."""
+
+    list_display = ("what", "state", "deleted", "requested_by", "requested_at", "finished_at")
+    list_display_links = None
+    list_select_related = ("requested_by",)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Never: it is ordered where the readings are."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Never."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Never: half of the readings would stay."""
+        return False
+
+    @admin.display(description="readings")
+    def what(self, deletion: Deletion) -> str:
+        """Which readings."""
+        return name_text(str(deletion))
+
+    @admin.display(description="state")
+    def state(self, deletion: Deletion) -> str:
+        """How far it is."""
+        if deletion.finished_at is not None:
+            return "done"
+        return "under way" if deletion.deleted else "waits"
+
+
 @admin.register(Device)
 class DeviceAdmin(DeviceModelAdmin):
     """Devices. Adding one issues its first token; its readings have a page of their own."""
@@ -210,6 +254,7 @@ class DeviceAdmin(DeviceModelAdmin):
         """The pages that a device has besides its form."""
         own = [
             path("<int:device_id>/readings/", self.readings_view, name="gateway_devices_device_readings"),
+            path("<int:device_id>/readings/delete/", self.delete_readings_view, name="gateway_devices_delete_readings"),
             path("<int:device_id>/issue/", self.issue_view, name="gateway_devices_device_issue"),
             path("<int:device_id>/rotate/", self.rotate_view, name="gateway_devices_device_rotate"),
             path("<int:device_id>/revoke/<int:pk>/", self.revoke_view, name="gateway_devices_device_revoke"),
@@ -283,9 +328,10 @@ class DeviceAdmin(DeviceModelAdmin):
 
     def _set_enabled(self, request: HttpRequest, queryset: QuerySet[Device], enabled: bool) -> None:
         devices = list(queryset)
-        for device in devices:
-            credentials.set_enabled(device, enabled)
-            self.log_change(request, device, "Enabled." if enabled else "Disabled.")
+        for some in in_slices(devices):
+            with transaction.atomic():
+                credentials.set_all_enabled(some, enabled)
+                self._log_changes(request, some, "Enabled." if enabled else "Disabled.")
         done = "enabled" if enabled else "disabled; their connections are closed within two seconds"
         self.message_user(request, f"{len(devices)} device(s) {done}.", messages.SUCCESS)
 
@@ -296,10 +342,39 @@ class DeviceAdmin(DeviceModelAdmin):
         if len(devices) > MAX_TOKENS_AT_ONCE:
             self.message_user(request, f"At most {MAX_TOKENS_AT_ONCE} devices at once.", messages.ERROR)
             return None
-        issued = [(device, make(device)) for device in devices]
-        for device in devices:
-            self.log_change(request, device, entry)
+        issued = []
+        for some in in_slices(devices):
+            with transaction.atomic():
+                issued += [(device, make(device)) for device in some]
+                self._log_changes(request, some, entry)
         return self._show_tokens(request, issued, "New access tokens" if len(issued) > 1 else "New access token")
+
+    def _log_changes(self, request: HttpRequest, devices: Sequence[Device], entry: str) -> None:
+        LogEntry.objects.log_actions(request.user.pk or 0, devices, CHANGE, entry)
+
+    # Deleting
+
+    def delete_model(self, request: HttpRequest, obj: Device) -> None:
+        """The device is gone at once; what it had follows, in the background."""
+        self._delete(request, [obj])
+        self._say_that_it_goes_on(request)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> None:
+        """The same, for many."""
+        for some in in_slices(list(queryset)):
+            self._delete(request, some)
+        self._say_that_it_goes_on(request)
+
+    def _delete(self, request: HttpRequest, devices: Sequence[Device]) -> None:
+        ids = [device.pk for device in devices]
+        with transaction.atomic():
+            Device.objects.filter(pk__in=ids).delete()
+            Deletion.objects.filter(device_id__in=ids, finished_at=None).update(requested_by=request.user.pk)
+
+    def _say_that_it_goes_on(self, request: HttpRequest) -> None:
+        progress = format_html('<a href="{}">how far it is</a>', reverse("admin:gateway_devices_deletion_changelist"))
+        text = format_html("Readings are deleted in the background: {}.", progress)
+        self.message_user(request, text, messages.INFO)
 
     # A device's further pages
 
@@ -369,9 +444,42 @@ class DeviceAdmin(DeviceModelAdmin):
             "device": device,
             "query": query,
             "page": read_page(device.pk, query),
+            "may_delete": request.user.has_perm("gateway_devices.delete_reading"),
             "whole_url": f"{reverse('device-value', args=[device.pk])}?",
         }
         return TemplateResponse(request, "admin/gateway_devices/device/readings.html", context)
+
+    def delete_readings_view(self, request: HttpRequest, device_id: int) -> HttpResponse:
+        """POST: asks whether the readings of a key, or all, in a period are to be deleted; with `sure`, orders it."""
+        device = self.get_object(request, unquote(str(device_id)))
+        if device is None or not self.has_view_permission(request, device):
+            raise Http404("there is no such device")
+        if not request.user.has_perm("gateway_devices.delete_reading"):
+            raise PermissionDenied
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        readings_page = reverse("admin:gateway_devices_device_readings", args=[device.pk])
+        try:
+            choice = ReadingsChoice.parse(device.pk, request.POST.dict())
+        except ValueError as error:
+            self.message_user(request, str(error), messages.ERROR)
+            return HttpResponseRedirect(readings_page)
+        order = Deletion.of(device, choice.key, choice.since_ms, choice.until_ms, request.user.pk)
+        if "sure" in request.POST:
+            with transaction.atomic():
+                order.save()
+                self.log_change(request, device, f"Ordered readings to be deleted: {order}.")
+            self._say_that_it_goes_on(request)
+            return HttpResponseRedirect(readings_page)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Are you sure?",
+            "opts": self.opts,
+            "device": device,
+            "order": order,
+            "fields": [(name, request.POST.get(name, "")) for name in ("key", "since", "until")],
+        }
+        return TemplateResponse(request, "admin/gateway_devices/device/delete_readings.html", context)
 
     def _changeable(self, request: HttpRequest, device_id: int) -> Device:
         device = self.get_object(request, unquote(str(device_id)))

@@ -16,5 +16,7 @@ class DevicesConfig(AppConfig):
         from django.db.models.signals import pre_delete
 
         from devices.credentials import cut_deleted
+        from devices.deletion import follow_deleted
 
         pre_delete.connect(cut_deleted, sender="gateway_devices.Device", dispatch_uid="cut_deleted")
+        pre_delete.connect(follow_deleted, sender="gateway_devices.Device", dispatch_uid="follow_deleted")

@@ -10,7 +10,7 @@ import ssl
 import string
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
@@ -123,8 +123,15 @@ def rotate(device: Device) -> str:
 def set_enabled(device: Device, enabled: bool) -> None:
     """Lets `device` in, or cuts it off and keeps it out."""
     device.enabled = enabled
-    device.save(update_fields=["enabled"])
-    cut(device, "enabled" if enabled else "disabled")
+    set_all_enabled([device], enabled)
+
+
+@transaction.atomic
+def set_all_enabled(devices: Sequence[Device], enabled: bool) -> None:
+    """Lets devices in, or cuts them off and keeps them out."""
+    Device.objects.filter(pk__in=[device.pk for device in devices]).update(enabled=enabled)
+    reason = "enabled" if enabled else "disabled"
+    ConnectionCut.objects.bulk_create(ConnectionCut(device_id=device.pk, reason=reason) for device in devices)
 
 
 def cut(device: Device, reason: str) -> None:

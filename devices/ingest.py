@@ -30,8 +30,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from operator import itemgetter
-from typing import Final
+from typing import Final, TypeVar
 from zlib import crc32
+
+from django.db import connections
 
 from devices import metrics
 from devices.credentials import Identity
@@ -66,6 +68,9 @@ UNSTORABLE: Final = 0x83  # implementation specific error [MQTT5-2.4]
 _MASK: Final = 0x7FFF_FFFF
 _time = itemgetter(2)
 _pack_double = struct.Struct("<d").pack
+
+
+T = TypeVar("T")
 
 
 class Submission:
@@ -246,7 +251,8 @@ class Ingest:
                 await self._task
             finally:
                 self._task.cancel()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._writer.close)
+        for close in (self._writer.close, connections.close_all):
+            await asyncio.get_running_loop().run_in_executor(self._thread, close)
         self._thread.shutdown(wait=False)
 
     @property
@@ -311,6 +317,14 @@ class Ingest:
         """Returns when `points` are committed. Raises Reject if the database can never take them."""
         await self.ready()
         await asyncio.shield(self.submit(device, points, self._now_ms()))
+
+    async def between_commits(self, function: Callable[[], T]) -> T:
+        """Calls `function` in the thread that commits, when no commit is under way; those to come wait for it."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    def forget_keys(self, device_id: int) -> None:
+        """Looks up the keys of a device anew, of which some may have been deleted."""
+        self._known_keys.forget(device_id)
 
     def key_name(self, key_id: int) -> str:
         """The name of a key that was in a committed group."""

@@ -28,6 +28,7 @@ connections_cut = Counter("gateway_device_connections_cut", "Device connections 
 device_connections = Gauge("gateway_device_connections", "Open connections of devices (MQTT and WebSocket)")
 keys = Gauge("gateway_keys", "Different keys in the database, when they were last counted")
 keys_refused = Counter("gateway_keys_refused", "Messages refused because of too many keys, by the bound", ["bound"])
+readings_deleted = Counter("gateway_readings_deleted", "Readings deleted by order, or because their device is gone")
 timestamps_in_the_future = Counter(
     "gateway_timestamps_in_the_future", "Readings whose time is too far ahead of the gateway's clock"
 )

@@ -9,6 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from devices.connections import Connections, Watchman
 from devices.credentials import Directory
+from devices.deletion import Deleter
 from devices.fanout import Fanout
 from devices.ingest import Group, Ingest
 from devices.limits import DeviceLimits, configured
@@ -58,6 +59,7 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
     fanout = Fanout(layer, ingest)
     connections = Connections(directory, announce=fanout.connection, servers=lambda: lifecycle.servers)
     watchman = Watchman(connections)
+    deleter = Deleter(ingest.between_commits, forget_keys=ingest.forget_keys)
     async with AsyncExitStack() as started:
         started.push_async_callback(directory.close)
         started.push_async_callback(fanout.close)
@@ -65,6 +67,8 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
         started.push_async_callback(watchman.close)
         committing = ingest.start()
         started.push_async_callback(ingest.close)
+        deleting = deleter.start()
+        started.push_async_callback(deleter.close)
         state["devices"] = DeviceServices(ingest, directory, connections, DeviceLimits.of(options))
-        async with relying_on(committing, watching):
+        async with relying_on(committing, watching, deleting):
             yield

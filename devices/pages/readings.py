@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlencode
 
-from devices.models import LatestValue, Reading
+from devices.models import Key, LatestValue, Reading
 from devices.queries import CodePoints, heads
 from devices.values import Shown, shown
 
@@ -41,6 +41,32 @@ class ReadingsQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadingsChoice:
+    """Which readings are to be deleted: of a key (None: all), of since_ms <= ts < until_ms (None: no bound)."""
+
+    key: Key | None
+    since_ms: int | None
+    until_ms: int | None
+
+    @classmethod
+    def parse(cls, device_id: int, parameters: Mapping[str, str]) -> "ReadingsChoice":
+        """Reads the fields `key`, `since` and `until` of a form. Raises ValueError, with words for people, for what is
+        not understood: nothing is to be deleted by mistake."""
+        name = parameters.get("key", "")
+        key = Key.objects.filter(name=name).first() if "\0" not in name else None
+        if name and (key is None or not LatestValue.with_future.filter(device_id=device_id, key=key).exists()):
+            raise ValueError("The device has no such key.")
+        since, until = (parameters.get(field, "").strip() for field in ("since", "until"))
+        if not (_as_minute(since) or not since) or not (_as_minute(until) or not until):
+            raise ValueError("A time is to be as in 2026-11-27T14:03.")
+        since_ms = _to_ms(_as_minute(since)) if since else None
+        until_ms = _to_ms(_as_minute(until)) + 60_000 if until else None
+        if since_ms is not None and until_ms is not None and until_ms <= since_ms:
+            raise ValueError("The time from is to be before the time to.")
+        return cls(key, since_ms, until_ms)
+
+
+@dataclass(frozen=True, slots=True)
 class ReadingRow:
     """One reading as it is shown. `whole` is the query string by which all of a value that is cut is asked for."""
 
@@ -63,7 +89,7 @@ class ReadingsPage:
 
 def read_page(device_id: int, query: ReadingsQuery) -> ReadingsPage:
     """Walks the primary key backwards from the cursor, so the last page costs what the first does."""
-    found = LatestValue.objects.filter(device_id=device_id).order_by(CodePoints("key__name"))
+    found = LatestValue.with_future.filter(device_id=device_id).order_by(CodePoints("key__name"))
     key_ids = dict(found.values_list("key__name", "key_id"))
     keys = list(key_ids)
     key = query.key if query.key in key_ids else next(iter(keys), "")
