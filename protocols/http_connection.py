@@ -8,8 +8,9 @@ One request is served at a time. Bytes that come ahead of its response wait as b
 socket.
 
 No client is waited for without a limit, whatever it drips: an idle connection has `keep_alive_s`, a head
-`head_timeout_s` from its first byte, and a body may be `body_timeout_s` behind `min_body_bytes_per_s`, of which chunk
-sizes, their extensions and trailers are no part. `deadline` is NEVER only while it is the application's turn.
+`head_timeout_s` from its first byte, and a body `request_timeout_s`; and it may be `body_timeout_s` behind
+`min_body_bytes_per_s`, of which chunk sizes, their extensions and trailers are no part. `deadline` is NEVER only while
+it is the application's turn.
 """
 
 import asyncio
@@ -55,8 +56,10 @@ class HttpConnection(Connection):
         "_exchange",
         "_head_bytes",
         "_parser",
+        "_paused_at",
         "_pipelined",
         "_reading_body",
+        "_request_due",
         "_server",
         "_tls",
         "site",
@@ -74,6 +77,8 @@ class HttpConnection(Connection):
         self._exchange: Exchange | None = None
         self._reading_body = False
         self._body_bytes = 0
+        self._request_due = NEVER
+        self._paused_at = 0.0
         self._begun = False
         self._head_bytes = 0
         self._pipelined = b""
@@ -248,7 +253,9 @@ class HttpConnection(Connection):
         if has_body:
             self._body_bytes = 0
             self._reading_body = True
-            self.deadline = self.connections.now + self.site.options.body_timeout_s
+            now, options = self.connections.now, self.site.options
+            self._request_due = now + (options.request_timeout_s or NEVER)
+            self.deadline = min(now + options.body_timeout_s, self._request_due)
             if isinstance(inbox, ExpectingInbox):
                 inbox.ask = self._ask_for_body
             self._read_body()
@@ -296,7 +303,8 @@ class HttpConnection(Connection):
         else:
             options = self.site.options
             in_time = self.connections.now + options.body_timeout_s
-            self.deadline = min(self.deadline + len(data) / options.min_body_bytes_per_s, in_time)
+            progress_s = len(data) / options.min_body_bytes_per_s
+            self.deadline = min(self.deadline + progress_s, in_time, self._request_due)
         if isinstance(inbox, ExpectingInbox):
             inbox.ask = None
         if data or complete:
@@ -329,18 +337,24 @@ class HttpConnection(Connection):
     def _ask_for_body(self) -> None:
         if self._exchange is not None and not self._exchange.started:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self.deadline = self.connections.now + self.site.options.body_timeout_s
+            self._await_body()
 
     def _pause_body(self) -> None:
         self.deadline = NEVER
+        self._paused_at = self.connections.now
         self.transport.pause_reading()
 
     def _resume_body(self) -> None:
         if self._exchange is None or self.leaving or self.transport.is_closing():
             return
         if self._reading_body:
-            self.deadline = self.connections.now + self.site.options.body_timeout_s
+            self._request_due += self.connections.now - self._paused_at  # the application's time, not the client's
+            self._await_body()
         self.transport.resume_reading()
+
+    def _await_body(self) -> None:
+        """It is the client's turn now, after the application's."""
+        self.deadline = min(self.connections.now + self.site.options.body_timeout_s, self._request_due)
 
     # -- responses --------------------------------------------------------------------------------------------------
 

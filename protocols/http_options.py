@@ -49,6 +49,9 @@ class HttpOptions:
         30.0,
         "how long a request body or a WebSocket message may be behind min_body_bytes_per_s; 408, or close code 1008",
     )
+    request_timeout_s: float = _option(
+        300.0, "time for a request body to come in full, however fast it comes; 408. 0: no limit"
+    )
     keep_alive_s: float = _option(75.0, "time that a connection is kept without a request")
     write_timeout_s: float = _option(20.0, "time for a client to take what it is sent before it is cut off")
     websocket_handshake_timeout_s: float = _option(10.0, "time for the application to accept a WebSocket")
@@ -89,7 +92,7 @@ class HttpOptions:
         return float(min(timeout for timeout in timeouts if timeout))
 
 
-_MAY_BE_0: Final = ("websocket_ping_interval_s", "max_connections_per_address")
+_MAY_BE_0: Final = ("request_timeout_s", "websocket_ping_interval_s", "max_connections_per_address")
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """All of a request's head: what `max_headers` of `max_header_bytes` would be is more than anybody needs to hold."""

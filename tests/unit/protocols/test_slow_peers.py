@@ -107,3 +107,18 @@ async def test_a_client_on_a_slow_line_is_served() -> None:
 
     assert response.startswith(b"HTTP/1.1 200 ")
     assert not client.closed
+
+
+async def test_a_client_that_is_just_fast_enough_has_its_time_all_the_same() -> None:
+    client = Client(hello)
+    options = client.site.options
+    size = options.max_body_bytes
+    response = await client.send(POST + b"Content-Length: %d\r\n\r\n" % size + b"x" * (size // 2))
+    waited_s = 0
+    while not response:
+        response = await client.wait(1)
+        waited_s += 1
+        response = response or await client.send(b"x" * 2 * options.min_body_bytes_per_s)
+
+    assert response.startswith(b"HTTP/1.1 408 ")
+    assert options.request_timeout_s <= waited_s <= options.request_timeout_s + 1
