@@ -41,8 +41,8 @@ from devices.keys import KeyBounds, KnownKeys, NewKeysMessage, UnnumberedRow
 from devices.limits import DeviceOptions
 from devices.models import now_ms
 from devices.profiles import Point
+from devices.refusals import MessageRefusal, RefusedError
 from devices.writers import Row, Seen, UnknownKeyError, Writer
-from gateway.exceptions import Reject
 from protocols.log_limit import LogLimit, PeerLog
 
 logger = logging.getLogger("gateway.ingest")
@@ -63,7 +63,6 @@ BYTES_PER_READING: Final = 64
 EARLIEST_PLAUSIBLE_TS: Final = 100_000_000_000
 """1973, as milliseconds; as seconds it is the year 5138."""
 
-UNSTORABLE: Final = 0x83  # implementation specific error [MQTT5-2.4]
 
 _MASK: Final = 0x7FFF_FFFF
 _time = itemgetter(2)
@@ -270,7 +269,7 @@ class Ingest:
         """Takes what one message had, and returns the future of its commit, which the device's messages share.
 
         Do not await that future itself, since cancelling the waiter would cancel it for all; see `store`. It ends in
-        `Reject` if the database can never take the device's readings, or for new keys that are too many.
+        `RefusedError` if the database can never take the device's readings, or for new keys that are too many.
         """
         group = self._group
         device_id = device.device_id
@@ -314,7 +313,7 @@ class Ingest:
         return submission.future
 
     async def store(self, device: Identity, points: Sequence[Point]) -> None:
-        """Returns when `points` are committed. Raises Reject if the database can never take them."""
+        """Returns when `points` are committed. Raises RefusedError if they are not to be stored, ever."""
         await self.ready()
         await asyncio.shield(self.submit(device, points, self._now_ms()))
 
@@ -365,7 +364,7 @@ class Ingest:
             metrics.readings_unstorable.inc(group.size())
             text, peer = "the database refuses what %s (%d) sent: %s", f"device/{device_id}"
             peer_log.error(peer, text, submission.name, device_id, error)
-            refusal = Reject(UNSTORABLE, f"cannot be stored: {error}", disconnect=True)
+            refusal = RefusedError(MessageRefusal.UNSTORABLE, f"cannot be stored: {error}")
             _resolve(submission.future, refusal)
             for message in group.new_keys:
                 _resolve(message.future, message.refusal or refusal)
@@ -516,7 +515,7 @@ def _new_future() -> "asyncio.Future[None]":
     return future
 
 
-def _resolve(future: "asyncio.Future[None]", refusal: Reject | None = None) -> None:
+def _resolve(future: "asyncio.Future[None]", refusal: RefusedError | None = None) -> None:
     if future.done():  # it may have been cancelled, by who awaited it
         return
     if refusal is None:

@@ -21,8 +21,8 @@ from weakref import WeakValueDictionary
 from devices import metrics
 from devices.credentials import Identity
 from devices.limits import DeviceOptions
+from devices.refusals import MessageRefusal, RefusedError
 from devices.writers import Row, Writer
-from gateway.exceptions import Reject
 from protocols.log_limit import LogLimit, PeerLog
 
 logger = logging.getLogger("gateway.ingest")
@@ -35,8 +35,6 @@ MAX_NUMBERS: Final = 1_000_000
 WARN_AT: Final = 0.8
 """The part of a bound from which on there are warnings."""
 WARNING_INTERVAL_S: Final = 3_600.0
-
-QUOTA_EXCEEDED: Final = 0x97
 
 UnnumberedRow: TypeAlias = "tuple[int, str, int, int, int, float | None, str | None]"
 """A row with the name of its key in place of the number."""
@@ -118,7 +116,7 @@ class NewKeysMessage:
         self.future = future
         self.numbers: dict[str, int] = {}
         """The numbers of the keys it was not known to have, once they are looked up."""
-        self.refusal: Reject | None = None
+        self.refusal: RefusedError | None = None
         """Why it is not taken, once that is known."""
 
     def size(self) -> int:
@@ -158,13 +156,13 @@ class KeyBounds:
             wanted = {row[1] for row in message.unnumbered if (device_id, row[1]) not in has}
             unknown = {name for name in wanted if name not in numbers and name not in added}
             if self._max_per_device and wanted and counts[device_id] + len(wanted) > self._max_per_device:
-                self._refuse(message, "max_keys_per_device", self._max_per_device, "of one device")
+                self._refuse(message, MessageRefusal.KEYS_OF_DEVICE, "max_keys_per_device", self._max_per_device)
                 continue
             if unknown:
                 if in_all is None:
                     in_all = self._count()
                 if self._max_keys and in_all + len(added) + len(unknown) > self._max_keys:
-                    self._refuse(message, "max_keys", self._max_keys, "of all devices")
+                    self._refuse(message, MessageRefusal.KEYS, "max_keys", self._max_keys)
                     continue
             self._warn(message.device, counts[device_id], len(wanted))
             counts[device_id] += len(wanted)
@@ -190,11 +188,8 @@ class KeyBounds:
             peer = f"device/{device.device_id}"
             peer_log.warning(peer, text, device.name, device.device_id, before + more, self._max_per_device)
 
-    def _refuse(self, message: NewKeysMessage, option: str, bound: int, whose: str) -> None:
-        reason = f"more than {bound} different keys {whose} ({option})"
-        message.refusal = Reject(QUOTA_EXCEEDED, reason)
+    def _refuse(self, message: NewKeysMessage, refusal: MessageRefusal, option: str, bound: int) -> None:
+        """The line in the log is that of the wire, which knows the connection."""
+        whose = "of one device" if refusal is MessageRefusal.KEYS_OF_DEVICE else "of all devices"
+        message.refusal = RefusedError(refusal, f"more than {bound} different keys {whose} ({option})")
         metrics.keys_refused.labels(option).inc()
-        device = message.device
-        peer_log.warning(
-            f"device/{device.device_id}", "refused what %s (%d) sent: %s", device.name, device.device_id, reason
-        )

@@ -36,9 +36,9 @@ class StopConsumer(Exception):  # noqa: N818
 class Reject(Exception):  # noqa: N818
     """Raised by an MQTT handler, or set on the future it returned, to refuse a connection, a filter or a publish.
 
-    `reason_code` is that of MQTT 5 (0x80 or more) and `reason_string` is sent to MQTT 5 clients. Clients of earlier
-    versions cannot be told that a publish was refused: it is acknowledged and dropped, unless `disconnect` is true,
-    which closes their connection so that they send it again.
+    `reason_code` is that of MQTT 5 (0x80 or more) and `reason_string` is sent to MQTT 5 clients. A client that no
+    acknowledgement can tell that its publish was refused, before MQTT 5 and at QoS 0, has its connection closed, unless
+    `drop` is true: then the publish is dropped, and before MQTT 5 acknowledged as if it were not.
 
     `log_reason` is what the log and the trace say instead of `reason_string`, where they may know more than the client:
     whose credential it was, and what became of it.
@@ -49,7 +49,7 @@ class Reject(Exception):  # noqa: N818
         reason_code: int,
         reason_string: str | None = None,
         *,
-        disconnect: bool = False,
+        drop: bool = False,
         log_reason: str | None = None,
     ) -> None:
         if reason_code < 0x80:
@@ -57,7 +57,7 @@ class Reject(Exception):  # noqa: N818
         super().__init__(reason_code, reason_string)
         self.reason_code = int(reason_code)
         self.reason_string = reason_string
-        self.disconnect = disconnect
+        self.drop = drop
         self.log_reason = log_reason
 
     def __str__(self) -> str:

@@ -6,52 +6,51 @@ A rule of the bridge says which level of the topic upstream is the name of a dev
     local = "v1/devices/{device}/telemetry"
 
 The device has to be there, by that name, and enabled. Its readings are read by the profile of its type, and upstream
-has its acknowledgement when they are committed. The broker upstream has authenticated the device, not we.
+has its acknowledgement when they are committed. The broker upstream has authenticated the device, not we. It can do
+nothing about a message that is no telemetry, or of nobody, or of a device that has used up its share: that is dropped,
+counted and logged, and the messages of other devices go on.
 """
 
 import asyncio
+import logging
 from typing import Any, Final
 
-from devices import metrics
-from devices.consumers.mqtt import DEVICE_TOPICS, PAYLOAD_FORMAT_INVALID, SERVER_UNAVAILABLE, TOPIC_NAME_INVALID
-from devices.consumers.refusals import UNAVAILABLE
-from devices.credentials import Denied
+from devices.consumers.mqtt import DEVICE_TOPICS
+from devices.consumers.refusals import count_payloads
+from devices.credentials import Denied, Found
 from devices.look_ups import LookUpError
 from devices.models import now_ms
-from devices.profiles import PayloadError
+from devices.refusals import MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
 from gateway.generic.mqtt import AsyncMqttConsumer, Reject, topic
 from protocols.asgi import Event
+from protocols.log_limit import LogLimit
 
-UNKNOWN_DEVICE: Final = TOPIC_NAME_INVALID
+logger = logging.getLogger("gateway.devices")
+
+RETRY_S: Final = 1.0
 
 
 class BridgeMqttConsumer(AsyncMqttConsumer):
     """A bridge: telemetry of devices is stored, other messages go to the subscribers of the broker here."""
 
     _services: DeviceServices
+    _away_log: LogLimit
 
     async def connect(self, password: bytes | None) -> None:
         """Takes the bridge: who configured it has decided that."""
         self._services = services_of(self.scope)
+        self._away_log = LogLimit()
         await self.accept()
 
     @topic("v1/devices/<str:device>/telemetry", route=False)
     async def telemetry(self, event: Event, device: str) -> "asyncio.Future[None]":
         """Stores readings. Refuses what has no device (0x90) or is no telemetry (0x99): upstream is rid of it then."""
         services = self._services
-        try:
-            identity = await services.directory.named(device)
-        except LookUpError as error:
-            raise Reject(SERVER_UNAVAILABLE, UNAVAILABLE.reason, log_reason=str(error), disconnect=True) from error
+        identity = await self._device(device)
         if isinstance(identity, Denied):
-            metrics.payloads_refused.labels("mqtt-bridge", "device").inc()
-            raise Reject(UNKNOWN_DEVICE, str(identity))  # upstream is told the code alone, the log all
-        try:
-            points = identity.profile.decode_telemetry(event["payload"])
-        except PayloadError as error:
-            metrics.payloads_refused.labels("mqtt-bridge", "payload").inc()
-            raise Reject(PAYLOAD_FORMAT_INVALID, str(error)) from None
+            raise RefusedError(MessageRefusal.NO_DEVICE, str(identity))
+        points = identity.profile.decode_telemetry(event["payload"])
         if not services.ingest.has_room:
             await services.ingest.ready()
         return services.ingest.submit(identity, points, now_ms())
@@ -61,4 +60,28 @@ class BridgeMqttConsumer(AsyncMqttConsumer):
     ) -> None:
         """Any other topic goes to the subscribers here, but for those of the device API (0x90)."""
         if topic.startswith(DEVICE_TOPICS):
-            raise Reject(TOPIC_NAME_INVALID, "a topic of the device API; telemetry is v1/devices/{device}/telemetry")
+            why = "a topic of the device API; telemetry is v1/devices/{device}/telemetry"
+            raise RefusedError(MessageRefusal.TOPIC, why)
+
+    def drops(self, refusal: Reject) -> bool:
+        """What will not be taken either when it comes again. Failures of ours are no such refusals."""
+        return isinstance(refusal, RefusedError)
+
+    def note_refusal(
+        self, request: str, about: object, refusal: Reject, count: int = 1, *, answered: bool = True
+    ) -> None:
+        """Counts it among the payloads that were refused, too."""
+        super().note_refusal(request, about, refusal, count, answered=answered)
+        if isinstance(refusal, RefusedError):
+            count_payloads("mqtt-bridge", refusal, count)
+
+    async def _device(self, name: str) -> Found:
+        """The device of this name. While the database is away it waits, and upstream with it, as for a commit: refused
+        for that, a message would be refused again when it comes again, and be lost."""
+        while True:
+            try:
+                return await self._services.directory.named(name)
+            except LookUpError as error:
+                if self._away_log.take() is not None:
+                    logger.warning("cannot look up who has sent by a bridge; waiting until it works: %s", error)
+                await asyncio.sleep(RETRY_S)

@@ -6,9 +6,10 @@ import msgspec
 
 from devices.consumers.login import bearer_token, log_in
 from devices.consumers.refusals import LoginError, http_response, note_payload
-from devices.profiles import MAX_PAYLOAD_BYTES, PayloadError
-from devices.services import services_of
-from gateway.exceptions import Reject
+from devices.credentials import Identity
+from devices.profiles import MAX_PAYLOAD_BYTES
+from devices.refusals import MessageRefusal, RefusedError
+from devices.services import DeviceServices, services_of
 from gateway.generic.http import AsyncHttpConsumer
 
 _JSON = (b"content-type", b"application/json")
@@ -28,36 +29,50 @@ class DeviceApiConsumer(AsyncHttpConsumer):
 
 
 class TelemetryConsumer(DeviceApiConsumer):
-    """Stores readings. 200 when they are committed; 400, 401, 405, 413, 503 otherwise, and nothing is stored."""
+    """Stores readings. 200 when they are committed; 400, 401, 405, 413, 503 otherwise, and nothing is stored.
 
-    async def handle(self, body: bytes) -> None:
-        """Called with the whole body; one that was cut short never gets here."""
+    The device is known before its body is read: a stranger's is not held.
+    """
+
+    _services: DeviceServices
+    _device: Identity
+
+    async def before_body(self) -> None:
+        """Logs the device in by the token in the path or in a header."""
         if self.scope["method"] != "POST":
             await self.respond(405, "telemetry is sent with POST", (b"allow", b"POST"))
             return
-        services = services_of(self.scope)
+        self._services = services_of(self.scope)
         token = self.scope["url_route"]["kwargs"].get("token") or bearer_token(self.scope["headers"])
         try:
-            device = await log_in(services, token, self.scope)
+            self._device = await log_in(self._services, token, self.scope)
         except LoginError as error:
             status, headers, answer = http_response(error)
             await self.send_response(status, answer, headers=headers)
-            return
+
+    async def body_too_large(self) -> None:
+        """413."""
+        await self._refuse(RefusedError(MessageRefusal.TOO_LARGE, f"more than {self.max_body_bytes} bytes"))
+
+    async def handle(self, body: bytes) -> None:
+        """Called with the whole body; one that was cut short never gets here."""
         try:
-            points = device.profile.decode_telemetry(body)
-            await services.ingest.store(device, points)
-        except PayloadError as error:
-            note_payload(self.scope, device, error)
-            await self.respond(400, str(error))
-        except Reject as error:
-            await self.respond(500, str(error.reason_string))
+            await self._services.ingest.store(self._device, self._device.profile.decode_telemetry(body))
+        except RefusedError as error:
+            await self._refuse(error)
         else:
             await self.respond(200)
+
+    async def _refuse(self, error: RefusedError) -> None:
+        note_payload(self.scope, self._device, error)
+        # What the client still sends of a body that is too large is read for a moment only: no second request follows.
+        close = ((b"connection", b"close"),) if error.refusal is MessageRefusal.TOO_LARGE else ()
+        await self.respond(error.refusal.status, error.text, *close)
 
 
 class UnknownPathConsumer(DeviceApiConsumer):
     """Any other path below /api/v1/."""
 
-    async def handle(self, body: bytes) -> None:
+    async def before_body(self) -> None:
         """Answers 404."""
         await self.respond(404, "no such path in the device API")

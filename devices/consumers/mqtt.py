@@ -3,27 +3,34 @@
 import asyncio
 from typing import Any, Final
 
-from devices import metrics
 from devices.connections import owner_of
 from devices.consumers.login import Revocable, certified_device, log_in
-from devices.consumers.refusals import FLAPPING, UNKNOWN_CERTIFICATE, LoginError, mqtt_rejection, refused
+from devices.consumers.refusals import (
+    FLAPPING,
+    UNKNOWN_CERTIFICATE,
+    LoginError,
+    count_payloads,
+    mqtt_rejection,
+    refused,
+)
 from devices.credentials import Denied, Identity, looks_like_token
 from devices.ingest import Ingest
 from devices.limits import Flapping
 from devices.models import now_ms
-from devices.profiles import PayloadError
+from devices.refusals import MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
 from gateway.generic.mqtt import AsyncMqttConsumer, Reject, topic
 from protocols.asgi import Event
 
-SERVER_UNAVAILABLE: Final = 0x88
 NOT_AUTHORIZED: Final = 0x87
 TOPIC_FILTER_INVALID: Final = 0x8F
-TOPIC_NAME_INVALID: Final = 0x90
-PAYLOAD_FORMAT_INVALID: Final = 0x99
 
 DEVICE_TOPICS: Final = ("v1/devices/", "v1/gateway/", "v2/")
 """Topics of the device API. They belong to the device that is logged in; anonymous clients may not use them."""
+
+NOT_SERVED: Final = ("v2/t/", "v1/gateway/")
+"""Topics by which ThingsBoard takes telemetry, of the device or of those behind it, and we do not. Whoever has it
+acknowledged believes that it is stored. ThingsBoard, too, acknowledges none of `v1/gateway/` to who is no gateway."""
 
 LOST: Final = frozenset({"lost", "keep_alive", "taken_over", "protocol_error"})
 """The ends of a connection that is to be counted as lost."""
@@ -66,7 +73,7 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         # A client ID is anybody's choice: it shall not make one device, or an anonymous client, take over the session
         # of another. Two devices may well have the same one, that of their SDK.
         client_id = f"{device.device_id}/{self.scope['client_id']}"
-        await self.accept(client_id=client_id, owner=owner_of(device.device_id))
+        await self.accept(client_id=client_id, name=device.name, owner=owner_of(device.device_id))
 
     def _is_no_device(self) -> bool:
         """Whether the client does not mean to be a device, and the listener lets such clients in.
@@ -92,12 +99,8 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         """Stores readings; they are acknowledged when they are committed. 0x99 for a payload that is none."""
         device = self.device
         if device is None:
-            raise Reject(NOT_AUTHORIZED, "only a device that is logged in sends telemetry", disconnect=True)
-        try:
-            points = device.profile.decode_telemetry(event["payload"])
-        except PayloadError as error:
-            metrics.payloads_refused.labels("mqtt", "payload").inc()
-            raise Reject(PAYLOAD_FORMAT_INVALID, str(error), disconnect=True) from None
+            raise RefusedError(MessageRefusal.NOT_LOGGED_IN, "only a device that is logged in sends telemetry")
+        points = device.profile.decode_telemetry(event["payload"])
         ingest = self._ingest
         if not ingest.has_room:
             await ingest.ready()
@@ -112,10 +115,22 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
     ) -> None:
         """Any other topic: a device has none (0x90), an anonymous client all but those of devices (0x87)."""
         if self.device is not None:
-            raise Reject(TOPIC_NAME_INVALID, "no topic of the device API")
+            if topic.startswith(NOT_SERVED):
+                raise RefusedError(
+                    MessageRefusal.TOPIC, "not served here; telemetry is JSON to v1/devices/me/telemetry"
+                )
+            raise RefusedError(MessageRefusal.IGNORED, "no topic of the device API")
         if topic.startswith(DEVICE_TOPICS):
-            raise Reject(NOT_AUTHORIZED, "a topic of the device API")
+            raise RefusedError(MessageRefusal.NOT_LOGGED_IN, "a topic of the device API")
         await super().receive_publish(topic, payload, qos=qos, retain=retain, properties=properties)
+
+    def note_refusal(
+        self, request: str, about: object, refusal: Reject, count: int = 1, *, answered: bool = True
+    ) -> None:
+        """Counts it among the payloads that were refused, too."""
+        super().note_refusal(request, about, refusal, count, answered=answered)
+        if isinstance(refusal, RefusedError):
+            count_payloads("mqtt", refusal, count)
 
     async def subscribe(self, topic_filter: str, qos: int, *, share_name: str | None) -> int | None:
         """A device gets the filters of the device API, at QoS 1 at most; an anonymous client any."""

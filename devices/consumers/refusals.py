@@ -11,7 +11,7 @@ import msgspec
 
 from devices import metrics
 from devices.credentials import Identity
-from devices.profiles import PayloadError
+from devices.refusals import RefusedError
 from gateway.exceptions import Reject
 from protocols.asgi import Scope
 from protocols.log_limit import PeerLog
@@ -96,7 +96,12 @@ def http_response(error: LoginError) -> tuple[int, list[tuple[bytes, bytes]], by
     return error.refusal.http, headers, body
 
 
-def note_payload(scope: Scope, device: Identity, error: PayloadError) -> None:
-    """A payload was no telemetry, and none of it is stored."""
-    metrics.payloads_refused.labels(scope["type"], "payload").inc()
-    peer_log.warning(f"device/{device.device_id}", "refused what %s sent: %s: %s", device, describe(scope), error)
+def note_payload(scope: Scope, device: Identity, error: RefusedError) -> None:
+    """Nothing of a message is stored."""
+    count_payloads(scope["type"], error)
+    peer_log.warning(f"device/{device.device_id}", "refused what %s sent: %s: %s", device, describe(scope), error.text)
+
+
+def count_payloads(protocol: str, error: RefusedError, count: int = 1) -> None:
+    """Counts messages of which nothing is stored, for wires whose servers log that."""
+    metrics.payloads_refused.labels(protocol, error.refusal.reason).inc(count)

@@ -19,8 +19,8 @@ from devices.consumers.refusals import LoginError, http_response, note_payload
 from devices.credentials import Identity
 from devices.models import now_ms
 from devices.profiles import MAX_PAYLOAD_BYTES, PayloadError
+from devices.refusals import MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
-from gateway.exceptions import Reject
 from gateway.generic.websocket import AsyncWebsocketConsumer
 from protocols.asgi import Event
 from protocols.log_limit import PeerLog
@@ -41,8 +41,8 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
     _device: Identity
     _count = 0
     _awaited: "asyncio.Future[None] | None" = None
-    _unanswered: deque[tuple[Any, "asyncio.Future[None] | str"]]
-    """Messages in their order: the id, and the commit that is waited for, or the error to answer."""
+    _unanswered: deque[tuple[Any, "asyncio.Future[None] | RefusedError"]]
+    """Messages in their order: the id, and the commit that is waited for, or why there is none."""
 
     async def connect(self) -> None:
         """Logs the device in; a refusal is an HTTP 401 (or 503) to the handshake."""
@@ -64,7 +64,7 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
         payload = text_data.encode() if text_data is not None else bytes_data or b""
         self._count += 1
         if len(payload) > MAX_PAYLOAD_BYTES:
-            self._note(PayloadError(f"more than {MAX_PAYLOAD_BYTES} bytes"))
+            self._note(RefusedError(MessageRefusal.TOO_LARGE, f"more than {MAX_PAYLOAD_BYTES} bytes"))
             await self.close(MESSAGE_TOO_BIG, "message too big")
             return
         await self._make_room()
@@ -73,13 +73,13 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
         try:
             answer_id, telemetry = _envelope(payload, self._count)
             points = self._device.profile.decode_telemetry(telemetry)
-        except PayloadError as error:
+            await ingest.ready()
+            committed = ingest.submit(self._device, points, now_ms())
+        except RefusedError as error:
             self._note(error)
-            self._unanswered.append((answer_id, str(error)))
+            self._unanswered.append((answer_id, error))
             await self._answer()
             return
-        await ingest.ready()
-        committed = ingest.submit(self._device, points, now_ms())
         self._unanswered.append((answer_id, committed))
         if committed is not self._awaited:  # one callback for all that share the future
             self._awaited = committed
@@ -110,20 +110,23 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
             await asyncio.wait([oldest])
             await self._answer()
 
-    def _note(self, error: PayloadError) -> None:
+    def _note(self, error: RefusedError) -> None:
         note_payload(self.scope, self._device, error)
 
     async def _answer(self) -> None:
         """Answers messages up to the first whose commit is not done."""
         while self._unanswered:
             answer_id, outcome = self._unanswered[0]
-            if isinstance(outcome, asyncio.Future):
-                if not outcome.done():
-                    return
-                error = outcome.exception()
-                outcome = "" if error is None else str(error.reason_string if isinstance(error, Reject) else error)
+            if isinstance(outcome, RefusedError):
+                error: RefusedError | None = outcome
+            elif outcome.done():
+                error = _refusal_of(outcome)
+                if error is not None:
+                    self._note(error)
+            else:
+                return
             self._unanswered.popleft()
-            answer = {"error": outcome, "id": answer_id} if outcome else {"ack": answer_id}
+            answer = {"ack": answer_id} if error is None else {"error": error.text, "id": answer_id}
             await self.send(text_data=msgspec.json.encode(answer).decode())
 
     async def _turn_away(self, error: LoginError) -> None:
@@ -134,6 +137,14 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
         await self.base_send({"type": "websocket.http.response.start", "status": status, "headers": headers})
         await self.base_send({"type": "websocket.http.response.body", "body": body})
         self._gateway_closed = True
+
+
+def _refusal_of(committed: "asyncio.Future[None]") -> RefusedError | None:
+    """Why a commit that is done has not stored what it was to. Raises what is no refusal, and has no answer."""
+    error = committed.exception()
+    if error is None or isinstance(error, RefusedError):
+        return error
+    raise error
 
 
 class _Envelope(msgspec.Struct):

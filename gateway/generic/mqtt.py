@@ -15,7 +15,8 @@ wills of other clients are refused until `receive_publish`, `subscribe` and `all
 
 What a publish handler does decides its acknowledgement: returning None acknowledges now; returning an asyncio.Future,
 which many publishes may share, when that is done, and the next publish is handled meanwhile; raising `Reject`, or a
-future that ends in it, refuses with its code; any other exception is logged and refused with 0x83.
+future that ends in it, refuses with its code; any other exception is logged and refused with 0x83. Where no
+acknowledgement can tell the client, before MQTT 5 and at QoS 0, a refusal ends the connection, unless it says `drop`.
 
 Clients of MQTT 5 that name an authentication method are refused unless `begin_authentication` knows it; `connect` is
 called when the exchange is done, and finds it as `authenticated`.
@@ -113,21 +114,23 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         self,
         *,
         client_id: str | None = None,
+        name: str = "",
         properties: dict[str, Any] | None = None,
         maximum_qos: int | None = None,
         owner: str | None = None,
     ) -> None:
         """Accepts the connection; see `mqtt.accept` in docs/events.md."""
         self.accepted = True
+        self.client_name = name
         self._gateway_owner = owner
-        event = accept_event(client_id, properties, maximum_qos, owner, self._gateway_will())
+        event = accept_event(client_id, name, properties, maximum_qos, owner, self._gateway_will())
         await self._gateway_send({**event, **self._gateway_proof()})
 
     async def reject(
         self, reason_code: int = NOT_AUTHORIZED, reason_string: str | None = None, *, log_reason: str | None = None
     ) -> None:
         """Refuses the connection; `log_reason` is for the log, see `mqtt.reject` in docs/events.md."""
-        self._note_refusal("connect", self.scope["client_id"], Reject(reason_code, reason_string))
+        self.note_refusal("connect", self.scope["client_id"], Reject(reason_code, reason_string))
         await self._gateway_send(reason_event("mqtt.reject", reason_code, reason_string, log_reason))
         self._gateway_closed = True
 
@@ -154,14 +157,14 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
                 )
                 ack = broker_ack(event["ack_id"], self.route_publishes, self.unrestricted)
         except Reject as refusal:
-            self._note_refusal("publish", topic_name, refusal)
-            await self.base_send(refuse(publish_ack(event["ack_id"], True), refusal))
+            self.note_refusal("publish", topic_name, refusal, answered=self._answered(event["qos"]))
+            await self.base_send(refuse(publish_ack(event["ack_id"], True), refusal, self.drops(refusal)))
             return
         except StopConsumer:
             raise
         except Exception as error:
             self._note_failure("publish", topic_name, error)
-            await self.base_send(refuse(publish_ack(event["ack_id"], True), FAILED))
+            await self.base_send(refuse(publish_ack(event["ack_id"], True), FAILED, False))
             return
         if outcome is None:
             await self.base_send(ack)
@@ -203,12 +206,13 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
             self.__unsettled.pop(outcome, None)
         error = asyncio.CancelledError() if outcome.cancelled() else outcome.exception()
         if isinstance(error, Reject):
-            self._note_refusal("publish", f"{len(acks)} at once", error, len(acks))
+            self.note_refusal("publish", f"{len(acks)} at once", error, len(acks), answered=self._answered(1))
         elif error is not None:
             self._note_failure("publish", "committed together", error, len(acks))
         for ack in acks:
             if error is not None:
-                refuse(ack, error if isinstance(error, Reject) else FAILED)
+                refusal = error if isinstance(error, Reject) else FAILED
+                refuse(ack, refusal, self.drops(refusal))
             await self.base_send(ack)
 
     async def mqtt_subscribe(self, event: Event) -> None:
@@ -224,7 +228,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         try:
             granted = await self.subscribe(topic_filter, qos, share_name=subscription["share_name"])
         except Reject as refusal:
-            self._note_refusal("subscribe", topic_filter, refusal)
+            self.note_refusal("subscribe", topic_filter, refusal)
             return refusal
         except StopConsumer:
             raise

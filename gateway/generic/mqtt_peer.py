@@ -28,9 +28,8 @@ STATUS_PREFIX = "$SYS/"
 
 EVENTS = ("mqtt.connect", "mqtt.publish", "mqtt.subscribe", "mqtt.retained", "mqtt.unsubscribe", "mqtt.disconnect")
 
-# The connection of a client before MQTT 5 is closed on a failure of ours: it cannot be told of it, and would take a
-# positive acknowledgement for granted. It sends the publish again when it is back.
-FAILED = Reject(IMPLEMENTATION_SPECIFIC_ERROR, disconnect=True)
+FAILED = Reject(IMPLEMENTATION_SPECIFIC_ERROR)
+"""A failure of ours. Who cannot be told of it sends the publish again when it is back."""
 
 
 class MqttPeer:
@@ -48,6 +47,9 @@ class MqttPeer:
     """Whether the listener takes clients without credentials; known from `connect` on."""
 
     accepted = False
+
+    client_name = ""
+    """What logs call the client beside its identifier; set by `accept`."""
 
     _gateway_owner: str | None = None
 
@@ -86,6 +88,11 @@ class MqttPeer:
         """
         return self.unrestricted and not will["topic"].startswith(STATUS_PREFIX)
 
+    def drops(self, refusal: Reject) -> bool:
+        """Whether a refused publish is dropped, and not the connection ended, where the client cannot be told; may be
+        overridden, for peers that can do nothing about it."""
+        return refusal.drop
+
     def _anonymous(self, password: bytes | None) -> bool:
         return self.allow_anonymous and self.scope["username"] is None and password is None
 
@@ -106,7 +113,7 @@ class MqttPeer:
         will = self.scope["will"]
         if will is None or self.allow_will(will):
             return None
-        self._note_refusal("will", will["topic"], Reject(NOT_AUTHORIZED))
+        self.note_refusal("will", will["topic"], Reject(NOT_AUTHORIZED))
         return False
 
     def _require_unrestricted(self, publish_to: str = "") -> None:
@@ -115,38 +122,50 @@ class MqttPeer:
         if publish_to.startswith(STATUS_PREFIX):
             raise Reject(NOT_AUTHORIZED, "a topic of the broker itself")
 
-    def _note_refusal(self, request: str, about: object, refusal: Reject, count: int = 1) -> None:
-        """Counts a refusal, and logs it within the share of the client's address.
+    def note_refusal(
+        self, request: str, about: object, refusal: Reject, count: int = 1, *, answered: bool = True
+    ) -> None:
+        """Counts a refusal, and logs it within the share of the client's owner or address; may be extended.
 
-        One that ends the connection is logged by the server, with the reason, and not here too.
+        `request` is "connect", "publish", "subscribe" or "will"; `about` is the topic or filter, or says how many.
+        One that ends the connection, as that of a publish which is not `answered` does, is logged by the server, with
+        the reason, and not here too.
         """
         mqtt_refusals.labels(request, f"{refusal.reason_code:#04x}").inc(count)
-        if request == "connect" or (refusal.disconnect and self.scope["mqtt_version"] < 5):
+        if request == "connect" or not (answered or self.drops(refusal)):
             return
         message = "refused %s %r of %s: %s"
         kind = f"{message} {request} {refusal.reason_code:#04x}"
-        peer_log.warning(self.__peer(), message, request, about, describe(self.scope), refusal, kind=kind)
+        peer_log.warning(self.__peer(), message, request, about, self._who(), refusal, kind=kind)
 
     def __peer(self) -> Peer:
         """Whose share of the log it is: that of the owner, if `accept` has named one, else of the address."""
         return self._gateway_owner or self.scope.get("client")
 
+    def _answered(self, qos: int) -> bool:
+        """Whether a client that publishes at `qos` gets an answer that can say no."""
+        return qos > 0 and bool(self.scope["mqtt_version"] >= 5)
+
+    def _who(self) -> str:
+        return f"{self.client_name}: {describe(self.scope)}" if self.client_name else describe(self.scope)
+
     def _note_withheld(self, topic_name: str, refusal: Reject) -> Reject:
         """Counts a retained message that the client does not get. It has asked for nothing that it must not: that is
         no line in the log."""
         mqtt_refusals.labels("retained", f"{refusal.reason_code:#04x}").inc()
-        logger.debug("kept retained %r from %s: %s", topic_name, describe(self.scope), refusal)
+        logger.debug("kept retained %r from %s: %s", topic_name, self._who(), refusal)
         return refusal
 
     def _note_failure(self, request: str, about: object, error: BaseException, count: int = 1) -> None:
         mqtt_refusals.labels(request, f"{IMPLEMENTATION_SPECIFIC_ERROR:#04x}").inc(count)
         message, peer = "%s %r of %s failed (%d)", self.__peer()
         kind = f"{message} {request} {type(error).__name__}"
-        peer_log.error(peer, message, request, about, describe(self.scope), count, kind=kind, exc_info=error)
+        peer_log.error(peer, message, request, about, self._who(), count, kind=kind, exc_info=error)
 
 
 def accept_event(
     client_id: str | None,
+    name: str,
     properties: dict[str, Any] | None,
     maximum_qos: int | None,
     owner: str | None,
@@ -154,6 +173,7 @@ def accept_event(
 ) -> Event:
     options = {
         "client_id": client_id,
+        "name": name or None,
         "properties": properties,
         "maximum_qos": maximum_qos,
         "owner": owner,
@@ -203,13 +223,13 @@ def broker_ack(ack_id: int, route: bool, unrestricted: bool) -> Event:
     return ack
 
 
-def refuse(ack: Event, refusal: Reject) -> Event:
+def refuse(ack: Event, refusal: Reject, drop: bool) -> Event:
     """`ack` made negative."""
     ack["reason_code"] = refusal.reason_code
     if refusal.reason_string:
         ack["reason_string"] = refusal.reason_string
-    if refusal.disconnect:
-        ack["disconnect"] = True
+    if drop:
+        ack["drop"] = True
     return ack
 
 

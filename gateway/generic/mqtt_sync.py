@@ -64,20 +64,23 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         self,
         *,
         client_id: str | None = None,
+        name: str = "",
         properties: dict[str, Any] | None = None,
         maximum_qos: int | None = None,
         owner: str | None = None,
     ) -> None:
         """Accepts the connection; see `mqtt.accept` in docs/events.md."""
         self.accepted = True
+        self.client_name = name
         self._gateway_owner = owner
-        self._gateway_send(accept_event(client_id, properties, maximum_qos, owner, self._gateway_will()))
+        event = accept_event(client_id, name, properties, maximum_qos, owner, self._gateway_will())
+        self._gateway_send(event)
 
     def reject(
         self, reason_code: int = NOT_AUTHORIZED, reason_string: str | None = None, *, log_reason: str | None = None
     ) -> None:
         """Refuses the connection; `log_reason` is for the log, see `mqtt.reject` in docs/events.md."""
-        self._note_refusal("connect", self.scope["client_id"], Reject(reason_code, reason_string))
+        self.note_refusal("connect", self.scope["client_id"], Reject(reason_code, reason_string))
         self._gateway_send(reason_event("mqtt.reject", reason_code, reason_string, log_reason))
         self._gateway_closed = True
 
@@ -100,13 +103,13 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
                     properties=event["properties"],
                 )
         except Reject as refusal:
-            self._note_refusal("publish", event["topic"], refusal)
-            refuse(ack, refusal)
+            self.note_refusal("publish", event["topic"], refusal, answered=self._answered(event["qos"]))
+            refuse(ack, refusal, self.drops(refusal))
         except StopConsumer:
             raise
         except Exception as error:
             self._note_failure("publish", event["topic"], error)
-            refuse(ack, FAILED)
+            refuse(ack, FAILED, False)
         self._gateway_send(ack)
 
     def receive_publish(
@@ -128,7 +131,7 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         try:
             granted = self.subscribe(topic_filter, qos, share_name=subscription["share_name"])
         except Reject as refusal:
-            self._note_refusal("subscribe", topic_filter, refusal)
+            self.note_refusal("subscribe", topic_filter, refusal)
             return refusal
         except StopConsumer:
             raise

@@ -62,6 +62,7 @@ class Connection:
         self._client = client_address(writer.transport)
         self._where = "%s:%s" % (self._client or ("a local socket", 0))
         self._session: Session | None = None
+        self._name = ""
         self._run: ApplicationRun | None = None
         self._reason = "lost"
         self._answered: asyncio.Future[Event] | None = None
@@ -148,6 +149,7 @@ class Connection:
             message, code = "refused %s: application, %#04x %s", answer.get("reason_code", _NOT_AUTHORIZED)
             peer_log.info(self._client, message, who, code, why, kind=f"{message} {code:#04x}")
             return False
+        self._name = answer.get("name", "")
         identity = answer.get("client_id", session.client_id)
         if session.attributes.setdefault(IDENTITY, identity) != identity:
             # amqtt has found the session by the client identifier alone, before anybody was asked.
@@ -177,7 +179,10 @@ class Connection:
             }
         )
         code = answer.get("reason_code", 0)
-        if code >= _FAILURE and answer.get("disconnect"):
+        if code >= _FAILURE and not answer.get("drop") and not self._writer.transport.is_closing():
+            why = f"refused a publish to {topic!r}: {code:#04x} {answer.get('reason_string') or ''}".rstrip()
+            who = printable((self._session and self._session.client_id) or "")
+            logger.warning("closed %s: application, %s", f"{printable(self._name)} ({who})" if self._name else who, why)
             self.close("application")
         return bool(code < _FAILURE and answer.get("route", True))
 

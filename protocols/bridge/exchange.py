@@ -194,15 +194,18 @@ class Exchange:
             self._resume("unanswered")
 
     def _answer(self, pending: _Pending, answer: Event) -> bool:
-        """Routes a message and acknowledges it upstream. False if it is to come once more."""
+        """Routes a message and acknowledges it upstream. False if it is to come once more.
+
+        Upstream can be told no more than a client of MQTT 3.1.1 can: an acknowledgement says that the message is taken,
+        and else the connection ends. What is refused when it comes again is given up, or one message would stop all
+        others for ever.
+        """
         message = pending.message
         code = answer.get("reason_code", 0)
         if code >= _FAILURE:
             text = f"{code:#04x} {answer.get('reason_string', '')}".rstrip()
-            if answer.get("disconnect") and message.qos and not message.dup:
-                # A failure that may pass. Upstream has no other way to be told than a connection that ends; and what
-                # fails again is given up then, or one message would stop all others for ever.
-                self._want_end(Ending("application", f"a message to {pending.topic} failed: {text}"))
+            if not answer.get("drop") and message.qos and not message.dup:
+                self._want_end(Ending("application", f"refused a message to {pending.topic}: {text}"))
                 return False
             self._note("refused", f"the application refuses a message to {pending.topic}: {text}")
         ticket = 0

@@ -86,11 +86,13 @@ class Closing(AuthenticationReceiver):
         log_text: str = "",
         properties: Properties | None = None,
         with_will: bool = True,
+        fault: bool = False,
     ) -> None:
         """Ends the connection, telling the client why as far as its version can be told [MQTT5-4.13.2].
 
         `text` is for the client, and for the log and the trace too unless they have a `log_text` of their own.
         `with_will`: whether its will is published, now or after its delay; not if the client may publish no more.
+        `fault`: whether the client has done what it must not; see `End`.
         """
         if self.state is State.CLOSED:
             return
@@ -103,10 +105,11 @@ class Closing(AuthenticationReceiver):
         elif self.state is State.CONNECTED and self.version == MQTT_5_0:
             code = sendable(reason_code, PacketType.DISCONNECT)
             self._write_short(Disconnect(reason_code=code, properties=said))  # [MQTT5-3.14.0-1]
-        self._finish(End(reason_code, reason, log_text or text), now, with_will=with_will)
+        self._finish(End(reason_code, reason, log_text or text, fault=fault), now, with_will=with_will)
 
-    def _refuse(self, reason_code: int, text: str, now: float) -> None:
-        self.close(reason_code, "application", now, text=text)
+    def _refuse(self, reason_code: int, text: str, topic: str, now: float) -> None:
+        log_text = f"refused a publish to {topic!r}: {text}".removesuffix(": ")
+        self.close(reason_code, "application", now, text=text, log_text=log_text, fault=True)
 
     def _finish(self, end: End, now: float, *, with_will: bool = True) -> None:
         if self.end is not None:

@@ -75,7 +75,7 @@ _PINGRESP: Final = b"\xd0\x00"
 class Connection(Closing):
     """The server's side of one connection; it is the `Link` of its session."""
 
-    __slots__ = ("_assigned", "_decoder", "_grace_s", "_part_due", "address", "received_packets")
+    __slots__ = ("_assigned", "_decoder", "_grace_s", "_part_due", "address", "name", "received_packets")
 
     def __init__(self, broker: Broker, options: MqttOptions, wire: Wire, *, now: float) -> None:
         super().__init__(broker, options, wire)
@@ -86,6 +86,8 @@ class Connection(Closing):
         self._part_due = NEVER
         """By when more must have come of a packet that is not complete."""
         self.received_packets = 0
+        self.name = ""
+        """What the application calls the client, for the log."""
         self._assigned = False
         self.address = NOBODY
         """Who has the session, unless the application says: the client's network address; nobody, if it has none."""
@@ -318,6 +320,7 @@ class Connection(Closing):
             self.close(error.reason_code, "protocol_error", now, text=error.text)
             return
         self.connect = None
+        self.name = event.get("name", "")
         self.session = session
         self.state = State.CONNECTED
         self._will = terms.will

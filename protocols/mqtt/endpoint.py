@@ -308,7 +308,7 @@ class Endpoint(Writing):
             connection.unknown_acks = 0
 
     def _log(self, end: End) -> None:
-        level = _LOG_LEVELS.get(end.reason, logging.INFO)
+        level = logging.WARNING if end.fault else _LOG_LEVELS.get(end.reason, logging.INFO)
         if peer_log.is_enabled_for(level):
             kind = f"closed %s: {end.reason}, {end.reason_code:#04x}"
             who = self._who()
@@ -323,5 +323,7 @@ class Endpoint(Writing):
         return f"{address[0]}:{address[1]}" if address else "a local socket"
 
     def _who(self) -> str:
-        where = self.where
-        return f"{printable(self._name)} from {where}" if self._name else where
+        where, name = self.where, printable(self._name)
+        if self.connection.name:
+            name = f"{printable(self.connection.name)} ({name})"
+        return f"{name} from {where}" if name else where

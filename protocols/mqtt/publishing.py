@@ -92,8 +92,8 @@ class PublishReceiver(Output):
         """Whether the client waits for the answer to a publish."""
         return bool(self._pending) and not self._closed
 
-    def _refuse(self, reason_code: int, text: str, now: float) -> None:
-        """Ends the connection: the application refuses a publish and wants that."""
+    def _refuse(self, reason_code: int, text: str, topic: str, now: float) -> None:
+        """Ends the connection: the application refuses a publish, and no acknowledgement can say so."""
         raise NotImplementedError
 
     def _answer(self, event: Event, now: float) -> None:
@@ -242,13 +242,9 @@ class PublishReceiver(Output):
         if packet.retain and packet.qos and self.version == MQTT_5_0 and code < _FAILURE:
             event = self._to_retain(packet, event, now)
             code = event.get("reason_code", 0)
-        if code >= _FAILURE:
-            if self.tap is not None:
-                self.tap.refused("PUBLISH", code, event.get("reason_string", ""), packet.topic)
-            if event.get("disconnect") and (packet.qos == 0 or self.version != MQTT_5_0):
-                # Without an answer, which before MQTT 5 is a positive one: the client is to send the publish again.
-                self._refuse(code, event.get("reason_string", ""), now)
-                return
+        if code >= _FAILURE and not self._may_answer(packet, event, code):
+            self._refuse(code, event.get("reason_string") or "", packet.topic, now)
+            return
         if packet.qos == 2 and not self._take_over(packet, event, code):
             return
         journal = self._broker.journal
@@ -284,6 +280,18 @@ class PublishReceiver(Output):
             return event
         why = self._broker.refuses_to_retain(packet, self.session, now)
         return {**event, "reason_code": ReasonCode.QUOTA_EXCEEDED, "reason_string": why} if why else event
+
+    def _may_answer(self, packet: Publish, event: Event, code: int) -> bool:
+        """Whether a refused publish is answered, and not the connection ended: if the answer can say that it is
+        refused, as that of MQTT 5 to QoS 1 and 2 can, or the application has said that it is to be dropped. Before
+        MQTT 5 an answer is a yes [MQTT3-3.3.5-2], and a client may forget what it has a yes for."""
+        drop = bool(event.get("drop"))
+        if self.tap is not None:
+            text = event.get("reason_string") or ""
+            self.tap.refused("PUBLISH", code, f"{text} (dropped)".lstrip() if drop else text, packet.topic)
+        if drop:
+            self._broker.dropped["refused"] += 1
+        return drop or (packet.qos > 0 and self.version == MQTT_5_0)
 
     def _take_over(self, packet: Publish, event: Event, code: int) -> bool:
         """Remembers a QoS 2 message. Returns whether it is this connection's to route: after the end, it is not if

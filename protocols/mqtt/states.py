@@ -25,12 +25,14 @@ class State(Enum):
 
 
 class End(NamedTuple):
-    """How a connection ended. `reason` is that of `mqtt.disconnect`; `text` is for a log."""
+    """How a connection ended. `reason` is that of `mqtt.disconnect`; `text` is for a log, and a warning if by `fault`
+    of the client."""
 
     reason_code: int
     reason: str
     text: str = ""
     properties: Properties = {}
+    fault: bool = False
 
     def event(self) -> Event:
         """The `mqtt.disconnect` event."""

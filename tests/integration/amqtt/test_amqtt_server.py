@@ -18,7 +18,7 @@ from protocols.asgi import Application, Event, Receive, Scope, Send
 from protocols.server import Listener
 from tests.integration.mqtt.application import AcceptEverything
 from tests.integration.mqtt.paho_client import PahoClient
-from tests.integration.mqtt.waiting import until
+from tests.integration.mqtt.waiting import DEADLINE_S, until
 from tests.support.fleet import add_devices
 from tests.support.serving import Serving
 
@@ -98,9 +98,10 @@ class Refusing(AcceptEverything):
     _secret = False
 
     async def publish(self, event: Event, send: Send) -> None:
-        code = 0x87 if event["payload"] == b"refuse me" else 0
-        ack = {"type": "mqtt.ack", "ack_id": event["ack_id"], "reason_code": code}
-        await send({**ack, "route": event["payload"] != b"keep me"})
+        payload = event["payload"]
+        code = 0x87 if payload in (b"refuse me", b"drop me") else 0
+        ack = {"type": "mqtt.ack", "ack_id": event["ack_id"], "reason_code": code, "drop": payload == b"drop me"}
+        await send({**ack, "route": payload != b"keep me"})
 
 
 async def test_the_scope_and_the_events_are_those_of_every_mqtt_server(
@@ -182,7 +183,19 @@ class TestTheApplicationIsTheAuthority:
 
         assert [code.value for code in await client.subscribe("public/#", 1)] == [0x80]
 
-    async def test_a_message_that_it_refuses_or_keeps_reaches_nobody(
+    async def test_a_message_that_it_refuses_ends_the_connection(
+        self, serve_amqtt: ServeAmqtt, connect: Connect, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """amqtt has acknowledged it by then; that it was refused, the client is at least to notice."""
+        publisher = await connect(await serve_amqtt(Refusing()), "publisher")
+
+        await publisher.publish("a", b"refuse me", 1)
+
+        async with asyncio.timeout(DEADLINE_S):
+            await publisher.disconnected
+        assert "closed publisher: application, refused a publish to 'a': 0x87" in caplog.messages
+
+    async def test_a_message_that_it_drops_or_keeps_reaches_nobody(
         self, serve_amqtt: ServeAmqtt, connect: Connect
     ) -> None:
         address = await serve_amqtt(Refusing())
@@ -190,7 +203,7 @@ class TestTheApplicationIsTheAuthority:
         await subscriber.subscribe("a", 1)
         publisher = await connect(address, "publisher")
 
-        for payload in (b"refuse me", b"keep me", b"route me"):
+        for payload in (b"drop me", b"keep me", b"route me"):
             await publisher.publish("a", payload, 1)
 
         assert (await subscriber.message()).payload == b"route me"

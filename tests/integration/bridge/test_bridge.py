@@ -169,7 +169,7 @@ async def test_what_was_not_acknowledged_when_the_connection_ended_comes_again(
     assert len(application.scopes) == 2
 
 
-async def test_a_failure_that_may_pass_has_the_message_come_once_more_and_a_second_one_gives_it_up(
+async def test_a_refusal_has_the_message_come_once_more_and_a_second_one_gives_it_up(
     open_gateway: OpenGateway, application: Application_, upstream: Mosquitto, connect: Connect
 ) -> None:
     await (await open_gateway()).connected()
@@ -178,7 +178,6 @@ async def test_a_failure_that_may_pass_has_the_message_come_once_more_and_a_seco
         "type": "mqtt.ack",
         "ack_id": event["ack_id"],
         "reason_code": 0x83 if event["payload"] == b"poison" else 0,
-        "disconnect": True,
     }
 
     await field.publish("site/d/telemetry", b"poison", 1)
@@ -187,6 +186,26 @@ async def test_a_failure_that_may_pass_has_the_message_come_once_more_and_a_seco
     await until(lambda: b"good" in application.payloads()[1:], "what comes after it")
     await until(lambda: upstream.log().count("Received PUBACK from bridge-1") == 2, "the acknowledgements")
     assert application.payloads().count(b"poison") == 2
+
+
+async def test_what_is_to_be_dropped_does_not_come_again(
+    open_gateway: OpenGateway, application: Application_, upstream: Mosquitto, connect: Connect
+) -> None:
+    await (await open_gateway()).connected()
+    field = await connect(upstream.address, "field")
+    application.answer = lambda event: {
+        "type": "mqtt.ack",
+        "ack_id": event["ack_id"],
+        "reason_code": 0x99 if event["payload"] == b"poison" else 0,
+        "drop": True,
+    }
+
+    await field.publish("site/d/telemetry", b"poison", 1)
+    await field.publish("site/d/telemetry", b"good", 1)
+
+    await until(lambda: upstream.log().count("Received PUBACK from bridge-1") == 2, "the acknowledgements")
+    assert application.payloads() == [b"poison", b"good"]
+    assert application.ends == []
 
 
 class TestLoops:

@@ -102,10 +102,11 @@ async def test_a_will_is_no_way_to_publish_what_its_client_may_not(
     assert await listening.subscribe("#") == 0
     will = Will(topic=COMMAND, payload=b'{"method": "unlock"}', retain=True)
 
-    for credentials in ({"username": next(devices).token}, {}):
+    other = next(devices)
+    for credentials, who in (({"username": other.token}, f"{other.name}: mqtt villain"), ({}, "mqtt villain")):
         villain = await clients.connect("villain", will=will, **credentials)
         villain.abort()
-        assert "refused will 'v1/devices/me/rpc/request/1' of mqtt villain from 127.0.0.1:" in await watched.line()
+        assert f"refused will 'v1/devices/me/rpc/request/1' of {who} from 127.0.0.1:" in await watched.line()
         watched = Watched(gateway)
 
     goodbye = await clients.connect("goodbye", will=Will(topic="goodbye", payload=b"1"))

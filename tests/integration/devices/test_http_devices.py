@@ -136,9 +136,10 @@ class TestRefusals:
         assert await self._answer(gateway, head.encode() + large) == 413
 
         line = await watched.line()
-        assert "refused http POST /api/v1/***/telemetry from 127.0.0.1:" in line
-        assert "with 413" in line
+        assert f"refused what {device.name} ({device.pk}) sent: http POST /api/v1/***/telemetry from 127.0.0.1:" in line
+        assert "more than 262144 bytes" in line
         assert watched.risen("gateway_consumer_bodies_too_large_total") == 1
+        assert watched.risen('gateway_payloads_refused_total{protocol="http",reason="too_large"}') == 1
         assert gateway.stored(device) == []
 
     async def test_413_for_one_that_is_far_too_large_before_it_is_sent(

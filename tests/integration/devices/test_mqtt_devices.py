@@ -209,7 +209,7 @@ class TestRefusals:
 
         await self._goes_on(client, gateway, device)
         line = await watched.line()
-        assert f"refused publish 'some/topic' of mqtt sensor from {clients.host}:" in line
+        assert f"refused publish 'some/topic' of {device.name}: mqtt sensor from {clients.host}:" in line
         assert watched.risen('gateway_mqtt_refusals_total{reason_code="0x90",request="publish"}') == 2
 
     async def test_and_from_mqtt_3_it_is_acknowledged_and_dropped(
@@ -247,7 +247,10 @@ class TestRefusals:
 
         await client.expect_end()
         assert gateway.stored(device) == []
-        assert "0x99 not JSON" in await watched.line()
+        line = await watched.line()
+        assert "[warning" in line
+        assert f"closed {device.name} ({device.pk}/sensor) from {clients.host}:" in line
+        assert "0x99 refused a publish to 'v1/devices/me/telemetry': not JSON" in line
         assert watched.risen('gateway_payloads_refused_total{protocol="mqtt",reason="payload"}') == 1
 
     @pytest.mark.parametrize("version", [4, 5])

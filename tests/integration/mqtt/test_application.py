@@ -232,10 +232,10 @@ class TestAcknowledging:
         await subscriber.subscribe("kept")
         await subscriber.expect_nothing_more()
 
-    async def test_a_refused_publish_is_not_routed_and_5_0_is_told(self, serve: Serve, raw: OpenRaw) -> None:
+    async def test_a_publish_that_is_dropped_is_not_routed_and_5_0_is_told(self, serve: Serve, raw: OpenRaw) -> None:
         async def refuse(event: Event, send: Send) -> None:
             code = ReasonCode.NOT_AUTHORIZED if event["topic"] == "secret" else 0
-            answer = {"type": "mqtt.ack", "ack_id": event["ack_id"], "reason_code": code}
+            answer = {"type": "mqtt.ack", "ack_id": event["ack_id"], "reason_code": code, "drop": True}
             await send({**answer, "reason_string": "no"} if code else answer)
 
         address = await serve(Deciding(refuse))
@@ -272,15 +272,20 @@ class TestAcknowledging:
 
         assert await client.receive() == PubAck(1, ReasonCode.QUOTA_EXCEEDED)
 
-    async def test_a_refusal_may_close_an_older_client(self, serve: Serve, raw: OpenRaw) -> None:
+    async def test_a_refusal_closes_an_older_client_with_one_warning(
+        self, serve: Serve, raw: OpenRaw, caplog: pytest.LogCaptureFixture
+    ) -> None:
         async def refuse(event: Event, send: Send) -> None:
-            await send({"type": "mqtt.ack", "ack_id": event["ack_id"], "reason_code": 0x87, "disconnect": True})
+            await send({"type": "mqtt.ack", "ack_id": event["ack_id"], "reason_code": 0x87, "reason_string": "not you"})
 
         client = await raw("c", 4, to=await serve(Deciding(refuse)))
 
         client.send(Publish(topic="a", qos=1, packet_id=1))
 
         await client.expect_end()
+        [record] = [record for record in caplog.records if "closed c from" in record.getMessage()]
+        assert record.levelname == "WARNING"
+        assert "application, 0x87 refused a publish to 'a': not you" in record.getMessage()
 
     async def test_a_second_answer_and_an_answer_to_nothing_are_ignored(self, serve: Serve, raw: OpenRaw) -> None:
         async def stammer(event: Event, send: Send) -> None:

@@ -422,7 +422,6 @@ async def test_whose_certificate_is_no_longer_valid_does_not_go_on_as_an_anonymo
     [
         (unknown, "nobody", 0x90, "there is no device 'nobody'"),
         (disabled, NAME, 0x90, f"device {_WHOSE} is disabled"),
-        (away, NAME, 0x88, "OperationalError: server closed the connection"),
     ],
 )
 async def test_a_bridge_is_refused_what_is_for_no_device_and_the_log_says_why(
@@ -444,6 +443,27 @@ async def test_a_bridge_is_refused_what_is_for_no_device_and_the_log_says_why(
 
     assert ack["reason_code"] == code
     assert f"{code:#04x} {why.replace('PK', str(world.device.pk))}" in "".join(caplog.messages) + str(ack)
+
+
+async def test_a_bridge_waits_while_nobody_can_say_whose_a_message_is(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that is refused twice is acknowledged upstream, and lost."""
+    monkeypatch.setattr("devices.consumers.bridge.RETRY_S", 0)
+    answer = world.answer
+    await away(world)
+    state = {"devices": world.services}
+    async with MqttCommunicator(APPLICATION, "bridge", state=state, extensions={"bridge": {}}) as bridge:
+        await bridge.connect(60)
+        ack_id = await bridge.send_publish("v1/devices/nobody/telemetry", b'{"a": 1}')
+        async with asyncio.timeout(60):
+            while "waiting until it works: OperationalError: server closed the connection" not in caplog.text:
+                await asyncio.sleep(0)
+        assert await bridge.receive_nothing(timeout=0)
+
+        world.answer = answer
+
+        assert (await bridge.receive_ack(ack_id, 60))["reason_code"] == 0x90
 
 
 class TestManyFailedLogins:

@@ -237,13 +237,8 @@ class TestReceivePublish:
             await client.connect()
             ack_id = await client.send_publish("a", b"bad")
 
-            # Clients before MQTT 5 cannot be refused: they are disconnected, and send it again.
-            assert await client.receive_ack() == {
-                "type": "mqtt.ack",
-                "ack_id": ack_id,
-                "reason_code": 0x83,
-                "disconnect": True,
-            }
+            # and no word of dropping: a client before MQTT 5 is disconnected, and sends it again
+            assert await client.receive_ack() == {"type": "mqtt.ack", "ack_id": ack_id, "reason_code": 0x83}
             assert await client.publish("a", b"good") == 0
         assert "publish 'a' of mqtt test from 127.0.0.1:50000 failed" in caplog.text
         assert "ZeroDivisionError" in caplog.text
@@ -266,17 +261,49 @@ class TestReceivePublish:
     ) -> None:
         class Strict(Accepting):
             async def receive_publish(self, *args: Any, **kwargs: Any) -> None:
-                raise Reject(0x99, "no telemetry", disconnect=True)
+                raise Reject(0x99, "no telemetry")
 
-        async with MqttCommunicator(served(Strict.as_asgi()), mqtt_version=4) as client:
-            await client.connect()
-            await client.publish("a", b"x")
+        for version, qos in ((3, 1), (4, 2), (4, 0), (5, 0)):
+            async with MqttCommunicator(served(Strict.as_asgi()), mqtt_version=version) as client:
+                await client.connect()
+                await client.send_publish("a", b"x", qos=qos)
+                await client.receive_ack()
         assert caplog.text == ""
 
         async with MqttCommunicator(served(Strict.as_asgi()), mqtt_version=5) as client:
             await client.connect()
             await client.publish("a", b"x")
         assert caplog.text.count("0x99 no telemetry") == 1
+
+    async def test_one_that_is_to_be_dropped_says_so_and_is_logged_for_every_version(
+        self, served: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Lenient(Accepting):
+            async def receive_publish(self, *args: Any, **kwargs: Any) -> None:
+                raise Reject(0x90, drop=True)
+
+        for version in (3, 4, 5):
+            caplog.clear()
+            async with MqttCommunicator(served(Lenient.as_asgi()), mqtt_version=version) as client:
+                await client.connect()
+                ack_id = await client.send_publish("a", b"x")
+                ack = await client.receive_ack()
+            assert ack == {"type": "mqtt.ack", "ack_id": ack_id, "reason_code": 0x90, "drop": True}
+            assert caplog.text.count("refused publish 'a' of mqtt test from 127.0.0.1:50000: 0x90") == 1
+
+    async def test_lines_of_a_client_that_was_accepted_by_name_have_it(
+        self, served: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Named(Accepting):
+            async def connect(self, password: bytes | None) -> None:
+                await self.accept(name="thermo-1")
+
+        async with MqttCommunicator(served(Named.as_asgi())) as client:
+            await client.send_input({"type": "mqtt.connect", "password": None, "allow_anonymous": False})
+            assert await client.receive_output() == {"type": "mqtt.accept", "name": "thermo-1"}
+            await client.publish("a", b"x")
+
+        assert "refused publish 'a' of thermo-1: mqtt test from 127.0.0.1:50000: 0x87" in caplog.text
 
 
 class TestToTheClient:

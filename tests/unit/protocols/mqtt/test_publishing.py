@@ -2,6 +2,7 @@
 [MQTT5-4.6]."""
 
 import itertools
+from typing import Any, Final
 
 import pytest
 
@@ -133,40 +134,74 @@ class TestAcknowledgementAtQos1:
         assert client.read() == [PubAck(1, ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR)]
 
     @pytest.mark.mqtt("MQTT3-3.3.5-2")
-    def test_before_version_5_a_refused_publish_is_acknowledged_and_not_routed(self) -> None:
-        world = World()
-        subscriber, client = world.connected("s"), world.connected("c", version=4)
-        subscriber.subscribe("t")
-        [event] = client.send(publish(1))
-
-        client.ack(event, reason_code=0x87)
-
-        assert client.read() == [PubAck(1)]
-        assert subscriber.payloads() == []
-
-    @pytest.mark.mqtt("MQTT3-3.3.5-2")
-    @pytest.mark.parametrize("qos", [1, 2])
-    @pytest.mark.parametrize("version", [3, 4])
-    def test_or_the_application_has_the_connection_closed_without_an_acknowledgement(
-        self, version: int, qos: int
-    ) -> None:
-        client = World().connected("c", version=version)
-        [event] = client.send(publish(1, qos=qos))
-
-        client.ack(event, reason_code=0x87, disconnect=True)
-
-        assert client.read() == []
-        assert client.reason == ("application", 0x87)
-
-    def test_what_is_refused_so_and_sent_again_is_a_new_publish(self) -> None:
+    def test_what_is_refused_without_an_answer_and_sent_again_is_a_new_publish(self) -> None:
         world = World()
         client = world.connected("c", version=4, clean_start=False)
         [event] = client.send(publish(1, qos=2))
-        client.ack(event, reason_code=0x87, disconnect=True)
+        client.ack(event, reason_code=0x87)
 
         again = world.connected("c", version=4, clean_start=False)
 
         assert len(again.send(publish(1, qos=2))) == 1
+
+    def test_what_came_behind_it_is_still_routed_and_has_no_answer(self) -> None:
+        world = World()
+        subscriber, client = world.connected("s"), world.connected("c", version=4)
+        subscriber.subscribe("t")
+        refused, good = client.send(publish(1), publish(2))
+
+        client.ack(refused, reason_code=0x87)
+        client.ack(good)
+
+        assert client.read() == []
+        assert subscriber.payloads() == [b"2"]
+
+
+REFUSED_ANSWERS: Final[dict[tuple[int, int], dict[bool, list[Any]]]] = {
+    # version, QoS: what the client reads when its publish is refused; by whether the application says "drop"
+    (3, 0): {False: [], True: []},
+    (3, 1): {False: [], True: [PubAck(1)]},
+    (3, 2): {False: [], True: [PubRec(1)]},
+    (4, 0): {False: [], True: []},
+    (4, 1): {False: [], True: [PubAck(1)]},
+    (4, 2): {False: [], True: [PubRec(1)]},
+    (5, 0): {False: [Disconnect(reason_code=0x87, properties={"reason_string": "no"})], True: []},
+    (5, 1): {False: [PubAck(1, 0x87, {"reason_string": "no"})], True: [PubAck(1, 0x87, {"reason_string": "no"})]},
+    (5, 2): {False: [PubRec(1, 0x87, {"reason_string": "no"})], True: [PubRec(1, 0x87, {"reason_string": "no"})]},
+}
+
+
+class TestRefusedPublish:
+    """One rule: its acknowledgement says so, or the connection ends, unless the application says that it is dropped."""
+
+    @pytest.mark.mqtt("MQTT3-3.3.5-2")
+    @pytest.mark.parametrize("drop", [False, True])
+    @pytest.mark.parametrize(("version", "qos"), REFUSED_ANSWERS)
+    def test_is_told_or_ends_the_connection_or_is_dropped_in_so_many_words(
+        self, version: int, qos: int, drop: bool
+    ) -> None:
+        world = World()
+        subscriber, client = world.connected("s"), world.connected("c", version=version)
+        subscriber.subscribe("t")
+        [event] = client.send(publish(1, qos=qos))
+
+        client.ack(event, reason_code=0x87, reason_string="no", **({"drop": True} if drop else {}))
+
+        assert client.read() == REFUSED_ANSWERS[version, qos][drop]
+        told = version == 5 and qos > 0
+        assert client.connection.end is None if told or drop else client.reason == ("application", 0x87)
+        assert subscriber.payloads() == []
+        assert world.broker.dropped["refused"] == drop
+
+    def test_the_log_learns_the_topic_and_the_reason(self) -> None:
+        client = World().connected("c", version=4)
+        [event] = client.send(publish(1))
+
+        client.ack(event, reason_code=0x99, reason_string="not JSON")
+
+        end = client.connection.end
+        assert end is not None
+        assert (end.text, end.fault) == ("refused a publish to 't': not JSON", True)
 
 
 class TestAcknowledgementAtQos0:
@@ -181,16 +216,6 @@ class TestAcknowledgementAtQos0:
 
         assert subscriber.payloads() == [b"1"]
         assert client.read() == []
-
-    def test_a_refusal_may_close_the_connection(self) -> None:
-        client = World().connected("c")
-        [event] = client.send(publish(1, qos=0))
-
-        client.ack(event, reason_code=0x87, disconnect=True)
-
-        [packet] = client.read()
-        assert isinstance(packet, Disconnect)
-        assert packet.reason_code == 0x87
 
 
 class TestAcknowledgementAtQos2:

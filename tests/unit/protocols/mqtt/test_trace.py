@@ -30,8 +30,9 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
                 will_counts = will is None or will["topic"] != "forbidden"
                 await send({"type": "mqtt.accept", "client_id": client_id, "will": will_counts})
             case "mqtt.publish":
-                refused = forbidden if event["topic"] == "forbidden" else {}
-                await send({"type": "mqtt.ack", "ack_id": event["ack_id"], **refused})
+                refused = forbidden if event["topic"].startswith("forbidden") else {}
+                drop = event["topic"] == "forbidden, and dropped"
+                await send({"type": "mqtt.ack", "ack_id": event["ack_id"], "drop": drop, **refused})
             case "mqtt.subscribe":
                 filters = [one["topic_filter"] for one in event["subscriptions"]]
                 codes = [0x87 if topic_filter == "forbidden" else 0 for topic_filter in filters]
@@ -63,7 +64,9 @@ class Client:
         received: list[Packet] = []
         async with asyncio.timeout(DEADLINE_S):
             while len(received) < answers:
-                received += self.decoder.decode(await self.reader.read(10_000))
+                data = await self.reader.read(10_000)
+                assert data, "the server has closed the connection"
+                received += self.decoder.decode(data)
         return received
 
 
@@ -160,7 +163,7 @@ async def test_every_refusal_is_told_with_its_reason_whatever_the_client_is_told
 ) -> None:
     with server.trace("c") as trace:
         client = await connected("c", version)
-        await client.send(Publish(topic="forbidden", qos=1, packet_id=9))
+        await client.send(Publish(topic="forbidden, and dropped", qos=1, packet_id=9))
         subscriptions = tuple(Subscription(topic_filter=one) for one in ("a", "forbidden", "a/#/b"))
         await client.send(Subscribe(packet_id=1, subscriptions=subscriptions))
         await client.send(Subscribe(packet_id=2, subscriptions=subscriptions[2:]))
@@ -170,13 +173,25 @@ async def test_every_refusal_is_told_with_its_reason_whatever_the_client_is_told
 
     refused = [line for line in lines(events) if line.startswith(("refused", "closed"))]
     assert refused[:4] == [
-        "refused PUBLISH 'forbidden' 0x87 not yours",
+        "refused PUBLISH 'forbidden, and dropped' 0x87 not yours (dropped)",
         "refused SUBSCRIBE 'forbidden' 0x87 not yours",
         "refused SUBSCRIBE 'a/#/b' 0x8f",
         "refused SUBSCRIBE 'a/#/b' 0x8f",
     ]
     assert refused[4].startswith("refused packet 0x81 ")
     assert refused[5].startswith("closed  protocol_error 0x81 ")
+
+
+async def test_a_refused_publish_that_ends_the_connection_is_told_too(server: MqttServer, connected: Open) -> None:
+    with server.trace("c") as trace:
+        client = await connected("c", 4)
+        await client.send(Publish(topic="forbidden", qos=1, packet_id=9), answers=0)
+        events = await events_until(trace, "closed")
+
+    assert lines(events)[-2:] == [
+        "refused PUBLISH 'forbidden' 0x87 not yours",
+        "closed  application 0x87 refused a publish to 'forbidden': not yours",
+    ]
 
 
 @pytest.mark.parametrize(("topic", "refusals"), [("forbidden", 1), ("allowed", 0)])
