@@ -37,7 +37,7 @@ from django.db import connections
 
 from devices import metrics
 from devices.credentials import Identity
-from devices.keys import KeyBounds, KnownKeys, NewKeysMessage, UnnumberedRow
+from devices.keys import NO_KEYS, KeyBounds, KnownKeys, NewKeysMessage, UnnumberedRow
 from devices.limits import DeviceOptions
 from devices.models import now_ms
 from devices.profiles import Point
@@ -218,6 +218,7 @@ class Ingest:
         self._max_clock_skew_ms = options.max_clock_skew_ms
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ingest")
         self._known_keys = KnownKeys()
+        self._keys_of_device = self._known_keys.of_device  # at hand: `submit` is called for each message
         self._key_bounds = KeyBounds(writer, options)
         self._key_names: dict[int, str] = {}
         self._seen: dict[int, float] = {}
@@ -273,7 +274,7 @@ class Ingest:
         """
         group = self._group
         device_id = device.device_id
-        key_ids = self._known_keys.of(device_id)
+        known_key = self._keys_of_device.get(device_id, NO_KEYS).get
         rows: list[Row] = []
         unnumbered: list[UnnumberedRow] = []
         size = len(points)
@@ -289,7 +290,7 @@ class Ingest:
                     odd.append(ts)
             if text is not None:
                 size += len(text) // BYTES_PER_READING
-            key_id = key_ids.get(key)
+            key_id = known_key(key)
             if key_id is not None:
                 rows.append((device_id, key_id, ts, seq, received_ms, number, text))
             else:

@@ -46,7 +46,7 @@ class _Numbers(dict[str, int]):
     __slots__ = ("__weakref__",)
 
 
-_NONE: Final[Mapping[str, int]] = MappingProxyType({})
+NO_KEYS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 class KnownKeys:
@@ -59,29 +59,30 @@ class KnownKeys:
     def __init__(self, *, max_devices: int = MAX_DEVICES, max_numbers: int = MAX_NUMBERS) -> None:
         self._max_devices = max_devices
         self._max_numbers = max_numbers
-        self._of: dict[int, _Numbers] = {}
+        self.of_device: dict[int, _Numbers] = {}
+        """What is known, for those who have no time for a call: with `NO_KEYS` where there is nothing."""
         self._shared: WeakValueDictionary[bytes, _Numbers] = WeakValueDictionary()
         self._numbers = 0
 
     def of(self, device_id: int) -> Mapping[str, int]:
         """The known keys of a device."""
-        return self._of.get(device_id, _NONE)
+        return self.of_device.get(device_id, NO_KEYS)
 
     def add(self, device_id: int, numbers: Mapping[str, int]) -> None:
         """Adds keys that a device has."""
-        known = self._of.get(device_id, _NONE)
+        known = self.of(device_id)
         if not numbers.items() <= known.items():
-            self._of[device_id] = self._share(_Numbers({**known, **numbers}))
-            if len(self._of) > self._max_devices or self._numbers > self._max_numbers:
+            self.of_device[device_id] = self._share(_Numbers({**known, **numbers}))
+            if len(self.of_device) > self._max_devices or self._numbers > self._max_numbers:
                 self.clear()
 
     def forget(self, device_id: int) -> None:
         """Forgets the keys of a device."""
-        self._of.pop(device_id, None)
+        self.of_device.pop(device_id, None)
 
     def clear(self) -> None:
         """Forgets everything."""
-        self._of.clear()
+        self.of_device.clear()
         self._numbers = 0
 
     def _share(self, numbers: _Numbers) -> _Numbers:

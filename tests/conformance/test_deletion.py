@@ -329,6 +329,24 @@ def _delete_and_free() -> None:
         connection.close()
 
 
+def test_a_slice_costs_the_same_however_many_readings_there_are(sqlite_database: object) -> None:
+    steps = []
+    for count in (500, 20_000):
+        device = make_device(f"thermo-{count}")
+        store(device, "t", range(count))
+        delete_readings(device)
+        delete_slice(50)
+        counted: list[None] = []
+        connection.ensure_connection()
+        connection.connection.set_progress_handler(lambda counted=counted: counted.append(None), 10)
+        delete_slice(50)
+        connection.connection.set_progress_handler(None, 0)
+        steps.append(len(counted))
+        Deletion.objects.all().delete()
+
+    assert steps[1] < 1.2 * steps[0]
+
+
 def test_the_table_of_readings_is_still_the_clustered_one(sqlite_database: object) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT sql FROM sqlite_master WHERE name = 'gateway_devices_reading'")
