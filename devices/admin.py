@@ -22,9 +22,11 @@ from django.utils.safestring import SafeString
 from devices import credentials
 from devices.certificates import free_name
 from devices.models import CertificateName, Credential, Deletion, Device, DeviceType, now_ms
+from devices.pages.board import found_by
 from devices.pages.lines import publish_lines
 from devices.pages.readings import ReadingsChoice, ReadingsQuery, read_page
 from devices.profiles import PROFILES
+from devices.queries import contains_words
 from devices.values import duration_text, instant, name_text
 from gateway.config import current
 
@@ -64,6 +66,12 @@ class DeviceTypeAdmin(DeviceTypeModelAdmin):
 
     list_display = ("name", "profile", "device_count")
     search_fields = ("name",)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[DeviceType], search_term: str
+    ) -> tuple[QuerySet[DeviceType], bool]:
+        """In upper and lower case of any script."""
+        return queryset.filter(contains_words(search_term.replace("\0", ""), "name")), False
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[DeviceType]:
         """With the number of devices."""
@@ -217,7 +225,7 @@ class DeletionAdmin(DeletionModelAdmin):
 class DeviceAdmin(DeviceModelAdmin):
     """Devices. Adding one issues its first token; its readings have a page of their own."""
 
-    list_display = ("name", "type", "enabled", "is_connected", "last_seen")
+    list_display = ("short_name", "type", "enabled", "is_connected", "last_seen")
     list_filter = ("enabled", ConnectedFilter, "type")
     list_select_related = ("type",)
     search_fields = ("name", "type__name", "uuid")
@@ -226,9 +234,6 @@ class DeviceAdmin(DeviceModelAdmin):
     inlines = (CredentialInline, CertificateNameInline)
     actions = ("issue_tokens", "rotate_tokens", "enable_devices", "disable_devices")
     list_per_page = 50
-
-    class Media:
-        css = {"all": ("devices/css/admin.css",)}
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Device]:
         """With `connected`."""
@@ -264,7 +269,19 @@ class DeviceAdmin(DeviceModelAdmin):
             pattern.callback = self.admin_site.admin_view(pattern.callback)
         return [*own, *super().get_urls()]
 
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Device], search_term: str
+    ) -> tuple[QuerySet[Device], bool]:
+        """As the dashboard searches."""
+        found = queryset.filter(found_by(search_term.replace("\0", ""))) if search_term else queryset
+        return found, False
+
     # Columns
+
+    @admin.display(description="name", ordering="name")
+    def short_name(self, device: Device) -> SafeString:
+        """As much of it as leaves room for the other columns."""
+        return format_html('<span class="clip" title="{0}">{0}</span>', name_text(device.name))
 
     @admin.display(description="connected", boolean=True, ordering="connected")
     def is_connected(self, device: Any) -> bool:

@@ -112,7 +112,9 @@ class Fanout:
             str(device_id): {
                 "name": group.submissions[device_id].name,
                 "readings": [
-                    (name(row[1]), row[2], row[5]) if row[6] is None else (name(row[1]), row[2], *told(row[5], row[6]))
+                    (name(row[1]), row[2], row[5])
+                    if row[6] is None and row[5] is not None
+                    else (name(row[1]), row[2], *told(row[5], row[6]))
                     for row in of_device
                 ],
             }

@@ -142,20 +142,20 @@ def as_message(device: DeviceFacts) -> dict[str, Any]:
     return {**device, "values": {key: value.told for key, value in device["values"].items()}}
 
 
-def search_devices(devices: DeviceQuerySet, text: str) -> DeviceQuerySet:
-    """The devices that have each word of `text` in their name or type; or that UUID, or that end of a valid token."""
+def found_by(text: str) -> Q:
+    """Which devices have each word of `text` in their name or type; or that UUID, or that end of a valid token."""
     found = contains_words(text, "name", "type__name")
     if _PART_OF_UUID.fullmatch(text):
         found |= Q(uuid__icontains=text)
     if _HINT.fullmatch(text):
         hint = text.removeprefix("…")
         found |= Q(Exists(Credential.objects.filter(device=OuterRef("pk"), hint=hint, revoked_at=None)))
-    return devices.filter(found)
+    return found
 
 
 def _filter(devices: DeviceQuerySet, query: BoardQuery) -> DeviceQuerySet:
     if query.q:
-        devices = search_devices(devices, query.q)
+        devices = devices.filter(found_by(query.q))
     if query.type:
         devices = devices.filter(type__name=query.type)
     match query.state:

@@ -131,6 +131,7 @@ def device_value(request: HttpRequest, device_id: int) -> HttpResponse:
 
     It is a foreigner's text, so browsers are to take it for nothing but text.
     """
+    get_object_or_404(Device.objects.only("pk"), pk=device_id)
     parameters = request.GET
     number, text = _stored_value(device_id, parameters.get("key", ""), parameters.get("ts"), parameters.get("seq"))
     return HttpResponse(

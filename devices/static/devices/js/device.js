@@ -168,7 +168,8 @@ function filterKeys() {
     left += asked && !isOffered ? 1 : 0;
     label.hidden = !isOffered;
   }
-  setText(moreChoices, left > 0 ? `and ${left} more: search for a part of the key` : "");
+  setText(moreChoices.querySelector(".label"), `and ${left} more.`);
+  moreChoices.hidden = left === 0;
 }
 
 /** Makes a checkbox for each numeric key; without a choice in the address, some that have something to draw. */
@@ -250,6 +251,7 @@ ranges.addEventListener("change", (event) => {
   rememberInAddress();
 });
 search.addEventListener("input", filterKeys);
+moreChoices.querySelector("a").addEventListener("click", () => search.focus());
 search.form.addEventListener("submit", (event) => {
   // All keys are here: what is typed has been found already.
   if (facts.more === 0 && searched === "") {

@@ -199,7 +199,7 @@ def test_the_list_finds_filters_and_sorts(
 
     def shown(query: str) -> list[str]:
         page = operator.get(f"{CHANGELIST}?{query}").content.decode()
-        return [name for name in ("here", "away") if f">{name}</a>" in page]
+        return [name for name in ("here", "away") if f">{name}</span></a>" in page]
 
     assert shown("") == ["here", "away"]
     assert shown("q=aw") == ["away"]

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from devices import credentials
 from devices.models import Device, DeviceType, GatewayInstance, Key, LatestValue, now_ms
-from devices.pages.board import PAGE_SIZE, BoardQuery, read_board, read_device
+from devices.pages.board import KEYS_PER_DEVICE, MAX_CHARACTERS, PAGE_SIZE, BoardQuery, read_board, read_device
 from devices.pages.lines import add_line
+from devices.values import CUT
 from tests.unit.devices.pages.conftest import MakeDevice
 
 
@@ -68,6 +70,51 @@ def test_search_finds_parts_of_names_and_types(make_device: MakeDevice) -> None:
     assert names(q="wat") == ["pump"]
     assert names(q="%") == []
     assert names(type="climate") == ["Thermo-1"]
+
+
+def test_search_knows_the_case_of_every_script_and_takes_words_in_any_order(make_device: MakeDevice) -> None:
+    make_device("Сенсор-7")
+    make_device("plant-1/line-8/DOOR-00098", type_name="Überwachung")
+    make_device("plant-2/line-8/door-00001")
+
+    assert names(q="сенсор".upper()) == names(q="сенсор") == ["Сенсор-7"]
+    assert names(q="door PLANT-1") == ["plant-1/line-8/DOOR-00098"]
+    assert names(q="üBER door") == ["plant-1/line-8/DOOR-00098"]
+    assert names(q="door.*") == names(q="[d") == names(q="\\") == names(q="***:") == []
+
+
+def test_a_device_is_found_by_its_uuid_and_by_the_end_of_a_valid_token(make_device: MakeDevice) -> None:
+    first, second = make_device("first"), make_device("second")
+    valid, revoked = credentials.issue(first), credentials.issue(second)
+    credentials.revoke(second.credentials.get())
+
+    assert names(q=str(first.uuid)) == names(q=str(first.uuid)[:8]) == ["first"]
+    assert names(q=valid[-4:]) == names(q=f"…{valid[-4:]}") == ["first"]
+    assert names(q=revoked[-4:]) == []
+
+
+def test_keys_are_searched_as_devices_are(make_device: MakeDevice) -> None:
+    device = make_device("busy", values={"Außen_Temperatur": 1.0, "innen_temperatur": 2.0, "druck": 3.0})
+
+    facts = read_device(device.pk, "temperatur AUSS")
+    assert facts is not None
+    assert list(facts["values"]) == []
+    facts = read_device(device.pk, "TEMPERATUR innen")
+    assert facts is not None
+    assert (list(facts["values"]), facts["more"]) == (["innen_temperatur"], 0)
+
+
+def test_a_device_shows_as_many_keys_as_there_is_room_for_and_counts_the_others(make_device: MakeDevice) -> None:
+    many = make_device("many", values={f"key-{number:03}": number for number in range(KEYS_PER_DEVICE + 9)})
+    long = make_device("long", values={f"{'k' * 250}{number:03}": f'"{"v" * 300}"' for number in range(400)})
+
+    facts = read_device(many.pk)
+    assert facts is not None
+    assert (len(facts["values"]), facts["more"]) == (KEYS_PER_DEVICE, 9)
+    facts = read_device(long.pk)
+    assert facts is not None
+    assert len(facts["values"]) == MAX_CHARACTERS // (253 + CUT)
+    assert len(facts["values"]) + facts["more"] == 400
 
 
 def test_states_are_connected_not_connected_and_disabled(

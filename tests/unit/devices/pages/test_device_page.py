@@ -1,10 +1,13 @@
 """The page of one device and the history that its charts draw."""
 
+import json
+
 import pytest
 from django.test import Client
 
 from devices import credentials
 from devices.models import Device, Key, Reading, now_ms
+from devices.pages.board import KEYS_PER_DEVICE
 from tests.unit.devices.pages.conftest import MakeDevice
 
 
@@ -88,3 +91,63 @@ def test_a_history_without_a_key_and_a_known_range_is_refused(watching: Client, 
 
     assert response.status_code == 400
     assert "15m" in response.json()["error"]
+
+
+def test_a_long_value_is_cut_and_whole_at_an_address_of_its_own(watching: Client, make_device: MakeDevice) -> None:
+    whole = json.dumps("<script>" * 40_000)
+    device = make_device("big", values={"a&b": whole})
+
+    page = watching.get(f"/devices/{device.pk}/")
+    answer = watching.get(f"/devices/{device.pk}/value?key=a%26b")
+
+    assert len(page.content) < 30_000
+    assert f'href="/devices/{device.pk}/value?key=a%26b">all 320 kB</a>' in page.content.decode()
+    assert answer.content.decode() == whole
+    assert answer["Content-Type"] == "text/plain; charset=utf-8"
+    assert answer["X-Content-Type-Options"] == "nosniff"
+    assert "sandbox" in answer["Content-Security-Policy"]
+    assert answer["Content-Disposition"] == 'inline; filename="value.txt"'
+
+
+def test_the_whole_of_a_reading_of_the_past_is_there_too(watching: Client, device: Device) -> None:
+    store(device, 5, None, '{"deep":' * 900 + "1" + "}" * 900, key="deep")
+
+    assert watching.get(f"/devices/{device.pk}/value?key=deep&ts=5&seq=0").content.startswith(b'{"deep":{"deep":')
+    assert watching.get(f"/devices/{device.pk}/value?key=temperature").content == b"21.5"
+
+
+@pytest.mark.parametrize("query", ["", "key=no", "key=%00", "key=temperature&ts=x&seq=0", "key=temperature&ts=1&seq=9"])
+def test_a_value_that_there_is_not_is_404(watching: Client, device: Device, query: str) -> None:
+    assert watching.get(f"/devices/{device.pk}/value?{query}").status_code == 404
+
+
+def test_a_value_is_shown_only_to_who_may_look(client: Client, device: Device) -> None:
+    assert client.get(f"/devices/{device.pk}/value?key=temperature").status_code == 302
+
+
+def test_the_devices_state_is_beside_its_name_and_the_state_of_the_updates_is_not(
+    watching: Client, device: Device
+) -> None:
+    Device.objects.update(connected_at_ms=1_000, disconnected_at_ms=2_000, clock_skew_ms=2_300_000_000_000)
+
+    page = watching.get(f"/devices/{device.pk}/").content.decode()
+
+    topbar, _, rest = page.partition("</header>")
+    assert 'id="live-state"' in topbar
+    assert 'id="live-state"' not in rest
+    head = rest.partition('class="device-grid"')[0]
+    assert "Not connected" in head
+    assert 'id="since" data-format="since" data-ms="2000"' in head
+    assert "Clock is 72 years ahead" in head
+
+
+def test_keys_that_are_not_shown_are_counted_and_can_be_searched(watching: Client, make_device: MakeDevice) -> None:
+    device = make_device("many", values={f"key-{number:03}": number for number in range(KEYS_PER_DEVICE + 200)})
+
+    page = watching.get(f"/devices/{device.pk}/").content.decode()
+    found = watching.get(f"/devices/{device.pk}/?q=KEY-69").content.decode()
+
+    assert "500 of 700 keys are here. Search finds the others." in page
+    assert found.count('<th role="rowheader"') == 10 + 1  # and the template of a row
+    assert "/ws/live/" in found
+    assert f'data-socket="/ws/live/{device.pk}/?q=KEY-69"' in found
