@@ -47,7 +47,7 @@ class DjangoHandler(ASGIHandler):
     ) -> None:
         BaseHandler.__init__(self)
         self.load_middleware()
-        self._pool = pool or ThreadPool(name="django")
+        self._pool = pool or ThreadPool(name="django", closes_old_connections=False)  # Django's signals do
         self._max_requests = max_requests
         self._timeout_s = timeout_s
         self._answers: set[asyncio.Task[Any]] = set()

@@ -62,9 +62,13 @@ class _PoolThread:
 class ThreadPool:
     """At most `size` threads, started when they are needed."""
 
-    def __init__(self, size: int | None = None, *, name: str = "consumers") -> None:
+    def __init__(
+        self, size: int | None = None, *, name: str = "consumers", closes_old_connections: bool = True
+    ) -> None:
+        """Without `closes_old_connections` that is left to what runs in the threads, as Django's signals have it."""
         self.size = size or default_pool_size()
         self.name = name
+        self.closes_old_connections = closes_old_connections
         self._threads: list[_PoolThread] = []
         _pools.add(self)
 
@@ -139,14 +143,17 @@ class Lane:
 
     def submit(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         if self._thread is None:
-            self._thread = (self._pool or _pool).least_busy()
-            self._thread.submit(_close_old_connections)
+            pool = self._pool or _pool
+            self._thread = pool.least_busy()
+            if pool.closes_old_connections:
+                self._thread.submit(_close_old_connections)
         return self._thread.submit(call, *args, **kwargs)
 
     def release(self) -> None:
         """Lets go of the thread, which closes old connections when it has done what is before that."""
         if self._thread is not None:
-            self._thread.submit(_close_old_connections)
+            if (self._pool or _pool).closes_old_connections:
+                self._thread.submit(_close_old_connections)
             self._thread = None
 
 

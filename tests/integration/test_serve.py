@@ -113,6 +113,29 @@ class TestFirstStart:
         assert said.index("server.allowed_hosts") < said.index("pages: ") < said.index("ready: ")
 
 
+class TestTwoGatewaysOnAHost:
+    def test_a_login_at_one_ends_none_at_the_other_and_outlives_a_restart(self, serve: Serve, tmp_path: Path) -> None:
+        cookies = http.cookiejar.CookieJar()
+        first = serve("--set", f"data_dir={tmp_path / 'first'}").ready()
+        second = serve("--set", f"data_dir={tmp_path / 'second'}").ready()
+        for serving in (first, second):
+            password = wait_for(lambda serving=serving: re.search(r"password +(\S{16})\n", serving.output))[1]
+            assert log_in(serving.url, "admin", password, cookies)
+        assert is_logged_in(first.url, cookies)
+        assert is_logged_in(second.url, cookies)
+
+        assert first.stop() == 0
+        again = serve("--set", f"data_dir={tmp_path / 'first'}").ready()
+
+        assert is_logged_in(again.url, cookies)
+
+
+def is_logged_in(url: str, cookies: http.cookiejar.CookieJar) -> bool:
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(cookies))
+    with opener.open(f"{url}/admin/", timeout=30) as response:
+        return bool(response.url == f"{url}/admin/")
+
+
 class TestADatabaseOfALaterVersion:
     def test_it_is_refused_at_start(self, serve: Serve, database_url: str) -> None:
         first = serve("--set", f"database.url={database_url}").ready()
@@ -319,9 +342,10 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 30) -> Any:
     return result
 
 
-def log_in(url: str, username: str, password: str) -> bool:
-    """Whether the admin's login form takes them."""
-    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
+def log_in(url: str, username: str, password: str, cookies: http.cookiejar.CookieJar | None = None) -> bool:
+    """Whether the admin's login form takes them, in a browser that has `cookies`."""
+    jar = http.cookiejar.CookieJar() if cookies is None else cookies
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
     with opener.open(f"{url}/admin/login/", timeout=30) as response:
         token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', response.read().decode())
     assert token is not None
