@@ -16,6 +16,7 @@ from typing import Final
 from protocols import metrics
 from protocols.aiohttp_parsers import RequestHead
 from protocols.asgi import Event, Scope
+from protocols.bytes_in_hand import UNCOUNTED_BYTES
 from protocols.connections import log_refusal
 from protocols.http_options import PIPELINE_BYTES, Site
 from protocols.http_request import Refusal, websocket_scope
@@ -74,6 +75,7 @@ class WebSocket(WebSocketConnection):
     def start(self, scope: Scope, early_bytes: bytes) -> None:
         """Runs the application, which now has its time to accept."""
         self._early = early_bytes
+        self._hold_early()
         self.inbox.feed({"type": "websocket.connect"}, 0)
         self.deadline = self.connections.now + self.site.options.websocket_handshake_timeout_s
         run = self.run = ApplicationRun(
@@ -91,6 +93,14 @@ class WebSocket(WebSocketConnection):
         self._early += data
         if len(self._early) > PIPELINE_BYTES:
             self.transport.pause_reading()
+        exceeded = self._hold_early()
+        if exceeded is not None:
+            self._refuse(Refusal(exceeded))
+
+    def _hold_early(self) -> str | None:
+        """Counts what has come before the answer to the handshake. Returns which bound that exceeds, if any."""
+        size = len(self._early)
+        return self.hold(size) if size > UNCOUNTED_BYTES else None
 
     def on_text(self, text: str) -> None:
         """A text message for the application."""
@@ -175,6 +185,7 @@ class WebSocket(WebSocketConnection):
             self._note_response(101)
             self.opened()
             early, self._early = self._early, b""
+            self.hold(0)
             if len(early) > PIPELINE_BYTES:
                 self.transport.resume_reading()
             if early:
@@ -253,6 +264,7 @@ class WebSocket(WebSocketConnection):
 
     def _leave(self) -> None:
         self._early = b""
+        self.hold(0)
         self.close_transport()
 
     def _note_response(self, status: int) -> None:

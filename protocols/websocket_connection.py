@@ -156,8 +156,7 @@ class WebSocketConnection(Connection):
         self.is_open = False
         self._reader = None
         self._unread = b""
-        if self._holding is not None:
-            self._holding.set(0)
+        self.hold(0)
         self.site.admission.leave(client_address(self.transport))
         metrics.http_connections.dec()
         if self._opened:
@@ -197,12 +196,18 @@ class WebSocketConnection(Connection):
         else:
             self.deadline = min(self._message_due, ping_due if is_answered else answer_due)
 
+    def hold(self, size: int) -> str | None:
+        """Counts so many bytes as held of this connection. Returns which bound that exceeds, if any."""
+        if self._holding is None:
+            if size <= UNCOUNTED_BYTES:
+                return None
+            self._holding = Holding(self.site.bytes_in_hand, self._client)
+        return self._holding.set(size)
+
     def _follow_message(self, size: int, *, is_new: bool) -> None:
         """`size` bytes have come of a message that is not complete; -1 if there is none. `is_new`: another one is."""
         before, self._message_bytes = self._message_bytes, size
-        if self._holding is None and size > UNCOUNTED_BYTES:
-            self._holding = Holding(self.site.bytes_in_hand, self._client)
-        exceeded = self._holding.set(max(size, 0)) if self._holding is not None else None
+        exceeded = self.hold(max(size, 0))
         if size < 0:
             self._message_due = NEVER
         elif exceeded is not None:

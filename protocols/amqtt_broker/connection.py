@@ -182,7 +182,9 @@ class Connection:
         if code >= _FAILURE and not answer.get("drop") and not self._writer.transport.is_closing():
             why = f"refused a publish to {topic!r}: {code:#04x} {answer.get('reason_string') or ''}".rstrip()
             who = printable((self._session and self._session.client_id) or "")
-            logger.warning("closed %s: application, %s", f"{printable(self._name)} ({who})" if self._name else who, why)
+            named = f"{printable(self._name)} ({who})" if self._name else who
+            message = "closed %s: application, %s"
+            peer_log.warning(self._client, message, named, why, kind=f"{message} {code:#04x}")
             self.close("application")
         return bool(code < _FAILURE and answer.get("route", True))
 

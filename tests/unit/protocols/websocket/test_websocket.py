@@ -1,7 +1,7 @@
 """A WebSocket as an ASGI application sees it, and what its client sees meanwhile."""
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from prometheus_client import REGISTRY
@@ -446,6 +446,43 @@ class TestPings:
     async def test_can_be_turned_off(self) -> None:
         async with Accepted(websocket_ping_interval_s=0) as it:
             assert await it.client.wait(10_000) == b""
+
+
+class TestWhatComesBeforeTheAnswerToTheHandshake:
+    OPTIONS: Final = {"max_body_bytes": 50_000, "max_body_bytes_per_address": 50_000}
+    MESSAGE = masked(0x82, b"x" * 20_000)
+
+    async def test_counts_among_the_bytes_in_hand_until_it_is_read(self) -> None:
+        app = Recorder()
+        client = Client(app, **self.OPTIONS)
+        await client.send(UPGRADE + self.MESSAGE)
+        assert client.site.bytes_in_hand.total == len(self.MESSAGE)
+        await client.send(self.MESSAGE)
+        assert client.site.bytes_in_hand.total == 2 * len(self.MESSAGE)
+
+        await app.send({"type": "websocket.accept"})
+        await client.receive()
+        assert [len(event["bytes"]) for event in app.events[1:]] == [20_000, 20_000]
+        assert client.site.bytes_in_hand.total == 0
+        await client.leave()
+
+    @pytest.mark.parametrize("end", ["leaves", "is refused"])
+    async def test_is_given_back_at_the_end(self, end: str) -> None:
+        app = Recorder()
+        client = Client(app, **self.OPTIONS)
+        await client.send(UPGRADE + self.MESSAGE)
+        if end == "leaves":
+            await client.leave()
+        else:
+            await app.send({"type": "websocket.close"})
+        assert client.site.bytes_in_hand.total == 0
+
+    async def test_is_refused_beyond_the_share_of_its_address(self) -> None:
+        client = Client(Recorder(), **self.OPTIONS)
+        await client.send(UPGRADE + self.MESSAGE)
+
+        assert (await client.send(self.MESSAGE + self.MESSAGE)).startswith(b"HTTP/1.1 503 ")
+        assert client.site.bytes_in_hand.total == 0
 
 
 class TestMessagesThatDoNotComeOn:
