@@ -59,8 +59,9 @@ class Connection:
         self._server = server
         self._reader = reader
         self._writer = writer
-        self._client = client_address(writer.transport)
-        self._where = "%s:%s" % (self._client or ("a local socket", 0))
+        self.client = client_address(writer.transport)
+        """As in a scope."""
+        self._where = "%s:%s" % (self.client or ("a local socket", 0))
         self._session: Session | None = None
         self._name = ""
         self._run: ApplicationRun | None = None
@@ -84,12 +85,12 @@ class Connection:
             logger.debug("a connection of amqtt has ended: %r", error)
         except Exception as error:  # amqtt lets out what its code for packets raises
             message = "amqtt failed with the connection of %s"
-            peer_log.error(self._client, message, self._where, kind=message + type(error).__name__, exc_info=error)
+            peer_log.error(self.client, message, self._where, kind=message + type(error).__name__, exc_info=error)
         finally:
             self._deadline.cancel()
             if self._session is None:
                 message = "closed %s: it sent no CONNECT packet of MQTT 3.1.1, or not in time"
-                peer_log.info(self._client, message, self._where)
+                peer_log.info(self.client, message, self._where)
             self._writer.transport.abort()
             self._end()
 
@@ -147,14 +148,14 @@ class Connection:
             why = answer.get("log_reason") or answer.get("reason_string", "")
             who = printable(session.client_id or "")
             message, code = "refused %s: application, %#04x %s", answer.get("reason_code", _NOT_AUTHORIZED)
-            peer_log.info(self._client, message, who, code, why, kind=f"{message} {code:#04x}")
+            peer_log.info(self.client, message, who, code, why, kind=f"{message} {code:#04x}")
             return False
         self._name = answer.get("name", "")
         identity = answer.get("client_id", session.client_id)
         if session.attributes.setdefault(IDENTITY, identity) != identity:
             # amqtt has found the session by the client identifier alone, before anybody was asked.
             message, who = "refused %s: the session of that client identifier is another's", session.client_id or ""
-            peer_log.warning(self._client, message, printable(who))
+            peer_log.warning(self.client, message, printable(who))
             return False
         if not answer.get("will", True):
             session.will_flag = False
@@ -184,7 +185,7 @@ class Connection:
             who = printable((self._session and self._session.client_id) or "")
             named = f"{printable(self._name)} ({who})" if self._name else who
             message = "closed %s: application, %s"
-            peer_log.warning(self._client, message, named, why, kind=f"{message} {code:#04x}")
+            peer_log.warning(self.client, message, named, why, kind=f"{message} {code:#04x}")
             self.close("application")
         return bool(code < _FAILURE and answer.get("route", True))
 
@@ -202,7 +203,7 @@ class Connection:
         codes = answer.get("reason_codes") or [_FAILURE]
         if answer.get("check_retained"):  # which amqtt asks nobody about
             message = "refused %r: the application wants to be asked about retained messages"
-            peer_log.warning(self._client, message, topic_filter)
+            peer_log.warning(self.client, message, topic_filter)
             return False
         return bool(codes[0] < _FAILURE)
 
@@ -289,7 +290,7 @@ class Connection:
             "keep_alive_s": session.keep_alive,
             "will": will if session.will_flag else None,
             "properties": {},
-            "client": self._client,
+            "client": self.client,
             "server": server_address(transport),
             "scheme": "mqtts" if tls else "mqtt",
             "extensions": {"tls": tls} if tls else {},

@@ -23,11 +23,16 @@ class AmqttOptions:
     )
     connect_timeout_s: float = field(default=10.0, metadata={"help": "time for the CONNECT packet to come in full"})
     max_connections: int = field(default=1_000, metadata={"help": "one more is closed at once"})
+    max_connections_per_address: int = field(
+        default=250, metadata={"help": "of these, from one address (an IPv6 /64); 0: no limit"}
+    )
     max_packet_bytes: int = field(default=262_144, metadata={"help": "a client that sends a larger packet is cut off"})
 
     def __post_init__(self) -> None:
         if min(self.connect_timeout_s, self.max_connections, self.max_packet_bytes) <= 0:
             raise ValueError("connect_timeout_s, max_connections and max_packet_bytes are more than 0")
+        if self.max_connections_per_address < 0:
+            raise ValueError("max_connections_per_address is 0 or more")
 
 
 def broker_config(file: Path | None) -> dict[str, Any]:

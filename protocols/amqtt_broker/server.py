@@ -9,12 +9,17 @@ from typing import Any, ClassVar, Final
 from amqtt.broker import Broker
 from amqtt.errors import BrokerError, PluginError
 
+from protocols import metrics
+from protocols.admission import Admission
 from protocols.amqtt_broker.connection import Connection, Streams
 from protocols.amqtt_broker.options import AmqttOptions, broker_config
 from protocols.amqtt_broker.plugin import ApplicationPlugin
 from protocols.asgi import Application
+from protocols.log_limit import PeerLog
 from protocols.server import Listener, ProtocolServer, Tunnel
-from protocols.sockets import Listening, listen_at_all
+from protocols.sockets import Listening, client_address, listen_at_all
+
+peer_log = PeerLog("gateway.amqtt")
 
 MAX_TASKS: Final = 1_000
 
@@ -49,6 +54,7 @@ class AmqttServer(ProtocolServer):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._emptied = asyncio.Event()
         self.open: set[Connection] = set()
+        self._admissions: dict[Connection, Admission] = {}
 
     @property
     def broker(self) -> Broker:
@@ -110,6 +116,9 @@ class AmqttServer(ProtocolServer):
     def left(self, connection: "Connection") -> None:
         """Neither the transport nor the application of a connection is there any more."""
         self.open.discard(connection)
+        admission = self._admissions.pop(connection, None)
+        if admission is not None:
+            admission.leave(connection.client)
         self._emptied.set()
 
     async def _shut_down(self) -> None:
@@ -120,15 +129,33 @@ class AmqttServer(ProtocolServer):
             await broker.shutdown()
 
     def _factory(self, listener: Listener) -> Callable[[], asyncio.BaseProtocol]:
+        options: AmqttOptions = listener.options
+        admission = Admission(connections=options.max_connections, per_address=options.max_connections_per_address)
+
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Connection | None:
-            return self._connected(listener.options, reader, writer)
+            return self._connected(options, admission, reader, writer)
 
         return lambda: Streams(connected)
 
     def _connected(
-        self, options: AmqttOptions, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        options: AmqttOptions,
+        admission: Admission,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> Connection | None:
-        if len(self.open) >= options.max_connections or self._broker is None:
+        if self._broker is None:
             writer.transport.abort()
             return None
-        return Connection(self, options, reader, writer)
+        client = client_address(writer.transport)
+        exceeded = admission.enter(client, 0.0)
+        if exceeded is not None:
+            admission.leave(client)
+            metrics.mqtt_refused.labels(exceeded).inc()
+            where = "%s:%s" % (client or ("a local socket", 0))
+            peer_log.warning(client, f"refused %s: {exceeded} is %d", where, getattr(options, exceeded))
+            writer.transport.abort()
+            return None
+        connection = Connection(self, options, reader, writer)
+        self._admissions[connection] = admission
+        return connection

@@ -312,11 +312,13 @@ class TestBounds:
         await until(lambda: application.seen("mqtt.disconnect", "client"), "the end")
         assert not application.seen("mqtt.publish", "client")
 
+    @pytest.mark.parametrize("bound", ["max_connections", "max_connections_per_address"])
     async def test_one_connection_more_than_there_may_be_is_closed_at_once(
-        self, serve_amqtt: ServeAmqtt, connect: Connect
+        self, serve_amqtt: ServeAmqtt, connect: Connect, bound: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        address = await serve_amqtt(AcceptEverything(), max_connections=1)
-        await connect(address, "first")
+        application = AcceptEverything()
+        address = await serve_amqtt(application, **{bound: 1})
+        first = await connect(address, "first")
 
         reader, writer = await asyncio.open_connection(*address)
         try:
@@ -324,6 +326,11 @@ class TestBounds:
         except ConnectionResetError:
             pass
         writer.close()
+        assert f"{bound} is 1" in caplog.text
+
+        await first.disconnect()
+        await until(lambda: application.seen("mqtt.disconnect", "first"), "its end")
+        await connect(address, "second")
 
 
 class PasswordPlugin(BaseAuthPlugin):  # type: ignore[misc]

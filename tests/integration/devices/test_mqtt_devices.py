@@ -208,8 +208,8 @@ class TestRefusals:
             assert (answer.packet_id, answer.reason_code) == (packet_id, 0x90)
 
         await self._goes_on(client, gateway, device)
-        line = await watched.line()
-        assert f"refused publish 'some/topic' of {device.name}: mqtt sensor from {clients.host}:" in line
+        await until(lambda: len(watched.lines()) == 2, "a line of each")
+        assert f"refused publish 'some/topic' of {device.name}: mqtt sensor from {clients.host}:" in watched.lines()[0]
         assert watched.risen('gateway_mqtt_refusals_total{reason_code="0x90",request="publish"}') == 2
 
     async def test_and_from_mqtt_3_it_is_acknowledged_and_dropped(

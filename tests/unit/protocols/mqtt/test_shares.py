@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib.metadata import entry_points
 from typing import Final
 
 import pytest
@@ -12,7 +13,7 @@ from protocols.admission import RATE_SHARE, Admission
 from protocols.entrance import Entrance, RefusedError
 from protocols.mqtt.options import LEVELS_PER_RETAINED, BrokerLimits, MqttOptions
 from protocols.mqtt.packets import ConnAck, Connect, PubAck, Publish, PubRec, ReasonCode, Will
-from protocols.server import Listener
+from protocols.server import ENTRY_POINT_GROUP, Listener, load_protocol
 from tests.unit.protocols.mqtt.harness import Client, World
 
 NO_BOUND: Final = {"sys_interval_s", "bind", "options", "ssl_context", "proxy_protocol", "allow_anonymous"}
@@ -178,6 +179,16 @@ def test_by_default_a_share_is_well_below_the_bound(bound: str, share: str) -> N
     defaults = {each.name: each.default for cls in (MqttOptions, Listener) for each in dataclasses.fields(cls)}
 
     assert 0 < defaults[share] <= defaults[bound] / 4
+
+
+@pytest.mark.parametrize("protocol", [entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)])
+def test_so_has_that_of_each_protocol(protocol: str) -> None:
+    defaults = {each.name: each.default for each in dataclasses.fields(load_protocol(protocol).Options)}
+
+    for bound in [name for name in defaults if name == "max_connections" or name.endswith("_in_all")]:
+        stem = bound.removesuffix("_in_all")
+        [share] = {f"{stem}_per_address", f"{stem}_per_owner"} & defaults.keys()
+        assert 0 < defaults[share] <= defaults[bound] / 2, share
 
 
 class TestRetained:
