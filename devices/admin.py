@@ -21,7 +21,7 @@ from django.utils.safestring import SafeString
 
 from devices import credentials
 from devices.certificates import free_name
-from devices.models import CertificateName, Credential, Deletion, Device, DeviceType, now_ms
+from devices.models import CertificateName, Credential, Deletion, Device, DeviceType
 from devices.pages.board import found_by
 from devices.pages.lines import publish_lines
 from devices.pages.readings import ReadingsChoice, ReadingsQuery, read_page
@@ -237,7 +237,7 @@ class DeviceAdmin(DeviceModelAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Device]:
         """With `connected`."""
-        return super().get_queryset(request).with_connected(now_ms())  # type: ignore[attr-defined,no-any-return]
+        return super().get_queryset(request).with_connected()  # type: ignore[attr-defined,no-any-return]
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """What a new device needs is its name and type; the rest comes by itself."""

@@ -51,9 +51,9 @@ def add(name: str, type_name: str) -> None:
 def list_devices() -> None:
     """List devices: name, type, state, last data."""
     setup_django()
-    from devices.models import Device, now_ms
+    from devices.models import Device
 
-    for found in Device.objects.with_connected(now_ms()).select_related("type").iterator():
+    for found in Device.objects.with_connected().select_related("type").iterator():
         echo(found.name, found.type.name, _state(found), _time(found.last_seen_ms))
 
 
@@ -158,18 +158,18 @@ def distrust(name: str, value: str) -> None:
 
 def _of_client(client_id: str) -> "Device | None":
     """The device that has the MQTT client, if there is no device of that name."""
-    from devices.models import Device, now_ms
+    from devices.models import Device
 
     key, slash, _ = client_id.partition("/")
     if not slash or not (key.isascii() and key.isdigit()) or Device.objects.filter(name=client_id).exists():
         return None
-    return Device.objects.with_connected(now_ms()).select_related("type").filter(pk=int(key)).first()
+    return Device.objects.with_connected().select_related("type").filter(pk=int(key)).first()
 
 
 def _find(name: str) -> "Device":
-    from devices.models import Device, now_ms
+    from devices.models import Device
 
-    found = Device.objects.with_connected(now_ms()).select_related("type").filter(name=name).first()
+    found = Device.objects.with_connected().select_related("type").filter(name=name).first()
     if found is None:
         raise GatewayError(f"there is no device {name!r}; `{program()} device list` lists them")
     return found

@@ -1,33 +1,56 @@
 """Which devices are connected to this process, so that they can be cut off, and so that people can see it.
 
-Each process has a row of `GatewayInstance` with a heartbeat; a device's row names the process that has its connection.
-When a process is killed its heartbeat ends, and with it what it said.
+Each process has a row of `GatewayInstance` with a heartbeat, and a row of `ConnectedDevice` for each device that has a
+connection to it. When a process is killed its heartbeat ends, and with it what it said. No process writes the rows of
+another, and none waits for that of a device: nothing is decided by comparing the clocks of two.
+
+Clocks may be set, and nothing here believes them: intervals are measured by the monotonic clock, and a process is taken
+for dead by the others when they have looked UNCHANGED_LOOKS times and its heartbeat was the same, whatever it says.
 
 Orders to cut a device off (`ConnectionCut`) come through the database, since they are given in any process: a command,
-the admin of another gateway. Each process looks for new ones every POLL_INTERVAL_S.
+the admin of another gateway. Each process looks for new ones every POLL_INTERVAL_S, in a thread of its own: a database
+that does not let it record who is connected must not keep a device that was cut off.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
-from typing import Final, Protocol
+import time
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 from django.db import Error as DatabaseFault
 from django.db import transaction
-from django.db.models import Q
-from django.utils import timezone
 
 from devices import metrics
 from devices.credentials import Directory, Identity
-from devices.models import HEARTBEAT_INTERVAL_S, HEARTBEAT_TIMEOUT_MS, ConnectionCut, Device, GatewayInstance, now_ms
-from gateway.db import database_sync_to_async
+from devices.models import (
+    HEARTBEAT_INTERVAL_S,
+    ConnectedDevice,
+    ConnectionCut,
+    DatabaseNow,
+    Device,
+    GatewayInstance,
+    now_ms,
+)
+from gateway.database_thread import DatabaseThread
 from protocols.log_limit import LogLimit
 
 logger = logging.getLogger("gateway.devices")
 
 POLL_INTERVAL_S: Final = 1.0
-KEEP_CUTS: Final = timedelta(hours=1)
+LOOK_LIMIT_S: Final = 4.0
+"""How long a look for orders may take: a connection that does not answer is given up, and a new one is made."""
+KEEP_CUTS: Final = 100_000
+"""How many orders are kept for those who have not seen them yet; a number, as a wrong clock would delete all."""
+UNCHANGED_LOOKS: Final = 7
+"""After so many looks, one each HEARTBEAT_INTERVAL_S, a process whose heartbeat is still the same is dead. Looks count,
+not time: while the database is away, nobody can look and nobody can beat."""
+CLOCK_JUMP_MS: Final = 1_000
+"""By how much the clock has to change against the monotonic one to count as set."""
+ROWS_AT_ONCE: Final = 500
+
+LOOKING: Final = "look for devices to cut off"
+RECORDING: Final = "record who is connected"
 OVERLAP: Final = 1_000
 """How far back each look for orders goes: of two given at once, the one with the higher number may come first."""
 
@@ -127,9 +150,9 @@ class Connections:
         for device_id, (_, at_ms) in changes.items():
             self._changed.setdefault(device_id, at_ms)
 
-    def recorded(self, changes: dict[int, tuple[bool, int]]) -> None:
-        """Tells those who watch of changes that the database has now."""
-        for device_id, (connected, _) in changes.items():
+    def recorded(self, states: dict[int, bool]) -> None:
+        """Tells those who watch which devices are connected, by what the database has now."""
+        for device_id, connected in states.items():
             self._announce(device_id, connected)
 
     def all(self) -> list[int]:
@@ -151,22 +174,43 @@ def _owners(servers: Iterable[Keeper]) -> Iterator[str]:
 
 
 class Watchman:
-    """Records in the database who is connected here, and carries out orders found there; one task, once a second."""
+    """Records in the database who is connected here, and carries out orders found there; a task for each, once a
+    second."""
 
-    def __init__(self, connections: Connections, *, poll_interval_s: float = POLL_INTERVAL_S) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        *,
+        poll_interval_s: float = POLL_INTERVAL_S,
+        heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S,
+    ) -> None:
         self._connections = connections
         self._poll_interval_s = poll_interval_s
+        self._heartbeat_interval_s = heartbeat_interval_s
         self._instance: GatewayInstance | None = None
+        self._beat_at = 0.0
+        self._wall_offset_ms = 0.0
+        self._looked_at = float("-inf")
+        self._others: dict[int, tuple[int, int]] = {}
+        """Other processes: the heartbeat of each, and how often it was the same again."""
         self._last_cut = 0
         self._done_cuts: set[int] = set()
         self._has_compared = False
         self._task: asyncio.Task[None] | None = None
-        self._log_limit = LogLimit()
+        self._failures: dict[str, str] = {}
+        self._log_limits = {what: LogLimit() for what in (LOOKING, RECORDING)}
+        self._looking = DatabaseThread("orders", slow_s=LOOK_LIMIT_S, call_s=LOOK_LIMIT_S)
+        self._recording = DatabaseThread("presence")
+
+    @property
+    def failure(self) -> str | None:
+        """What cannot be done now, and why; None while all is well."""
+        return next((f"cannot {what}: {why}" for what, why in self._failures.items()), None)
 
     async def start(self) -> "asyncio.Task[None]":
         """Registers this process, and begins; the task that is returned ends by `close` only. Raises what the database
         driver raises."""
-        await database_sync_to_async(self._register)()
+        await self._recording.call(self._register, self._note_slow(RECORDING))
         self._task = asyncio.get_running_loop().create_task(self._run(), name="watchman")
         return self._task
 
@@ -177,23 +221,29 @@ class Watchman:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         try:
-            await database_sync_to_async(self._sign_off)()
+            await self._recording.call(self._sign_off, self._note_slow(RECORDING))
         except DatabaseFault as error:
             logger.warning("cannot record that this gateway stops, its heartbeat will say so: %s", error)
+        await self._looking.close()
+        await self._recording.close()
 
     async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._repeat(self._carry_out_orders))
+            group.create_task(self._repeat(self._record_changes))
+
+    async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(self._poll_interval_s)
-            # Two steps: a database that can be read but not written must not keep a device that was cut off.
-            await self._carry_out_orders()
-            await self._record_changes()
+            await step()
 
     async def _carry_out_orders(self) -> None:
         try:
-            cuts = await database_sync_to_async(self._new_cuts)()
+            cuts = await self._looking.call(self._new_cuts, self._note_slow(LOOKING))
         except Exception as error:  # whatever a driver raises, or the start of a thread
-            self._note_failure("look for devices to cut off", error)
+            self._note_failure(LOOKING, _one_line(error))
         else:
+            self._note_success(LOOKING)
             if cuts:
                 self._connections.cut({cut.device_id: cut.reason for cut in cuts})
         if not self._has_compared:
@@ -205,9 +255,9 @@ class Watchman:
         if kept is None:
             return
         try:
-            enabled = await database_sync_to_async(_enabled)() if kept else set()
+            enabled = await self._looking.call(_enabled, self._note_slow(LOOKING)) if kept else set()
         except Exception as error:
-            self._note_failure("look for devices to forget", error)
+            self._note_failure(LOOKING, _one_line(error))
         else:
             self._has_compared = True
             self._connections.forget_all_but(enabled)
@@ -215,33 +265,50 @@ class Watchman:
     async def _record_changes(self) -> None:
         changes = self._connections.take_changes()
         try:
-            await database_sync_to_async(self._round)(changes)
+            states = await self._recording.call(self._round, self._note_slow(RECORDING), changes)
         except Exception as error:
             self._connections.put_back(changes)
-            self._note_failure("record who is connected", error)
+            self._note_failure(RECORDING, _one_line(error))
         else:
-            self._connections.recorded(changes)
+            if states is not None:
+                self._note_success(RECORDING)
+                self._connections.recorded(states)
 
-    def _note_failure(self, what: str, error: Exception) -> None:
-        if self._log_limit.take() is not None:
-            logger.error("cannot %s, trying again: %s", what, error)
+    def _note_slow(self, what: str) -> Callable[[str], None]:
+        return lambda why: self._note_failure(what, why)
+
+    def _note_success(self, what: str) -> None:
+        if self._failures.pop(what, None) is not None:
+            logger.warning("can %s again", what)
+
+    def _note_failure(self, what: str, why: str) -> None:
+        self._failures[what] = why
+        metrics.watch_failures.labels(what).inc()
+        if self._log_limits[what].take() is not None:
+            logger.error("cannot %s, trying again: %s", what, why)
 
     # In a thread
 
     def _register(self) -> None:
-        now = now_ms()
-        GatewayInstance.objects.filter(heartbeat_ms__lt=now - 10 * HEARTBEAT_TIMEOUT_MS).delete()
-        ConnectionCut.objects.filter(created_at__lt=timezone.now() - KEEP_CUTS).delete()
-        self._instance = GatewayInstance.objects.create(heartbeat_ms=now)
+        newest = ConnectionCut.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
+        ConnectionCut.objects.filter(pk__lte=newest - KEEP_CUTS).delete()
+        self._instance = self._new_instance()
         self._new_cuts()
 
-    def _round(self, changes: dict[int, tuple[bool, int]]) -> None:
-        assert self._instance is not None
-        now = now_ms()
-        if changes or now - self._instance.heartbeat_ms >= HEARTBEAT_INTERVAL_S * 1000:
-            with transaction.atomic():
-                self._beat(now)
-                self._record(changes)
+    def _new_instance(self) -> GatewayInstance:
+        self._note_beat()
+        return GatewayInstance.objects.create(heartbeat_ms=DatabaseNow())
+
+    def _round(self, changes: dict[int, tuple[bool, int]]) -> dict[int, bool] | None:
+        """Writes what is due; which devices of `changes` are connected then. None if nothing was due."""
+        if not changes and not self._is_beat_due():
+            return None
+        with transaction.atomic():
+            self._beat()
+            states = self._record(changes)
+        self._note_beat()
+        self._bury_the_dead()
+        return states
 
     def _new_cuts(self) -> list[ConnectionCut]:
         """The orders that have not been returned before."""
@@ -253,32 +320,97 @@ class Watchman:
             self._done_cuts = {pk for pk in self._done_cuts if pk > self._last_cut - OVERLAP}
         return cuts
 
-    def _beat(self, now: int) -> None:
-        assert self._instance is not None
-        if not GatewayInstance.objects.filter(pk=self._instance.pk).update(heartbeat_ms=now):
-            # Another gateway has taken this one for dead, as after a suspended laptop wakes up.
-            self._instance = GatewayInstance.objects.create(heartbeat_ms=now)
-            self._record(dict.fromkeys(self._connections.all(), (True, now)))
-        self._instance.heartbeat_ms = now
+    def _is_beat_due(self) -> bool:
+        has_jumped = abs(_wall_offset_ms() - self._wall_offset_ms) > CLOCK_JUMP_MS
+        return has_jumped or time.monotonic() - self._beat_at >= self._heartbeat_interval_s
 
-    def _record(self, changes: dict[int, tuple[bool, int]]) -> None:
-        for device_id, (connected, at_ms) in changes.items():
-            devices = Device.objects.filter(pk=device_id)
-            if connected:  # unless it has connected to another gateway since, which was quicker to record it
-                earlier = Q(connected_at_ms=None) | Q(connected_at_ms__lte=at_ms)
-                devices.filter(earlier).update(connected_instance=self._instance, connected_at_ms=at_ms)
-            else:  # unless it has already connected to another gateway
-                devices.filter(connected_instance=self._instance).update(
-                    connected_instance=None, disconnected_at_ms=at_ms
-                )
+    def _note_beat(self) -> None:
+        self._beat_at = time.monotonic()
+        self._wall_offset_ms = _wall_offset_ms()
+
+    def _beat(self) -> None:
+        assert self._instance is not None
+        if not GatewayInstance.objects.filter(pk=self._instance.pk).update(heartbeat_ms=DatabaseNow()):
+            # Another gateway has taken this one for dead, as after a suspended laptop wakes up.
+            self._instance = self._new_instance()
+            self._record_connected(dict.fromkeys(self._connections.all(), now_ms()))
+
+    def _bury_the_dead(self) -> None:
+        """Deletes the processes whose hearts have not beaten for long."""
+        now = time.monotonic()
+        if now - self._looked_at < self._heartbeat_interval_s:
+            return
+        self._looked_at = now
+        assert self._instance is not None
+        others = GatewayInstance.objects.exclude(pk=self._instance.pk).values_list("pk", "heartbeat_ms")
+        seen, self._others = self._others, {}
+        for pk, heartbeat_ms in others:
+            before, looks = seen.get(pk, (heartbeat_ms, -1))
+            looks = looks + 1 if heartbeat_ms == before else 0
+            if looks >= UNCHANGED_LOOKS:
+                with transaction.atomic():
+                    self._delete(GatewayInstance(pk=pk), heartbeat_ms)
+            else:
+                self._others[pk] = (heartbeat_ms, looks)
+
+    def _record(self, changes: dict[int, tuple[bool, int]]) -> dict[int, bool]:
+        """Writes the changes. Whether each device is connected, here or elsewhere."""
+        here = {device_id: at_ms for device_id, (connected, at_ms) in changes.items() if connected}
+        gone = {device_id: at_ms for device_id, (connected, at_ms) in changes.items() if not connected}
+        self._record_connected(here)
+        return dict.fromkeys(here, True) | self._record_gone(self._instance, gone)
+
+    def _record_connected(self, since_ms: dict[int, int]) -> None:
+        assert self._instance is not None
+        ConnectedDevice.objects.bulk_create(
+            (
+                ConnectedDevice(device_id=device_id, instance=self._instance, since_ms=at_ms)
+                for device_id, at_ms in since_ms.items()
+            ),
+            batch_size=ROWS_AT_ONCE,
+            update_conflicts=True,
+            unique_fields=["device", "instance"],
+            update_fields=["since_ms"],
+        )
+
+    def _record_gone(self, instance: GatewayInstance | None, at_ms: dict[int, int]) -> dict[int, bool]:
+        """Writes that devices have no connection to a gateway any more, and since when. Whether each is connected."""
+        states: dict[int, bool] = {}
+        for ids in _slices(list(at_ms)):
+            ConnectedDevice.objects.filter(instance=instance, device__in=ids).delete()
+            # A row that somebody has locked keeps the time that it has: this is for people to read.
+            gone = list(Device.objects.select_for_update(skip_locked=True, no_key=True).filter(pk__in=ids).only("pk"))
+            for device in gone:
+                device.disconnected_at_ms = at_ms[device.pk]
+            Device.objects.bulk_update(gone, ["disconnected_at_ms"])
+            known: Any = Device.objects.with_connected().filter(pk__in=ids)  # "connected" is no field, says mypy
+            states |= known.values_list("pk", "connected")
+        return states
 
     def _sign_off(self) -> None:
         assert self._instance is not None
         with transaction.atomic():
-            Device.objects.filter(connected_instance=self._instance).update(
-                connected_instance=None, disconnected_at_ms=now_ms()
-            )
-            self._instance.delete()
+            self._delete(self._instance, now_ms())
+
+    def _delete(self, instance: GatewayInstance, at_ms: int) -> None:
+        """Deletes a gateway that ended at `at_ms`, and with it what it said."""
+        devices = ConnectedDevice.objects.filter(instance=instance).values_list("device", flat=True)
+        self._record_gone(instance, dict.fromkeys(devices, at_ms))
+        instance.delete()
+
+
+def _wall_offset_ms() -> float:
+    """By how much the clock is ahead of the monotonic one."""
+    return now_ms() - time.monotonic() * 1000
+
+
+def _one_line(error: Exception) -> str:
+    """What a driver says of an error, which may be several lines."""
+    return " ".join(str(error).split())
+
+
+def _slices(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (ids[start : start + ROWS_AT_ONCE] for start in range(0, len(ids), ROWS_AT_ONCE))
 
 
 def _enabled() -> set[int]:

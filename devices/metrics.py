@@ -24,6 +24,9 @@ fanout_failures = Counter("gateway_fanout_failures", "Messages to dashboards tha
 announcements_unreadable = Counter(
     "gateway_announcements_unreadable", "Messages to dashboards that a dashboard could not read, and went without"
 )
+watch_failures = Counter(
+    "gateway_watch_failures", "What could not be done about connections of devices, and is tried again", ["what"]
+)
 connections_cut = Counter("gateway_device_connections_cut", "Device connections closed by an order", ["reason"])
 device_connections = Gauge("gateway_device_connections", "Open connections of devices (MQTT and WebSocket)")
 keys = Gauge("gateway_keys", "Different keys in the database, when they were last counted")

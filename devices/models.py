@@ -6,6 +6,7 @@ Readings and latest values are written by devices.ingest alone, past the ORM; ev
 
 import time
 import uuid
+from typing import Any
 
 from django.conf import settings
 from django.db import models
@@ -55,8 +56,26 @@ class DeviceType(models.Model):
         return self.name
 
 
+class DatabaseNow(models.Func):
+    """The time (ms) by the clock that all gateways share: that of PostgreSQL, or of the machine with the file."""
+
+    output_field = models.BigIntegerField()
+
+    def as_sqlite(self, *args: Any, **kwargs: Any) -> tuple[str, tuple[int, ...]]:
+        """This process's clock, which is every other's, too."""
+        return "%s", (now_ms(),)
+
+    def as_postgresql(self, *args: Any, **kwargs: Any) -> tuple[str, tuple[int, ...]]:
+        """The server's clock at the beginning of the statement."""
+        return "(extract(epoch FROM statement_timestamp()) * 1000)::bigint", ()
+
+
 class GatewayInstance(models.Model):
-    """A running gateway process. It lives as long as its heartbeat is younger than HEARTBEAT_TIMEOUT_MS."""
+    """A running gateway process. It lives while its heartbeat is younger than HEARTBEAT_TIMEOUT_MS by DatabaseNow.
+
+    That clock may be set. Each process notices and beats at once; what a dead one left in the future is deleted by the
+    others, who see that it does not change: devices.connections.
+    """
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     started_at = models.DateTimeField(db_default=Now())
@@ -69,10 +88,10 @@ class GatewayInstance(models.Model):
 class DeviceQuerySet(models.QuerySet["Device"]):
     """Queries that the pages and the admin share."""
 
-    def with_connected(self, at_ms: int) -> "DeviceQuerySet":
-        """Annotates `connected`: whether a gateway that lives at `at_ms` has a connection of the device."""
-        living = GatewayInstance.objects.filter(
-            pk=OuterRef("connected_instance"), heartbeat_ms__gte=at_ms - HEARTBEAT_TIMEOUT_MS
+    def with_connected(self) -> "DeviceQuerySet":
+        """Annotates `connected`: whether a gateway that lives has a connection of the device."""
+        living = ConnectedDevice.objects.filter(
+            device=OuterRef("pk"), instance__heartbeat_ms__gte=DatabaseNow() - HEARTBEAT_TIMEOUT_MS
         )
         return self.annotate(connected=Exists(living))
 
@@ -91,10 +110,6 @@ class Device(models.Model):
         editable=False,
         help_text="By how much its times are ahead of the gateway's clock, if that is more than is allowed.",
     )
-    connected_instance = models.ForeignKey(
-        GatewayInstance, on_delete=models.SET_NULL, null=True, editable=False, related_name="devices"
-    )
-    connected_at_ms = models.BigIntegerField(null=True, editable=False)
     disconnected_at_ms = models.BigIntegerField(null=True, editable=False)
 
     objects = DeviceQuerySet.as_manager()
@@ -104,6 +119,22 @@ class Device(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class ConnectedDevice(models.Model):
+    """A device that has connections to a gateway process, which alone writes its rows: a device may be connected to
+    several at once, as when it changes over, and nothing needs to tell which connection is the newest."""
+
+    # Without a constraint, or writing a row would wait for whoever has locked that of the device.
+    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="+", db_constraint=False)
+    instance = models.ForeignKey(GatewayInstance, on_delete=models.CASCADE, related_name="connected_devices")
+    since_ms = models.BigIntegerField()
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["device", "instance"], name="connected_device_of_instance"),)
+
+    def __str__(self) -> str:
+        return f"{self.device_id} {self.instance_id}"
 
 
 class Credential(models.Model):

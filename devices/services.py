@@ -28,6 +28,7 @@ class DeviceServices:
     directory: Directory
     connections: Connections
     limits: DeviceLimits
+    watchman: Watchman
 
 
 def services_of(scope: Scope) -> DeviceServices:
@@ -40,6 +41,13 @@ async def readings_are_committed(scope: Scope) -> None:
     """A check for /readyz. Raises NotReadyError while the database takes no readings."""
     if services_of(scope).ingest.failure is not None:
         raise NotReadyError("readings cannot be committed; devices wait")
+
+
+async def connections_are_watched(scope: Scope) -> None:
+    """A check for /readyz. Raises NotReadyError while the database does not take this process's heartbeat, which is
+    written every few seconds whether devices send or not, or cannot be asked whom to cut off."""
+    if services_of(scope).watchman.failure is not None:
+        raise NotReadyError("connections of devices cannot be recorded or watched")
 
 
 @asynccontextmanager
@@ -69,6 +77,6 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
         started.push_async_callback(ingest.close)
         deleting = deleter.start()
         started.push_async_callback(deleter.close)
-        state["devices"] = DeviceServices(ingest, directory, connections, DeviceLimits.of(options))
+        state["devices"] = DeviceServices(ingest, directory, connections, DeviceLimits.of(options), watchman)
         async with relying_on(committing, watching, deleting):
             yield

@@ -1,21 +1,26 @@
 """What watches a gateway asks over HTTP: /metrics, /healthz and /readyz, as ASGI applications without Django's stack.
 
-/healthz answers as long as the event loop turns. /readyz says 503 while the process starts, stops, or has no database:
-a load balancer then sends nobody here. What protocol servers say of themselves is in its answer too, and takes no
-process out of service. /metrics is in Prometheus' text format; it holds no secret and no device's name.
+/healthz answers as long as the event loop turns. /readyz says 503 while the process starts, stops, has no database or
+cannot keep what it should: a load balancer then sends nobody here. Each check has a time limit, all run at once, and
+none runs twice at the same time, however often somebody asks while it hangs. What is only watched, and what protocol
+servers say of themselves, is in the answer too, and takes no process out of service. /metrics is in Prometheus' text
+format; it holds no secret and no device's name.
 """
 
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeAlias
 
 from django.db import DEFAULT_DB_ALIAS, connections
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from gateway.db import database_sync_to_async
+from gateway.database_thread import DatabaseThread
+from gateway.layers.base import LayerUnavailableError
+from gateway.layers.startup import check_layers
 from protocols.asgi import Receive, Scope, Send
 from protocols.server import ProtocolServer
 
@@ -56,28 +61,51 @@ class Health:
 class Readiness:
     """Answers whether the process can do its work, with the reason for each check that fails."""
 
-    def __init__(self, checks: Mapping[str, Check], *, timeout_s: float = 3.0) -> None:
+    def __init__(
+        self,
+        checks: Mapping[str, Check],
+        *,
+        watched: Mapping[str, Check] = MappingProxyType({}),
+        timeout_s: float = 3.0,
+    ) -> None:
+        """While one of `checks` fails the process is not ready; of those `watched` it is only told."""
         self.checks = checks
+        self.watched = watched
         self.timeout_s = timeout_s
+        self._running: dict[str, asyncio.Task[str]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        results = await asyncio.gather(*(_outcome(check, scope, self.timeout_s) for check in self.checks.values()))
-        report = dict(zip(self.checks, results, strict=True))
+        every = {**self.checks, **self.watched}
+        results = await asyncio.gather(*(self._outcome(name, check, scope) for name, check in every.items()))
+        outcomes = dict(zip(every, results, strict=True))
+        report = {name: outcomes[name] for name in self.checks}
         lifecycle: Lifecycle | None = scope.get("state", {}).get("lifecycle")
         if lifecycle is not None:
             report["server"] = "ok" if lifecycle.is_ready else "starting or stopping"
+        servers = lifecycle.servers if lifecycle is not None else ()
+        for server in servers:
+            report.update(server.failures())
         is_ready = all(outcome == "ok" for outcome in report.values())
-        for server in lifecycle.servers if lifecycle is not None else ():
+        report |= {name: outcomes[name] for name in self.watched}
+        for server in servers:
             report.update(server.status())
         await respond(scope, send, 200 if is_ready else 503, json.dumps(report).encode() + b"\n", "application/json")
 
+    async def _outcome(self, name: str, check: Check, scope: Scope) -> str:
+        running = self._running.get(name)
+        if running is None:
+            running = self._running[name] = asyncio.create_task(_result(check, scope))
+            running.add_done_callback(lambda _: self._running.pop(name))
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                return await asyncio.shield(running)
+        except TimeoutError:
+            return f"no answer within {self.timeout_s:g} s"
 
-async def _outcome(check: Check, scope: Scope, timeout_s: float) -> str:
+
+async def _result(check: Check, scope: Scope) -> str:
     try:
-        async with asyncio.timeout(timeout_s):
-            await check(scope)
-    except TimeoutError:
-        return f"no answer within {timeout_s:g} s"
+        await check(scope)
     except NotReadyError as error:
         return str(error)
     except Exception as error:  # whatever a driver raises, the answer is 503
@@ -85,14 +113,30 @@ async def _outcome(check: Check, scope: Scope, timeout_s: float) -> str:
     return "ok"
 
 
-async def database_answers(scope: Scope) -> None:
-    """Raises what the database driver raises if the default database does not answer."""
-    await database_sync_to_async(_ask_database)()
+class DatabaseAnswers:
+    """A check whether the default database answers through a new connection. Raises what its driver raises."""
+
+    def __init__(self) -> None:
+        self._thread = DatabaseThread("readiness")
+
+    async def __call__(self, scope: Scope) -> None:
+        await self._thread.call(_ask_database, lambda why: None)
 
 
 def _ask_database() -> None:
-    with connections[DEFAULT_DB_ALIAS].cursor() as cursor:
-        cursor.execute("SELECT 1")
+    try:
+        with connections[DEFAULT_DB_ALIAS].cursor() as cursor:
+            cursor.execute("SELECT 1")
+    finally:
+        connections[DEFAULT_DB_ALIAS].close()
+
+
+async def layers_answer(scope: Scope) -> None:
+    """Raises NotReadyError if a channel layer's server does not answer."""
+    try:
+        await check_layers()
+    except LayerUnavailableError:
+        raise NotReadyError("not available; dashboards of other processes fall behind") from None
 
 
 async def respond(scope: Scope, send: Send, status: int, body: bytes, content_type: str) -> None:

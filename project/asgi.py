@@ -13,12 +13,17 @@ django_application = get_django_application()  # sets Django up, which the impor
 from django.urls import path, re_path  # noqa: E402
 
 from devices.routing import http_routes, mqtt_application, websocket_routes  # noqa: E402
-from devices.services import device_services, readings_are_committed  # noqa: E402
+from devices.services import connections_are_watched, device_services, readings_are_committed  # noqa: E402
 from gateway.lifespan import LifespanApplication  # noqa: E402
-from gateway.observability import Health, Metrics, Readiness, database_answers  # noqa: E402
+from gateway.observability import DatabaseAnswers, Health, Metrics, Readiness, layers_answer  # noqa: E402
 from gateway.routing import ProtocolTypeRouter, URLRouter, installed_applications  # noqa: E402
 from project.missing import refuse_websocket  # noqa: E402
 from project.static import StaticFiles  # noqa: E402
+
+readiness = Readiness(
+    {"database": DatabaseAnswers(), "readings": readings_are_committed, "connections": connections_are_watched},
+    watched={"layer": layers_answer},
+)
 
 application = ProtocolTypeRouter(
     {
@@ -28,7 +33,7 @@ application = ProtocolTypeRouter(
             [
                 path("metrics", Metrics()),
                 path("healthz", Health()),
-                path("readyz", Readiness({"database": database_answers, "readings": readings_are_committed})),
+                path("readyz", readiness),
                 re_path(r"^static/", StaticFiles()),
                 *http_routes,
                 re_path(r"", django_application),

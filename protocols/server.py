@@ -128,6 +128,11 @@ class ProtocolServer(abc.ABC):
         """
         return {}
 
+    def failures(self) -> Mapping[str, str]:
+        """What /readyz is to say of what it cannot work without: "ok", or what is wrong, for each name. Everybody may
+        read it. While one is not "ok" the process is not ready."""
+        return {}
+
     def commands(self) -> Mapping[str, Command]:
         """What an operator can ask while it runs, by name: "mqtt.clients"."""
         return {}

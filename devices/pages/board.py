@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet, Window
 from django.db.models.functions import RowNumber
 
-from devices.models import Credential, Device, DeviceQuerySet, LatestValue, now_ms
+from devices.models import ConnectedDevice, Credential, Device, DeviceQuerySet, LatestValue
 from devices.queries import CodePoints, contains_words, heads
 from devices.values import Value
 
@@ -39,7 +39,6 @@ COLUMNS: Final = (
     "enabled",
     "connected",
     "last_seen_ms",
-    "connected_at_ms",
     "disconnected_at_ms",
     "clock_skew_ms",
 )
@@ -120,7 +119,7 @@ class Board:
 def read_board(query: BoardQuery) -> Board:
     """The page that `query` asks for, or the last one if there are fewer. Two to four database queries."""
     newest_id = Device.objects.aggregate(newest=Max("id"))["newest"] or 0
-    chosen = _filter(Device.objects.with_connected(now_ms()), query)
+    chosen = _filter(Device.objects.with_connected(), query)
     total = chosen.count()
     pages = max(1, -(-total // PAGE_SIZE))
     page = min(query.page, pages)
@@ -133,7 +132,7 @@ def read_device(device_id: int, keys: str = "") -> DeviceFacts | None:
 
     The first KEYS_PER_DEVICE keys by name, as far as MAX_CHARACTERS go.
     """
-    found = _with_values(Device.objects.with_connected(now_ms()).filter(pk=device_id), KEYS_PER_DEVICE, keys)
+    found = _with_values(Device.objects.with_connected().filter(pk=device_id), KEYS_PER_DEVICE, keys)
     return found[0] if found else None
 
 
@@ -177,19 +176,22 @@ def _order(devices: DeviceQuerySet, sort: str) -> DeviceQuerySet:
 
 def _with_values(devices: DeviceQuerySet, keys_per_device: int, keys: str = "") -> list[DeviceFacts]:
     facts: dict[int, DeviceFacts] = {}
-    for device_id, name, type_name, enabled, connected, last_seen, came, went, skew in devices.values_list(*COLUMNS):
+    for device_id, name, type_name, enabled, connected, last_seen, went, skew in devices.values_list(*COLUMNS):
         facts[device_id] = {
             "id": device_id,
             "name": name,
             "type": type_name,
             "enabled": enabled,
             "connected": connected,
-            "since": came if connected else went if (went or 0) >= (came or 0) else None,
+            "since": None if connected else went,
             "last_seen": last_seen,
             "clock_skew": skew,
             "values": {},
             "more": 0,
         }
+    for device_id, came in ConnectedDevice.objects.filter(device_id__in=list(facts)).values_list("device", "since_ms"):
+        # If it is not connected, its gateway was killed a moment ago, and nobody knows yet when.
+        facts[device_id]["since"] = came if facts[device_id]["connected"] else None
     room = dict.fromkeys(facts, MAX_CHARACTERS)
     stored = LatestValue.objects.filter(contains_words(keys, "key__name"), device_id__in=list(facts))
     for device_id, count in stored.values_list("device_id").annotate(Count("pk")):

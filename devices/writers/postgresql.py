@@ -5,7 +5,6 @@ from typing import Any, Final
 
 import psycopg
 
-from devices.database_sockets import DatabaseSocket
 from devices.writers.base import (
     DEVICES,
     KEYS,
@@ -17,6 +16,7 @@ from devices.writers.base import (
     Row,
     UnknownKeyError,
 )
+from gateway.database_sockets import DatabaseSocket
 
 STATEMENT_TIMEOUT_S: Final = 30
 OPTIONS: Final = f"-c statement_timeout={STATEMENT_TIMEOUT_S}s -c synchronous_commit=on"

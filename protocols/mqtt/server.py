@@ -156,6 +156,13 @@ class MqttServer(ProtocolServer):
         """See ProtocolServer: their sessions, with what waits for them, and the messages that they have retained."""
         self.broker.forget_owners(reasons, self._hub.loop.time())
 
+    def failures(self) -> Mapping[str, str]:
+        """See ProtocolServer: whether what is to outlive the process is kept."""
+        if self.broker.journal is None:
+            return {}
+        is_failing = self.broker.journal.failure is not None
+        return {"mqtt sessions": "cannot be kept; clients that have one wait" if is_failing else "ok"}
+
     def commands(self) -> Mapping[str, Command]:
         """See ProtocolServer."""
         return Inspection(self._hub).commands()

@@ -817,14 +817,13 @@ class TestDatabaseSilent:
 
 
 @pytest.fixture
-async def proxied(
+def proxied(
     postgresql_database: str, postgres_server: PostgresServer
-) -> AsyncIterator[tuple[SilentProxy, PostgresqlWriter]]:
+) -> Iterator[tuple[SilentProxy, PostgresqlWriter]]:
     """A writer to PostgreSQL behind a proxy."""
-    async with silent_proxy(postgres_server.port) as proxy:
+    with silent_proxy(postgres_server.port) as proxy:
         parameters = {**connections["default"].get_connection_params(), "port": proxy.port}
-        writer = PostgresqlWriter(parameters, DAY)
-        yield proxy, writer
+        yield proxy, PostgresqlWriter(parameters, DAY)
 
 
 async def test_readings_go_through_a_new_connection_when_postgresql_has_fallen_silent(

@@ -165,7 +165,8 @@ class TestServing:
         serving = serve().ready()
 
         assert get(f"{serving.url}/healthz") == (200, "ok\n")
-        assert json.loads(get(f"{serving.url}/readyz")[1]) == {"database": "ok", "readings": "ok", "server": "ok"}
+        checks = ("database", "readings", "connections", "server", "mqtt sessions", "layer")
+        assert json.loads(get(f"{serving.url}/readyz")[1]) == dict.fromkeys(checks, "ok")
         assert "gateway_layer_delivered_total" in get(f"{serving.url}/metrics")[1]
 
     def test_serves_the_static_files_of_the_admin(self, serve: Serve) -> None:

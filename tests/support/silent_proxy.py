@@ -1,12 +1,13 @@
 """A TCP proxy that can fall silent, as a network that swallows packets does: nothing is refused, nothing is reset."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class SilentProxy:
-    """Passes bytes on to a port of this machine until it is told not to."""
+    """Passes bytes on to a port of this machine until it is told not to; in a thread, so that any test may use it."""
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
@@ -14,70 +15,82 @@ class SilentProxy:
         self.connections = 0
         """How many have been made so far."""
         self._is_deaf = False
-        self._silenced: list[asyncio.Event] = []
+        self._silent_up_to = 0
+        """The connections up to this number are silent."""
+        self._is_listening = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._end = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def silence_established(self) -> None:
         """The connections that there are carry nothing any more, in no direction; new ones work."""
-        for silenced in self._silenced:
-            silenced.set()
+        self._silent_up_to = self.connections
 
     def silence_all(self) -> None:
         """Nor do new ones: they are accepted, and that is all."""
         self._is_deaf = True
-        self.silence_established()
 
     def recover(self) -> None:
-        """New connections work again; those that were silenced stay so."""
+        """New connections work again; those that were silent stay so."""
+        self.silence_established()
         self._is_deaf = False
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self.connections += 1
-        silenced = asyncio.Event()
-        self._silenced.append(silenced)
-        if self._is_deaf:
-            silenced.set()
-        far_writer = None
-        try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_pass_on(reader, far_writer, silenced))
-                group.create_task(_pass_on(far_reader, writer, silenced))
-        except* OSError:
-            pass
-        finally:
-            writer.close()
-            if far_writer is not None:
-                far_writer.close()
+    def run(self) -> None:
+        """What the thread does."""
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._listen())
 
-    async def close(self) -> None:
+    def stop(self) -> None:
+        """Ends every connection, and the thread."""
+        self._loop.call_soon_threadsafe(self._end.set)
+
+    async def _listen(self) -> None:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self._is_listening.set()
+        await self._end.wait()
+        server.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._tasks.add(asyncio.create_task(self._serve(self.connections, reader, writer)))
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, silenced: asyncio.Event) -> None:
-    while data := await reader.read(65536):
-        if silenced.is_set():
-            await asyncio.Event().wait()
-        writer.write(data)
-        await writer.drain()
-    if silenced.is_set():
-        await asyncio.Event().wait()
-    writer.close()
+    async def _serve(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pass_on(number, reader, far_writer))
+                group.create_task(self._pass_on(number, far_reader, writer))
+        except* OSError:
+            pass
+        finally:
+            writer.transport.abort()
+            far_writer.transport.abort()
+
+    async def _pass_on(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            data = await reader.read(65536)
+            if self._is_deaf or number <= self._silent_up_to:
+                await self._end.wait()
+            if not data:
+                writer.close()
+                return
+            writer.write(data)
+            await writer.drain()
 
 
-@asynccontextmanager
-async def silent_proxy(target_port: int) -> AsyncIterator[SilentProxy]:
+@contextmanager
+def silent_proxy(target_port: int) -> Iterator[SilentProxy]:
     """A proxy to `target_port`, on a free port of its own."""
     proxy = SilentProxy(target_port)
-    server = await asyncio.start_server(proxy._serve, "127.0.0.1", 0)
-    proxy.port = server.sockets[0].getsockname()[1]
+    thread = threading.Thread(target=proxy.run)
+    thread.start()
+    proxy._is_listening.wait()
     try:
         yield proxy
     finally:
-        server.close()
-        await proxy.close()
+        proxy.stop()
+        thread.join()

@@ -2,16 +2,28 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import pytest
 from django.db import connections as database_connections
+from django.db.models import F
 
 from devices.connections import KEEP_CUTS, POLL_INTERVAL_S, Connections, Watchman, owner_of
 from devices.credentials import Directory, Identity, cut, set_enabled
-from devices.models import HEARTBEAT_TIMEOUT_MS, ConnectionCut, Device, GatewayInstance, now_ms
+from devices.models import (
+    HEARTBEAT_INTERVAL_S,
+    HEARTBEAT_TIMEOUT_MS,
+    ConnectedDevice,
+    ConnectionCut,
+    Device,
+    GatewayInstance,
+    now_ms,
+)
 from devices.profiles import PROFILES
 from gateway.db import database_sync_to_async
+from tests.support.databases import default_database, postgresql_settings
+from tests.support.postgres import PostgresServer
+from tests.support.silent_proxy import SilentProxy, silent_proxy
 from tests.unit.devices.conftest import MakeStoredDevice
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -38,14 +50,16 @@ class Keeping:
 class Gateway:
     """A gateway process, as far as its connections go."""
 
-    def __init__(self, *, poll_interval_s: float = 0.02) -> None:
+    def __init__(self, *, poll_interval_s: float = 0.02, heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S) -> None:
         self.announced: list[tuple[int, bool]] = []
         self.directory = Directory()
         self.servers: list[Keeping] = []
         self.connections = Connections(
             self.directory, announce=lambda *change: self.announced.append(change), servers=lambda: self.servers
         )
-        self.watchman = Watchman(self.connections, poll_interval_s=poll_interval_s)
+        self.watchman = Watchman(
+            self.connections, poll_interval_s=poll_interval_s, heartbeat_interval_s=heartbeat_interval_s
+        )
 
     async def __aenter__(self) -> "Gateway":
         await self.watchman.start()
@@ -104,8 +118,13 @@ async def until_stored(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-def is_connected(device: Device, at_ms: int | None = None) -> bool:
-    return Device.objects.with_connected(at_ms or now_ms()).get(pk=device.pk).connected  # type: ignore[attr-defined]
+def is_connected(device: Device) -> bool:
+    return Device.objects.with_connected().get(pk=device.pk).connected  # type: ignore[attr-defined,no-any-return]
+
+
+def shift_heartbeats(by_ms: int) -> None:
+    """As if the clock that heartbeats are told by had been set since."""
+    GatewayInstance.objects.update(heartbeat_ms=F("heartbeat_ms") + by_ms)
 
 
 class TestOrders:
@@ -209,13 +228,17 @@ class TestOrders:
 
         assert connection.closed_for is None
 
-    async def test_those_of_yesterday_are_deleted_at_a_start(self, device: Device) -> None:
-        await database_sync_to_async(cut)(device, "disabled")
-        yesterday = ConnectionCut.objects.update
-        await database_sync_to_async(yesterday)(created_at=device.created_at - 2 * KEEP_CUTS)
+    async def test_a_bounded_number_is_kept_whatever_the_clock_says(self, device: Device) -> None:
+        order = {"device": device, "reason": "disabled"}
+        numbers = (1, KEEP_CUTS, KEEP_CUTS + 1)
+        await database_sync_to_async(ConnectionCut.objects.bulk_create)(
+            [ConnectionCut(pk=number, **order) for number in numbers]
+        )
 
         async with Gateway():
-            assert await database_sync_to_async(ConnectionCut.objects.count)() == 0
+            kept = await database_sync_to_async(lambda: list(ConnectionCut.objects.values_list("pk", flat=True)))()
+
+        assert kept == [KEEP_CUTS, KEEP_CUTS + 1]
 
     async def test_they_are_carried_out_while_nothing_can_be_written(self, gateway: Gateway, device: Device) -> None:
         connection = gateway.connect(device)
@@ -237,13 +260,13 @@ class TestWhoIsConnected:
 
         connection = gateway.connect(device)
         await until_stored(lambda: is_connected(device))
+        assert before <= await database_sync_to_async(lambda: ConnectedDevice.objects.get().since_ms)() <= now_ms()
         connection.end()
         await until_stored(lambda: not is_connected(device))
 
         await database_sync_to_async(device.refresh_from_db)()
-        assert device.connected_at_ms is not None
         assert device.disconnected_at_ms is not None
-        assert before <= device.connected_at_ms <= device.disconnected_at_ms <= now_ms()
+        assert before <= device.disconnected_at_ms <= now_ms()
 
     async def test_those_who_watch_are_told_once_it_is_recorded(self, gateway: Gateway, device: Device) -> None:
         connection = gateway.connect(device)
@@ -278,37 +301,24 @@ class TestWhoIsConnected:
         gateway.connect(device)
         await until_stored(lambda: is_connected(device))
 
-        later = now_ms() + HEARTBEAT_TIMEOUT_MS + 10_000
+        await database_sync_to_async(shift_heartbeats)(-HEARTBEAT_TIMEOUT_MS - 1_000)
 
-        assert not await database_sync_to_async(is_connected)(device, later)
+        assert not await database_sync_to_async(is_connected)(device)
 
-    async def test_the_heart_beats(self, gateway: Gateway) -> None:
-        await database_sync_to_async(GatewayInstance.objects.update)(heartbeat_ms=1)
-        instance = gateway.watchman._instance
-        assert instance is not None
+    async def test_the_heart_beats(self, database: str) -> None:
+        async with Gateway(heartbeat_interval_s=0.02):
+            await database_sync_to_async(shift_heartbeats)(-HEARTBEAT_TIMEOUT_MS)
 
-        instance.heartbeat_ms = 1  # as if the last beat were long ago
+            await until_stored(lambda: GatewayInstance.objects.get().heartbeat_ms > now_ms() - HEARTBEAT_TIMEOUT_MS / 2)
 
-        await until_stored(lambda: GatewayInstance.objects.get().heartbeat_ms > 1)
+    async def test_one_that_was_taken_for_dead_registers_anew_with_its_connections(self, device: Device) -> None:
+        async with Gateway(heartbeat_interval_s=0.02) as gateway:
+            gateway.connect(device)
+            await until_stored(lambda: is_connected(device))
 
-    async def test_one_that_was_taken_for_dead_registers_anew_with_its_connections(
-        self, gateway: Gateway, device: Device
-    ) -> None:
-        gateway.connect(device)
-        await until_stored(lambda: is_connected(device))
+            await database_sync_to_async(GatewayInstance.objects.all().delete)()
 
-        await database_sync_to_async(GatewayInstance.objects.all().delete)()
-        instance = gateway.watchman._instance
-        assert instance is not None
-        instance.heartbeat_ms = 1
-
-        await until_stored(lambda: is_connected(device))
-
-    async def test_the_dead_are_buried_at_a_start(self, database: str) -> None:
-        await database_sync_to_async(GatewayInstance.objects.create)(heartbeat_ms=1)
-
-        async with Gateway():
-            assert await database_sync_to_async(GatewayInstance.objects.count)() == 1
+            await until_stored(lambda: is_connected(device))
 
     async def test_changes_that_could_not_be_written_are_written_later(
         self, gateway: Gateway, device: Device, caplog: pytest.LogCaptureFixture
@@ -320,40 +330,185 @@ class TestWhoIsConnected:
         await database_sync_to_async(mend_writing)()
 
         await until_stored(lambda: is_connected(device))
-        assert [record.levelno for record in caplog.records] == [logging.ERROR]
+        await until(lambda: len(caplog.records) > 1)
+        failed, again = caplog.records
+        assert failed.levelno == logging.ERROR
+        assert again.getMessage() == "can record who is connected again"
+
+    async def test_while_they_cannot_be_written_it_says_so(self, gateway: Gateway, device: Device) -> None:
+        assert gateway.watchman.failure is None
+        await database_sync_to_async(break_writing)()
+        gateway.connect(device)
+        await until(lambda: gateway.watchman.failure)
+        assert str(gateway.watchman.failure).startswith("cannot record who is connected: ")
+
+        await database_sync_to_async(mend_writing)()
+
+        await until(lambda: gateway.watchman.failure is None)
 
 
 class TestTwoGateways:
     async def test_a_device_that_changes_over_stays_connected(self, gateway: Gateway, device: Device) -> None:
         async with Gateway() as other:
             old = gateway.connect(device)
-            await until_stored(lambda: is_connected(device))
+            await until(lambda: gateway.announced)
 
             new = other.connect(device)
-            await until_stored(lambda: stored_instance(device) == other.watchman._instance)
+            await until(lambda: other.announced)
             old.end()
-            await until(lambda: not gateway.connections._changed)
-            await asyncio.sleep(0.05)
+            await until(lambda: len(gateway.announced) > 1)
 
+            assert gateway.announced == [(device.pk, True), (device.pk, True)], "it is connected, elsewhere"
             assert await database_sync_to_async(is_connected)(device)
             new.end()
             await until_stored(lambda: not is_connected(device))
+            assert other.announced == [(device.pk, True), (device.pk, False)]
 
-    async def test_the_newer_connection_counts_whichever_is_written_last(self, device: Device) -> None:
+    async def test_in_whichever_order_it_is_written(self, device: Device) -> None:
         old, new = Gateway(poll_interval_s=3600), Gateway(poll_interval_s=3600)
         async with old, new:
-            old.connect(device)
-            await asyncio.sleep(0.01)
+            leaving = old.connect(device)
             new.connect(device)
+            for gateway in (new, old):
+                await gateway.watchman._record_changes()
 
-            await new.watchman._record_changes()
+            leaving.end()
             await old.watchman._record_changes()
 
-            assert await database_sync_to_async(stored_instance)(device) == new.watchman._instance
+            assert await database_sync_to_async(is_connected)(device)
 
 
-def stored_instance(device: Device) -> GatewayInstance | None:
-    return Device.objects.select_related("connected_instance").get(pk=device.pk).connected_instance
+class TestAClockThatIsSet:
+    """By an hour or by forty days: nothing is decided by comparing what two clocks said, or one at two times."""
+
+    SHIFTS = pytest.mark.parametrize("shift_ms", [3_600_000, -3_600_000, 40 * 86_400_000, -40 * 86_400_000])
+
+    @SHIFTS
+    async def test_connected_devices_are_connected_from_the_next_heartbeat_on(
+        self, device: Device, shift_ms: int
+    ) -> None:
+        async with Gateway(heartbeat_interval_s=0.02) as gateway, Gateway() as other:
+            connection = gateway.connect(device)
+            other.connect(device).end()
+            await until(lambda: gateway.announced and other.announced)
+
+            await database_sync_to_async(shift_heartbeats)(shift_ms)
+
+            await until_stored(lambda: abs(stored_heartbeat(gateway) - now_ms()) < HEARTBEAT_TIMEOUT_MS)
+            assert await database_sync_to_async(is_connected)(device)
+            connection.end()
+            await until_stored(lambda: not is_connected(device))
+
+    @SHIFTS
+    async def test_a_connection_after_it_is_recorded_as_any_other(self, device: Device, shift_ms: int) -> None:
+        async with Gateway() as gateway:
+            await database_sync_to_async(ConnectedDevice.objects.create)(
+                device=device, instance=gateway.watchman._instance, since_ms=now_ms() + shift_ms
+            )
+
+            gateway.connect(device).end()
+
+            await until_stored(lambda: not is_connected(device))
+
+    @SHIFTS
+    async def test_the_dead_are_buried_whatever_their_last_heartbeat_says(self, device: Device, shift_ms: int) -> None:
+        beat = now_ms() + shift_ms
+        dead = await database_sync_to_async(GatewayInstance.objects.create)(heartbeat_ms=beat)
+        await database_sync_to_async(ConnectedDevice.objects.create)(device=device, instance=dead, since_ms=beat)
+        async with Gateway(heartbeat_interval_s=0.03) as gateway:
+            await until_stored(lambda: not GatewayInstance.objects.filter(pk=dead.pk).exists())
+
+            assert await database_sync_to_async(GatewayInstance.objects.get)() == gateway.watchman._instance
+        await database_sync_to_async(device.refresh_from_db)()
+        assert device.disconnected_at_ms == beat, "the last that was heard of it"
+        assert not await database_sync_to_async(is_connected)(device)
+
+    async def test_the_living_are_not_buried(self, device: Device) -> None:
+        async with Gateway(heartbeat_interval_s=0.05) as gateway, Gateway(heartbeat_interval_s=0.05) as other:
+            first = [one.watchman._instance for one in (gateway, other)]
+            gateway.connect(device)
+            dead = await database_sync_to_async(GatewayInstance.objects.create)(heartbeat_ms=now_ms())
+            await until_stored(lambda: not GatewayInstance.objects.filter(pk=dead.pk).exists())
+
+            assert [one.watchman._instance for one in (gateway, other)] == first
+            assert await database_sync_to_async(is_connected)(device)
+
+
+class TestARowThatSomebodyHasLocked:
+    """Only PostgreSQL locks rows."""
+
+    @pytest.fixture
+    def locked_devices(self, postgresql_database: str, postgres_server: PostgresServer) -> Iterator[None]:
+        with postgres_server.connect(postgresql_database) as holder, holder.transaction():
+            holder.execute(b"SELECT 1 FROM gateway_devices_device FOR UPDATE")
+            yield
+
+    @pytest.fixture
+    def database(self, postgresql_database: str) -> str:
+        return "postgresql"
+
+    async def test_keeps_no_revoked_device_connected_and_nothing_from_being_recorded(
+        self, gateway: Gateway, device: Device, locked_devices: None
+    ) -> None:
+        connection = gateway.connect(device)
+        await until_stored(lambda: is_connected(device))
+
+        await database_sync_to_async(cut)(device, "revoked")
+
+        await until(lambda: connection.closed_for)
+        await until(lambda: gateway.announced == [(device.pk, True), (device.pk, False)])
+        assert gateway.watchman.failure is None
+
+    async def test_that_of_the_gateway_itself_keeps_no_revoked_device_connected(
+        self, gateway: Gateway, device: Device, postgresql_database: str, postgres_server: PostgresServer
+    ) -> None:
+        connection = gateway.connect(device)
+        await until(lambda: gateway.announced)
+        with postgres_server.connect(postgresql_database) as holder, holder.transaction():
+            holder.execute(b"SELECT 1 FROM gateway_devices_gatewayinstance FOR UPDATE")
+            gateway.connect(device).end()
+            gateway.connect(Device(pk=device.pk + 1, name="another")).end()
+            await until(lambda: gateway.watchman.failure)
+            assert "lock timeout" in str(gateway.watchman.failure)
+
+            await database_sync_to_async(cut)(device, "revoked")
+
+            await until(lambda: connection.closed_for)
+        await until(lambda: gateway.watchman.failure is None)
+
+
+class TestAPostgresqlThatHasFallenSilent:
+    @pytest.fixture
+    def proxy(self, postgres_server: PostgresServer) -> Iterator[SilentProxy]:
+        with silent_proxy(postgres_server.port) as proxy:
+            yield proxy
+
+    @pytest.fixture
+    def database(self, proxy: SilentProxy, postgresql_database: str, postgres_server: PostgresServer) -> Iterator[str]:
+        settings = postgresql_settings(postgres_server, postgresql_database) | {"PORT": proxy.port}
+        with default_database(settings):
+            yield "postgresql"
+
+    async def test_is_told_of_and_left_for_a_new_connection(
+        self, proxy: SilentProxy, gateway: Gateway, device: Device, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        connection = gateway.connect(device)
+        await until(lambda: gateway.announced)
+
+        proxy.silence_established()
+        connection.end()
+        await until(lambda: gateway.watchman.failure)
+
+        await until(lambda: gateway.announced == [(device.pk, True), (device.pk, False)])
+        await until(lambda: gateway.watchman.failure is None)
+        told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert sum("look for devices to cut off, trying again" in line for line in told) == 1
+        assert sum("record who is connected, trying again" in line for line in told) == 1
+
+
+def stored_heartbeat(gateway: Gateway) -> int:
+    assert gateway.watchman._instance is not None
+    return GatewayInstance.objects.get(pk=gateway.watchman._instance.pk).heartbeat_ms
 
 
 _TABLE = "gateway_devices_gatewayinstance"

@@ -19,7 +19,7 @@ from prometheus_client import REGISTRY
 
 from devices import consumers, look_ups
 from devices.certificates import trust
-from devices.connections import Connections
+from devices.connections import Connections, Watchman
 from devices.consumers import login, refusals
 from devices.consumers.refusals import REFUSALS, Refusal
 from devices.credentials import (
@@ -77,7 +77,7 @@ class World:
         limits = DeviceLimits(DeviceOptions(max_connections=1), FailedLogins(1, pause_s=0), Flapping(1, 3600))
         connections = Connections(self.directory, announce=lambda *change: None)
         ingest: Any = None  # nobody gets that far
-        self.services = DeviceServices(ingest, self.directory, connections, limits)
+        self.services = DeviceServices(ingest, self.directory, connections, limits, Watchman(connections))
 
     def read(self, questions: dict[Key, Question]) -> dict[Key, Answer]:
         """What the directory has for a database."""

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from gateway.observability import Health, Lifecycle, Metrics, NotReadyError, Readiness
 from protocols.asgi import Application, Event, Scope
+from protocols.server import ProtocolServer
 
 
 async def ask(application: Application, method: str = "GET", **state: Any) -> tuple[int, dict[str, str], bytes]:
@@ -85,6 +86,65 @@ async def test_a_check_that_hangs_has_failed() -> None:
     status, _, body = await ask(Readiness({"database": hangs}, timeout_s=0.01))
 
     assert (status, json.loads(body)) == (503, {"database": "no answer within 0.01 s"})
+
+
+async def test_a_check_that_hangs_runs_once_however_often_somebody_asks() -> None:
+    begun = 0
+
+    async def hangs_until_released(scope: Scope) -> None:
+        nonlocal begun
+        begun += 1
+        await released.wait()
+
+    released = asyncio.Event()
+    readiness = Readiness({"database": hangs_until_released}, timeout_s=0.01)
+    for _ in range(3):
+        assert (await ask(readiness))[0] == 503
+    assert begun == 1
+
+    released.set()
+    await asyncio.sleep(0)
+    readiness.timeout_s = 10
+
+    assert (await ask(readiness))[0] == 200
+
+
+async def test_what_is_only_watched_is_told_and_takes_nothing_out_of_service() -> None:
+    status, _, body = await ask(
+        Readiness({"database": works}, watched={"layer": refuses, "other": hangs}, timeout_s=0.01)
+    )
+
+    assert status == 200
+    assert json.loads(body) == {
+        "database": "ok",
+        "layer": "ConnectionRefusedError",
+        "other": "no answer within 0.01 s",
+    }
+
+
+async def test_a_server_that_cannot_do_its_work_makes_the_process_unready_and_what_it_says_else_does_not() -> None:
+    class Server(ProtocolServer):
+        protocol = "stand-in"
+        addresses = ()
+
+        async def start(self) -> None: ...
+
+        def stop_accepting(self) -> None: ...
+
+        async def close(self) -> None: ...
+
+        def failures(self) -> dict[str, str]:
+            return {"sessions": "cannot be kept"}
+
+        def status(self) -> dict[str, str]:
+            return {"bridge": "not connected"}
+
+    lifecycle = Lifecycle(is_ready=True, servers=[Server(works, [], state={})])
+    status, _, body = await ask(Readiness({}), lifecycle=lifecycle)
+    assert (status, json.loads(body)) == (
+        503,
+        {"server": "ok", "sessions": "cannot be kept", "bridge": "not connected"},
+    )
 
 
 async def test_head_has_no_body_but_its_length() -> None:

@@ -7,7 +7,7 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
-from devices.models import Device, DeviceType, GatewayInstance, Key, LatestValue, now_ms
+from devices.models import ConnectedDevice, Device, DeviceType, GatewayInstance, Key, LatestValue, now_ms
 
 MakeDevice = Callable[..., Device]
 
@@ -16,9 +16,17 @@ MakeDevice = Callable[..., Device]
 def make_device(db: None) -> MakeDevice:
     """Makes a device; `values` maps keys to numbers, or to JSON as it is stored."""
 
-    def make(name: str, type_name: str = "default", values: dict[str, Any] | None = None, **fields: Any) -> Device:
+    def make(
+        name: str,
+        type_name: str = "default",
+        values: dict[str, Any] | None = None,
+        connected_to: GatewayInstance | None = None,
+        **fields: Any,
+    ) -> Device:
         device_type, _ = DeviceType.objects.get_or_create(name=type_name)
         device = Device.objects.create(name=name, type=device_type, **fields)
+        if connected_to is not None:
+            ConnectedDevice.objects.create(device=device, instance=connected_to, since_ms=now_ms())
         for key_name, value in (values or {}).items():
             key, _ = Key.objects.get_or_create(name=key_name)
             stored = {"text": value} if isinstance(value, str) else {"number": value}

@@ -194,7 +194,7 @@ class TestCertificates:
 def test_the_list_finds_filters_and_sorts(
     operator: Client, make_device: MakeDevice, living_gateway: GatewayInstance
 ) -> None:
-    make_device("here", connected_instance=living_gateway)
+    make_device("here", connected_to=living_gateway)
     make_device("away", type_name="climate", enabled=False)
 
     def shown(query: str) -> list[str]:

@@ -35,7 +35,7 @@ def test_the_command_is_the_one_that_serve_was_started_with(monkeypatch: pytest.
 def test_a_device_is_shown_with_its_values_and_two_separate_facts(
     watching: Client, make_device: MakeDevice, living_gateway: GatewayInstance
 ) -> None:
-    make_device("thermo-1", values={"temperature": 21.5, "door": '"open"'}, connected_instance=living_gateway)
+    make_device("thermo-1", values={"temperature": 21.5, "door": '"open"'}, connected_to=living_gateway)
 
     page = watching.get("/").content.decode()
 
@@ -57,7 +57,7 @@ def test_a_name_is_text_and_not_markup(watching: Client, make_device: MakeDevice
 
 def test_a_device_of_a_gateway_that_was_killed_is_not_connected(make_device: MakeDevice) -> None:
     dead = GatewayInstance.objects.create(heartbeat_ms=now_ms() - 60_000)
-    make_device("thermo-1", connected_instance=dead)
+    make_device("thermo-1", connected_to=dead)
 
     assert read_board(BoardQuery()).devices[0]["connected"] is False
 
@@ -120,7 +120,7 @@ def test_a_device_shows_as_many_keys_as_there_is_room_for_and_counts_the_others(
 def test_states_are_connected_not_connected_and_disabled(
     make_device: MakeDevice, living_gateway: GatewayInstance
 ) -> None:
-    make_device("here", connected_instance=living_gateway)
+    make_device("here", connected_to=living_gateway)
     make_device("away")
     make_device("off", enabled=False)
 
@@ -158,7 +158,8 @@ def test_ten_thousand_devices_cost_as_many_queries_as_one(
         LatestValue(device=device, key=key, ts=1, received=1, number=1.5) for device in Device.objects.all()
     )
 
-    with django_assert_max_num_queries(10):  # session, user, permissions (2), newest, count, page, keys, values, types
+    # session, user, permissions (2), newest, count, page, connections, keys, values, types
+    with django_assert_max_num_queries(11):
         page = watching.get("/?page=150").content.decode()
 
     assert "Page 150 of 200" in page
