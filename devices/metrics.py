@@ -14,6 +14,7 @@ commit_failures = Counter("gateway_commit_failures", "Commits of readings that f
 commits_slow = Counter("gateway_commits_slow", "Attempts to commit readings that took longer than four seconds")
 readings_unstorable = Counter("gateway_readings_unstorable", "Readings that the database refuses as data")
 payloads_refused = Counter("gateway_payloads_refused", "Payloads of devices that were refused", ["protocol", "reason"])
+numbers_missing = Counter("gateway_numbers_missing", "Numbers of devices that are none (nan, inf), which are no value")
 logins_refused = Counter("gateway_device_logins_refused", "Devices that were not let in", ["protocol", "reason"])
 password_logins_refused = Counter("gateway_password_logins_refused", "Logins of people that were refused", ["reason"])
 look_ups = Counter("gateway_credential_look_ups", "Credentials that were looked up in the database")

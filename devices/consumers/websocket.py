@@ -18,7 +18,8 @@ from devices.consumers.login import Revocable, bearer_token, log_in
 from devices.consumers.refusals import LoginError, http_response, note_payload
 from devices.credentials import Identity
 from devices.models import now_ms
-from devices.profiles import MAX_PAYLOAD_BYTES, PayloadError
+from devices.profiles import MAX_DEPTH, MAX_PAYLOAD_BYTES, NotJsonError, PayloadError, is_too_deep
+from devices.profiles.lenient_json import LenientJsonError, read
 from devices.refusals import MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
 from gateway.generic.websocket import AsyncWebsocketConsumer
@@ -32,6 +33,8 @@ CUT_OFF: Final = 4401
 MESSAGE_TOO_BIG: Final = 1009
 MAX_UNANSWERED: Final = 1_000
 MAX_ID_BYTES: Final = 100
+_ENVELOPE_DEPTH: Final = MAX_DEPTH + 4
+"""{"id": ..., "telemetry": [{"ts": ..., "values": {...}}]}"""
 
 
 class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
@@ -72,7 +75,12 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
         ingest = self._services.ingest
         try:
             answer_id, telemetry = _envelope(payload, self._count)
-            points = self._device.profile.decode_telemetry(telemetry)
+            try:
+                points = self._device.profile.decode_telemetry(telemetry)
+            except NotJsonError:
+                # Once more where it stands in the message, so that the position told is one there.
+                self._device.profile.decode_telemetry(_lenient_envelope(payload, self._count)[1])
+                raise
             await ingest.ready()
             committed = ingest.submit(self._device, points, now_ms())
         except RefusedError as error:
@@ -161,9 +169,29 @@ def _envelope(payload: bytes, count: int) -> tuple[Any, bytes]:
     """The id to answer with, which is `count` if none is given, and the telemetry in a message. Raises PayloadError."""
     try:
         envelope = _decode_envelope(payload)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.ValidationError, RecursionError):
         return count, payload
-    answer_id = bytes(envelope.id)
-    if len(answer_id) > MAX_ID_BYTES:
+    except msgspec.DecodeError:
+        return _lenient_envelope(payload, count)
+    return _answer_id(bytes(envelope.id)), bytes(envelope.telemetry)
+
+
+def _lenient_envelope(payload: bytes, count: int) -> tuple[Any, bytes]:
+    """The same for what is no JSON by the book. Blanks keep the telemetry in its place, for positions in errors."""
+    try:
+        reading = read(payload, max_depth=_ENVELOPE_DEPTH, locate="telemetry")
+    except LenientJsonError:
+        return count, payload
+    content = reading.content
+    if reading.span is None or type(content) is not dict or "id" not in content:
+        return count, payload
+    start, end = reading.span
+    return _answer_id(msgspec.json.encode(content["id"])), b" " * start + payload[start:end]
+
+
+def _answer_id(given: bytes) -> msgspec.Raw:
+    if len(given) > MAX_ID_BYTES:
         raise PayloadError(f"an id has at most {MAX_ID_BYTES} bytes")
-    return msgspec.Raw(answer_id), bytes(envelope.telemetry)
+    if given[:1] in (b"[", b"{") and is_too_deep(msgspec.json.decode(given)):
+        raise PayloadError(f"an id has at most {MAX_DEPTH} levels")
+    return msgspec.Raw(given)

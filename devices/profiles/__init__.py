@@ -6,9 +6,18 @@
 from collections.abc import Mapping
 from typing import Final
 
-from devices.profiles.base import MAX_PAYLOAD_BYTES, PayloadError, Point, Profile
+from devices.profiles.base import MAX_DEPTH, MAX_PAYLOAD_BYTES, NotJsonError, PayloadError, Point, Profile, is_too_deep
 from devices.profiles.thingsboard import ThingsBoard
 
-__all__ = ["MAX_PAYLOAD_BYTES", "PROFILES", "PayloadError", "Point", "Profile"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_PAYLOAD_BYTES",
+    "PROFILES",
+    "NotJsonError",
+    "PayloadError",
+    "Point",
+    "Profile",
+    "is_too_deep",
+]
 
 PROFILES: Final[Mapping[str, Profile]] = {"thingsboard": ThingsBoard()}

@@ -1,6 +1,6 @@
 """What a payload profile is, and what it makes of a payload."""
 
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from devices.refusals import MessageRefusal, RefusedError
 
@@ -13,11 +13,37 @@ MAX_PAYLOAD_BYTES: Final = 262_144
 """What a message of a device may have, by HTTP and WebSocket; by MQTT, the listener's max_packet_bytes says it."""
 
 
+MAX_DEPTH: Final = 32
+"""How many objects and arrays a value may have in each other: whoever reads it later has a stack with an end."""
+
+
 class PayloadError(RefusedError, ValueError):
     """Raised when a payload is not what its topic or path wants; its text tells the author of the firmware why."""
 
     def __init__(self, text: str) -> None:
         super().__init__(MessageRefusal.PAYLOAD, text)
+
+
+class NotJsonError(PayloadError):
+    """Raised when a payload is no JSON; its text says at which byte."""
+
+    def __init__(self, why: object) -> None:
+        super().__init__(f"not JSON: {why}")
+
+
+def is_too_deep(value: Any) -> bool:
+    """Whether there are more than MAX_DEPTH objects and arrays in each other in a JSON value."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if type(inner) is dict or type(inner) is list
+        ]
+        if not level:
+            return False
+    return True
 
 
 class Profile(Protocol):

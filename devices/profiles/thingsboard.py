@@ -3,7 +3,8 @@
     {"k": v}    [{"k": v}, ...]    {"ts": ms, "values": {"k": v}}    [{"ts": ms, "values": {"k": v}}, ...]
 
 Values are strings, booleans, numbers, objects and arrays; null is skipped. A string that is a number becomes one; an
-integer beyond 64 bits and a decimal of more than 16 places become strings. `ts` is in milliseconds UTC.
+integer beyond 64 bits and a decimal of more than 16 places become strings. `ts` is in milliseconds UTC. What is no JSON
+by the book is read as ThingsBoard reads it (devices.profiles.lenient_json); that costs other messages nothing.
 """
 
 import json
@@ -13,13 +14,20 @@ from typing import Any, Final
 
 import msgspec
 
-from devices.profiles.base import PayloadError, Point
+from devices import metrics
+from devices.profiles.base import MAX_DEPTH, NotJsonError, PayloadError, Point, is_too_deep
+from devices.profiles.lenient_json import LenientJsonError, read
 
 MAX_KEY_LENGTH: Final = 255
 MAX_POINTS: Final = 10_000
 MAX_TS: Final = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z: the last time that every database and browser can show."""
+MAX_TS_DIGITS: Final = 15
 
+WRAPPING_DEPTH: Final = 3
+"""The levels around a value: [{"ts": ..., "values": {...}}]."""
+
+_TOO_DEEP: Final = f"JSON is nested too deeply: a value has at most {MAX_DEPTH} levels"
 _MIN_INT64, _MAX_INT64 = -(2**63), 2**63 - 1
 _EXACT = 2**53
 _MAX_DECIMAL_PLACES = 16
@@ -58,7 +66,7 @@ class ThingsBoard:
 
 
 def parse_json(payload: bytes) -> Any:
-    """The JSON value in `payload`. Raises PayloadError."""
+    """The JSON value in `payload`; None in place of a number that is none. Raises PayloadError."""
     try:
         shape = payload.translate(_SHAPE)
         if _LONG_NUMBER not in shape and _EXPONENT not in shape:
@@ -67,9 +75,21 @@ def parse_json(payload: bytes) -> Any:
         _encode(value)  # raises for a lone surrogate, which is no text and which no database takes
         return value  # noqa: TRY300
     except RecursionError:
-        raise PayloadError("JSON is nested too deeply") from None
-    except (msgspec.MsgspecError, ValueError) as error:  # UnicodeDecodeError is a ValueError
-        raise PayloadError(f"not JSON: {error}" if payload else "empty, where JSON is expected") from None
+        raise PayloadError(_TOO_DEEP) from None
+    except (msgspec.MsgspecError, ValueError):  # UnicodeDecodeError is a ValueError
+        return _read_leniently(payload)
+
+
+def _read_leniently(payload: bytes) -> Any:
+    if not payload:
+        raise PayloadError("empty, where JSON is expected")
+    depth = MAX_DEPTH + WRAPPING_DEPTH
+    try:
+        reading = read(payload, max_depth=depth, parse_int=_parse_int, parse_float=_parse_float)
+    except LenientJsonError as error:
+        raise NotJsonError(error) from None
+    metrics.numbers_missing.inc(reading.missing)
+    return reading.content
 
 
 def _add(points: list[Point], item: dict[str, Any]) -> None:
@@ -94,14 +114,14 @@ def _add(points: list[Point], item: dict[str, Any]) -> None:
         elif kind is bool:
             points.append((key, ts, float(value), "true" if value else "false"))
         elif value is not None:
-            points.append((key, ts, None, _text(value)))
+            points.append((key, ts, None, _nested(value)))
 
 
 def _checked_ts(ts: object) -> int:
-    if type(ts) is float and ts.is_integer():
+    if type(ts) is float or (type(ts) is str and ts.isdecimal() and len(ts) <= MAX_TS_DIGITS):
         ts = int(ts)
     if type(ts) is not int or not 0 <= ts <= MAX_TS:
-        raise PayloadError(f'"ts" is to be milliseconds since 1970 as a whole number, got {str(ts)[:50]!r}')
+        raise PayloadError(f'"ts" is to be milliseconds since 1970, got {str(ts)[:50]!r}')
     return ts
 
 
@@ -122,6 +142,18 @@ def _string(key: str, ts: int | None, value: str) -> Point:
         if len(places) <= _MAX_DECIMAL_PLACES and abs(number) != float("inf"):
             return (key, ts, number, None)
     return (key, ts, None, _text(value))
+
+
+def _nested(value: Any) -> str:
+    """The text of an object or an array. Raises PayloadError if it is nested too deeply."""
+    try:
+        text = _text(value)
+    except RecursionError:
+        raise PayloadError(_TOO_DEEP) from None
+    # Values as they usually are have fewer brackets than that, and are not walked.
+    if text.count("[") + text.count("{") > MAX_DEPTH and is_too_deep(value):
+        raise PayloadError(_TOO_DEEP)
+    return text
 
 
 def _text(value: Any) -> str:
