@@ -60,7 +60,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self._decoder = msgspec.json.Decoder(ReadingsCommitted | ConnectionChanged)
-        self._text = ""
+        self._text: str | None = None
         self._message: ReadingsCommitted | ConnectionChanged | None = None
 
     def decode(self, text: str) -> ReadingsCommitted | ConnectionChanged | None:

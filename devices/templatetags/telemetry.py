@@ -29,7 +29,7 @@ def value_cell(device_id: int, key: str, value: Value) -> SafeString:
 @register.simple_tag
 def shown_value(value: Shown, whole: str) -> SafeString:
     """A value; of one that is cut, the beginning and a link to `whole`."""
-    cell = format_html('<span class="value" title="{0}">{0}</span>', value.text)
+    cell = format_html('<span class="value">{}</span>', value.text)
     if not value.whole_bytes:
         return cell
     return format_html('{} <a class="whole" href="{}">all {}</a>', cell, whole, size_text(value.whole_bytes))

@@ -13,6 +13,7 @@ from devices.credentials import Identity
 from devices.fanout import FLEET_GROUP, MAX_WAITING, Fanout, device_group
 from devices.ingest import NEWEST_PER_DEVICE, Ingest
 from devices.limits import ANY_SKEW_MS, DeviceOptions
+from devices.pages.board import KEYS_PER_ROW
 from devices.profiles import PROFILES, Point
 from devices.writers import make_writer
 from gateway.layers import InMemoryChannelLayer
@@ -129,6 +130,27 @@ async def test_of_a_commit_with_very_many_the_newest(setting: Setting) -> None:
     readings = (await watcher.message())["devices"]["1"]["readings"]
     assert len(readings) == NEWEST_PER_DEVICE
     assert readings[-1] == ["t", TS + NEWEST_PER_DEVICE + 49, NEWEST_PER_DEVICE + 49]
+
+
+async def test_a_value_is_cut_before_it_is_announced(setting: Setting) -> None:
+    fleet, watcher = await setting.watch(FLEET_GROUP), await setting.watch(device_group(1))
+
+    await setting.send(ONE, ("deep", TS, None, "[" * 900 + "]" * 900), ("long", TS, None, f'"{"x" * 250_000}"'))
+
+    for told in (await fleet.message(), await watcher.message()):
+        assert told["devices"]["1"]["readings"] == [
+            ["deep", TS, None, "[" * 200 + "…", 1_800],
+            ["long", TS, None, "x" * 199 + "…", 250_002],
+        ]
+
+
+async def test_the_fleet_gets_as_many_keys_of_a_device_as_a_row_has(setting: Setting) -> None:
+    fleet = await setting.watch(FLEET_GROUP)
+
+    await setting.send(ONE, *[(f"k{number:03}", TS, 1.0, None) for number in reversed(range(500))])
+
+    readings = (await fleet.message())["devices"]["1"]["readings"]
+    assert [key for key, *_ in readings] == [f"k{number:03}" for number in range(KEYS_PER_ROW)]
 
 
 async def test_one_commit_is_one_message(setting: Setting) -> None:

@@ -69,7 +69,9 @@ export function showValue(cell, reading, whole = "") {
   if (!setText(cell, text)) {
     return false;
   }
-  cell.title = text;
+  if (whole === "") {
+    cell.title = text; // it may be too wide for its place
+  }
   cell.classList.toggle("text", typeof reading[1] !== "number");
   if (whole !== "") {
     showWhole(cell, reading[3], whole);

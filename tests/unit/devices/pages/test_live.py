@@ -137,6 +137,36 @@ async def test_the_first_commit_reaches_a_dashboard_at_once_and_those_after_it_m
     assert second["devices"][str(device.pk)]["readings"] == [["temperature", 9, 9]]
 
 
+async def test_a_message_that_cannot_be_read_ends_no_stream(
+    stream: Stream, layer: SwitchableLayer, device: Device
+) -> None:
+    socket = await stream("/ws/live/")
+    await socket.receive_json_from(timeout=30)
+
+    for text in ("", "[" * 5_000, '{"type":"readings","devices":{"1":' + "[" * 100_000):
+        await layer.group_send("devices", {"type": "readings.committed", "text": text})
+    await layer.group_send("devices", committed(device, ["temperature", 5, 22]))
+
+    assert (await socket.receive_json_from(timeout=30))["devices"][str(device.pk)]["readings"] == [
+        ["temperature", 5, 22]
+    ]
+
+
+async def test_the_stream_of_a_device_has_the_keys_that_its_address_asks_for(
+    stream: Stream, layer: SwitchableLayer, make_device: MakeDevice
+) -> None:
+    values = {"Druck": 1.0, "temperatur_1": 2.0, "serial": "9007199254740993", "long": f'"{"x" * 300}"'}
+    device = await database_sync_to_async(make_device)("many", values=values)
+
+    everything = await (await stream(f"/ws/live/{device.pk}/")).receive_json_from(timeout=30)
+    asked = await (await stream(f"/ws/live/{device.pk}/?q=DRU")).receive_json_from(timeout=30)
+
+    shown = {key: told[1:] for key, told in everything["devices"][0]["values"].items()}
+    assert shown["serial"] == ["9007199254740993", "9007199254740993"]
+    assert shown["long"] == [None, "x" * 199 + "…", 302]
+    assert list(asked["devices"][0]["values"]) == ["Druck"]
+
+
 async def test_a_connection_is_told_to_the_dashboard(stream: Stream, layer: SwitchableLayer, device: Device) -> None:
     socket = await stream("/ws/live/")
     await socket.receive_json_from(timeout=30)

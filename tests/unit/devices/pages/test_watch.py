@@ -3,7 +3,9 @@
 from typing import Any
 
 import msgspec
+import pytest
 
+from devices import metrics
 from devices.pages.board import KEYS_PER_ROW, Board, DeviceFacts
 from devices.pages.watch import ConnectionChanged, Decoder, ReadingsCommitted, Watch
 from devices.values import Value
@@ -114,3 +116,54 @@ def test_one_text_is_decoded_once_for_all_who_get_it() -> None:
 
     assert decoder.decode(text) is decoder.decode(text)
     assert decoder.decode(text) is not decoder.decode('{"type":"connection","id":4,"connected":true,"now":1}')
+
+
+DEEP = "[" * 100_000
+"""More than any decoder follows."""
+
+
+def unreadable() -> float:
+    return float(metrics.announcements_unreadable._value.get())
+
+
+def test_what_cannot_be_read_of_a_device_costs_no_other_anything() -> None:
+    watched = watch(facts(3, "t"), facts(4, "t"))
+    before = unreadable()
+    text = '{"type":"readings","devices":{"3":{"name":"x","readings":"none"},"4":{"name":"y","readings":[["t",5,1]]}}}'
+    message = Decoder().decode(text)
+    assert isinstance(message, ReadingsCommitted)
+
+    assert watched.take_readings(message)
+
+    assert told(watched) == {"4": {"name": "y", "readings": [["t", 5, 1]]}}
+    assert unreadable() == before + 1
+
+
+def test_the_news_of_a_device_that_is_not_on_the_page_are_not_read() -> None:
+    watched = watch(facts(4, "t"))
+    before = unreadable()
+    message = Decoder().decode('{"type":"readings","devices":{"3":{"readings":"none"},"4":{"name":"y","readings":[]}}}')
+    assert isinstance(message, ReadingsCommitted)
+
+    watched.take_readings(message)
+
+    assert unreadable() == before
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"type":"other"}', f'{{"type":"readings","devices":{{"3":{DEEP}'])
+def test_a_message_that_cannot_be_read_is_counted_and_left_out(text: str) -> None:
+    before = unreadable()
+
+    assert Decoder().decode(text) is None
+    assert unreadable() == before + 1
+
+
+def test_what_a_reading_says_beside_its_value_passes_through() -> None:
+    watched = watch(facts(3))
+
+    watched.take_readings(commit(d3=[["k", 5, "9007199254740993", "9007199254740993"], ["c", 5, None, "xx…", 250_000]]))
+
+    assert told(watched)["3"]["readings"] == [
+        ["k", 5, "9007199254740993", "9007199254740993"],
+        ["c", 5, None, "xx…", 250_000],
+    ]
