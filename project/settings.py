@@ -83,6 +83,7 @@ CSRF_TRUSTED_ORIGINS = [config.server.public_url] if config.server.public_url el
 _COOKIES = hashlib.sha256(f"cookies {SECRET_KEY}".encode()).hexdigest()[:8]
 SESSION_COOKIE_NAME = f"sessionid_{_COOKIES}"
 CSRF_COOKIE_NAME = f"csrftoken_{_COOKIES}"
+SESSION_ENGINE = "project.sessions"
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"  # the other one is a cookie
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = is_encrypted(config)
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"

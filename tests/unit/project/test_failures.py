@@ -11,12 +11,16 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.sessions.backends.base import UpdateError
+from django.contrib.sessions.models import Session
 from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, path
 
 from gateway.logs import RefusedRequests
 from gateway.sqlite.base import create_private
+from project.sessions import SessionStore
 from protocols.log_limit import log_shares
 from tests.support.databases import configuration_of, default_database, settings_of, sqlite_settings
 
@@ -132,7 +136,81 @@ def fails(request: HttpRequest) -> HttpResponse:
     raise RuntimeError("nobody has foreseen this")
 
 
-urlpatterns = [path("fails/", fails)]
+def remembers(request: HttpRequest) -> HttpResponse:
+    request.session["remembered"] = True
+    return HttpResponse("remembered")
+
+
+urlpatterns = [path("fails/", fails), path("remembers/", remembers)]
+
+
+@contextmanager
+def read_only_sqlite(request: pytest.FixtureRequest) -> Iterator[None]:
+    settings = sqlite_settings(request.getfixturevalue("sqlite_database"))
+    settings["OPTIONS"] = {**settings["OPTIONS"], "init_command": "PRAGMA query_only = ON"}
+    with default_database(settings):
+        yield
+
+
+@contextmanager
+def locked_sqlite(request: pytest.FixtureRequest) -> Iterator[None]:
+    file = request.getfixturevalue("sqlite_database")
+    settings = sqlite_settings(file)
+    settings["OPTIONS"] = {**settings["OPTIONS"], "timeout": 0.01}
+    with closing(sqlite3.connect(file, isolation_level=None)) as other, default_database(settings):
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
+@contextmanager
+def read_only_postgresql(request: pytest.FixtureRequest) -> Iterator[None]:
+    server, name = request.getfixturevalue("postgres_server"), request.getfixturevalue("postgresql_database")
+    settings = settings_of(configuration_of(f"{server.url(name)}?options=-c%20default_transaction_read_only%3Don"))
+    with default_database(settings):
+        yield
+
+
+@contextmanager
+def locked_postgresql(request: pytest.FixtureRequest) -> Iterator[None]:
+    server, name = request.getfixturevalue("postgres_server"), request.getfixturevalue("postgresql_database")
+    settings = settings_of(configuration_of(f"{server.url(name)}?options=-c%20lock_timeout%3D50ms"))
+    with server.connect(name) as other, other.transaction(), default_database(settings):
+        other.execute("LOCK TABLE auth_user, django_session IN SHARE MODE")
+        yield
+
+
+class TestADatabaseThatCanBeReadAndNotWritten:
+    @pytest.mark.parametrize(
+        ("database", "outage"),
+        [
+            ("sqlite_database", read_only_sqlite),
+            ("sqlite_database", locked_sqlite),
+            ("postgresql_database", read_only_postgresql),
+            ("postgresql_database", locked_postgresql),
+        ],
+    )
+    def test_a_login_and_whatever_changes_a_session_are_told_to_try_again_and_the_rest_is_answered(
+        self, database: str, outage: Any, request: pytest.FixtureRequest, settings: Any
+    ) -> None:
+        request.getfixturevalue(database)
+        user = get_user_model().objects.create_superuser("admin", password="secret")
+        known = browser()
+        known.force_login(user)
+
+        with outage(request):
+            assert browser().post("/login/", {"username": "admin", "password": "secret"}).status_code == 503
+            assert known.get("/").status_code == 200
+            settings.ROOT_URLCONF = __name__
+            assert known.get("/remembers/").status_code == 503
+        assert known.get("/remembers/").status_code == 200
+
+    def test_a_session_that_was_deleted_meanwhile_is_no_outage(self, sqlite_database: Path) -> None:
+        store = SessionStore()
+        store.create()
+        Session.objects.all().delete()
+
+        with pytest.raises(UpdateError):
+            store.save()
 
 
 class TestAnError:
