@@ -21,6 +21,7 @@ RUN_ON = {("serve",)}
 NEEDED = {
     ("device", "trust"): ["--cn", "sensor-7"],
     ("manage",): ["migrate"],
+    ("mqtt", "forget"): ["--owner", "device/7"],
     ("worker",): ["--layer", "default"],
 }
 """What a command needs beside its arguments."""
