@@ -221,7 +221,7 @@ class TestRefusals:
 
         assert await client.receive() == PubAck(packet_id=1)
         await self._goes_on(client, gateway, device)
-        assert "refused publish 'some/topic'" in await watched.line()
+        assert f"refused publish 'some/topic' of {device.name}: " in await watched.line()
 
     async def test_a_payload_that_is_no_telemetry_from_mqtt_5(
         self, clients: Clients, gateway: Gateway, device: FleetDevice, watched: Watched
