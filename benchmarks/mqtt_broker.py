@@ -44,7 +44,11 @@ async def serve(port: int) -> None:
     from protocols.server import Listener
 
     options = MqttOptions(
-        allow_anonymous=True, sys_interval_s=0, max_connections_per_address=0, max_sessions_per_owner=100_000
+        allow_anonymous=True,
+        sys_interval_s=0,
+        max_connections_per_address=0,
+        max_sessions_per_owner=100_000,
+        max_subscription_bytes_per_owner=1_073_741_824,
     )
     server = MqttServer(AsyncMqttConsumer.as_asgi(), [Listener(bind=f"127.0.0.1:{port}", options=options)], state={})
     await server.start()

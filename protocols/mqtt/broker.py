@@ -200,6 +200,8 @@ class Broker:
         share_name, inner = split_shared(topic_filter)
         is_new = topic_filter not in session.subscriptions
         session.subscriptions[topic_filter] = subscriber
+        if is_new:
+            self.owners.subscribed(session.owner, topic_filter, 1)
         if share_name is None:
             self._tree.add(inner, session.client_id, subscriber)
         else:
@@ -220,6 +222,7 @@ class Broker:
         """
         if session.subscriptions.pop(topic_filter, None) is None:
             return False
+        self.owners.subscribed(session.owner, topic_filter, -1)
         share_name, inner = split_shared(topic_filter)
         if share_name is None:
             self._tree.remove(inner, session.client_id)
@@ -314,7 +317,11 @@ class Broker:
         """The owner has the session from now on, which `_end` takes from it."""
         before, owner = session.owner, self.owners.of(owner_name)
         owner.sessions += 1
-        session.give_to(owner)
+        if before is not owner:
+            session.give_to(owner)
+            for topic_filter in session.subscriptions:
+                self.owners.subscribed(before, topic_filter, -1)
+                self.owners.subscribed(owner, topic_filter, 1)
         before.sessions -= 1
         self.owners.leave(before)
 
@@ -379,8 +386,9 @@ class Broker:
     def restore(self, session: Session, owner_name: str, now: float) -> None:
         """Takes a session back that outlived another process, with all that it has; its client is not here."""
         self.sessions.put(session)
+        subscriptions, session.subscriptions = session.subscriptions, {}
         self._give(session, owner_name)
-        for topic_filter, subscriber in session.subscriptions.items():
+        for topic_filter, subscriber in subscriptions.items():
             self.subscribe(topic_filter, subscriber)
         session.journal = self.journal
         if session.ends_at is None and not session.never_ends:  # its client was here when that process ended

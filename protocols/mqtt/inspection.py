@@ -146,6 +146,7 @@ class Inspection:
             yield {
                 "owner": owner.name,
                 "sessions": owner.sessions,
+                "subscription_bytes": owner.subscription_bytes,
                 "queued_bytes": owner.queued_bytes,
                 "retained": owner.retained_messages,
                 "retained_bytes": owner.retained_bytes,

@@ -31,6 +31,12 @@ _WHY: Final = {
     ),
     "retained_too_deep": "messages not retained: their topics have too many levels (max_topic_levels)",
     "max_subscriptions": "topic filters refused: their clients have as many as they may (max_subscriptions)",
+    "max_subscription_bytes_in_all": (
+        "topic filters refused: all clients together have as many as they may (max_subscription_bytes_in_all)"
+    ),
+    "max_subscription_bytes_per_owner": (
+        "topic filters refused: the clients of their owner have as many as they may (max_subscription_bytes_per_owner)"
+    ),
     "max_topic_length": "topic filters refused: they are too long (max_topic_length)",
     "max_topic_levels": "topic filters refused: they have too many levels (max_topic_levels)",
 }
@@ -70,6 +76,10 @@ def _whose(reason: str, broker: Broker) -> str:
             for one in owners
             if one.retained_messages
         ]
+        return "; the owners with most: " + ", ".join(named)
+    if reason in ("max_subscription_bytes_in_all", "max_subscription_bytes_per_owner"):
+        owners = nlargest(NAMED, broker.owners, key=lambda owner: owner.subscription_bytes)
+        named = [f"{printable(one.name)} ({one.subscription_bytes} bytes)" for one in owners if one.subscription_bytes]
         return "; the owners with most: " + ", ".join(named)
     if reason == "queue_full":
         found = nlargest(NAMED, sessions, key=lambda session: session.queued_bytes)

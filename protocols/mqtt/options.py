@@ -59,6 +59,10 @@ class MqttOptions:
     max_session_expiry_s: int = _option(
         7 * 86_400, f"the longest time a session waits for its client; {NEVER_EXPIRES}: for ever", 0, NEVER_EXPIRES
     )
+    max_subscription_bytes_in_all: int = _option(
+        1_073_741_824, "memory of the subscriptions of the broker, about; more are refused with 0x97", 0
+    )
+    max_subscription_bytes_per_owner: int = _option(67_108_864, "of these, of one owner", 0)
     max_queued_bytes_in_all: int = _option(
         536_870_912, "bytes waiting for all clients of the broker; newer messages are lost", 0
     )
@@ -95,6 +99,8 @@ class BrokerLimits:
     max_retained_messages: int
     max_retained_bytes: int
     max_topic_levels: int
+    max_subscription_bytes_in_all: int
+    max_subscription_bytes_per_owner: int
     max_queued_bytes_in_all: int
     max_sessions_per_owner: int
     max_retained_messages_per_owner: int

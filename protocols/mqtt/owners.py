@@ -6,11 +6,23 @@ the bounds in all hold. An owner is known as long as it has a session or a retai
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import LEVELS_PER_RETAINED, BrokerLimits
 
 NOBODY = ""
+
+
+SUBSCRIPTION_BYTES: Final = 500
+"""What a subscription takes, besides its filter."""
+LEVEL_BYTES: Final = 240
+"""What each level of a filter takes that no other begins with: how many do is not looked at."""
+
+
+def size_of_subscription(topic_filter: str) -> int:
+    """How much memory a subscription counts as, in bytes."""
+    return SUBSCRIPTION_BYTES + len(topic_filter) + LEVEL_BYTES * (topic_filter.count("/") + 1)
 
 
 class Backlog:
@@ -35,6 +47,7 @@ class Owner:
         "retained_levels",
         "retained_messages",
         "sessions",
+        "subscription_bytes",
     )
 
     def __init__(
@@ -45,6 +58,7 @@ class Owner:
         self.backlog = backlog or Backlog()
         self.max_queued_bytes = max_queued_bytes
         self.sessions = 0
+        self.subscription_bytes = 0
         self.queued_bytes = 0
         """What waits for its clients."""
         self.retained_messages = 0
@@ -56,6 +70,7 @@ class Owner:
         """How much of its share is used, of that which is used most."""
         shares = (
             (self.sessions, limits.max_sessions_per_owner),
+            (self.subscription_bytes, limits.max_subscription_bytes_per_owner),
             (self.queued_bytes, limits.max_queued_bytes_per_owner),
             (self.retained_messages, limits.max_retained_messages_per_owner),
             (self.retained_levels, limits.max_retained_messages_per_owner * LEVELS_PER_RETAINED),
@@ -75,6 +90,8 @@ class Owners:
 
     def __init__(self, limits: BrokerLimits) -> None:
         self.backlog = Backlog(limits.max_queued_bytes_in_all)
+        self.subscription_bytes = 0
+        """Of all, nobody's too."""
         self.nobody = Owner(backlog=self.backlog)
         self._limits = limits
         self._owners: dict[str, Owner] = {}
@@ -106,6 +123,20 @@ class Owners:
         """Whether the owner may have one session more."""
         owner = self.get(name)
         return not name or owner is None or owner.sessions < self._limits.max_sessions_per_owner
+
+    def subscribed(self, owner: Owner, topic_filter: str, change: int) -> None:
+        """Counts a subscription of the owner as one more (1) or one less (-1)."""
+        size_bytes = change * size_of_subscription(topic_filter)
+        owner.subscription_bytes += size_bytes
+        self.subscription_bytes += size_bytes
+
+    def bound_of_subscription(self, owner: Owner, topic_filter: str) -> str:
+        """Which option keeps the owner from subscribing to one filter more; empty if none does."""
+        limits, size_bytes = self._limits, size_of_subscription(topic_filter)
+        if owner.name and owner.subscription_bytes + size_bytes > limits.max_subscription_bytes_per_owner:
+            return "max_subscription_bytes_per_owner"
+        in_all = self.subscription_bytes + size_bytes
+        return "max_subscription_bytes_in_all" if in_all > limits.max_subscription_bytes_in_all else ""
 
     def bound_of_retained(self, owner: Owner, message: Message, old: Message | None) -> str:
         """Which option keeps the owner from having `message` retained in place of `old`; empty if none does."""

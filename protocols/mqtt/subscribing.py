@@ -36,6 +36,8 @@ _BOUNDS: Final = {
     "max_topic_length": ReasonCode.TOPIC_FILTER_INVALID,
     "max_topic_levels": ReasonCode.QUOTA_EXCEEDED,
     "max_subscriptions": ReasonCode.QUOTA_EXCEEDED,
+    "max_subscription_bytes_in_all": ReasonCode.QUOTA_EXCEEDED,
+    "max_subscription_bytes_per_owner": ReasonCode.QUOTA_EXCEEDED,
 }
 """The options by which filters are refused, and what is answered."""
 
@@ -156,10 +158,10 @@ def answer_subscribe(
         code = next(answers) if refused is None else refused
         topic_filter = subscription.topic_filter
         is_known = topic_filter in session.subscriptions
-        if code < _FAILURE and not is_known and len(session.subscriptions) >= session.options.max_subscriptions:
-            pending.bound = "max_subscriptions"
-            broker.refused_filters[pending.bound] += 1
-            code = _BOUNDS[pending.bound]
+        if code < _FAILURE and not is_known and (bound := _bound_of_one_more(topic_filter, broker, session)):
+            pending.bound = bound
+            broker.refused_filters[bound] += 1
+            code = _BOUNDS[bound]
         if code >= _FAILURE:
             codes.append(sendable(code, PacketType.SUBACK))
             continue
@@ -176,6 +178,13 @@ def answer_subscribe(
         if subscription.retain_handling == 0 or (subscription.retain_handling == 1 and is_new):
             replay.append((topic_filter, subscriber))
     return SubAck(packet_id=packet.packet_id, reason_codes=tuple(codes), properties=properties), replay
+
+
+def _bound_of_one_more(topic_filter: str, broker: Broker, session: Session) -> str:
+    """The option that allows the session no further subscription; empty if there is none."""
+    if len(session.subscriptions) >= session.options.max_subscriptions:
+        return "max_subscriptions"
+    return broker.owners.bound_of_subscription(session.owner, topic_filter)
 
 
 def answer_unsubscribe(
@@ -258,7 +267,8 @@ class SubscribeReceiver(PublishReceiver):
     def _name_bound(self, pending: PendingAnswer, properties: Properties) -> None:
         """Says which bound has refused a filter, unless the application has to say something."""
         if pending.bound and self._problem_information and "reason_string" not in properties:
-            properties["reason_string"] = f"{pending.bound} is {getattr(self._options, pending.bound)}"
+            options = self._broker.limits if hasattr(self._broker.limits, pending.bound) else self._options
+            properties["reason_string"] = f"{pending.bound} is {getattr(options, pending.bound)}"
 
     def _remember(self, asked: PendingAnswer | RetainedCheck, event: Event) -> None:
         """Gives the event the ack_id under which its answer is looked for."""

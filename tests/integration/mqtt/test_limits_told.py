@@ -134,6 +134,8 @@ async def has_a_deep_topic(open_one: Open) -> Told:
     return await subscribes(client, "a/b/c")
 
 
+@exceeds("max_subscription_bytes_in_all")
+@exceeds("max_subscription_bytes_per_owner")
 @exceeds("max_subscriptions")
 async def subscribes_to_much(open_one: Open) -> Told:
     return await subscribes(await connected(open_one), "a", "b")
@@ -204,6 +206,8 @@ LOW: dict[str, dict[str, float]] = {
     "max_packet_bytes": {"max_packet_bytes": 128},
     "max_topic_length": {"max_topic_length": 3},
     "max_topic_levels": {"max_topic_levels": 2},
+    "max_subscription_bytes_in_all": {"max_subscription_bytes_in_all": 1_000},
+    "max_subscription_bytes_per_owner": {"max_subscription_bytes_per_owner": 1_000},
     "max_queued_bytes": {"max_queued_bytes": 60},
     "max_queued_bytes_in_all": {"max_queued_bytes_in_all": 60},
     "max_queued_bytes_per_owner": {"max_queued_bytes_per_owner": 60},

@@ -7,6 +7,7 @@ import pytest
 from protocols.mqtt.broker import Broker
 from protocols.mqtt.journal import Journal
 from protocols.mqtt.options import NEVER_EXPIRES, BrokerLimits, MqttOptions
+from protocols.mqtt.owners import size_of_subscription
 from protocols.mqtt.packets import (
     ConnAck,
     Connect,
@@ -325,6 +326,8 @@ class TestAfterAKill:
 
         assert [(one.name, one.sessions, one.queued_bytes, one.retained_bytes) for one in world.broker.owners] == before
         assert before == [("device/1", 2, 1_001, 5)]
+        assert world.broker.owners.subscription_bytes == size_of_subscription("t")
+        assert [one.subscription_bytes for one in world.broker.owners] == [size_of_subscription("t")]
         third = world.client()
         third.send(Connect(version=5, client_id="third"))
         third.answer({"type": "mqtt.accept", "owner": "device/1"})

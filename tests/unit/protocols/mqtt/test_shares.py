@@ -12,7 +12,8 @@ import pytest
 from protocols.admission import RATE_SHARE, Admission
 from protocols.entrance import Entrance, RefusedError
 from protocols.mqtt.options import LEVELS_PER_RETAINED, BrokerLimits, MqttOptions
-from protocols.mqtt.packets import ConnAck, Connect, PubAck, Publish, PubRec, ReasonCode, Will
+from protocols.mqtt.owners import size_of_subscription
+from protocols.mqtt.packets import ConnAck, Connect, PubAck, Publish, PubRec, ReasonCode, SubAck, Will
 from protocols.server import ENTRY_POINT_GROUP, Listener, load_protocol
 from tests.unit.protocols.mqtt.harness import Client, World
 
@@ -111,6 +112,39 @@ def greedy_owner_leaves_sessions() -> None:
         assert world.broker.refused_sessions == {"max_sessions_per_owner": 1}
         world.connected("other", version, owner="device/2")
         world.connected("1", version, owner="device/1")  # a session of its own that is there
+
+
+@shared("max_subscription_bytes_in_all", "max_subscription_bytes_per_owner")
+def greedy_owner_leaves_subscriptions() -> None:
+    size_bytes = size_of_subscription("a/b")
+    options = MqttOptions(
+        max_subscription_bytes_in_all=10 * size_bytes, max_subscription_bytes_per_owner=3 * size_bytes
+    )
+    world = World(options)
+    for name in "123":
+        client = world.connected(name, owner="device/1", **KEPT)
+        client.subscribe("a/b")
+        client.lose()
+    greedy, other = world.connected("4", owner="device/1"), world.connected("5", owner="device/2")
+
+    [suback] = greedy.subscribe("a/b")
+
+    assert suback == SubAck(
+        packet_id=1,
+        reason_codes=(ReasonCode.QUOTA_EXCEEDED,),
+        properties={"reason_string": f"max_subscription_bytes_per_owner is {3 * size_bytes}"},
+    )
+    assert world.broker.refused_filters == {"max_subscription_bytes_per_owner": 1}
+    [suback] = other.subscribe("a/b")
+    assert isinstance(suback, SubAck)
+    assert suback.reason_codes == (2,)
+    world.connected("1", owner="device/2", **KEPT)  # has moved
+    assert {one.name: one.subscription_bytes for one in world.broker.owners} == {
+        "device/1": 2 * size_bytes,
+        "device/2": 2 * size_bytes,
+    }
+    world.broker.forget_owners({"device/1": "disabled", "device/2": "disabled"}, world.now)
+    assert world.broker.owners.subscription_bytes == 0
 
 
 @shared("max_queued_bytes_in_all", "max_queued_bytes_per_owner")
