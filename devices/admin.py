@@ -22,7 +22,7 @@ from django.utils.safestring import SafeString
 from devices import credentials
 from devices.certificates import free_name
 from devices.models import CertificateName, Credential, Deletion, Device, DeviceType
-from devices.pages.board import found_by
+from devices.pages.board import found_by, search_text
 from devices.pages.lines import publish_lines
 from devices.pages.readings import ReadingsChoice, ReadingsQuery, read_page
 from devices.profiles import PROFILES
@@ -71,7 +71,7 @@ class DeviceTypeAdmin(DeviceTypeModelAdmin):
         self, request: HttpRequest, queryset: QuerySet[DeviceType], search_term: str
     ) -> tuple[QuerySet[DeviceType], bool]:
         """In upper and lower case of any script."""
-        return queryset.filter(contains_words(search_term.replace("\0", ""), "name")), False
+        return queryset.filter(contains_words(search_text(search_term), "name")), False
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[DeviceType]:
         """With the number of devices."""
@@ -273,8 +273,7 @@ class DeviceAdmin(DeviceModelAdmin):
         self, request: HttpRequest, queryset: QuerySet[Device], search_term: str
     ) -> tuple[QuerySet[Device], bool]:
         """As the dashboard searches."""
-        found = queryset.filter(found_by(search_term.replace("\0", ""))) if search_term else queryset
-        return found, False
+        return queryset.filter(found_by(search_term)), False
 
     # Columns
 

@@ -81,7 +81,7 @@ class BoardQuery:
         """Reads the query parameters of an address."""
         state, sort, page = (parameters.get(name, "") for name in ("state", "sort", "page"))
         return cls(
-            q=parameters.get("q", "").strip().replace("\0", "")[:MAX_SEARCH_LENGTH],
+            q=search_text(parameters.get("q", "")),
             state=state if state in STATES else "",
             type=parameters.get("type", "").replace("\0", "")[:MAX_SEARCH_LENGTH],
             sort=sort if sort.removeprefix("-") in SORTS else "name",
@@ -116,6 +116,11 @@ class Board:
     newest_id: int
 
 
+def search_text(text: str) -> str:
+    """What somebody searches for, as databases take it: PostgreSQL has no NUL in a text."""
+    return text.replace("\0", "").strip()[:MAX_SEARCH_LENGTH]
+
+
 def read_board(query: BoardQuery) -> Board:
     """The page that `query` asks for, or the last one if there are fewer. Two to four database queries."""
     newest_id = Device.objects.aggregate(newest=Max("id"))["newest"] or 0
@@ -143,6 +148,7 @@ def as_message(device: DeviceFacts) -> dict[str, Any]:
 
 def found_by(text: str) -> Q:
     """Which devices have each word of `text` in their name or type; or that UUID, or that end of a valid token."""
+    text = search_text(text)
     found = contains_words(text, "name", "type__name")
     if _PART_OF_UUID.fullmatch(text):
         found |= Q(uuid__icontains=text)

@@ -16,7 +16,7 @@ from django.views.decorators.http import require_safe
 from devices.history import end_of, history
 from devices.models import Credential, Device, DeviceType, LatestValue, Reading, now_ms
 from devices.pages.access import watchers_only
-from devices.pages.board import MAX_SEARCH_LENGTH, STATES, BoardQuery, read_board, read_device
+from devices.pages.board import STATES, BoardQuery, read_board, read_device, search_text
 from devices.pages.lines import add_line, publish_lines
 from devices.values import number_text
 from gateway.config import current
@@ -80,7 +80,7 @@ def dashboard(request: HttpRequest) -> HttpResponse:
 @watchers_only
 def device_page(request: HttpRequest, device_id: int) -> HttpResponse:
     """One device: latest values, charts, how to publish."""
-    keys = request.GET.get("q", "").strip().replace("\0", "")[:MAX_SEARCH_LENGTH]
+    keys = search_text(request.GET.get("q", ""))
     facts = read_device(device_id, keys)
     if facts is None:
         raise Http404(f"there is no device {device_id}")
@@ -112,7 +112,7 @@ def device_history(request: HttpRequest, device_id: int) -> HttpResponse:
     """
     get_object_or_404(Device.objects.only("pk"), pk=device_id)
     chosen = RANGES.get(request.GET.get("range", ""))
-    key = request.GET.get("key", "")
+    key = request.GET.get("key", "").replace("\0", "")
     if chosen is None or not key:
         return JsonResponse({"error": f"key, and range: one of {', '.join(RANGES)}"}, status=400)
     end_ms = end_of(device_id, key, now_ms())

@@ -141,6 +141,7 @@ def look_everywhere(fleet: Fleet) -> dict[str, str]:
     """Asks for each page, also with keys as its query; none fails. By its address, what is there."""
     seen = {}
     keys = [*fleet.stored(), HOSTILE_NAME][-6:]
+    keys.insert(0, "\0(")  # what is in no database
     queries = ["", *(f"?{urlencode({'key': key, 'q': key, 'range': '1h'})}" for key in keys)]
     for address in addresses(get_resolver().url_patterns, fleet.arguments):
         for query in queries if address.endswith(("/history", "/readings/")) else queries[:2]:
@@ -243,6 +244,17 @@ def test_what_an_earlier_version_has_stored_is_shown_everywhere(fleet: Fleet) ->
     assert {key: seen_of(told) for key, _, *told in of_device} == {
         key: value.shown.text for key, value in stored.items()
     }
+
+
+@pytest.mark.parametrize("pk", [0, 2**31, 2**63, 10**30])
+def test_what_there_is_not_is_no_failure(fleet: Fleet, pk: int) -> None:
+    arguments = arguments_for(pk) | {"pk": str(pk), "content_type_id": str(pk)}
+    for address in addresses(get_resolver().url_patterns, arguments):
+        if "logout" not in address:
+            query = urlencode(
+                {"key": "k", "range": "1h", "ts": pk, "seq": pk, "before": f"{pk}-{pk}", "page": pk, "p": pk}
+            )
+            assert fleet.client.get(f"{address}?{query}").status_code < 500, address
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["show", HOSTILE_NAME]], ids=["list", "show"])

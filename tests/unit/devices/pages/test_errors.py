@@ -7,10 +7,11 @@ from django.template.loader import get_template
 from django.test import Client
 
 import devices
+import project
 from tests.unit.devices.pages.conftest import MakeDevice
 
-TEMPLATES = Path(devices.__file__).parent / "templates"
-ERRORS = sorted(path.name for path in TEMPLATES.glob("[45]*.html"))
+FOLDERS = [Path(str(app.__file__)).parent / "templates" for app in (devices, project)]
+ERRORS = sorted(path.name for folder in FOLDERS for path in folder.glob("[45]*.html"))
 
 
 @pytest.mark.parametrize("name", ERRORS)
