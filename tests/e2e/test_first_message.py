@@ -87,7 +87,7 @@ def test_a_reading_by_each_wire_is_on_the_dashboard_and_in_the_admin(
     admin = pages.open("/admin/gateway_devices/device/?q=" + name)
     admin.get_by_role("link", name=name).click()
     admin.get_by_role("link", name="Readings").click()
-    admin.get_by_label("Key").select_option("temperature")
+    admin.get_by_label("Key").first.select_option("temperature")
     admin.get_by_role("button", name="Show").click()
     expect(admin.locator(".reading-value")).to_have_text(["23.25", "21.5"])
 
