@@ -35,7 +35,7 @@ POLL_INTERVAL_S: Final = 1.0
 HOUSEKEEPING_INTERVAL_S: Final = 3_600.0
 SLICE_S: Final = 0.01
 FIRST_SLICE: Final = 500
-SMALLEST_SLICE: Final = 50
+SMALLEST_SLICE: Final = 100
 LARGEST_SLICE: Final = 10_000
 LOCK_TIMEOUT_MS: Final = 100
 STATEMENT_TIMEOUT_MS: Final = 2_000
@@ -76,7 +76,9 @@ class Slice:
 
     device_id: int
     deleted: int
-    seconds: float
+    work_s: float
+    """Without the commit, which takes its time however little there is."""
+    whole_s: float
 
 
 def delete_slice(limit: int) -> Slice | None:
@@ -96,11 +98,11 @@ def delete_slice(limit: int) -> Slice | None:
             if time.perf_counter() - began > SLICE_S:
                 break
         deletion.save(update_fields=["next_key_id", "next_ts", "deleted", "finished_at"])
-    seconds = time.perf_counter() - began
+        work_s = time.perf_counter() - began
     metrics.readings_deleted.inc(deletion.deleted - before)
     if deletion.finished_at is not None:
         _tell(deletion)
-    return Slice(deletion.device_id, deletion.deleted - before, seconds)
+    return Slice(deletion.device_id, deletion.deleted - before, work_s, time.perf_counter() - began)
 
 
 def _wait_briefly() -> None:
@@ -128,12 +130,9 @@ def _next_key(deletion: Deletion) -> int | None:
     """The first key that is not done."""
     if deletion.key_id is not None:
         return deletion.key_id if deletion.next_key_id <= deletion.key_id else None
-    left = {"device_id": deletion.device_id, "key_id__gte": deletion.next_key_id}
-    firsts = [
-        rows.filter(**left).order_by("key_id").values_list("key_id", flat=True).first()
-        for rows in (Reading.objects, LatestValue.with_future)
-    ]
-    return min((key_id for key_id in firsts if key_id is not None), default=None)
+    if deletion.next_ts is not None:  # to look for it would be to go through what was deleted of it
+        return deletion.next_key_id
+    return _first("key_id", {"device_id": deletion.device_id, "key_id__gte": deletion.next_key_id})
 
 
 def _delete_some(deletion: Deletion, key_id: int, place: int | None, limit: int) -> tuple[int, int | None]:
@@ -156,6 +155,9 @@ def _delete_some(deletion: Deletion, key_id: int, place: int | None, limit: int)
 
 def _settle_latest(deletion: Deletion, key_id: int) -> None:
     """Finds the latest value of a key anew, if it was deleted; without readings, the device has the key no more."""
+    if deletion.received_until_ms is None:  # the device is gone, and what comes late is found by `find_orphans`
+        LatestValue.with_future.filter(device_id=deletion.device_id, key_id=key_id).delete()
+        return
     # Who commits a reading of the key meanwhile waits for this row, or has done so before the look at the readings.
     locked = LatestValue.with_future.select_for_update()
     latest = locked.filter(device_id=deletion.device_id, key_id=key_id).first()
@@ -207,26 +209,38 @@ def free_keys(after: int) -> int | None:
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT 1 {unused} LIMIT 1", [ids[0], ids[-1]])
         if cursor.fetchone() is not None:
-            cursor.execute(f"DELETE {unused}", [ids[0], ids[-1]])
+            with transaction.atomic():
+                _wait_briefly()
+                cursor.execute(f"DELETE {unused}", [ids[0], ids[-1]])
     return ids[-1]
 
 
 def find_orphans(after: int) -> int | None:
-    """Orders the data of devices to be deleted that are gone, among the next IDS_AT_ONCE: something of them may have
-    been on its way when they were deleted."""
-    newest = LatestValue.with_future.order_by("-device_id").values_list("device_id", flat=True).first()
-    if newest is None or after >= newest:
-        return None
-    ids = set(
-        LatestValue.with_future.filter(device_id__gt=after, device_id__lte=after + IDS_AT_ONCE)
-        .values_list("device_id", flat=True)
-        .distinct()
-    )
-    there = Device.objects.filter(pk__in=ids).values_list("pk", flat=True)
-    ordered = Deletion.objects.filter(finished_at=None, device_id__in=ids).values_list("device_id", flat=True)
-    for device_id in sorted(ids - set(there) - set(ordered)):
-        Deletion.objects.create(device_id=device_id, device_name=f"device {device_id}, deleted before")
-    return after + IDS_AT_ONCE
+    """Orders the data of devices to be deleted that are gone, among the next IDS_AT_ONCE that have data: something may
+    have been on its way when they were deleted. Returns where to go on."""
+    with transaction.atomic():
+        _wait_briefly()
+        began = time.perf_counter()
+        ids: set[int] = set()
+        place: int | None = after
+        while place is not None and len(ids) < IDS_AT_ONCE and time.perf_counter() - began < SLICE_S:
+            place = _first("device_id", {"device_id__gt": place})
+            if place is not None:
+                ids.add(place)
+        there = Device.objects.filter(pk__in=ids).values_list("pk", flat=True)
+        ordered = Deletion.objects.filter(finished_at=None, device_id__in=ids).values_list("device_id", flat=True)
+        for device_id in sorted(ids - set(there) - set(ordered)):
+            Deletion.objects.create(device_id=device_id, device_name=f"device {device_id}, deleted before")
+    return place
+
+
+def _first(column: str, chosen: dict[str, int]) -> int | None:
+    """The least id in a column of what is stored, readings or latest values: one step in the index of each."""
+    firsts = [
+        rows.filter(**chosen).order_by(column).values_list(column, flat=True).first()
+        for rows in (Reading.objects, LatestValue.with_future)
+    ]
+    return min((first for first in firsts if first is not None), default=None)
 
 
 def forget_finished(after: int) -> None:
@@ -262,11 +276,12 @@ class Deleter:
         due_at = loop.time()
         while True:
             try:
-                if await self._delete():
-                    due_at = loop.time()
-                if loop.time() >= due_at:
-                    for step in (find_orphans, free_keys, forget_finished):
-                        await self._go_through(step)
+                is_due = loop.time() >= due_at
+                if await self._delete() or is_due:
+                    await self._go_through(free_keys)
+                if is_due:
+                    await self._go_through(find_orphans)
+                    await self._go_through(forget_finished)
                     due_at = loop.time() + HOUSEKEEPING_INTERVAL_S
             except Exception as error:  # whatever a driver raises: what is left to do is in the database
                 if self._log_limit.take() is not None:
@@ -279,10 +294,10 @@ class Deleter:
         while (done := await self._slice(partial(delete_slice, self._limit))) is not None:
             was_something = True
             self._forget_keys(done.device_id)
-            if done.deleted >= self._limit or done.seconds > SLICE_S:
-                fitting = self._limit * min(2.0, max(0.5, SLICE_S / done.seconds))
+            if done.deleted >= self._limit or done.work_s > SLICE_S:
+                fitting = self._limit * min(2.0, max(0.5, SLICE_S / done.work_s))
                 self._limit = max(SMALLEST_SLICE, min(LARGEST_SLICE, round(fitting)))
-            await asyncio.sleep(2 * done.seconds)
+            await asyncio.sleep(2 * done.whole_s)
         return was_something
 
     async def _go_through(self, step: Callable[[int], int | None]) -> None:

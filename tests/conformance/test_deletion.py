@@ -258,21 +258,25 @@ class TestDevice:
         assert not LatestValue.with_future.filter(device_id=pk).exists()
         assert len(times(other.pk, "t")) == 5
 
-    def test_that_is_gone_leaves_nothing_of_what_came_late(self, device: Device) -> None:
+    @pytest.mark.parametrize("came", [{"reading"}, {"latest"}, {"reading", "latest"}])
+    def test_that_is_gone_leaves_nothing_of_what_came_late(self, device: Device, came: set[str]) -> None:
         pk = device.pk
         device.delete()
         delete_all()
         key = Key.objects.create(name="late")
-        Reading.objects.create(device_id=pk, key=key, ts=1, seq=1, received=1, number=1.0)
-        LatestValue.objects.create(device_id=pk, key=key, ts=1, received=1, number=1.0)
+        if "reading" in came:
+            Reading.objects.create(device_id=pk, key=key, ts=1, seq=1, received=1, number=1.0)
+        if "latest" in came:
+            LatestValue.objects.create(device_id=pk, key=key, ts=1, received=1, number=1.0)
+        store(make_device("thermo-2"), "t", range(3))
 
         _go_through(find_orphans)
         _go_through(find_orphans)
         assert Deletion.objects.filter(finished_at=None).count() == 1
         delete_all()
 
-        assert not Reading.objects.exists()
-        assert not LatestValue.with_future.exists()
+        assert Reading.objects.count() == 3
+        assert LatestValue.with_future.count() == 1
 
 
 class TestKeys:

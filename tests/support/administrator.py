@@ -32,12 +32,12 @@ class Administrator:
         with self._open(path) as response:
             return response.read().decode()
 
-    def submit(self, path: str, *, action: str = "", **fields: str) -> None:
-        """Fills in the form of the page at a path and sends it; to `action`, if that is another."""
+    def submit(self, path: str, *, to: str = "", **fields: str) -> None:
+        """Fills in the form of the page at a path and sends it: to the path `to`, if that is another."""
         token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', self.get(path))
         assert token is not None, f"there is no form at {path}"
         form = urllib.parse.urlencode({**fields, "csrfmiddlewaretoken": token[1]})
-        self._open(action or path, form.encode()).close()
+        self._open(to or path, form.encode()).close()
 
     def _open(self, path: str, form: bytes | None = None) -> HTTPResponse:
         response: HTTPResponse = self._opener.open(self.url + path, form, timeout=TIMEOUT_S)

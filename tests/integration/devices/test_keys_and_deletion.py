@@ -49,7 +49,7 @@ async def test_one_device_has_its_share_of_keys_also_after_a_restart_until_a_per
 
     administrator = Administrator(again.url, first)
     readings = f"/admin/gateway_devices/device/{greedy.pk}/readings/"
-    administrator.submit(readings, key="a", sure="yes", action=f"{readings}delete/")
+    administrator.submit(readings, key="a", sure="yes", to=f"{readings}delete/")
     await until(lambda: post(again, greedy, "f") == 200, "the key was deleted, so that there is room for another")
     assert {key for key, _, _ in again.stored(greedy)} == set("bcdef")
 
