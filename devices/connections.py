@@ -121,6 +121,14 @@ class Connections:
                 close(reason)
         self._forget(reasons)
 
+    def cut_all(self, reason: str) -> None:
+        """Closes every connection, and forgets as whom their devices were let in; what is kept for them stays."""
+        self._directory.forget_all()
+        for closers in list(self._closers.values()):
+            for close in list(closers):
+                metrics.connections_cut.labels(reason).inc()
+                close(reason)
+
     def kept(self) -> set[int] | None:
         """The devices for which something is kept here that outlives their connections; None before the servers are
         started."""
@@ -196,6 +204,7 @@ class Watchman:
         self._last_cut = 0
         self._done_cuts: set[int] = set()
         self._has_compared = False
+        self._must_start_over = False
         self._task: asyncio.Task[None] | None = None
         self._failures: dict[str, str] = {}
         self._log_limits = {what: LogLimit() for what in (LOOKING, RECORDING)}
@@ -213,6 +222,10 @@ class Watchman:
         await self._recording.call(self._register, self._note_slow(RECORDING))
         self._task = asyncio.get_running_loop().create_task(self._run(), name="watchman")
         return self._task
+
+    def start_over(self) -> None:
+        """The database is another now: orders that are in it are old, and what is kept here may be nobody's there."""
+        self._must_start_over = True
 
     async def close(self) -> None:
         """Says that nobody is connected here any more."""
@@ -312,6 +325,10 @@ class Watchman:
 
     def _new_cuts(self) -> list[ConnectionCut]:
         """The orders that have not been returned before."""
+        if self._must_start_over:
+            self._must_start_over = self._has_compared = False
+            self._last_cut, self._done_cuts = 0, set()
+            self._new_cuts()
         recent = ConnectionCut.objects.filter(pk__gt=self._last_cut - OVERLAP).order_by("pk")
         cuts = [cut for cut in recent if cut.pk not in self._done_cuts]
         if cuts:

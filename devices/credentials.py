@@ -178,6 +178,7 @@ class Directory:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, read: Read | None = None) -> None:
         """`clock` gives seconds; `read` asks the database, in a thread."""
         self.generation = 0
+        self._all_cut_at = 0
         self._clock = clock
         self._known: OrderedDict[Key, tuple[float, Identity]] = OrderedDict()
         self._denied: OrderedDict[Key, tuple[float, Denied]] = OrderedDict()
@@ -220,7 +221,7 @@ class Directory:
 
     def is_current(self, identity: Identity) -> bool:
         """Whether the device's connections have not been cut since `identity` was looked up."""
-        return self._cut_at.get(identity.device_id, 0) <= identity.as_of
+        return self._cut_at.get(identity.device_id, self._all_cut_at) <= identity.as_of
 
     def forget(self, device_ids: set[int]) -> None:
         """Forgets devices whose connections are being cut, and all that lets nobody in."""
@@ -235,6 +236,14 @@ class Directory:
             for key, (expires, identity) in self._known.items()
             if identity.device_id not in device_ids
         )
+        self._denied.clear()
+
+    def forget_all(self) -> None:
+        """Forgets every device: the database in which they were looked up is another now."""
+        self.generation += 1
+        self._all_cut_at = self.generation
+        self._cut_at.clear()
+        self._known.clear()
         self._denied.clear()
 
     def _remember(self, key: Key, found: Found) -> None:

@@ -42,7 +42,7 @@ from devices.limits import DeviceOptions
 from devices.models import now_ms
 from devices.profiles import Point
 from devices.refusals import MessageRefusal, RefusedError
-from devices.writers import Row, Seen, UnknownKeyError, Writer
+from devices.writers import DatabaseReplacedError, Row, Seen, UnknownKeyError, Writer
 from protocols.log_limit import LogLimit, PeerLog
 
 logger = logging.getLogger("gateway.ingest")
@@ -201,18 +201,21 @@ class Ingest:
         writer: Writer,
         *,
         on_commit: Callable[[Group], None],
+        on_replaced: Callable[[], None] = lambda: None,
         options: DeviceOptions,
         slow_s: float = SLOW_S,
         attempt_s: float = ATTEMPT_S,
         now_ms: Callable[[], int] = now_ms,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_commit` is called in the event loop with each group that is stored. `now_ms` and `monotonic` are the
-        clocks, that of people and one in seconds that nobody puts right."""
+        """`on_commit` is called in the event loop with each group that is stored; `on_replaced` when another database
+        has taken the place of the one before, so that nothing that was read from it is true any more. `now_ms` and
+        `monotonic` are the clocks, that of people and one in seconds that nobody puts right."""
         self._writer = writer
         self._slow_s = slow_s
         self._attempt_s = attempt_s
         self._on_commit = on_commit
+        self._on_replaced = on_replaced
         self._now_ms = now_ms
         self._monotonic = monotonic
         self._max_clock_skew_ms = options.max_clock_skew_ms
@@ -354,6 +357,9 @@ class Ingest:
         """Stores the group and resolves its futures."""
         try:
             await self._store(group)
+        except DatabaseReplacedError as error:
+            self._start_over(group, error)
+            return
         except self._writer.data_errors as error:
             if len(group.submissions) > 1:
                 text = "the database refuses a value among %d readings"
@@ -390,6 +396,9 @@ class Ingest:
             try:
                 with self._limited(limit_s):
                     keys_are_known = await loop.run_in_executor(self._thread, self._write, group)
+            except DatabaseReplacedError:
+                self.failure = None
+                raise
             except self._writer.data_errors:
                 self.failure = None
                 raise
@@ -413,6 +422,24 @@ class Ingest:
         metrics.commit_seconds.observe(time.perf_counter() - started)
         metrics.commits.inc()
         metrics.readings_committed.inc(len(group.rows))
+
+    def _start_over(self, group: Group, error: DatabaseReplacedError) -> None:
+        """Forgets all that was true of the database before, and refuses what waits: whose readings they are, the
+        database that is there now may see otherwise. Who sends them again has been looked up in that one."""
+        logger.error("%s: devices are cut off, and come back as they are known to this one", error)
+        forming, self._group = self._group, Group(self._max_clock_skew_ms)
+        self._uncommitted -= self._submitted
+        self._submitted = 0
+        self._known_keys.clear()
+        self._seen.clear()
+        self._flagged.clear()
+        self._on_replaced()  # first, so that connections end without an answer, and the readings are sent again
+        refusal = RefusedError(MessageRefusal.REPLACED, "the database was replaced; send it again")
+        for refused in (group, forming):
+            for submission in refused.submissions.values():
+                _resolve(submission.future, refusal)
+            for message in refused.new_keys:
+                _resolve(message.future, refusal)
 
     @contextmanager
     def _limited(self, limit_s: float) -> Iterator[None]:

@@ -23,6 +23,8 @@ class MessageRefusal(Enum):
     """More bytes than a message may have. An MQTT server closes by itself, when it has read a packet's length."""
     UNSTORABLE = ("unstorable", 0x83, 422, False)
     """A value that the database refuses as data."""
+    REPLACED = ("database_replaced", 0x83, 503, False)
+    """What waited for its commit when another database took the place of the one before. The connection is closed."""
     KEYS = ("keys", 0x97, 507, False)
     """A new key, while there are as many as there may be in all."""
     KEYS_OF_DEVICE = ("keys_of_device", 0x97, 429, False)

@@ -57,13 +57,17 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
     if layer is None:
         raise ImproperlyConfigured("devices need a channel layer: CHANNEL_LAYERS['default']")
 
+    def replaced() -> None:
+        connections.cut_all("database replaced")
+        watchman.start_over()
+
     def committed(group: Group) -> None:
         fanout.committed(group)
 
     options = configured()
     lifecycle: Lifecycle = state.get("lifecycle") or Lifecycle()
     directory = Directory()
-    ingest = Ingest(make_writer(options.max_clock_skew_ms), on_commit=committed, options=options)
+    ingest = Ingest(make_writer(options.max_clock_skew_ms), on_commit=committed, on_replaced=replaced, options=options)
     fanout = Fanout(layer, ingest)
     connections = Connections(directory, announce=fanout.connection, servers=lambda: lifecycle.servers)
     watchman = Watchman(connections)

@@ -12,6 +12,7 @@ from django.conf import global_settings
 
 from gateway.config import Config, current
 from gateway.layers.url import channel_layers_from_url
+from protocols.sqlite import PRAGMAS
 
 config = current()
 
@@ -35,7 +36,7 @@ def database(config: Config) -> dict[str, Any]:
                 "timeout": LOCK_TIMEOUT_S,
                 "transaction_mode": "IMMEDIATE",  # a transaction that reads first would otherwise fail, not wait
                 # FULL: an acknowledged reading survives a power cut.
-                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL",
+                "init_command": "; ".join(f"PRAGMA {pragma}" for pragma in PRAGMAS),
             },
         }
     parts = urlsplit(config.database_url)

@@ -58,6 +58,11 @@ mqtt_commit_seconds = Histogram(
     "How long a commit of MQTT sessions took",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
 )
+wal_bytes = Gauge(
+    "gateway_sqlite_wal_bytes",
+    "Size of the write-ahead log of a SQLite file, which grows while a reader stays",
+    ["file"],
+)
 mqtt_committed_rows = Counter("gateway_mqtt_committed_rows", "Rows of MQTT sessions written or removed")
 mqtt_commit_failures = Counter(
     "gateway_mqtt_commit_failures", "Commits of MQTT sessions that failed and were tried again", ["reason"]

@@ -6,9 +6,9 @@ The ORM is left out on purpose: it makes an object per row, where a busy gateway
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from devices.writers.base import Batch, Row, Seen, UnknownKeyError, Writer
+from devices.writers.base import Batch, DatabaseReplacedError, Row, Seen, UnknownKeyError, Writer
 
-__all__ = ["Batch", "Row", "Seen", "UnknownKeyError", "Writer", "make_writer"]
+__all__ = ["Batch", "DatabaseReplacedError", "Row", "Seen", "UnknownKeyError", "Writer", "make_writer"]
 
 
 def make_writer(max_clock_skew_ms: int) -> Writer:

@@ -32,6 +32,11 @@ class UnknownKeyError(Exception):
     """Raised when a key is written of which there are no readings any more, so that its number was given up."""
 
 
+class DatabaseReplacedError(Exception):
+    """Raised when the database that is there is another than before, so that the numbers of devices and keys that are
+    known are not those of this one. Nothing was written; what comes next is."""
+
+
 class Seen(NamedTuple):
     """When a device was heard of, and by how much its clock is ahead, if that is more than is allowed; in ms."""
 

@@ -3,13 +3,21 @@
 import json
 import sqlite3
 from collections.abc import Sequence
-from contextlib import suppress
 from os import PathLike
-from pathlib import Path
 from typing import Final
 
-from devices.writers.base import DEVICES, KEYS, LATEST, LATEST_COLUMNS, READINGS, ROW_COLUMNS, Batch, UnknownKeyError
-from protocols.sqlite import RowsStatement, connect, execute_with_rows
+from devices.writers.base import (
+    DEVICES,
+    KEYS,
+    LATEST,
+    LATEST_COLUMNS,
+    READINGS,
+    ROW_COLUMNS,
+    Batch,
+    DatabaseReplacedError,
+    UnknownKeyError,
+)
+from protocols.sqlite import DatabaseFile, Identity, RowsStatement, execute_with_rows
 
 BUSY_TIMEOUT_S: Final = 2.0
 """How long one attempt waits for a lock. devices.ingest tries again for ever, and says so in the meantime."""
@@ -46,9 +54,10 @@ class SqliteWriter:
     )
 
     def __init__(self, path: str | PathLike[str], max_clock_skew_ms: int) -> None:
-        self._path = path
+        self._file = DatabaseFile(path, timeout_s=BUSY_TIMEOUT_S, pragmas=("foreign_keys=ON",))
         self._max_clock_skew_ms = max_clock_skew_ms
-        self._connection: sqlite3.Connection | None = None
+        self._known: Identity | None = None
+        """The file whose numbers of devices and keys are those that callers know."""
 
     def find_keys(self, names: Sequence[str]) -> dict[str, int]:
         """See Writer."""
@@ -85,7 +94,9 @@ class SqliteWriter:
                 [(name,) for name in names],
             )
             query = f"SELECT id FROM {KEYS} WHERE name = ?"  # noqa: S608
-            return {name: connection.execute(query, (name,)).fetchone()[0] for name in names}
+            numbers = {name: connection.execute(query, (name,)).fetchone()[0] for name in names}
+        self._file.check()
+        return numbers
 
     def write(self, batch: Batch) -> None:
         """See Writer."""
@@ -109,25 +120,22 @@ class SqliteWriter:
                 _SEEN,
                 [{"id": device_id, "at": at, "skew": skew, "now": now_ms} for device_id, at, skew in batch.seen],
             )
+        self._file.check()
 
     def abort(self) -> None:
         """See Writer. A disk that does not answer is waited for all the same."""
-        connection = self._connection
-        if connection is not None:
-            with suppress(sqlite3.Error):  # it was closed in this moment
-                connection.interrupt()
+        self._file.interrupt()
 
     def close(self) -> None:
         """See Writer."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._file.close()
 
     def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            # mode=rw: a file that was moved away is an error to wait for, not a new and empty database.
-            uri = f"{Path(self._path).absolute().as_uri()}?mode=rw"
-            connection = connect(uri, timeout_s=BUSY_TIMEOUT_S, uri=True)
-            connection.execute("PRAGMA foreign_keys = ON")
-            self._connection = connection
-        return self._connection
+        connection = self._file.open()
+        if self._file.identity != self._known:
+            for table in (READINGS, LATEST, KEYS, DEVICES):
+                connection.execute(f"SELECT 1 FROM {table} LIMIT 1")  # noqa: S608
+            known, self._known = self._known, self._file.identity
+            if known is not None:
+                raise DatabaseReplacedError(f"{self._file.path} was replaced by another database")
+        return connection

@@ -6,6 +6,8 @@ from typing import Any
 
 from django.db.backends.sqlite3 import base
 
+from protocols.sqlite import Identity, identity_of, note_log, set_aside_log
+
 
 class DatabaseWrapper(base.DatabaseWrapper):
     """Django's own, which knows whether the file that it has open is the one that is there.
@@ -32,8 +34,12 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """As Django. Raises sqlite3.Error."""
+        if self._file is not None:
+            set_aside_log(self._file)
         connection = super().get_new_connection(conn_params)
         self._opened = _identity(self._file)
+        if self._file is not None and self._opened is not None:
+            note_log(self._file, self._opened)
         return connection
 
     def is_usable(self) -> bool:
@@ -47,11 +53,5 @@ def create_private(file: Path) -> None:
     os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def _identity(file: Path | None) -> tuple[int, int] | None:
-    if file is None:
-        return None
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+def _identity(file: Path | None) -> Identity | None:
+    return None if file is None else identity_of(file)

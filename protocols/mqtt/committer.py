@@ -2,7 +2,8 @@
 
 Output that promises to keep something is held back until the commit that does (held_output.py). While the store is
 away, locked or full, the same group is tried again until it is stored: what it promises is not sent, and connections
-that wait for it are not read. Nothing is promised that is not kept.
+that wait for it are not read. Nothing is promised that is not kept. A store that does not answer within SLOW_S has
+failed, too, as far as others are told, while it is waited for.
 """
 
 import asyncio
@@ -21,6 +22,8 @@ logger = logging.getLogger("gateway.mqtt")
 
 RETRY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0)
 LOG_INTERVAL_S: Final = 60.0
+SLOW_S: Final = 4.0
+"""How long a store may take before it counts as failing: /readyz and the log say so."""
 
 
 class Waiter(Protocol):
@@ -33,11 +36,12 @@ class Waiter(Protocol):
 class Committer:
     """Takes groups from the journal and hands them to the store, in a thread of its own."""
 
-    def __init__(self, store: Store, journal: Journal, *, on_taken: Callable[[], None]) -> None:
+    def __init__(self, store: Store, journal: Journal, *, on_taken: Callable[[], None], slow_s: float = SLOW_S) -> None:
         """`on_taken` is called in the event loop if another process takes the store over."""
         self._store = store
         self._journal = journal
         self._on_taken = on_taken
+        self._slow_s = slow_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mqtt-store")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiters: dict[Waiter, None] = {}
@@ -164,7 +168,10 @@ class Committer:
         if self._is_closed:
             return
 
+        slow = self._loop.call_later(self._slow_s, self._note_slow)
+
         def finished(future: "asyncio.Future[Any]") -> None:
+            slow.cancel()
             if not future.cancelled():
                 done(future.exception())
 
@@ -175,6 +182,11 @@ class Committer:
             self._idle.set_result(None)
 
     # -- failures ---------------------------------------------------------------------------------------------------
+
+    def _note_slow(self) -> None:
+        self._journal.failure = f"no answer from the store for {self._slow_s:g} s"
+        metrics.mqtt_commit_failures.labels("slow").inc()
+        self._tell_failure()
 
     def _failed(self, error: BaseException) -> bool:
         """Notes that the store did not do it. Returns whether to try again."""
@@ -187,14 +199,17 @@ class Committer:
             self._wake()
             self._on_taken()
             return False
+        self._tell_failure()
+        return True
+
+    def _tell_failure(self) -> None:
         if self._log_limit.take() is not None:
             logger.error(
                 "MQTT sessions cannot be kept, clients wait; trying again until it works: %s", self._journal.failure
             )
-        return True
 
     def _note_success(self) -> None:
         if self._journal.failure is not None:
-            logger.warning("MQTT sessions are kept again, after %d attempts", self._attempts)
+            logger.warning("MQTT sessions are kept again, after %d failed attempts", self._attempts)
             self._journal.failure = None
         self._attempts = 0

@@ -38,6 +38,7 @@ from protocols.mqtt.stores.base import (
 from protocols.mqtt.stores.memory import MemoryStore
 from protocols.mqtt.stores.redis import RedisStore
 from protocols.mqtt.stores.sqlite import SqliteStore
+from protocols.sqlite import DatabaseFile
 from tests.support.redis import RedisServer
 
 OpenStore = Callable[[], Store]
@@ -200,8 +201,7 @@ class TestSqliteFailures:
     def test_of_a_group_that_the_disk_has_no_room_for_nothing_is_kept(self, tmp_path: Path) -> None:
         store = SqliteStore(tmp_path / "mqtt.sqlite3")
         store.open()
-        assert store._connection is not None
-        store._connection.execute("PRAGMA max_page_count = 30")
+        store._file.open().execute("PRAGMA max_page_count = 30")
         changes = put(
             RETAINED, *(RetainedRow(f"t/{number}", b"x" * 1_000, 1, b"\0", None, "", "") for number in range(200))
         )
@@ -215,6 +215,53 @@ class TestSqliteFailures:
 
         store.write(changes)  # a new connection, without the limit
         assert len(rows(store)[RETAINED]) == 200
+        store.close()
+
+    def test_what_is_written_to_a_file_that_was_moved_away_is_not_kept_until_it_is_back(self, tmp_path: Path) -> None:
+        store = SqliteStore(tmp_path / "mqtt.sqlite3")
+        store.open()
+        store.path.rename(tmp_path / "away")
+
+        for change in (lambda: store.write(put(RETAINED, ONE_OF_EACH[RETAINED])), store.keep):
+            with pytest.raises(StoreError, match=r"mqtt\.sqlite3"):
+                change()
+        (tmp_path / "away").rename(store.path)
+        store.write(put(SESSIONS, ONE_OF_EACH[SESSIONS]))
+
+        assert rows(store)[SESSIONS] == [tuple(ONE_OF_EACH[SESSIONS])]
+        store.close()
+
+    def test_a_file_that_takes_its_place_is_anothers(self, tmp_path: Path) -> None:
+        """What is in it is not what the process has in memory, and only changes of that are written."""
+        store = SqliteStore(tmp_path / "mqtt.sqlite3")
+        store.open()
+        backup = SqliteStore(tmp_path / "backup")
+        backup.open()
+        backup.close()
+        backup.path.rename(store.path)
+
+        with pytest.raises(StoreError, match="was replaced by another file"):
+            store.keep()
+        for _ in range(2):
+            with pytest.raises(StoreTakenError, match="was replaced by another file"):
+                store.write(put(RETAINED, ONE_OF_EACH[RETAINED]))
+
+        again = SqliteStore(store.path)
+        again.open()
+        assert rows(again) == {}
+        again.close()
+        store.close()
+
+    def test_keeping_finds_a_file_that_is_locked(self, tmp_path: Path) -> None:
+        store = SqliteStore(tmp_path / "mqtt.sqlite3")
+        store._file = DatabaseFile(store.path, timeout_s=0)
+        store.open()
+        with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+
+            with pytest.raises(StoreError, match="locked"):
+                store.keep()
+        store.keep()
         store.close()
 
     def test_the_file_is_its_users_alone(self, tmp_path: Path) -> None:
@@ -240,9 +287,9 @@ class TestSqliteFailures:
         store = SqliteStore(tmp_path / "mqtt.sqlite3")
         store.open()
 
-        assert store._connection is not None
-        assert store._connection.execute("PRAGMA synchronous").fetchone() == (2,)
-        assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        connection = store._file.open()
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         store.close()
 
 

@@ -83,6 +83,13 @@ class PostgresServer:
                 self._process.wait()
             self._process = None
 
+    def pids(self) -> list[int]:
+        """The processes of the server: the first, which makes the others, and those that there are now."""
+        assert self._process is not None
+        first = self._process.pid
+        every = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+        return [first, *(pid for pid in every if _parent_of(pid) == first)]
+
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://{OWNER}@127.0.0.1:{self.port}/{database}"
 
@@ -107,6 +114,13 @@ class PostgresServer:
         if os.geteuid() == 0:
             return ["setpriv", f"--reuid={OWNER}", f"--regid={OWNER}", "--init-groups", "--", *command]
         return command
+
+
+def _parent_of(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+    except OSError:  # it has ended
+        return None
 
 
 def find_programs() -> Path:

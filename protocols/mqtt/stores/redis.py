@@ -18,6 +18,8 @@ from typing import Any, Final
 
 import msgspec
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from protocols.mqtt.stores.base import (
     DELIVERIES,
@@ -85,7 +87,10 @@ class RedisStore(Store):
     ) -> None:
         """`place` names what only one process at a time can have, such as a host's data directory: a gateway that
         starts where the last owner was does not wait for that one's time to run out. Another waits, up to `wait_s`."""
-        self._client = redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+        # The client's own attempts, one after the other, would take longer than the process stays the owner.
+        self._client = redis.Redis.from_url(
+            url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+        )
         self._place = place
         self._wait_s = wait_s
         self._migrations = migrations

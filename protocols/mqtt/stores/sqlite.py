@@ -24,8 +24,9 @@ from protocols.mqtt.stores.base import (
     Row,
     Store,
     StoreError,
+    StoreTakenError,
 )
-from protocols.sqlite import RowsStatement, connect, execute_with_rows
+from protocols.sqlite import DatabaseFile, Identity, RowsStatement, execute_with_rows
 
 BUSY_TIMEOUT_S: Final = 5.0
 """How long a commit waits for another program that has the file locked, before it counts as failed."""
@@ -104,27 +105,22 @@ class SqliteStore(Store):
         """`path` is created if it is not there, for its user alone; its directory has to be."""
         self.path = path
         self._migrations = migrations
-        self._connection: sqlite3.Connection | None = None
+        self._file = DatabaseFile(path, timeout_s=BUSY_TIMEOUT_S, cached_statements=64)
+        self._restored: Identity | None = None
+        """The file whose rows this process has taken over."""
 
     def open(self) -> None:
         """See Store."""
-        connection: sqlite3.Connection | None = None
         try:
             self.path.touch(mode=0o600)
-            connection = self._connect()
-            self._migrate(connection)
+            self._migrate(self._file.open())
         except (OSError, sqlite3.Error) as error:
-            if connection is not None:
-                connection.close()
+            self.close()
             raise StoreError(f"cannot use {self.path}: {error}") from error
         except StoreError:
-            assert connection is not None
-            connection.close()
+            self.close()
             raise
-        self._connection = connection
-
-    def _connect(self) -> sqlite3.Connection:
-        return connect(self.path, timeout_s=BUSY_TIMEOUT_S, cached_statements=64)
+        self._restored = self._file.identity
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         """Each step in a transaction with the number that says it was done."""
@@ -144,18 +140,26 @@ class SqliteStore(Store):
 
     def load(self) -> Mapping[Kind, Iterable[Row]]:
         """See Store."""
-        assert self._connection is not None
         try:
-            return {kind: self._connection.execute(_SELECT[kind]).fetchall() for kind in KINDS}
+            return {kind: self._file.open().execute(_SELECT[kind]).fetchall() for kind in KINDS}
         except sqlite3.Error as error:
             raise StoreError(f"cannot read {self.path}: {error}") from error
 
     def write(self, changes: Changes) -> None:
         """See Store."""
+        self._commit(changes)
+
+    def keep(self) -> None:
+        """See Store: finds a file that is locked, read-only, moved away or replaced while nothing is to be written."""
+        self._commit(Changes())
+
+    def _commit(self, changes: Changes) -> None:
         try:
-            if self._connection is None:
-                self._connection = self._connect()
-            self._write(self._connection, changes)
+            connection = self._file.open()
+            if self._file.identity != self._restored:  # what is in it is not what this process has changed
+                raise StoreTakenError(f"{self.path} was replaced by another file")
+            self._write(connection, changes)
+            self._file.check()
         except sqlite3.Error as error:
             self.close()  # whatever state it is in, the next one begins without it
             raise StoreError(f"cannot write {self.path}: {error}") from error
@@ -170,6 +174,4 @@ class SqliteStore(Store):
 
     def close(self) -> None:
         """See Store."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._file.close()

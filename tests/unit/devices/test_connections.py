@@ -254,6 +254,39 @@ class TestOrders:
         await database_sync_to_async(mend_writing)()
 
 
+class TestAnotherDatabase:
+    """One that was restored from a backup, say, while the gateway runs."""
+
+    async def test_every_connection_is_closed_and_none_that_was_looked_up_before_is_let_in(
+        self, gateway: Gateway, device: Device, new_device: MakeStoredDevice
+    ) -> None:
+        other = await database_sync_to_async(new_device)("thermo-2")
+        looked_up_before = gateway.identity(device)
+        connections = [gateway.connect(device), gateway.connect(device), gateway.connect(other)]
+
+        gateway.connections.cut_all("database replaced")
+
+        assert [connection.closed_for for connection in connections] == ["database replaced"] * 3
+        assert not gateway.connections.add(looked_up_before, lambda reason: None)
+
+    async def test_its_orders_of_before_are_old_and_those_that_come_are_carried_out(
+        self, gateway: Gateway, device: Device
+    ) -> None:
+        await database_sync_to_async(ConnectionCut.objects.create)(pk=5_000, device=device, reason="long ago")
+        await until(lambda: gateway.directory.generation)
+        await database_sync_to_async(ConnectionCut.objects.all().delete)()
+        await database_sync_to_async(ConnectionCut.objects.create)(pk=17, device=device, reason="in the backup")
+        connection = gateway.connect(device)
+
+        gateway.watchman.start_over()
+        await until(lambda: gateway.watchman._last_cut == 17)
+        assert connection.closed_for is None
+        await database_sync_to_async(ConnectionCut.objects.create)(pk=18, device=device, reason="disabled")
+
+        await until(lambda: connection.closed_for)
+        assert connection.closed_for == "disabled"
+
+
 class TestWhoIsConnected:
     async def test_is_recorded_with_the_times(self, gateway: Gateway, device: Device) -> None:
         before = now_ms()

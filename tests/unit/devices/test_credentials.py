@@ -246,6 +246,16 @@ class TestRemembering:
         clock.now += NEGATIVE_CACHE_S + 1
         assert known(await directory.authenticate("a" * 32))
 
+    async def test_another_database_makes_it_forget_every_device_and_what_is_being_looked_up(self) -> None:
+        directory = Directory()
+        identity = Identity(7, "thermo-1", PROFILES["thingsboard"], directory.generation)
+        assert directory.is_current(identity)
+
+        directory.forget_all()
+
+        assert not directory.is_current(identity)
+        assert directory.is_current(Identity(7, "thermo-1", PROFILES["thingsboard"], directory.generation))
+
     async def test_a_cut_forgets_the_device_and_every_unknown_token(
         self, directory: Directory, device: Device, new_device: MakeStoredDevice
     ) -> None:

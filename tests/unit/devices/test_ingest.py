@@ -1,6 +1,7 @@
 """Ingest, as far as it is the same on every database; what it does with each is in tests/conformance."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from devices.ingest import Group, Ingest
 from devices.limits import DeviceOptions
 from devices.models import Reading
 from devices.profiles import PROFILES
+from devices.refusals import MessageRefusal, RefusedError
 from devices.writers import make_writer
 from gateway.db import database_sync_to_async
 
@@ -43,6 +45,39 @@ async def ingest(sqlite_database: Path, announced: Announced) -> AsyncIterator[I
     ingest = Ingest(make_writer(OPTIONS.max_clock_skew_ms), on_commit=announced, options=OPTIONS)
     ingest.start()
     yield ingest
+    await ingest.close()
+
+
+async def test_of_a_database_that_was_replaced_nothing_is_believed_and_nothing_that_waits_is_acknowledged(
+    sqlite_database: Path, sqlite_template: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    replaced = 0
+
+    def note() -> None:
+        nonlocal replaced
+        replaced += 1
+
+    ingest = Ingest(
+        make_writer(OPTIONS.max_clock_skew_ms), on_commit=lambda group: None, on_replaced=note, options=OPTIONS
+    )
+    ingest.start()
+    for key in ("a", "t"):
+        await ingest.store(DEVICE, [(key, TS, 1.0, None)])
+    shutil.copy(sqlite_template, tmp_path / "other").replace(sqlite_database)
+
+    waiting = [asyncio.create_task(ingest.store(DEVICE, [(key, TS + 1, 1.0, None)])) for key in ("t", "new")]
+    for refused in await asyncio.gather(*waiting, return_exceptions=True):
+        assert isinstance(refused, RefusedError)
+        assert refused.refusal is MessageRefusal.REPLACED
+    assert replaced == 1
+    assert caplog.text.count("was replaced by another database") == 1
+
+    await ingest.store(DEVICE, [("t", TS + 2, 2.0, None)])
+
+    rows = await database_sync_to_async(lambda: list(Reading.objects.values_list("key__name", "ts")))()
+    assert rows == [("t", TS + 2)], "the key has the number that it has in this database"
+    assert ingest.failure is None
+    assert ingest.has_room
     await ingest.close()
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from protocols import metrics
+from protocols.mqtt.committer import Committer
+from protocols.mqtt.journal import Journal
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.packets import (
     ConnAck,
@@ -421,3 +423,26 @@ class TestTrouble:
         later = await Client.connected(server, "later")
         later.send(publish())
         assert await later.ended() == []
+
+
+async def test_a_store_that_does_not_answer_is_a_failure_that_is_told_while_it_is_waited_for(
+    store: TroubledStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal()
+    committer = Committer(store, journal, on_taken=lambda: None, slow_s=0.01)
+    await committer.open()
+    store.gate.clear()
+    before = metrics.mqtt_commit_failures.labels("slow")._value.get()
+    committer._run(lambda: store.write(Changes()), committer._kept)
+
+    await until(lambda: journal.failure is not None)
+
+    assert journal.failure == "no answer from the store for 0.01 s"
+    assert metrics.mqtt_commit_failures.labels("slow")._value.get() == before + 1
+    store.gate.set()
+    await until(lambda: journal.failure is None)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "MQTT sessions cannot be kept, clients wait; trying again until it works: no answer from the store for 0.01 s",
+        "MQTT sessions are kept again, after 0 failed attempts",
+    ]
+    committer.close()
