@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 import sys
-import time
 from collections.abc import Iterator
 
 import click
@@ -45,14 +44,12 @@ def main(name: str, *options: str) -> None:
         texts = [name for parameter in command.params if isinstance(parameter, click.Argument)]
         given = NEEDED[path] if path == ("manage",) else [*NEEDED.get(path, []), "--", *texts]
         out, err = io.StringIO(), io.StringIO()
-        began = time.monotonic()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 code = run([*options, *path, *given])
             except Exception as error:
                 code = f"raised {error!r}"
-        took_s = time.monotonic() - began
-        answer = {"command": path, "code": code, "out": out.getvalue(), "err": err.getvalue(), "took_s": took_s}
+        answer = {"command": path, "code": code, "out": out.getvalue(), "err": err.getvalue()}
         print(json.dumps(answer), flush=True)
 
 

@@ -34,6 +34,14 @@ class TestDatabase:
         assert "journal_mode=WAL" in database["OPTIONS"]["init_command"]
         assert "synchronous=FULL" in database["OPTIONS"]["init_command"]
 
+    def test_people_wait_seconds_for_a_lock_and_for_a_server_that_does_not_answer(self) -> None:
+        sqlite = settings.database(configured())["OPTIONS"]
+        postgresql = settings.database(configured("[database]\nurl = 'postgresql://h/x'"))["OPTIONS"]
+
+        assert sqlite["timeout"] <= 5
+        assert "lock_timeout=5s" in postgresql["options"]
+        assert int(postgresql["connect_timeout"]) <= 5
+
     def test_an_absolute_path_has_four_slashes(self) -> None:
         assert settings.database(configured("[database]\nurl = 'sqlite:////srv/x'"))["NAME"] == Path("/srv/x")
 
