@@ -142,6 +142,24 @@ class TestRefusals:
         assert watched.risen('gateway_payloads_refused_total{protocol="http",reason="too_large"}') == 1
         assert gateway.stored(device) == []
 
+    @pytest.mark.parametrize(("token", "length", "status"), [("own", 262_145, 413), ("unknown", 5, 401)])
+    async def test_what_the_head_decides_is_answered_before_the_body_is_sent_with_the_reason(
+        self, gateway: Gateway, device: FleetDevice, token: str, length: int, status: int
+    ) -> None:
+        token = device.token if token == "own" else token
+        head = f"POST /api/v1/{token}/telemetry HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+        reader, writer = await asyncio.open_connection(gateway.host, gateway.http_port)
+        writer.write(head.encode())
+
+        async with asyncio.timeout(30):
+            response = await reader.read()
+
+        writer.close()
+        answer, _, body = response.partition(b"\r\n\r\n")
+        assert int(answer.split()[1]) == status
+        assert b"content-type: application/json" in answer.lower()
+        assert json.loads(body)["error"] == {413: "more than 262144 bytes", 401: "unknown token"}[status]
+
     async def test_413_for_one_that_is_far_too_large_before_it_is_sent(
         self, gateway: Gateway, device: FleetDevice, watched: Watched
     ) -> None:

@@ -63,6 +63,37 @@ class TestTelemetry:
         await connection.send(b'{"t": 2}')
         assert await receive(connection) == {"ack": 5}
 
+    async def test_a_message_that_is_no_json_by_the_book_has_its_id_and_its_readings(
+        self, log_in: LogIn, gateway: Gateway, device: FleetDevice
+    ) -> None:
+        connection = await log_in(device)
+
+        await connection.send("{id: 'a', telemetry: {out: 11.5, in: nan}}")
+        assert await receive(connection) == {"ack": "a"}
+        await connection.send('\ufeff{"id": [7], "telemetry": {"ts": "1700000000000", "values": {"t": +1}},}')
+        assert await receive(connection) == {"ack": [7]}
+
+        assert {(key, value) for key, _, value in gateway.stored(device)} == {("out", 11.5), ("t", 1.0)}
+
+    async def test_the_position_of_a_fault_is_that_in_the_message(self, log_in: LogIn, device: FleetDevice) -> None:
+        connection = await log_in(device)
+
+        for message, fault in (
+            ('{"id": 1, "telemetry": {"€": "\\ud800"}}', '"\\ud800"'),
+            ("{id: 1, telemetry: {'€': '\\ud800'}}", "'\\ud800'"),
+            ('{"id": 1, "telemetry": {"€" 5}}', "5"),
+        ):
+            await connection.send(message)
+            error = (await receive(connection))["error"]
+            assert error.endswith(f"(byte {len(message[: message.index(fault)].encode())})"), error
+
+    async def test_an_id_is_nested_no_deeper_than_a_value(self, log_in: LogIn, device: FleetDevice) -> None:
+        connection = await log_in(device)
+
+        for depth, answer in ((32, "ack"), (33, "error")):
+            await connection.send('{"id": %s, "telemetry": {}}' % ("[" * depth + "]" * depth))
+            assert answer in await receive(connection)
+
     @pytest.mark.parametrize("beside", [[], ["fieldgate.v1"]])
     async def test_the_token_may_come_as_a_subprotocol(
         self, gateway: Gateway, device: FleetDevice, beside: list[str]
