@@ -20,7 +20,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from devices.certificates import HOLDER_FIELDS, Holder, holders_of
-from devices.look_ups import LookUps
+from devices.look_ups import DatabaseReading, LookUps
 from devices.models import CertificateName, ConnectionCut, Credential, Device
 from devices.profiles import PROFILES, Profile
 from protocols.addresses import network_of
@@ -176,14 +176,15 @@ class Directory:
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, read: Read | None = None) -> None:
-        """`clock` gives seconds; `read` asks the database, in a thread."""
+        """`clock` gives seconds; `read` is called in a thread in the place of the database."""
         self.generation = 0
         self._all_cut_at = 0
         self._clock = clock
         self._known: OrderedDict[Key, tuple[float, Identity]] = OrderedDict()
         self._denied: OrderedDict[Key, tuple[float, Denied]] = OrderedDict()
         self._cut_at: OrderedDict[int, int] = OrderedDict()
-        self._look_ups = LookUps(read or read_credentials, stamp=lambda: self.generation)
+        reading = DatabaseReading(read_credentials)
+        self._look_ups = LookUps(read or reading.read, stamp=lambda: self.generation, abort=reading.abort)
 
     async def close(self) -> None:
         """Ends the thread that looks up."""

@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from typing import Any, Final, Generic, TypeVar
 
-from django.db import DataError, connections
+from django.db import DEFAULT_DB_ALIAS, DataError, connections
 
 from devices import metrics
+from gateway.database_sockets import DatabaseSocket
 from gateway.db import close_old_connections
 
 K = TypeVar("K", bound=Hashable)
@@ -29,8 +30,8 @@ MAX_WAITING: Final = 50_000
 """Questions that wait at most. Each connection has one at a time, so that the default bounds of connections come first;
 beyond it the newest question of the source that has most is refused."""
 
-GROUP_TIMEOUT_S: Final = 20.0
-"""How long a group is waited for; a database that takes longer is away."""
+GROUP_TIMEOUT_S: Final = 10.0
+"""How long a group is waited for. A database that takes longer is away, and the attempt is ended."""
 
 
 class LookUpError(Exception):
@@ -47,10 +48,18 @@ class TooManyLookUpsError(LookUpError):
 class LookUps(Generic[K, Q, A]):
     """Answers questions, each of which has a key under which it is asked once at a time."""
 
-    def __init__(self, read: Callable[[dict[K, Q]], Mapping[K, A]], *, stamp: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        read: Callable[[dict[K, Q]], Mapping[K, A]],
+        *,
+        stamp: Callable[[], int],
+        abort: Callable[[], None] = lambda: None,
+    ) -> None:
         """`read` is called in a thread of its own with the questions of a group by their keys, and answers each. What
-        `stamp` says in the event loop just before comes with the answers."""
+        `stamp` says in the event loop just before comes with the answers. `abort` is called there if `read` takes too
+        long."""
         self._read = read
+        self._abort = abort
         self._stamp = stamp
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="look-ups")
         self._sources: OrderedDict[Hashable, dict[K, Q]] = OrderedDict()
@@ -117,7 +126,7 @@ class LookUps(Generic[K, Q, A]):
         metrics.look_ups.inc(len(questions))
         try:
             async with asyncio.timeout(GROUP_TIMEOUT_S):
-                answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._in_thread, questions)
+                answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._read, questions)
         except asyncio.CancelledError:
             for future in futures.values():
                 future.cancel()
@@ -128,18 +137,42 @@ class LookUps(Generic[K, Q, A]):
             else:
                 for key, question in questions.items():
                     await self._answer({key: question}, {key: futures[key]})
-        except Exception as error:  # whatever a driver raises, TimeoutError, or the start of a thread
+        except TimeoutError:
+            _fail(futures, TimeoutError(f"no answer within {GROUP_TIMEOUT_S:g} s"))
+            self._abort()
+        except Exception as error:  # whatever a driver raises, or the start of a thread
             _fail(futures, error)
         else:
             for key, future in futures.items():
                 future.set_result((answers[key], stamp))
 
-    def _in_thread(self, questions: dict[K, Q]) -> Mapping[K, A]:
+
+class DatabaseReading(Generic[K, Q, A]):
+    """What `LookUps` reads with: a function that uses Django's default database, and that can be ended from outside."""
+
+    def __init__(self, function: Callable[[dict[K, Q]], dict[K, A]]) -> None:
+        self._function = function
+        self._socket: DatabaseSocket | None = None
+
+    def read(self, questions: dict[K, Q]) -> dict[K, A]:
+        """What the function returns. Called in the thread."""
         close_old_connections()
+        connection = connections[DEFAULT_DB_ALIAS]
         try:
-            return self._read(questions)
+            connection.ensure_connection()
+            if connection.vendor != "postgresql":
+                return self._function(questions)
+            with DatabaseSocket(connection.connection) as self._socket:
+                return self._function(questions)
         finally:
+            self._socket = None
             close_old_connections()
+
+    def abort(self) -> None:
+        """Ends what the thread waits for, so that the next group can have a connection that works."""
+        database_socket = self._socket
+        if database_socket is not None:
+            database_socket.shut_down()
 
 
 def _fail(futures: dict[Any, "asyncio.Future[Any]"], error: Exception) -> None:
