@@ -42,6 +42,7 @@ from devices.limits import DeviceOptions
 from devices.models import now_ms
 from devices.profiles import Point
 from devices.refusals import MessageRefusal, RefusedError
+from devices.values import duration_text
 from devices.writers import DatabaseReplacedError, Row, Seen, UnknownKeyError, Writer
 from protocols.log_limit import LogLimit, PeerLog
 
@@ -522,8 +523,8 @@ class Ingest:
             skew_ms = max(odd) - received_ms
             skews_ms = self._group.skews_ms
             skews_ms[device.device_id] = max(skew_ms, skews_ms.get(device.device_id, 0))
-            text = "%s (%d) sends the time %d, %.1f h ahead of the gateway's clock: it does not become the latest value"
-            peer_log.warning(peer, text, device.name, device.device_id, max(odd), skew_ms / 3_600_000)
+            text = "%s (%d) sends the time %d, %s ahead of the gateway's clock: it does not become the latest value"
+            peer_log.warning(peer, text, device.name, device.device_id, max(odd), duration_text(skew_ms))
 
 
 def _steps(rows: list[Row]) -> list[list[Row]]:
