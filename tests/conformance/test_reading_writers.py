@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import os
 import random
 import re
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,10 @@ from devices.refusals import MessageRefusal, RefusedError
 from devices.writers import Batch, Row, Seen, Writer, make_writer
 from devices.writers.base import DEVICES
 from devices.writers.postgresql import PostgresqlWriter
+from gateway.config import load
 from gateway.db import database_sync_to_async
+from project.settings import database as database_settings
+from tests.support.databases import default_database
 from tests.support.postgres import PostgresServer
 from tests.support.silent_proxy import SilentProxy, silent_proxy
 
@@ -881,6 +886,23 @@ class TestPostgresqlSession:
         used = writer._connection.info.get_parameters()
         assert {name: used[name] for name in given} == given
         writer.close()
+
+    @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has it")
+    @pytest.mark.parametrize(("query", "expected_ms"), [("", 20_000), ("?tcp_user_timeout=5000", 5_000)])
+    def test_is_given_up_when_its_packets_are_swallowed_as_every_connection_to_postgresql(
+        self, postgresql_database: str, postgres_server: PostgresServer, query: str, expected_ms: int
+    ) -> None:
+        config = load(None, environ={"GATEWAY_DATABASE__URL": postgres_server.url(postgresql_database) + query}).config
+        with default_database(database_settings(config)):
+            writer = PostgresqlWriter(connections["default"].get_connection_params(), DAY)
+            writer.key_ids(["t"])
+            connections["default"].ensure_connection()
+            assert writer._connection is not None
+
+            for connection in (writer._connection, connections["default"].connection):
+                with socket.socket(fileno=os.dup(connection.fileno())) as of_connection:
+                    assert of_connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == expected_ms
+            writer.close()
 
     def test_keeps_what_it_acknowledges_through_a_power_cut_whatever_the_database_is_set_to(
         self, postgresql_database: str, postgres_server: PostgresServer

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from tests.integration.mqtt.raw_client import RawClient
 from tests.integration.test_database_away import locked, read_only, stopped, without_disk_space
 from tests.support.fleet import FleetDevice, add_devices
 from tests.support.mosquitto import Mosquitto
@@ -343,6 +344,59 @@ async def test_a_database_that_is_replaced_is_the_one_that_is_used_from_then_on(
     log = "".join(serving.log)
     assert log.count("was replaced by another database") == 1
     assert "Traceback" not in log
+
+
+SHIFTED_CLOCK = """
+import time
+from pathlib import Path
+
+_shift = Path(__file__).with_name("shift")
+_time, _time_ns = time.time, time.time_ns
+
+def shift_s():
+    try:
+        return int(_shift.read_text())
+    except (OSError, ValueError):
+        return 0
+
+time.time = lambda: _time() + shift_s()
+time.time_ns = lambda: _time_ns() + shift_s() * 10**9
+"""
+
+
+@pytest.mark.parametrize(("database", "days"), [("sqlite", 1 / 24), ("postgresql", 40)])
+async def test_a_clock_that_was_ahead_and_is_put_right_leaves_connected_devices_connected(
+    database: str, days: float, serve: Callable[..., Serving], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """The wall clock of the gateway alone is shifted; who asks is another process, with a clock that is right."""
+    directory = tmp_path / "clock"
+    directory.mkdir()
+    (directory / "sitecustomize.py").write_text(SHIFTED_CLOCK)
+    shift = directory / "shift"
+    environ = {} if database == "sqlite" else on_postgresql(request)[1]
+    shift.write_text("0")
+    serving = serve(PYTHONPATH=str(directory), **environ).ready()
+    serving.environ = environ
+    (device,) = await asyncio.to_thread(add_devices, serving, "sensor")
+
+    async def connected() -> RawClient:
+        client = await RawClient.open(("127.0.0.1", serving.port("mqtt")))
+        assert (await client.connect("sensor", username=device.token)).reason_code == 0
+        return client
+
+    def state() -> str:
+        return serving.command("device", "list").stdout
+
+    shift.write_text(str(int(days * 86_400)))
+    first = await connected()
+    await until(lambda: "\tconnected\t" in state())
+    first.abort()
+    await until(lambda: "\tnot connected\t" in state())
+    shift.write_text("0")
+    second = await connected()
+    await until(lambda: "\tconnected\t" in state())
+    second.abort()
+    await until(lambda: "\tnot connected\t" in state())
 
 
 def copy(file: Path, backup: Path) -> None:
