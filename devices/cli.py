@@ -66,7 +66,7 @@ def show(name: str) -> None:
     """
     setup_django()
     from devices.queries import CodePoints, heads
-    from devices.values import Value, name_text
+    from devices.values import Value, duration_text, name_text
 
     found = _of_client(name) or _find(name)
     echo(f"name       {found.name}")
@@ -74,6 +74,8 @@ def show(name: str) -> None:
     echo(f"clients    {found.pk}/...")
     echo(f"state      {_state(found)}")
     echo(f"last data  {_time(found.last_seen_ms)}")
+    if found.clock_skew_ms:
+        echo(f"clock      {duration_text(found.clock_skew_ms)} ahead")
     for credential in found.credentials.all():
         state = f"revoked {credential.revoked_at:%Y-%m-%d %H:%M}" if credential.revoked_at else "valid"
         echo(f"token      …{credential.hint}, issued {credential.created_at:%Y-%m-%d %H:%M}, {state}")

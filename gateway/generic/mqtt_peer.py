@@ -9,6 +9,7 @@ from gateway.metrics import consumer_sends_after_close, mqtt_refusals
 from gateway.topics import TopicTable, is_topic_handler
 from protocols.asgi import Event
 from protocols.log_limit import Peer, PeerLog
+from protocols.mqtt.topics import is_status_topic
 from protocols.runner import describe
 
 logger = logging.getLogger("gateway.mqtt")
@@ -22,9 +23,6 @@ NOT_AUTHORIZED = 0x87
 BAD_AUTHENTICATION_METHOD = 0x8C
 QUOTA_EXCEEDED = 0x97
 ADMINISTRATIVE_ACTION = 0x98
-
-STATUS_PREFIX = "$SYS/"
-"""What the broker says of itself: nobody else publishes there."""
 
 EVENTS = ("mqtt.connect", "mqtt.publish", "mqtt.subscribe", "mqtt.retained", "mqtt.unsubscribe", "mqtt.disconnect")
 
@@ -86,7 +84,7 @@ class MqttPeer:
         Asked by `accept`. Only that of an `unrestricted` client counts, unless overridden: a will is a publish that no
         handler sees. `will` is that of the scope (docs/events.md).
         """
-        return self.unrestricted and not will["topic"].startswith(STATUS_PREFIX)
+        return self.unrestricted and not is_status_topic(will["topic"])
 
     def drops(self, refusal: Reject) -> bool:
         """Whether a refused publish is dropped, and not the connection ended, where the client cannot be told; may be
@@ -119,7 +117,7 @@ class MqttPeer:
     def _require_unrestricted(self, publish_to: str = "") -> None:
         if not self.unrestricted:
             raise Reject(NOT_AUTHORIZED)
-        if publish_to.startswith(STATUS_PREFIX):
+        if is_status_topic(publish_to):
             raise Reject(NOT_AUTHORIZED, "a topic of the broker itself")
 
     def note_refusal(

@@ -39,9 +39,9 @@ class OriginValidator:
     def _why_not(self, scope: Scope) -> str:
         """For the log: what a person who looks for the fault has to know."""
         origins = [value for name, value in scope.get("headers", ()) if name == b"origin"]
-        shown = repr(origins[-1].decode("latin-1")[:LONGEST_ORIGIN]) if origins else "no Origin header"
-        allowed = ", ".join(self.allowed_origins) or "none"
-        return f"it comes from a page of {shown}; allowed are {allowed}"
+        page = origins[-1].decode("latin-1")[:LONGEST_ORIGIN] if origins else ""
+        whence = f"comes from a page of {page!r}" if origins else "has no Origin"
+        return f"it {whence}; allowed are {', '.join(self.allowed_origins) or 'none'}"
 
     def valid_origin(self, parsed_origin: ParseResult | None) -> bool:
         """Whether the Origin is allowed; without one, or with one that cannot be read, only by `*`."""

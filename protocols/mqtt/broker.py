@@ -189,8 +189,8 @@ class Broker:
 
     def retained_matching(self, topic_filter: str) -> list[Message]:
         """The retained messages that a valid filter (not shared) matches, also those of the broker itself."""
-        store = self.status if is_status_topic(topic_filter) else self.retained
-        return store.match(topic_filter)
+        found = self.retained.match(topic_filter)
+        return self.status.match(topic_filter) + found if is_status_topic(topic_filter) else found
 
     # -- subscriptions ----------------------------------------------------------------------------------------------
 

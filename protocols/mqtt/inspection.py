@@ -105,9 +105,8 @@ class Inspection:
         broker's own below `$SYS/`."""
         owner, topic_filter = arguments.get("owner"), arguments.get("topic_filter", "#")
         _require_filter(topic_filter)
-        of_others = is_status_topic(topic_filter)
         async for message in _slowly(self._hub.broker.retained_matching(topic_filter)):
-            name = "" if of_others else message.owner.name
+            name = "" if is_status_topic(message.topic) else message.owner.name
             if owner not in (None, name):
                 continue
             expires_at = message.expires_at

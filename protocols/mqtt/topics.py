@@ -6,6 +6,7 @@ peer chooses the depth (a topic can have 65,535 levels), and no visit to a node 
 far, so that the cost does not grow with what does not match.
 """
 
+import re
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar
 
@@ -17,6 +18,9 @@ T = TypeVar("T")
 MAX_TOPIC_BYTES: Final = 65_535
 SHARE_PREFIX: Final = "$share/"
 STATUS_PREFIX: Final = "$SYS/"
+_BRIDGE_STATE: Final = re.compile(r"\$SYS/broker/connection/[^/]+/state")
+"""Where each of Mosquitto's bridges says to the broker it connects to whether it is there, retained and by its will. It
+does so unless told not to, and a Mosquitto takes it of any client that may publish."""
 
 # What a TopicTree remembers: a peer that publishes to ever new topics gets at most a few megabytes of it.
 _REMEMBERED_TOPICS: Final = 4_096
@@ -77,8 +81,9 @@ def split_shared(topic_filter: str) -> tuple[str | None, str]:
 
 
 def is_status_topic(topic: str) -> bool:
-    """Whether a topic or a filter (not shared) is of the tree in which the broker speaks of itself [MQTT5-4.7.2]."""
-    return topic.startswith(STATUS_PREFIX)
+    """Whether a topic or a filter (not shared) is of the tree in which the broker speaks of itself [MQTT5-4.7.2], and
+    not one of those where bridges speak of themselves, which are as any topic."""
+    return topic.startswith(STATUS_PREFIX) and _BRIDGE_STATE.fullmatch(topic) is None
 
 
 def is_wildcard(topic_filter: str) -> bool:

@@ -1,6 +1,7 @@
 """Devices and ordinary clients of the broker on one listener: neither gets at what is the other's."""
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from protocols.mqtt.packets import Publish, Will
 from tests.integration.devices.conftest import Gateway, Watched, running
 from tests.integration.mqtt.raw_client import RawClient
 from tests.support.fleet import FleetDevice
+from tests.support.mosquitto import Mosquitto
 
 COMMANDS = "v1/devices/me/rpc/request/+"
 COMMAND = "v1/devices/me/rpc/request/1"
@@ -114,3 +116,37 @@ async def test_a_will_is_no_way_to_publish_what_its_client_may_not(
 
     assert await listening.receive() == Publish(topic="goodbye", payload=b"1")
     await commanded.expect_nothing_more()
+
+
+@pytest.mark.parametrize("version", ["mqttv31", "mqttv311", "mqttv50"])
+async def test_a_bridge_of_mosquitto_as_it_comes_stays_connected_and_says_whether_it_is_there(
+    clients: Clients, watched: Watched, gateway: Gateway, tmp_path: Path, version: str
+) -> None:
+    bridge = f"field.{version}"
+    state = f"$SYS/broker/connection/{bridge}/state"
+    watching = await clients.connect("watching")
+    for topic_filter in (state, f"{version}/#"):
+        assert await watching.subscribe(topic_filter) == 0
+    lines = (
+        f"connection {version}",
+        f"address {gateway.host}:{gateway.mqtt_port}",
+        f"bridge_protocol_version {version}",
+        f"remote_clientid {bridge}",
+        f"topic {version}/# out 1",
+    )
+    field_broker = Mosquitto(tmp_path / "field", *lines, max_inflight=20).start()
+    try:
+        assert await watching.receive() == Publish(topic=state, payload=b"1")
+        field = await RawClient.open(field_broker.address)
+        await field.connect("field")
+        field.send(Publish(topic=f"{version}/reading", payload=b"21"))
+        assert await watching.receive() == Publish(topic=f"{version}/reading", payload=b"21")
+        field.abort()
+
+        later = await clients.connect("later")
+        assert await later.subscribe(state) == 0
+        assert await later.receive() == Publish(topic=state, payload=b"1", retain=True)
+        assert watched.lines() == []
+    finally:
+        field_broker.stop()
+    assert await later.receive() == Publish(topic=state, payload=b"0")

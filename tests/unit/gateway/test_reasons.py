@@ -72,7 +72,7 @@ REFUSALS = [
     (
         OriginValidator(never, ["one.example"]),
         UPGRADE % b"",
-        f"{WHO} 403: application: it comes from a page of no Origin header; allowed are one.example",
+        f"{WHO} 403: application: it has no Origin; allowed are one.example",
     ),
     (
         OriginValidator(never, []),

@@ -41,6 +41,7 @@ class TestByDefault:
             assert await client.subscribe("#", "$share/g/a/b", qos=2) == [2, 2]
             assert await client.unsubscribe("#") == [0]
             assert await client.publish("$SYS/broker/version", b"forged") == 0x87
+            assert await client.publish("$SYS/broker/connection/field.up/state", b"1", retain=True) == 0
 
     @BOTH
     async def test_a_client_that_a_subclass_accepts_may_neither_publish_nor_subscribe(
@@ -82,6 +83,11 @@ class TestByDefault:
     async def test_but_not_below_the_broker_s_own_topics(self, served: Any, base: Any) -> None:
         answer = await self._answer_to_a_will(served(base.as_asgi()), "$SYS/broker/version")
         assert answer == {"type": "mqtt.accept", "will": False}
+
+    @BOTH
+    async def test_but_where_a_bridge_says_that_it_is_gone(self, served: Any, base: Any) -> None:
+        answer = await self._answer_to_a_will(served(base.as_asgi()), "$SYS/broker/connection/field.up/state")
+        assert answer == {"type": "mqtt.accept"}
 
     async def _answer_to_a_will(self, application: Any, topic: str = "gone") -> Any:
         will = {"topic": topic, "payload": b"x", "qos": 0, "retain": False, "properties": {}}

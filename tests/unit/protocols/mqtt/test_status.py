@@ -155,6 +155,26 @@ class TestOthers:
         assert subscribed(world)[1]["version"] != "forged"
         assert world.broker.dropped == {"retained_reserved": 1}
 
+    def test_retain_the_state_of_a_bridge_as_any_message(self) -> None:
+        world = Reporting()
+        world.report()
+
+        world.publish("$SYS/broker/connection/field.up/state", b"1", retain=True)
+
+        for topic_filter in ("$SYS/#", "$SYS/broker/connection/+/state", "$SYS/broker/connection/field.up/state"):
+            assert subscribed(world, topic_filter)[1]["connection/field.up/state"] == "1"
+        assert subscribed(world)[1]["uptime"] == "10 seconds"
+        assert len(world.broker.retained) == 1
+        assert not world.broker.dropped
+
+    @pytest.mark.parametrize("rest", ["", "/state", "a/b/state", "a/state/b", "a/State"])
+    def test_retain_nothing_beside_it(self, rest: str) -> None:
+        world = Reporting()
+
+        world.publish(f"$SYS/broker/connection/{rest}", b"1", retain=True)
+
+        assert world.broker.dropped == {"retained_reserved": 1}
+
     def test_find_no_status_among_the_retained_messages_that_are_counted(self) -> None:
         world = Reporting()
         world.report()
