@@ -23,7 +23,7 @@ from protocols.aiohttp_parsers import BadRequestError, RequestHead, RequestParse
 from protocols.asgi import Scope
 from protocols.bytes_in_hand import UNCOUNTED_BYTES, Holding
 from protocols.connections import NEVER, Connection, log_refusal, peer_log
-from protocols.http_exchange import Exchange, ExpectingInbox
+from protocols.http_exchange import AskedInbox, Exchange
 from protocols.http_options import MAX_HEAD_BYTES, PIPELINE_BYTES, Site
 from protocols.http_request import Refusal, http_scope, lowered, refusal_of, split_target
 from protocols.http_response import plain_response
@@ -228,12 +228,13 @@ class HttpConnection(Connection):
     def _run(self, head: RequestHead, scope: Scope) -> None:
         has_body = self._parser.has_body
         if has_body:
-            refusal = self._refusal_of_body(head)
-            if refusal is not None:
-                self._refuse(refusal, scope)
+            expected = head.headers.get("Expect")
+            if expected is not None and expected.lower() != "100-continue":
+                self._refuse(Refusal("expectation"), scope)
                 return
-            expecting = "Expect" in head.headers and head.version == (1, 1)
-            inbox = (ExpectingInbox if expecting else Inbox)(pause=self._pause_body, resume=self._resume_body)
+            too_large = int(head.headers.get("Content-Length", "0")) > self.site.options.max_body_bytes
+            asked = too_large or (expected is not None and head.version == (1, 1))
+            inbox = (AskedInbox if asked else Inbox)(pause=self._pause_body, resume=self._resume_body)
         else:
             inbox = Inbox()
         exchange = self._exchange = Exchange(
@@ -250,25 +251,22 @@ class HttpConnection(Connection):
             self.site.application, scope, exchange.send, inbox=inbox, on_finished=exchange.finished
         )
         self.connections.started(run)
-        if has_body:
+        if has_body and too_large:
+            assert isinstance(inbox, AskedInbox)
+            self._reading_body = True
+            self.transport.pause_reading()
+            inbox.ask = self._refuse_too_large
+        elif has_body:
             self._body_bytes = 0
             self._reading_body = True
             now, options = self.connections.now, self.site.options
             self._request_due = now + (options.request_timeout_s or NEVER)
             self.deadline = min(now + options.body_timeout_s, self._request_due)
-            if isinstance(inbox, ExpectingInbox):
+            if isinstance(inbox, AskedInbox):
                 inbox.ask = self._ask_for_body
             self._read_body()
         else:
             inbox.feed({"type": "http.request", "body": b"", "more_body": False}, 0)
-
-    def _refusal_of_body(self, head: RequestHead) -> Refusal | None:
-        length = head.headers.get("Content-Length", "0")
-        if int(length) > self.site.options.max_body_bytes:
-            return self._body_too_large()
-        if head.headers.get("Expect", "100-continue").lower() != "100-continue":
-            return Refusal("expectation")
-        return None
 
     def _upgrade(self, head: RequestHead, scope: Scope) -> None:
         if self._parser.has_body:
@@ -297,7 +295,7 @@ class HttpConnection(Connection):
         if complete:
             self._reading_body = False
             self.deadline = NEVER
-        elif not data and isinstance(inbox, ExpectingInbox) and inbox.ask is not None:
+        elif not data and isinstance(inbox, AskedInbox) and inbox.ask is not None:
             self.deadline = NEVER
             return  # the client waits for us, not we for it
         else:
@@ -305,7 +303,7 @@ class HttpConnection(Connection):
             in_time = self.connections.now + options.body_timeout_s
             progress_s = len(data) / options.min_body_bytes_per_s
             self.deadline = min(self.deadline + progress_s, in_time, self._request_due)
-        if isinstance(inbox, ExpectingInbox):
+        if isinstance(inbox, AskedInbox):
             inbox.ask = None
         if data or complete:
             inbox.feed(
@@ -338,6 +336,10 @@ class HttpConnection(Connection):
         if self._exchange is not None and not self._exchange.started:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._await_body()
+
+    def _refuse_too_large(self) -> None:
+        if self._exchange is not None and not self._exchange.started:
+            self._refuse(self._body_too_large())
 
     def _pause_body(self) -> None:
         self.deadline = NEVER

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from protocols.http_connection import HttpConnection
 
 
-class ExpectingInbox(Inbox):
-    """The inbox of a request with `Expect: 100-continue`: the client waits to be asked for the body.
+class AskedInbox(Inbox):
+    """The inbox of a request whose body is not read before the application first waits for it: then `ask` is called.
 
-    It is asked when the application first waits for it, so one that refuses by the head alone is sent no body.
+    So one that refuses by the head alone is sent no body by a client that waits to be asked (`Expect: 100-continue`),
+    and says itself whose body is larger than any may be.
     """
 
     __slots__ = ("ask",)
@@ -27,7 +28,8 @@ class ExpectingInbox(Inbox):
         if self.ask is not None:
             ask, self.ask = self.ask, None
             ask()
-        await super()._wait()
+        if not self.disconnected:
+            await super()._wait()
 
 
 class Exchange:

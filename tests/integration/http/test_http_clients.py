@@ -103,6 +103,8 @@ def send_all_then_read(address: str, tls: ssl.SSLContext | None, data: bytes) ->
 @pytest.mark.parametrize("by", ["the server", "the application"])
 def test_a_client_that_is_still_sending_its_body_gets_the_answer(run: Run, tmp_path: Path, wire: str, by: str) -> None:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        if by == "the server":
+            await receive()
         await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"no"})
 

@@ -246,7 +246,7 @@ class TestEndOfConnections:
         assert status_of(await client.send(b"end")) == 200
 
     async def test_what_a_refused_client_still_sends_is_read_for_a_moment(self) -> None:
-        client = Client(hello, max_body_bytes=10)
+        client = Client(Recorder(), max_body_bytes=10)
         assert status_of(await client.send(post(b"x", length=11))) == 413
         assert client.transport.eof_written
         assert not client.closed
@@ -399,13 +399,26 @@ class TestBadRequests:
 
         assert status_of(response) == status
         assert b"s3cret" not in response
-        assert recorder.scopes == []
+        assert [event["type"] for event in recorder.events] == (["http.disconnect"] if status == 413 else [])
         assert counter("gateway_http_refused_total", reason=reason) == before + 1
         (line,) = [record.getMessage() for record in caplog.records]
         who = "http POST /p from" if status == 413 else "a request of"
         assert line.startswith(f"refused {who} 192.0.2.7:4711 with {status}: {reason}: ")
         why = line.partition(f"{reason}: ")[2]
         assert body_of(response).endswith(f": {why}\n".encode())
+
+    async def test_an_application_that_asks_for_no_body_says_itself_that_it_is_too_large(self) -> None:
+        async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body"})
+
+        client = Client(refuse, max_body_bytes=10)
+
+        response = await client.send(post(b"x" * 5, length=11))
+
+        assert status_of(response) == 401
+        assert client.transport.eof_written
+        assert await client.send(b"x" * 6) == b""
 
     async def test_a_chunked_body_over_the_limit_is_refused_while_it_comes(self) -> None:
         recorder = Recorder()
