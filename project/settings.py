@@ -57,12 +57,12 @@ def database(config: Config) -> dict[str, Any]:
 def allowed_hosts(config: Config) -> list[str]:
     """The names by which a browser may ask: what is listened at, the public address, and what is configured."""
     hosts = {"localhost", "127.0.0.1", "[::1]", *config.server.allowed_hosts}
-    for listener in config.listeners:
-        if listener.protocol == "http" and listener.host and not listener.is_everywhere:
-            hosts.add(f"[{listener.host}]" if ":" in listener.host else listener.host)
+    named = {
+        listener.host for listener in config.listeners if listener.protocol == "http" and not listener.is_everywhere
+    }
     if config.server.public_url:
-        hosts.add(urlsplit(config.server.public_url).hostname or "")
-    return sorted(hosts)
+        named.add(urlsplit(config.server.public_url).hostname)
+    return sorted(hosts | {f"[{host}]" if ":" in host else host for host in named if host})
 
 
 def is_encrypted(config: Config) -> bool:

@@ -1,7 +1,9 @@
 """What can be configured: one frozen dataclass for each table of the file, with its defaults."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import parse_qsl, urlsplit
@@ -69,6 +71,20 @@ def _check_public_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _check_allowed_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_check_host(host) for host in hosts)
+
+
+def _check_host(host: str) -> str:
+    """A host as a Host header has it, without its port: of an IPv6 address that is with brackets."""
+    try:
+        return f"[{IPv6Address(host.removeprefix('[').removesuffix(']'))}]"
+    except ValueError:
+        if not host or re.search(r"[\s/:@\[\]]", host):
+            raise ValueError(f'expected a host name or address, without scheme, port and path; got "{host}"') from None
+    return host
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerConfig:
     """`[[listeners]]`: one place to listen at. Its further keys are its protocol's, in `options`."""
@@ -115,7 +131,7 @@ class ServerOptions:
 
     public_url: Annotated[str, AfterValidator(_check_public_url)] | None = None
     """The address by which browsers reach the dashboard, where it is not a listener's own (a proxy, a host name)."""
-    allowed_hosts: tuple[str, ...] = ()
+    allowed_hosts: Annotated[tuple[str, ...], AfterValidator(_check_allowed_hosts)] = ()
     """Further host names that a browser may ask for; ".example.org" includes sub-domains."""
     secret_key: str | None = None
     """Signs sessions. Default: generated on first start, in the file secret_key of the data directory."""

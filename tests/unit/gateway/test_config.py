@@ -216,6 +216,14 @@ class TestFaults:
     def test_a_fault_names_its_line_the_key_what_was_expected_and_what_came(self, text: str, fault: str) -> None:
         assert problems(text) == [fault]
 
+    @pytest.mark.parametrize("host", ["192.0.2.1:8000", "http://gw", "gw/", "[2001:db8::1]:80", "user@gw", ""])
+    def test_an_allowed_host_that_no_request_could_ask_for_is_a_fault(self, host: str) -> None:
+        expected = "expected a host name or address, without scheme, port and path"
+
+        assert problems(f"[server]\nallowed_hosts = ['{host}']") == [
+            f'gateway.toml:2: server.allowed_hosts: {expected}; got "{host}"'
+        ]
+
     def test_two_listeners_at_one_address_are_a_fault(self) -> None:
         text = (
             "[[listeners]]\nprotocol='http'\nbind='127.0.0.1:80'\n[[listeners]]\nprotocol='mqtt'\nbind='127.0.0.1:80'"

@@ -88,6 +88,12 @@ class TestAllowedHosts:
 
         assert {"gw.example.org", ".example.net"} <= set(settings.allowed_hosts(configured(text)))
 
+    def test_an_ipv6_address_may_be_asked_for_in_brackets_however_it_is_configured(self) -> None:
+        text = "[server]\npublic_url = 'http://[2001:db8::1]:8000'\nallowed_hosts = ['2001:db8::2', '[2001:DB8::3]']"
+
+        expected = {"[2001:db8::1]", "[2001:db8::2]", "[2001:db8::3]"}
+        assert expected <= set(settings.allowed_hosts(configured(text)))
+
 
 class TestEncryption:
     @pytest.mark.parametrize(
