@@ -37,10 +37,12 @@ _UNSEEN: Final = re.compile(
 )
 """Controls, surrogates, and what is not seen but moves or hides what is. Joiners stay: scripts and emoji need them."""
 _MISTAKABLE: Final = re.compile(
-    r"[\"{\[].*|[+-]?(?:[\d.,'_ ]+(?:e[+-]?\d*)?|0x[\da-f]*|nan|inf(?:inity)?)%?|true|false|null|none|no value",
+    r"[\"{\[].*"
+    r"|[+\-\u2212]?(?:[\d.,'\u2019_\s]+(?:e[+\-\u2212]?\d*)?|0x[\da-f]*|nan|inf(?:inity)?)%?"
+    r"|true|false|null|none|no value",
     re.IGNORECASE | re.DOTALL,
 )
-"""What could be taken for a number, for another kind of JSON, or for no value."""
+"""What could be taken for a number, however people write it, for another kind of JSON, or for no value."""
 
 
 class Shown(NamedTuple):

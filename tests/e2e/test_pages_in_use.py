@@ -68,29 +68,32 @@ def test_arrow_keys_in_a_menu_choose_and_enter_carries_out(site: Site, pages: Pa
     expect(page.get_by_label("State")).to_be_focused()
 
 
-def test_so_does_leaving_the_menu(site: Site, pages: Pages) -> None:
+@pytest.mark.parametrize(("key", "then"), [("Tab", "button"), ("Shift+Tab", "[name=q]")])
+def test_so_does_leaving_the_menu_and_the_focus_goes_on(site: Site, pages: Pages, key: str, then: str) -> None:
     page = live(pages.open("/"))
     page.get_by_label("State").focus()
     page.keyboard.press("ArrowDown")
 
-    page.keyboard.press("Tab")
+    page.keyboard.press(key)
 
     page.wait_for_url("**/?*state=connected*")
+    expect(page.locator(f"form.filter {then}")).to_be_focused()
 
 
 def test_rows_stay_where_they_are_while_somebody_points_at_them(site: Site, pages: Pages) -> None:
     first, second, *_ = add_devices(site.serving, "hold-1", "hold-2")
-    for device in (first, second):
-        assert site.post(device.token, '{"t": 1}') == "200"
+    assert site.post(second.token, '{"t": 1}') == "200"
     page = live(pages.open("/?q=hold&sort=-seen"))
     names = page.locator("#devices .device-name")
     expect(names).to_have_text(["hold-2", "hold-1"])
     names.nth(1).hover()
+    place = names.nth(1).bounding_box()
 
     site.post(first.token, '{"t": 2}')
 
     expect(page.locator("#moved")).to_contain_text("2 rows have moved.", timeout=30_000)
     expect(names).to_have_text(["hold-2", "hold-1"])
+    assert names.nth(1).bounding_box() == place
     expect(page.get_by_role("row").filter(has_text="hold-1")).to_contain_text("2")
     page.get_by_role("button", name="Refresh").click()
     expect(names).to_have_text(["hold-1", "hold-2"])

@@ -56,6 +56,7 @@ def test_a_string_that_is_nothing_else_stands_as_it_is(string: str) -> None:
 
 MISTAKABLE = (
     '| |  on|on\t|21|21,5|-1.5e3|1 000|+5|.5|5 %|5%|0x1F|٣|NaN|-Infinity|true|False|null|no value|"|"on"|[1]|{}'
+    "|\u22125|1\u00a0000|1\u202f000|1\u2019000|2e\u22123"
 )
 
 

@@ -22,13 +22,14 @@ for (const select of document.querySelectorAll("form.filter select")) {
   select.addEventListener("blur", (event) => byKeyboard && select.value !== first && submit(select, event.relatedTarget));
 }
 
-function submit(select, focused = select) {
-  sessionStorage.setItem(FOCUS, focused?.name ?? "");
+function submit(select, focused = null) {
+  const fields = [...select.form.elements];
+  sessionStorage.setItem(FOCUS, fields.indexOf(fields.includes(focused) ? focused : select));
   select.form.requestSubmit();
 }
 
-const name = sessionStorage.getItem(FOCUS);
+const place = sessionStorage.getItem(FOCUS);
 sessionStorage.removeItem(FOCUS);
-if (name) {
-  document.querySelector(`form.filter [name="${CSS.escape(name)}"]`)?.focus();
+if (place !== null) {
+  document.querySelector("form.filter")?.elements[place]?.focus();
 }
