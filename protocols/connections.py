@@ -14,7 +14,7 @@ from protocols import metrics
 from protocols.log_limit import PeerLog
 from protocols.masking import printable
 from protocols.runner import ApplicationRun, ClientDisconnectedError
-from protocols.sockets import client_address
+from protocols.sockets import peer_name
 
 peer_log = PeerLog("gateway.http")
 
@@ -130,10 +130,10 @@ class Connection(asyncio.Protocol):
         "_drained",
         "_out",
         "_out_bytes",
+        "client",
         "connections",
         "deadline",
         "leaving",
-        "peer",
         "transport",
         "write_timeout_s",
     )
@@ -146,15 +146,16 @@ class Connection(asyncio.Protocol):
         self.leaving = False
         """Whether nothing is left to do but to wait, up to the deadline, for the peer."""
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self.peer = ""
+        self.client: tuple[str, int] | None = None
+        """Whose it is, for the log: the peer, or the client that it speaks for if it is a trusted proxy."""
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._drained: asyncio.Future[None] | None = None
 
-    def attach(self, transport: asyncio.Transport, peer: str) -> None:
-        """Takes over the transport; `peer` is how logs call the other side."""
+    def attach(self, transport: asyncio.Transport, client: tuple[str, int] | None) -> None:
+        """Takes over the transport."""
         self.transport = transport
-        self.peer = peer
+        self.client = client
         self.connections.open.add(self)
 
     # -- what a subclass answers ------------------------------------------------------------------------------------
@@ -224,7 +225,7 @@ class Connection(asyncio.Protocol):
         self.connections.stalled.pop(self, None)
         metrics.http_aborted.labels("slow_client").inc()
         message = "cut off %s: it did not take what it was sent within %g s"
-        peer_log.warning(client_address(self.transport), message, self.peer, self.write_timeout_s)
+        peer_log.warning(self.client, message, peer_name(self.client), self.write_timeout_s)
         self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -29,7 +29,7 @@ from protocols.http_request import Refusal, http_scope, lowered, refusal_of, spl
 from protocols.http_response import plain_response
 from protocols.masking import redact_path
 from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox, describe
-from protocols.sockets import client_address, server_address, tls_extension
+from protocols.sockets import client_address, peer_name, server_address, tls_extension
 from protocols.websocket import open_websocket
 
 access_logger = logging.getLogger("gateway.access")
@@ -92,9 +92,7 @@ class HttpConnection(Connection):
         self._client = client_address(transport)
         self._server = server_address(transport)
         self._tls = tls_extension(transport)
-        self.attach(
-            cast(asyncio.Transport, transport), f"{self._client[0]}:{self._client[1]}" if self._client else "unix"
-        )
+        self.attach(cast(asyncio.Transport, transport), self._client)
         metrics.http_connections.inc()
         exceeded = site.admission.enter(self._client, self.connections.now)
         if exceeded is not None:
@@ -210,6 +208,7 @@ class HttpConnection(Connection):
         client, scheme = self._client, site.scheme
         if site.forwarding:
             client, scheme = site.forwarding.apply(headers, client, scheme)
+            self.client = client
         scope = http_scope(
             head,
             target,
@@ -246,7 +245,7 @@ class HttpConnection(Connection):
             keep_alive=not (head.should_close or head.upgrade),
         )
         if self.site.options.access_log:
-            exchange.log_line = f'{self.peer} "{head.method} {redact_path(scope["path"])}"'
+            exchange.log_line = f'{peer_name(scope["client"])} "{head.method} {redact_path(scope["path"])}"'
         run = exchange.run = ApplicationRun(
             self.site.application, scope, exchange.send, inbox=inbox, on_finished=exchange.finished
         )
@@ -272,7 +271,7 @@ class HttpConnection(Connection):
         if self._parser.has_body:
             self._refuse(Refusal("bad_handshake", "a handshake has no body"), scope)
             return
-        refusal = open_websocket(self.site, self.transport, self.peer, head, scope, self._parser.take_upgraded)
+        refusal = open_websocket(self.site, self.transport, head, scope, self._parser.take_upgraded)
         if refusal is not None:
             self._refuse(refusal, scope)
             return
@@ -404,7 +403,7 @@ class HttpConnection(Connection):
         over = exchange.inbox.disconnected
         if not exchange.started:
             if exception is None and not over:
-                peer_log.error(self._client, "application returned without a response to %s", self.peer)
+                peer_log.error(self.client, "application returned without a response to %s", peer_name(self.client))
             self._answer(503 if over else 500)
             self._end(reading_body=self._reading_body)
         elif over and exchange.event_stream:
@@ -424,7 +423,8 @@ class HttpConnection(Connection):
         metrics.http_refused.labels(refusal.reason).inc()
         if scope is None and self._exchange is not None and self._exchange.run is not None:
             scope = self._exchange.run.scope
-        client, who = (scope["client"], describe(scope)) if scope else (self._client, f"a request of {self.peer}")
+        client = scope["client"] if scope else self._client
+        who = describe(scope) if scope else f"a request of {peer_name(client)}"
         log_refusal(client, who, refusal.status, refusal.reason, refusal.text)
         exchange, self._exchange = self._exchange, None
         started = exchange is not None and exchange.started
@@ -463,4 +463,4 @@ class HttpConnection(Connection):
 
     def _note_abort(self, reason: str, text: str) -> None:
         metrics.http_aborted.labels(reason).inc()
-        peer_log.info(self._client, "cut off %s: %s", self.peer, text, kind=f"cut off %s: {reason}")
+        peer_log.info(self.client, "cut off %s: %s", peer_name(self.client), text, kind=f"cut off %s: {reason}")

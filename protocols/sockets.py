@@ -160,6 +160,11 @@ def client_address(transport: asyncio.BaseTransport) -> tuple[str, int] | None:
     return (str(name[0]), int(name[1])) if isinstance(name, (tuple, list)) and name else None
 
 
+def peer_name(client: tuple[str, int] | None) -> str:
+    """How logs call the other side of a connection."""
+    return f"{client[0]}:{client[1]}" if client else "unix"
+
+
 def server_address(transport: asyncio.BaseTransport) -> tuple[str, int | None] | None:
     """The local address; (path, None) for a Unix socket (ASGI www: `server`)."""
     name = transport.get_extra_info("sockname")

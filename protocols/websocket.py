@@ -35,7 +35,6 @@ EVENT_OVERHEAD_BYTES: Final = 256
 def open_websocket(
     site: Site,
     transport: asyncio.Transport,
-    peer: str,
     head: RequestHead,
     scope: Scope,
     take_early_bytes: Callable[[], bytes],
@@ -49,9 +48,9 @@ def open_websocket(
         return offer
     tunnel = site.tunnels.get(scope["path"])
     if tunnel is not None:
-        return open_tunnel(tunnel, site, transport, peer, offer, scope, take_early_bytes)
-    websocket = WebSocket(site, offer, scope["client"])
-    websocket.attach(transport, peer)
+        return open_tunnel(tunnel, site, transport, offer, scope, take_early_bytes)
+    websocket = WebSocket(site, offer)
+    websocket.attach(transport, scope["client"])
     transport.set_protocol(websocket)
     websocket.start(websocket_scope(scope, offer.subprotocols), take_early_bytes())
     return None
@@ -62,8 +61,8 @@ class WebSocket(WebSocketConnection):
 
     __slots__ = ("_denial", "_denied", "_early", "_left_by_us", "_offer", "inbox", "run")
 
-    def __init__(self, site: Site, offer: Offer, client: tuple[str, int] | None) -> None:
-        super().__init__(site, client)
+    def __init__(self, site: Site, offer: Offer) -> None:
+        super().__init__(site)
         self._offer: Offer | None = offer
         self._denial: Event | None = None
         self._denied = False
@@ -255,12 +254,12 @@ class WebSocket(WebSocketConnection):
 
     def _log_refusal(self, level: int, status: int, reason: str, text: str) -> None:
         assert self.run is not None, "it is refused before its application has ended"
-        log_refusal(self._client, describe(self.run.scope), status, reason, text, level=level)
+        log_refusal(self.client, describe(self.run.scope), status, reason, text, level=level)
 
     def _log_close(self, code: int, text: str) -> None:
         assert self.run is not None, "an application that sends is under way"
         message = "closed %s with %d: %s"
-        peer_log.info(self._client, message, describe(self.run.scope), code, printable(text))
+        peer_log.info(self.client, message, describe(self.run.scope), code, printable(text))
 
     def _leave(self) -> None:
         self._early = b""

@@ -15,7 +15,7 @@ from protocols.bytes_in_hand import UNCOUNTED_BYTES, Holding
 from protocols.connections import NEVER, Connection
 from protocols.http_options import Site
 from protocols.log_limit import PeerLog
-from protocols.sockets import client_address
+from protocols.sockets import client_address, peer_name
 from protocols.websocket_frames import PONG_OPCODE, close_frame, frame, may_close_with
 
 peer_log = PeerLog("gateway.websocket")
@@ -33,7 +33,6 @@ class WebSocketConnection(Connection):
     """The wire of one WebSocket; begins when the opening handshake is through."""
 
     __slots__ = (
-        "_client",
         "_ended",
         "_heard_at",
         "_holding",
@@ -49,11 +48,9 @@ class WebSocketConnection(Connection):
         "site",
     )
 
-    def __init__(self, site: Site, client: tuple[str, int] | None) -> None:
-        """`client` is that of the scope: whose the connection is, by what a trusted proxy says."""
+    def __init__(self, site: Site) -> None:
         super().__init__(site.connections, write_timeout_s=site.options.write_timeout_s)
         self.site = site
-        self._client = client
         self.is_open = False
         self._reader: FrameReader | None = None
         self._opened = False
@@ -201,7 +198,7 @@ class WebSocketConnection(Connection):
         if self._holding is None:
             if size <= UNCOUNTED_BYTES:
                 return None
-            self._holding = Holding(self.site.bytes_in_hand, self._client)
+            self._holding = Holding(self.site.bytes_in_hand, self.client)
         return self._holding.set(size)
 
     def _follow_message(self, size: int, *, is_new: bool) -> None:
@@ -250,7 +247,7 @@ class WebSocketConnection(Connection):
         if not self.is_open:
             return
         message = "closed the WebSocket of %s with %d: %s"
-        peer_log.info(self._client, message, self.peer, code, reason)
+        peer_log.info(self.client, message, peer_name(self.client), code, reason)
         self.close(code, reason, timeout_s=FAIL_TIMEOUT_S)
         self._reader = None
         if self.transport.can_write_eof():

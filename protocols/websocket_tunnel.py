@@ -17,7 +17,6 @@ def open_tunnel(
     tunnel: Tunnel,
     site: Site,
     transport: asyncio.Transport,
-    peer: str,
     offer: Offer,
     scope: Scope,
     take_early_bytes: Callable[[], bytes],
@@ -27,8 +26,8 @@ def open_tunnel(
     selected = next((name for name in known if name in offer.subprotocols), None)
     if selected is None:
         return Refusal("subprotocol", f"of subprotocols this path has {', '.join(known)}")
-    connection = TunnelConnection(site, tunnel.protocol_factory(), scope["client"])
-    connection.attach(transport, peer)
+    connection = TunnelConnection(site, tunnel.protocol_factory())
+    connection.attach(transport, scope["client"])
     transport.set_protocol(connection)
     connection.write(accept_response(site.encoder, offer, subprotocol=selected))
     connection.opened()
@@ -44,8 +43,8 @@ class TunnelConnection(WebSocketConnection):
 
     __slots__ = ("_protocol", "_shutting_down")
 
-    def __init__(self, site: Site, protocol: asyncio.Protocol, client: tuple[str, int] | None) -> None:
-        super().__init__(site, client)
+    def __init__(self, site: Site, protocol: asyncio.Protocol) -> None:
+        super().__init__(site)
         self._shutting_down = False
         self._protocol: asyncio.Protocol | None = protocol
 

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 from protocols.asgi import Receive, Scope, Send
 from protocols.http_options import PIPELINE_BYTES
 from protocols.runner import ClientDisconnectedError
-from tests.support.wire import Client, Recorder, hello
+from tests.support.wire import Client, Recorder, hello, masked
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -659,3 +659,70 @@ async def test_an_access_log_line_has_the_facts_but_no_token(caplog: pytest.LogC
     await Client(hello, access_log=True).send(post(b"12", path=b"/api/v1/s3cret/telemetry?token=s3cret"))
 
     assert [record.getMessage() for record in caplog.records] == ['192.0.2.7:4711 "POST /api/v1/***/telemetry" 200 27']
+
+
+class TestBehindATrustedProxy:
+    """The log names the client that the proxy tells, and it is that client's share of the log."""
+
+    FORWARDED: Final = b"X-Forwarded-For: 203.0.113.9:17085\r\n"
+    UPGRADE: Final = (
+        b"GET /watch HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%b\r\n" % FORWARDED
+    )
+
+    @pytest.fixture(autouse=True)
+    def log(self, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+        caplog.set_level(logging.INFO)
+        return caplog
+
+    @pytest.fixture
+    async def client(self, app: Recorder) -> Client:
+        return Client(app, access_log=True, write_timeout_s=20, trusted_proxies=("192.0.2.7",))
+
+    @pytest.fixture
+    def app(self) -> Recorder:
+        return Recorder()
+
+    async def test_of_a_response(self, client: Client, app: Recorder, log: pytest.LogCaptureFixture) -> None:
+        await client.send(post(b"12", extra=self.FORWARDED))
+        await app.respond(b"")
+
+        assert log.messages == ['203.0.113.9:17085 "POST /p" 200 0']
+
+    async def test_of_a_body_that_is_cut_short(self, client: Client, log: pytest.LogCaptureFixture) -> None:
+        await client.send(post(b"12", length=9, extra=self.FORWARDED))
+        await client.leave()
+
+        assert log.messages == ["cut off 203.0.113.9:17085: it left before the end of its request body"]
+
+    async def test_of_a_client_that_takes_nothing(
+        self, client: Client, app: Recorder, log: pytest.LogCaptureFixture
+    ) -> None:
+        await client.send(post(b"12", extra=self.FORWARDED))
+        assert client.transport.protocol is not None
+        client.transport.protocol.pause_writing()
+        sending = asyncio.create_task(app.respond(b"x", more_body=True))
+        await client.wait(21)
+        with pytest.raises(ClientDisconnectedError):
+            await sending
+
+        assert "cut off 203.0.113.9:17085: it did not take what it was sent within 20 s" in log.messages
+
+    async def test_of_a_websocket(self, client: Client, app: Recorder, log: pytest.LogCaptureFixture) -> None:
+        await client.send(self.UPGRADE)
+        await app.send({"type": "websocket.accept"})
+        await client.send(masked(0xF1))
+        await client.leave()
+
+        assert log.messages == ["closed the WebSocket of 203.0.113.9:17085 with 1002: protocol error"]
+
+    async def test_but_the_proxy_of_a_request_that_cannot_be_read(
+        self, client: Client, app: Recorder, log: pytest.LogCaptureFixture
+    ) -> None:
+        await client.send(post(b"12", extra=self.FORWARDED))
+        await app.respond(b"")
+        log.clear()
+        await client.send(b"GET / HTTP/1.1\nHost: x\r\n\r\n")
+
+        assert len(log.messages) == 1
+        assert log.messages[0].startswith("refused a request of 192.0.2.7:4711 with 400: malformed: ")
