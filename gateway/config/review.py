@@ -157,7 +157,12 @@ def _files(loaded: Loaded) -> Iterator[Finding]:
             yield _fault("data_dir", f"{directory} cannot be written to", "see its owner and permissions")
     elif directory.exists():
         yield _fault("data_dir", f"{directory} is not a directory", "name another")
-    for key, file in (("database.url", loaded.config.sqlite_file()), ("mqtt.store", loaded.config.mqtt_store_file)):
+    files = {
+        "server.secret_key": loaded.config.secret_key_file,
+        "database.url": loaded.config.sqlite_file(),
+        "mqtt.store": loaded.config.mqtt_store_file,
+    }
+    for key, file in files.items():
         if file is not None and file.exists() and _is_open_to_others(file):
             yield _risk(key, f"{file} can be read by other users", f"chmod 600 {file}")
     if loaded.file is not None and _is_open_to_others(loaded.file):

@@ -130,6 +130,20 @@ def test_a_data_directory_that_others_can_read_is_a_risk() -> None:
     assert "can be read by other users" in findings("")["data_dir"].message
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("secret_key", "server.secret_key"), ("gateway.sqlite3", "database.url"), ("mqtt.sqlite3", "mqtt.store")],
+)
+def test_so_is_each_file_in_it_with_which_one_could_log_in(name: str, key: str) -> None:
+    Path("var").mkdir(mode=0o700)
+    file = Path("var", name)
+    file.touch(0o600)
+    assert key not in findings("")
+    file.chmod(0o644)
+
+    assert "can be read by other users" in findings("")[key].message
+
+
 def test_a_data_directory_that_is_a_file_is_an_error() -> None:
     Path("var").touch()
 
