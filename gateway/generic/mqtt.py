@@ -64,7 +64,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
     # publishes in a row share one, so that it costs an append each, and one callback per connection.
     __awaited: "asyncio.Future[Any] | None" = None
     __waiting_acks: list[Event]
-    __unsettled: "dict[asyncio.Future[Any], list[Event]] | None" = None
+    __unsettled: "dict[asyncio.Future[Any], tuple[list[Event], str]] | None" = None
     __password: bytes | None = None
 
     async def mqtt_connect(self, event: Event) -> None:
@@ -171,7 +171,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         elif outcome is self.__awaited:
             self.__waiting_acks.append(ack)
         else:
-            self.__wait_for(outcome, ack)
+            self.__wait_for(outcome, ack, topic_name)
 
     async def receive_publish(
         self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: dict[str, Any]
@@ -183,20 +183,20 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         self._require_unrestricted(topic)
         return None
 
-    def __wait_for(self, outcome: "asyncio.Future[Any]", ack: Event) -> None:
+    def __wait_for(self, outcome: "asyncio.Future[Any]", ack: Event, topic: str) -> None:
         if not asyncio.isfuture(outcome):
             raise TypeError(f"a publish handler returns None or an asyncio.Future, not {outcome!r}")
         self.__awaited = outcome
         self.__waiting_acks = acks = [ack]
         if self.__unsettled is None:
             self.__unsettled = {}
-        self.__unsettled[outcome] = acks
-        outcome.add_done_callback(functools.partial(self.__settled, acks))
+        self.__unsettled[outcome] = (acks, topic)
+        outcome.add_done_callback(functools.partial(self.__settled, acks, topic))
 
-    def __settled(self, acks: list[Event], outcome: "asyncio.Future[Any]") -> None:
+    def __settled(self, acks: list[Event], topic: str, outcome: "asyncio.Future[Any]") -> None:
         if self.__awaited is outcome:
             self.__awaited = None
-        self._gateway_inbox.interject({"type": "mqtt.settled", "outcome": outcome, "acks": acks})
+        self._gateway_inbox.interject({"type": "mqtt.settled", "outcome": outcome, "acks": acks, "topic": topic})
 
     async def mqtt_settled(self, event: Event) -> None:
         """Sends the acknowledgements that waited for a future."""
@@ -205,10 +205,11 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         if self.__unsettled is not None:
             self.__unsettled.pop(outcome, None)
         error = asyncio.CancelledError() if outcome.cancelled() else outcome.exception()
+        about = f"{event['topic']} and {len(acks) - 1} more" if len(acks) > 1 else event["topic"]
         if isinstance(error, Reject):
-            self.note_refusal("publish", f"{len(acks)} at once", error, len(acks), answered=self._answered(1))
+            self.note_refusal("publish", about, error, len(acks), answered=self._answered(1))
         elif error is not None:
-            self._note_failure("publish", "committed together", error, len(acks))
+            self._note_failure("publish", about, error, len(acks))
         for ack in acks:
             if error is not None:
                 refusal = error if isinstance(error, Reject) else FAILED
@@ -316,13 +317,14 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
             await self.__settle_late(self.__unsettled)
         raise StopConsumer
 
-    async def __settle_late(self, unsettled: "dict[asyncio.Future[Any], list[Event]]") -> None:
+    async def __settle_late(self, unsettled: "dict[asyncio.Future[Any], tuple[list[Event], str]]") -> None:
         """Has the broker route what the client has published and not waited for, within the grace."""
-        routed = [outcome for outcome, acks in unsettled.items() if any(ack.get("route", True) for ack in acks)]
+        routed = [outcome for outcome, (acks, _) in unsettled.items() if any(ack.get("route", True) for ack in acks)]
         if routed:
             done, _ = await asyncio.wait(routed, timeout=self.disconnect_grace_s)
             for outcome in [outcome for outcome in routed if outcome in done]:
-                await self.mqtt_settled({"outcome": outcome, "acks": unsettled[outcome]})
+                acks, topic = unsettled[outcome]
+                await self.mqtt_settled({"outcome": outcome, "acks": acks, "topic": topic})
 
     async def disconnect(self, reason_code: int, reason: str) -> None:
         """Called exactly once, when the connection has ended or the consumer failed; to be overridden.

@@ -71,8 +71,11 @@ class TestAFutureFromAHandler:
         for _ in range(3):
             assert await client.publish("a", b"x") == 0
 
-    async def test_that_ends_in_reject_refuses_all(self, client: MqttCommunicator) -> None:
-        ack_ids = [await client.send_publish("a", b"x") for _ in range(3)]
+    @pytest.mark.parametrize(("count", "about"), [(1, "'a'"), (3, "'a and 2 more'")])
+    async def test_that_ends_in_reject_refuses_all_and_the_log_says_of_which_topic(
+        self, client: MqttCommunicator, caplog: pytest.LogCaptureFixture, count: int, about: str
+    ) -> None:
+        ack_ids = [await client.send_publish("a", b"x") for _ in range(count)]
         assert await client.receive_nothing(timeout=0.01)
 
         Storing.commit.set_exception(Reject(0x97, "quota"))
@@ -80,6 +83,7 @@ class TestAFutureFromAHandler:
         for ack_id in ack_ids:
             ack = await client.receive_ack(ack_id)
             assert (ack["reason_code"], ack["reason_string"]) == (0x97, "quota")
+        assert f"refused publish {about} of" in caplog.text
 
     async def test_that_fails_refuses_all_with_0x83_and_is_logged_once(
         self, client: MqttCommunicator, caplog: pytest.LogCaptureFixture
