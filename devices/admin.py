@@ -64,7 +64,7 @@ def in_slices(devices: Sequence[Device]) -> Iterable[Sequence[Device]]:
 class DeviceTypeAdmin(DeviceTypeModelAdmin):
     """Kinds of device."""
 
-    list_display = ("name", "profile", "device_count")
+    list_display = ("shown_name", "profile", "device_count")
     search_fields = ("name",)
 
     def get_search_results(
@@ -82,6 +82,11 @@ class DeviceTypeAdmin(DeviceTypeModelAdmin):
         if db_field.name == "profile":
             kwargs["widget"] = Select(choices=[(name, name) for name in sorted(PROFILES)])
         return super().formfield_for_dbfield(db_field, request, **kwargs)
+
+    @admin.display(description="name", ordering="name")
+    def shown_name(self, device_type: DeviceType) -> str:
+        """With what is not seen in it."""
+        return str(device_type)
 
     @admin.display(description="devices", ordering="count")
     def device_count(self, device_type: Any) -> int:
@@ -309,7 +314,7 @@ class DeviceAdmin(DeviceModelAdmin):
 
     def response_add(self, request: HttpRequest, obj: Device, post_url_continue: str | None = None) -> HttpResponse:
         """Issues the first token and shows it."""
-        return self._show_tokens(request, [(obj, credentials.issue(obj))], f"{obj.name} is added")
+        return self._show_tokens(request, [(obj, credentials.issue(obj))], f"{obj} is added")
 
     def get_deleted_objects(
         self, objs: Iterable[Model], request: HttpRequest

@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 
 from devices.limits import configured
 from devices.profiles import PROFILES
-from devices.values import instant
+from devices.values import instant, name_text
 
 MAX_BIGINT = 2**63 - 1
 HEARTBEAT_INTERVAL_S = 5
@@ -53,7 +53,7 @@ class DeviceType(models.Model):
         ordering = ("name",)
 
     def __str__(self) -> str:
-        return self.name
+        return name_text(self.name)
 
 
 class DatabaseNow(models.Func):
@@ -118,7 +118,7 @@ class Device(models.Model):
         ordering = ("name",)
 
     def __str__(self) -> str:
-        return self.name
+        return name_text(self.name)
 
 
 class ConnectedDevice(models.Model):
@@ -201,7 +201,7 @@ class Key(models.Model):
     name = models.CharField(max_length=255, unique=True)
 
     def __str__(self) -> str:
-        return self.name
+        return name_text(self.name)
 
 
 class StoredValue(models.Model):

@@ -120,7 +120,7 @@ function drawRow({ element, device, values, cells }) {
   const name = element.querySelector(".device-name");
   name.href = `/devices/${device.id}/`;
   showName(name, device.name);
-  setText(element.querySelector(".device-type"), device.type);
+  showName(element.querySelector(".device-type"), device.type);
   element.querySelector(".disabled-mark").hidden = device.enabled;
   showClock(element.querySelector(".clock-mark"), device.clock_skew);
   showConnected(element.querySelector(".badge"), device.connected);

@@ -8,9 +8,11 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.contrib.sessions.models import Session
 from django.test import Client
+from django.urls import get_resolver
 
 from devices import credentials
 from devices.models import ConnectionCut, Credential, Device, DeviceType, GatewayInstance, Key, LatestValue, Reading
+from tests.support.addresses import addresses, arguments_for
 from tests.unit.devices.pages.conftest import MakeDevice
 
 CHANGELIST = "/admin/gateway_devices/device/"
@@ -284,3 +286,18 @@ def test_a_type_offers_the_payload_profiles_that_there_are(operator: Client) -> 
     page = operator.get("/admin/gateway_devices/devicetype/add/").content.decode()
 
     assert '<option value="thingsboard" selected>' in page
+
+
+def test_no_page_turns_its_text_around_because_of_a_name(operator: Client) -> None:
+    DeviceType.objects.create(name="\u202eepyt")
+    added = operator.post(f"{CHANGELIST}add/", {"name": "\u202eecived", "type": DeviceType.objects.get().pk})
+    pages = {"the token": added.content.decode()}
+    paths = list(addresses(get_resolver().url_patterns, arguments_for(Device.objects.get().pk)))
+    for path in paths:
+        answer = operator.get(path)
+        if answer.status_code == 200 and answer["Content-Type"].startswith("text/html"):
+            pages[path] = answer.content.decode()
+
+    shown = {path: re.sub(r'value="[^"]*"', "", page) for path, page in pages.items()}  # what is edited is as it is
+    assert [path for path, page in shown.items() if "\u202e" in page] == []
+    assert sum("\\u202eecived" in page for page in shown.values()) > 6
