@@ -121,7 +121,8 @@ def _checked_ts(ts: object) -> int:
     if type(ts) is float or (type(ts) is str and ts.isdecimal() and len(ts) <= MAX_TS_DIGITS):
         ts = int(ts)
     if type(ts) is not int or not 0 <= ts <= MAX_TS:
-        raise PayloadError(f'"ts" is to be milliseconds since 1970, got {str(ts)[:50]!r}')
+        got = repr(str(ts)[:50]) if type(ts) in {int, float, str} else _kind(ts)
+        raise PayloadError(f'"ts" is to be milliseconds since 1970, got {got}')
     return ts
 
 

@@ -97,6 +97,15 @@ def test_disabling_rotating_and_enabling_each_order_the_connections_cut(device: 
     ]
 
 
+def test_a_clock_that_is_ahead_is_shown(device: Command) -> None:
+    device("add", "sensor")
+    assert "clock" not in device("show", "sensor").stdout
+
+    device.query("UPDATE gateway_devices_device SET clock_skew_ms = 7200000")
+
+    assert "clock      2 hours ahead\n" in device("show", "sensor").stdout
+
+
 def test_a_name_that_is_none_is_refused_and_leaves_nothing(device: Command) -> None:
     refused = device("add", "x" * 201)
 

@@ -150,6 +150,9 @@ class TestRefused:
             (b'[{"a": 1}, [2]]', "expected an array of JSON objects, got an array"),
             (b'{"ts": 1, "values": 5}', '"values" is to be a JSON object, got a number'),
             (b'{"ts": 1, "values": null}', '"values" is to be a JSON object, got null'),
+            (b'{"ts": nan, "values": {}}', '"ts" is to be milliseconds since 1970, got null'),
+            (b'{"ts": [1], "values": {}}', '"ts" is to be milliseconds since 1970, got an array'),
+            (b'{"ts": -1, "values": {}}', "\"ts\" is to be milliseconds since 1970, got '-1'"),
         ],
     )
     def test_what_is_no_telemetry_with_the_reason(self, payload: bytes, why: str) -> None:
