@@ -8,16 +8,27 @@ from urllib.parse import urlsplit
 
 from django.http import HttpRequest
 
-from gateway.config import DEFAULT_FILE, FILE_VARIABLE, Config
+from gateway.config import DEFAULT_FILE, FILE_VARIABLE, Config, current_loaded
 
 TOPIC = "v1/devices/me/telemetry"
 
 
 def add_line(name: str) -> str:
-    """The command that adds a device, as this gateway's own command line is called on its machine."""
+    """The command that adds a device, as this gateway's own command line is called on its machine.
+
+    It works on the same data. A password in an address of a database is not for everybody who may look: a database that
+    was named on the command line is in the line only if it is a file.
+    """
     program = sys.argv[0] if Path(sys.argv[0]).name == "gateway" else "gateway"
     file = os.environ.get(FILE_VARIABLE)
     option = ["--config", file] if file and Path(file) != DEFAULT_FILE else []
+    loaded = current_loaded()
+    where = {"data_dir": str(loaded.config.data_dir)}
+    if loaded.config.sqlite_file() is not None:
+        where["database.url"] = loaded.config.database_url
+    for key, value in where.items():
+        if loaded.origins.get(key) == f"--set {key}":
+            option += ["--set", f"{key}={value}"]
     return shlex.join([program, *option, "device", "add", name])
 
 

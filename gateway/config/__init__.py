@@ -57,6 +57,7 @@ __all__ = [
     "ServerOptions",
     "TlsOptions",
     "current",
+    "current_loaded",
     "load",
     "section_types",
     "use",
@@ -206,7 +207,12 @@ def use(loaded: Loaded) -> None:
 
 def current() -> Config:
     """The configuration of this process; read on the first call unless `use` was called before."""
+    return current_loaded().config
+
+
+def current_loaded() -> Loaded:
+    """The same, with where it comes from."""
     if _current is None:
         use(load())
     assert _current is not None
-    return _current.config
+    return _current

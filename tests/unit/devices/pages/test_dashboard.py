@@ -10,6 +10,7 @@ from devices.models import Device, DeviceType, GatewayInstance, Key, LatestValue
 from devices.pages.board import KEYS_PER_DEVICE, MAX_CHARACTERS, PAGE_SIZE, BoardQuery, read_board, read_device
 from devices.pages.lines import add_line
 from devices.values import CUT
+from gateway.config import load
 from tests.unit.devices.pages.conftest import MakeDevice
 
 
@@ -30,6 +31,25 @@ def test_the_command_is_the_one_that_serve_was_started_with(monkeypatch: pytest.
     monkeypatch.setenv("GATEWAY_CONFIG", "/etc/gateway.toml")
 
     assert add_line("a b") == "'/opt/my gateway/bin/gateway' --config /etc/gateway.toml device add 'a b'"
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        (["data_dir=/srv/a b"], " --set 'data_dir=/srv/a b'"),
+        (["database.url=sqlite:////srv/x.sqlite3"], " --set database.url=sqlite:////srv/x.sqlite3"),
+        (["database.url=postgresql://u:secret@h/x", "data_dir=/srv/a"], " --set data_dir=/srv/a"),
+        (["log.level=error"], ""),
+    ],
+)
+def test_it_works_on_the_same_data_and_shows_no_password(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], options: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["gateway", "serve"])
+    monkeypatch.delenv("GATEWAY_CONFIG", raising=False)
+    monkeypatch.setattr("gateway.config._current", load(environ={}, flags=flags))
+
+    assert add_line("thermo-1") == f"gateway{options} device add thermo-1"
 
 
 def test_a_device_is_shown_with_its_values_and_two_separate_facts(
