@@ -47,7 +47,8 @@ UNCHANGED_LOOKS: Final = 7
 not time: while the database is away, nobody can look and nobody can beat."""
 CLOCK_JUMP_MS: Final = 1_000
 """By how much the clock has to change against the monotonic one to count as set."""
-ROWS_AT_ONCE: Final = 500
+ROWS_AT_ONCE: Final = 200
+"""Rows of one transaction at most: while it lasts, SQLite takes no readings."""
 
 LOOKING: Final = "look for devices to cut off"
 RECORDING: Final = "record who is connected"
@@ -318,8 +319,11 @@ class Watchman:
             return None
         with transaction.atomic():
             self._beat()
-            states = self._record(changes)
         self._note_beat()
+        states: dict[int, bool] = {}
+        for ids in _slices(list(changes)):  # commits of readings may come between
+            with transaction.atomic():
+                states |= self._record({device_id: changes[device_id] for device_id in ids})
         self._bury_the_dead()
         return states
 

@@ -23,8 +23,8 @@ K = TypeVar("K", bound=Hashable)
 Q = TypeVar("Q")
 A = TypeVar("A")
 
-GROUP_SIZE: Final = 500
-"""Questions of one group at most: what a query can name, and how long the next group waits (some 10 ms)."""
+GROUP_SIZE: Final = 100
+"""Questions of one group at most. Who asked go on all at once when it is read: other connections wait for them."""
 
 MAX_WAITING: Final = 50_000
 """Questions that wait at most. Each connection has one at a time, so that the default bounds of connections come first;
