@@ -126,7 +126,10 @@ def cli(ctx: click.Context) -> None:
 
 
 def setup_django() -> Loaded:
-    """Makes Django usable in a command: configuration, logging, apps. Raises GatewayError before the first start."""
+    """Makes Django usable in a command: configuration, logging, apps.
+
+    Raises GatewayError before the first start, and for a database that a later version has migrated.
+    """
     loaded = _load()
     _start_django()
     database = loaded.config.sqlite_file()
@@ -134,6 +137,11 @@ def setup_django() -> Loaded:
     is_ours = os.environ["DJANGO_SETTINGS_MODULE"] == DEFAULT_SETTINGS
     if is_ours and database is not None and not database.exists():
         raise GatewayError(f"there is no database at {database}; `{program()} serve` creates it on its first start")
+    if is_ours:
+        from gateway.migrations import later_migrations, refusal
+
+        if later := later_migrations():
+            raise GatewayError(refusal(later))
     return loaded
 
 

@@ -137,6 +137,20 @@ def test_a_worker_without_a_layer_that_others_can_send_to_is_refused(tmp_path: P
     assert done.stderr.startswith("gateway: A worker needs a layer that several processes share")
 
 
+def test_a_command_does_not_use_a_database_that_a_later_version_has_migrated(
+    tmp_path: Path, sqlite_template: Path
+) -> None:
+    (tmp_path / "var").mkdir(0o700)
+    file = tmp_path / "var" / "gateway.sqlite3"
+    shutil.copy(sqlite_template, file)
+    add_later_migration(file)
+    done = gateway("device", "add", "thermo-1", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert "gateway_devices.9999_later" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_check_refuses_a_database_that_a_later_version_has_migrated(tmp_path: Path, sqlite_template: Path) -> None:
     (tmp_path / "var").mkdir(0o700)
     file = tmp_path / "var" / "gateway.sqlite3"

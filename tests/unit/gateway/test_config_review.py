@@ -134,7 +134,7 @@ def test_a_data_directory_that_others_can_read_is_a_risk() -> None:
     ("name", "key"),
     [("secret_key", "server.secret_key"), ("gateway.sqlite3", "database.url"), ("mqtt.sqlite3", "mqtt.store")],
 )
-def test_so_is_each_file_in_it_with_which_one_could_log_in(name: str, key: str) -> None:
+def test_a_file_that_others_can_read_is_a_risk_if_one_could_log_in_with_it(name: str, key: str) -> None:
     Path("var").mkdir(mode=0o700)
     file = Path("var", name)
     file.touch(0o600)
