@@ -19,13 +19,14 @@ from typing import Any, Final, TypeAlias, TypeVar
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.models import AbstractBaseUser
 from django.contrib.contenttypes.models import ContentType
-from django.db import connection, transaction
+from django.db import DEFAULT_DB_ALIAS, connection, connections, transaction
 from django.utils import timezone
 
 from devices import metrics
 from devices.limits import configured
 from devices.models import Deletion, Device, Key, LatestValue, Reading, now_ms
 from devices.writers.base import KEYS, LATEST, READINGS
+from gateway.database_sockets import DatabaseSocket
 from gateway.db import close_old_connections
 from protocols.log_limit import LogLimit
 
@@ -34,6 +35,8 @@ logger = logging.getLogger("gateway.devices")
 POLL_INTERVAL_S: Final = 1.0
 HOUSEKEEPING_INTERVAL_S: Final = 3_600.0
 SLICE_S: Final = 0.01
+SLICE_LIMIT_S: Final = 5.0
+"""How long a slice may wait for the database: commits of readings wait behind it."""
 FIRST_SLICE: Final = 500
 SMALLEST_SLICE: Final = 100
 LARGEST_SLICE: Final = 10_000
@@ -258,6 +261,8 @@ class Deleter:
         self._forget_keys = forget_keys
         self._limit = FIRST_SLICE
         self._log_limit = LogLimit(60.0)
+        self._socket: DatabaseSocket | None = None
+        self._end: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> "asyncio.Task[None]":
@@ -307,12 +312,35 @@ class Deleter:
             await asyncio.sleep(SLICE_S)
 
     async def _slice(self, function: Callable[[], T]) -> T:
-        result: T = await self._between_commits(partial(_with_database, function))
+        loop = asyncio.get_running_loop()
+        began = partial(loop.call_soon_threadsafe, self._limit_slice)
+        try:
+            result: T = await self._between_commits(partial(self._with_database, function, began))
+        finally:
+            if self._end is not None:
+                self._end.cancel()
+                self._end = None
         return result
 
+    def _limit_slice(self) -> None:
+        """A slice has begun: commits wait for it, also if the database never answers."""
+        self._end = asyncio.get_running_loop().call_later(SLICE_LIMIT_S, self._abort)
 
-def _with_database(function: Callable[[], T]) -> T:
-    try:
-        return function()
-    finally:
-        close_old_connections()
+    def _abort(self) -> None:
+        if self._socket is not None:
+            self._socket.shut_down()
+
+    def _with_database(self, function: Callable[[], T], began: Callable[[], object]) -> T:
+        """In the thread that commits."""
+        wrapper = connections[DEFAULT_DB_ALIAS]
+        began()
+        try:
+            wrapper.ensure_connection()
+            if wrapper.vendor == "postgresql":
+                self._socket = DatabaseSocket(wrapper.connection)
+            return function()
+        finally:
+            ended, self._socket = self._socket, None
+            if ended is not None:
+                ended.close()
+            close_old_connections()
