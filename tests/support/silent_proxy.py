@@ -21,6 +21,7 @@ class SilentProxy:
         self._loop = asyncio.new_event_loop()
         self._end = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
 
     def silence_established(self) -> None:
         """The connections that there are carry nothing any more, in no direction; new ones work."""
@@ -53,14 +54,19 @@ class SilentProxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # what was aborted is closed in the next pass
+        for writer in self._writers:  # also of a connection whose task had not begun
+            writer.transport.abort()
+        for _ in range(3):  # what was aborted is closed in the next pass
+            await asyncio.sleep(0)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._writers.add(writer)
         self._tasks.add(asyncio.create_task(self._serve(self.connections, reader, writer)))
 
     async def _serve(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
+        self._writers.add(far_writer)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pass_on(number, reader, far_writer))
