@@ -4,6 +4,7 @@ Every commit is announced once for the whole fleet. A dashboard of fifty devices
 phone, gets of it what it shows, merged, a few times a second. No I/O and no clock in here.
 """
 
+from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -33,19 +34,28 @@ _news = msgspec.json.Decoder(DeviceNews).decode
 _beginning = msgspec.json.Decoder(_Beginning).decode
 
 
-class ReadingsCommitted(msgspec.Struct, tag_field="type", tag="readings"):
+class ReadingsCommitted(msgspec.Struct, tag_field="type", tag="readings", dict=True):
     """A commit, as devices.fanout announces it: by the id of a device, the JSON of its news.
 
-    Only the news of devices that somebody looks at are read, so what cannot be read ends nobody else's stream.
+    Only the news of devices that somebody looks at are read, so what cannot be read ends nobody else's stream; and
+    they are read once, however many look.
     """
 
     devices: dict[int, msgspec.Raw]
 
     def news_of(self, device_id: int) -> tuple[str, list[Reading]]:
         """The name of a device and its readings. Raises ValueError or RecursionError for what cannot be read."""
-        news = _news(self.devices[device_id])
-        beginnings = ((_beginning(raw), raw) for raw in news.readings)
-        return news.name, [(beginning.key, beginning.ts, raw) for beginning, raw in beginnings]
+        read = self._read.get(device_id)
+        if read is None:
+            news = _news(self.devices[device_id])
+            beginnings = [(_beginning(raw), raw) for raw in news.readings]
+            read = news.name, [(beginning.key, beginning.ts, raw) for beginning, raw in beginnings]
+            self._read[device_id] = read
+        return read
+
+    @cached_property
+    def _read(self) -> dict[int, tuple[str, list[Reading]]]:
+        return {}
 
 
 class ConnectionChanged(msgspec.Struct, tag_field="type", tag="connection"):
