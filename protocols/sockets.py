@@ -16,7 +16,7 @@ from protocols import tls
 from protocols.entrance import Entrance
 from protocols.server import Listener
 
-BACKLOG: Final = 1024
+BACKLOG: Final = 4096
 
 
 def parse_bind(bind: str) -> tuple[str, int] | str:
