@@ -17,6 +17,8 @@ from protocols.entrance import Entrance
 from protocols.server import Listener
 
 BACKLOG: Final = 4096
+"""Connections that wait to be accepted; as many as Linux allows by default (net.core.somaxconn). The kernel drops those
+beyond it without a word, and the peer tries again after a second: a fleet that comes back at once must find room."""
 
 
 def parse_bind(bind: str) -> tuple[str, int] | str:
