@@ -36,8 +36,8 @@ async def serve(port: int, store: str, directory: str) -> None:
     sys.path.insert(0, str(ROOT))
     from gateway.supervisor import spare_what_stays
     from protocols.mqtt.server import MqttOptions, MqttServer
-    from protocols.mqtt.stores.redis import RedisStore
-    from protocols.mqtt.stores.sqlite import SqliteStore
+    from protocols.mqtt.storage.redis import RedisStore
+    from protocols.mqtt.storage.sqlite import SqliteStore
     from protocols.server import Listener
 
     kept = {"memory": None, "sqlite": SqliteStore(Path(directory) / "mqtt.sqlite3")}

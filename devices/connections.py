@@ -33,7 +33,7 @@ from devices.models import (
     now_ms,
 )
 from gateway.database_thread import DatabaseThread
-from protocols.log_limit import LogLimit
+from protocols.log_lines import LogLimit
 
 logger = logging.getLogger("gateway.devices")
 

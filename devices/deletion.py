@@ -28,7 +28,7 @@ from devices.models import Deletion, Device, Key, LatestValue, Reading, now_ms
 from devices.writers.base import KEYS, LATEST, READINGS
 from gateway.database_sockets import DatabaseSocket
 from gateway.db import close_old_connections
-from protocols.log_limit import LogLimit
+from protocols.log_lines import LogLimit
 
 logger = logging.getLogger("gateway.devices")
 

@@ -26,7 +26,7 @@ from devices.pages.board import KEYS_PER_ROW
 from devices.values import told
 from devices.writers import Row
 from gateway.layers import BaseChannelLayer
-from protocols.log_limit import LogLimit, PeerLog
+from protocols.log_lines import LogLimit, PeerLog
 
 peer_log = PeerLog("gateway.fanout")
 logger = logging.getLogger("gateway.fanout")

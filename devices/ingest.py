@@ -44,7 +44,7 @@ from devices.profiles import Point
 from devices.refusals import MessageRefusal, RefusedError
 from devices.values import duration_text
 from devices.writers import DatabaseReplacedError, Row, Seen, UnknownKeyError, Writer
-from protocols.log_limit import LogLimit, PeerLog
+from protocols.log_lines import LogLimit, PeerLog
 
 logger = logging.getLogger("gateway.ingest")
 peer_log = PeerLog("gateway.ingest")

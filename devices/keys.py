@@ -23,7 +23,7 @@ from devices.credentials import Identity
 from devices.limits import DeviceOptions
 from devices.refusals import MessageRefusal, RefusedError
 from devices.writers import Row, Writer
-from protocols.log_limit import LogLimit, PeerLog
+from protocols.log_lines import LogLimit, PeerLog
 
 logger = logging.getLogger("gateway.ingest")
 peer_log = PeerLog("gateway.ingest")

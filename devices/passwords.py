@@ -31,7 +31,7 @@ from devices import metrics
 from devices.limits import Accounts
 from gateway.threads import default_pool_size
 from protocols.addresses import network_of
-from protocols.log_limit import PeerLog
+from protocols.log_lines import PeerLog
 from protocols.runner import printable
 
 peer_log = PeerLog("gateway.auth")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gateway.handlers import get_handler_name
 from gateway.layers import LayerEvent, Message
 from gateway.metrics import layer_refused
-from protocols.log_limit import PeerLog
+from protocols.log_lines import PeerLog
 
 if TYPE_CHECKING:
     from gateway.consumer import AsyncConsumer

@@ -13,7 +13,7 @@ from gateway.exceptions import StopConsumer
 from gateway.metrics import consumer_background_failures
 from gateway.threads import Lane
 from protocols.asgi import Event
-from protocols.log_limit import PeerLog
+from protocols.log_lines import PeerLog
 from protocols.runner import Inbox
 
 peer_log = PeerLog("gateway.consumer")

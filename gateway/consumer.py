@@ -9,7 +9,7 @@ How one lives (`AsyncConsumer.__call__`):
 - its own channel is attached to the layer, and what comes there goes straight into its mailbox;
 - one task, the one that the server started, takes events and messages from one inbox and runs their handlers one after
   the other. There is no task, queue or future per message, and a handler that does not wait does not even wake the task
-  (protocols.stand_in);
+  (protocols.eager_handlers);
 - however it ends (the client leaves, a handler raises, the server cancels it, a handler is too slow when the client
   has left), the disconnect handler runs exactly once, and the channel leaves the layer and its groups.
 """
@@ -39,7 +39,7 @@ from gateway.metrics import consumer_events_skipped, consumer_handlers_interrupt
 from gateway.pump import Pump
 from gateway.threads import Lane, send_from_threads
 from protocols.asgi import Application, Event, Receive, Scope, Send
-from protocols.log_limit import PeerLog
+from protocols.log_lines import PeerLog
 from protocols.runner import Inbox
 
 __all__ = ["AsyncConsumer", "SyncConsumer", "get_handler_name"]

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from gateway.config import LogOptions
-from protocols.log_limit import PeerLog
+from protocols.log_lines import PeerLog
 from protocols.masking import mask_text, printable, redact_path
 
 _TIME = {

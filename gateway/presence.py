@@ -25,7 +25,7 @@ from gateway.layers.leases import RedisPresence
 from gateway.layers.members import Entry, Member, Presence
 from gateway.layers.presence import make_presence, presence
 from protocols.asgi import Receive, Scope, Send
-from protocols.log_limit import PeerLog
+from protocols.log_lines import PeerLog
 
 __all__ = ["Entry", "Member", "Presence", "PresentConsumer", "RedisPresence", "make_presence", "presence"]
 

@@ -25,7 +25,7 @@ from gateway.consumer import AsyncConsumer
 from gateway.layers import LayerEvent, LayerUnavailableError
 from gateway.layers.log import GroupLog, Position, group_log
 from protocols.asgi import Event
-from protocols.log_limit import PeerLog
+from protocols.log_lines import PeerLog
 
 peer_log = PeerLog("gateway.layer")
 

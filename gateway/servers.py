@@ -9,7 +9,7 @@ from gateway.layers import get_channel_layer
 from gateway.mqtt import bridged
 from protocols.asgi import Application
 from protocols.mqtt.server import MqttServer
-from protocols.mqtt.stores.base import Store
+from protocols.mqtt.storage.base import Store
 from protocols.server import Listener, ProtocolServer, Tunnel, load_protocol
 
 

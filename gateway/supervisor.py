@@ -39,9 +39,9 @@ from gateway.routing import get_default_application
 from gateway.servers import joined_to_layer, make_servers
 from gateway.threads import close_connections
 from protocols.asgi import Application
-from protocols.mqtt.stores.base import Store, StoreError
-from protocols.mqtt.stores.redis import RedisStore
-from protocols.mqtt.stores.sqlite import SqliteStore
+from protocols.mqtt.storage.base import Store, StoreError
+from protocols.mqtt.storage.redis import RedisStore
+from protocols.mqtt.storage.sqlite import SqliteStore
 from protocols.server import Listener, ProtocolServer
 
 logger = logging.getLogger("gateway.supervisor")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from gateway.layers import BaseChannelLayer
 from gateway.threads import close_connections
 from protocols.asgi import Application, Event
-from protocols.log_limit import PeerLog
+from protocols.log_lines import PeerLog
 from protocols.runner import Inbox
 
 logger = logging.getLogger("gateway.worker")

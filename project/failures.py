@@ -17,7 +17,7 @@ from django.shortcuts import render
 
 from gateway.db import describe_failure, is_outage
 from gateway.metrics import django_failures
-from protocols.log_limit import PeerLog
+from protocols.log_lines import PeerLog
 from protocols.masking import printable, redact_path
 
 RETRY_AFTER_S: Final = 5

@@ -12,7 +12,7 @@ from django.conf import global_settings
 
 from gateway.config import Config, current
 from gateway.layers.url import channel_layers_from_url
-from protocols.sqlite import PRAGMAS
+from protocols.durable_sqlite import PRAGMAS
 
 config = current()
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from protocols.addresses import network_of
 from protocols.token_bucket import TokenBucket
-from protocols.trusted import TrustedPeers
+from protocols.trusted_peers import TrustedPeers
 
 MAX_CONNECTIONS: Final = "max_connections"
 MAX_PER_ADDRESS: Final = "max_connections_per_address"

@@ -11,7 +11,7 @@ from typing import Final
 
 from protocols import metrics
 from protocols.addresses import network_of
-from protocols.trusted import TrustedPeers
+from protocols.trusted_peers import TrustedPeers
 
 MAX_IN_ALL: Final = "max_body_bytes_in_all"
 MAX_PER_ADDRESS: Final = "max_body_bytes_per_address"

@@ -16,10 +16,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, Protocol, cast
 
 from protocols.asgi import Application, Event, Scope, Send
-from protocols.log_limit import PeerLog
+from protocols.eager_handlers import StandIn
+from protocols.log_lines import PeerLog
 from protocols.masking import printable as printable
 from protocols.masking import redact_path
-from protocols.stand_in import StandIn
 
 peer_log = PeerLog("gateway.runner")
 

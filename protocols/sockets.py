@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from protocols import tls
-from protocols.entrance import Entrance
+from protocols.handshake import Entrance
 from protocols.server import Listener
 
 BACKLOG: Final = 4096

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from protocols.log_limit import log_shares
+from protocols.log_lines import log_shares
 
 # In the order in which they import each other: pytest rewrites the assertions of a module when it is first imported.
 pytest_plugins = [

@@ -24,7 +24,7 @@ from devices.refusals import MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
 from gateway.generic.mqtt import AsyncMqttConsumer, Reject, topic
 from protocols.asgi import Event
-from protocols.log_limit import LogLimit
+from protocols.log_lines import LogLimit
 
 logger = logging.getLogger("gateway.devices")
 

@@ -14,7 +14,7 @@ from devices.credentials import Identity
 from devices.refusals import RefusedError
 from gateway.exceptions import Reject
 from protocols.asgi import Scope
-from protocols.log_limit import PeerLog
+from protocols.log_lines import PeerLog
 from protocols.runner import describe
 
 peer_log = PeerLog("gateway.devices")

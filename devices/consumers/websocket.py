@@ -24,7 +24,7 @@ from devices.refusals import MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
 from gateway.generic.websocket import AsyncWebsocketConsumer
 from protocols.asgi import Event
-from protocols.log_limit import PeerLog
+from protocols.log_lines import PeerLog
 
 peer_log = PeerLog("gateway.devices")
 

@@ -17,7 +17,7 @@ from devices.writers.base import (
     DatabaseReplacedError,
     UnknownKeyError,
 )
-from protocols.sqlite import DatabaseFile, Identity, RowsStatement, execute_with_rows
+from protocols.durable_sqlite import DatabaseFile, Identity, RowsStatement, execute_with_rows
 
 BUSY_TIMEOUT_S: Final = 2.0
 """How long one attempt waits for a lock. devices.ingest tries again for ever, and says so in the meantime."""

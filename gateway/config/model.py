@@ -14,7 +14,7 @@ from redis.connection import parse_url as redis_url
 from gateway.layers.url import channel_layers_from_url
 from protocols.sockets import parse_bind
 from protocols.tls import TlsOptions
-from protocols.trusted import TrustedPeers
+from protocols.trusted_peers import TrustedPeers
 
 DATABASE_SCHEMES: Final = ("sqlite", "postgresql")
 

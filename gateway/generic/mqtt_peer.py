@@ -8,8 +8,8 @@ from gateway.exceptions import InvalidChannelLayerError, Reject
 from gateway.metrics import consumer_sends_after_close, mqtt_refusals
 from gateway.topics import TopicTable, is_topic_handler
 from protocols.asgi import Event
-from protocols.log_limit import Peer, PeerLog
-from protocols.mqtt.topics import is_status_topic
+from protocols.log_lines import Peer, PeerLog
+from protocols.mqtt.codec.topic_rules import is_status_topic
 from protocols.runner import describe
 
 logger = logging.getLogger("gateway.mqtt")

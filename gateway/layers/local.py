@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from gateway.layers.base import NOBODY, Deliver, GroupSendResult, LayerEvent, Message
 from gateway.layers.drops import EXPIRED, FAILED, FULL, GONE, DropLog
 from gateway.metrics import layer_delivered
-from protocols.log_limit import PeerLog
+from protocols.log_lines import PeerLog
 
 peer_log = PeerLog("gateway.layer")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db.backends.sqlite3 import base
 
-from protocols.sqlite import Identity, identity_of, note_log, set_aside_log
+from protocols.durable_sqlite import Identity, identity_of, note_log, set_aside_log
 
 
 class DatabaseWrapper(base.DatabaseWrapper):

@@ -7,13 +7,13 @@ from typing import Any, Final
 
 from protocols.asgi import Application
 from protocols.bridge import metrics
-from protocols.bridge.exchange import Ending, Exchange
+from protocols.bridge.application_link import Ending, Exchange
 from protocols.bridge.options import BridgeOptions
-from protocols.bridge.outgoing import Outgoing
+from protocols.bridge.spool import Outgoing
 from protocols.bridge.upstream import Upstream, UpstreamError, UpstreamMessage, Welcome
-from protocols.log_limit import PeerLog
-from protocols.mqtt.broker import Broker
-from protocols.mqtt.committer import Committer
+from protocols.log_lines import PeerLog
+from protocols.mqtt.broker.broker import Broker
+from protocols.mqtt.storage.committer import Committer
 from protocols.runner import printable
 
 logger = logging.getLogger("gateway.bridge")

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from protocols.bridge.rules import ReceiveRule, SendRule, looping
+from protocols.bridge.topic_map import ReceiveRule, SendRule, looping
 
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Final
 from protocols.asgi import Application
 from protocols.bridge.bridge import Bridge
 from protocols.bridge.options import BridgeOptions
-from protocols.mqtt.broker import Broker
+from protocols.mqtt.broker.broker import Broker
+from protocols.mqtt.broker.store import MemoryRetainedStore, MemorySessionStore
 from protocols.mqtt.options import BrokerLimits, MqttOptions
 from protocols.mqtt.server import MqttServer
-from protocols.mqtt.store import MemoryRetainedStore, MemorySessionStore
 from protocols.server import Listener, ProtocolServer, Tunnel
 
 IDENTITY_FILE: Final = "bridge_id"

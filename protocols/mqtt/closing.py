@@ -3,13 +3,22 @@
 from typing import Final
 
 from protocols.asgi import Event
-from protocols.mqtt.authentication import AuthenticationReceiver
-from protocols.mqtt.broker import Broker
+from protocols.mqtt.auth_exchange import AuthenticationReceiver
+from protocols.mqtt.broker.broker import Broker
+from protocols.mqtt.codec.packets import (
+    MQTT_5_0,
+    ConnAck,
+    Connect,
+    Disconnect,
+    PacketType,
+    Properties,
+    ReasonCode,
+    Will,
+)
+from protocols.mqtt.codec.reason_codes import sendable
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.output import Wire
-from protocols.mqtt.packets import MQTT_5_0, ConnAck, Connect, Disconnect, PacketType, Properties, ReasonCode, Will
-from protocols.mqtt.reason_codes import sendable
+from protocols.mqtt.packet_writer import Wire
 from protocols.mqtt.states import End, State
 from protocols.mqtt.trace import Tap
 

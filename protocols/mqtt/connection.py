@@ -15,18 +15,13 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
 from protocols.asgi import Event
-from protocols.mqtt.aliases import OutboundAliases
-from protocols.mqtt.authentication import DATA, Turn
-from protocols.mqtt.broker import Broker
+from protocols.mqtt.auth_exchange import DATA, Turn
+from protocols.mqtt.broker.broker import Broker
+from protocols.mqtt.broker.owners import NOBODY
 from protocols.mqtt.closing import NEVER, Closing
-from protocols.mqtt.codec import Decoder, encode
-from protocols.mqtt.errors import MqttError, ProtocolError, UnsupportedProtocolVersionError
-from protocols.mqtt.message import Message
-from protocols.mqtt.negotiation import UNLIMITED, agree, check_connect, with_assigned_client_id
-from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.output import Wire
-from protocols.mqtt.owners import NOBODY
-from protocols.mqtt.packets import (
+from protocols.mqtt.codec.decoder import Decoder, encode
+from protocols.mqtt.codec.errors import MqttError, ProtocolError, UnsupportedProtocolVersionError
+from protocols.mqtt.codec.packets import (
     MQTT_5_0,
     Auth,
     ConnAck,
@@ -43,9 +38,14 @@ from protocols.mqtt.packets import (
     Subscribe,
     Unsubscribe,
 )
-from protocols.mqtt.reason_codes import sendable
+from protocols.mqtt.codec.reason_codes import sendable
+from protocols.mqtt.message import Message
+from protocols.mqtt.negotiation import UNLIMITED, agree, check_connect, with_assigned_client_id
+from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.packet_writer import Wire
+from protocols.mqtt.pending_requests import SubscribeReceiver
 from protocols.mqtt.states import End, State
-from protocols.mqtt.subscribing import SubscribeReceiver
+from protocols.mqtt.topic_aliases import OutboundAliases
 from protocols.mqtt.trace import Tap, TracedDecoder, TracedDrops, TracedOutput
 from protocols.mqtt.traffic import Counts
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from protocols.mqtt.packets import Auth, Connect, Packet, PacketType, Properties, Subscription, Will
+from protocols.mqtt.codec.packets import Auth, Connect, Packet, PacketType, Properties, Subscription, Will
 
 HIDDEN: Final = "***"
 _SECRETS: Final = frozenset({"username", "password", "authentication_data"})

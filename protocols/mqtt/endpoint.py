@@ -13,13 +13,13 @@ from protocols import metrics
 from protocols.addresses import network_of
 from protocols.admission import MAX_RATE, MAX_RATE_OF_ADDRESS
 from protocols.asgi import Event
-from protocols.log_limit import Peer, PeerLog
+from protocols.log_lines import Peer, PeerLog
 from protocols.mqtt.closing import NEVER
+from protocols.mqtt.codec.packets import ReasonCode
 from protocols.mqtt.description import describe, kind
-from protocols.mqtt.hub import Site
-from protocols.mqtt.packets import ReasonCode
 from protocols.mqtt.reading import CONGESTED, UNANSWERED
 from protocols.mqtt.scope import mqtt_scope
+from protocols.mqtt.server_state import Site
 from protocols.mqtt.states import End, State
 from protocols.mqtt.trace import Tap
 from protocols.mqtt.traffic import Counts

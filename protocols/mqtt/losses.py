@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from heapq import nlargest
 from typing import Final
 
-from protocols.mqtt.broker import Broker
-from protocols.mqtt.session import Session
+from protocols.mqtt.broker.broker import Broker
+from protocols.mqtt.broker.session import Session
 from protocols.runner import printable
 
 logger = logging.getLogger("gateway.mqtt")

@@ -3,13 +3,13 @@
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from protocols.mqtt.codec import EncodedPublish, prepare_publish
-from protocols.mqtt.packets import MQTT_5_0, Properties
-from protocols.mqtt.properties import size_bytes as properties_size
-from protocols.mqtt.topics import validate_topic_name
+from protocols.mqtt.codec.decoder import EncodedPublish, prepare_publish
+from protocols.mqtt.codec.packets import MQTT_5_0, Properties
+from protocols.mqtt.codec.properties import size_bytes as properties_size
+from protocols.mqtt.codec.topic_rules import validate_topic_name
 
 if TYPE_CHECKING:
-    from protocols.mqtt.owners import Owner
+    from protocols.mqtt.broker.owners import Owner
 
 _NOT_FORWARDED = ("topic_alias", "subscription_identifier", "will_delay_interval")
 

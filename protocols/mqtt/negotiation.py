@@ -6,9 +6,9 @@ from typing import Any, Final
 import msgspec
 
 from protocols.asgi import Event
-from protocols.mqtt.errors import ProtocolError
+from protocols.mqtt.codec.errors import ProtocolError
+from protocols.mqtt.codec.packets import MQTT_3_1, MQTT_5_0, Connect, Properties, ReasonCode, Will
 from protocols.mqtt.options import NEVER_EXPIRES, MqttOptions
-from protocols.mqtt.packets import MQTT_3_1, MQTT_5_0, Connect, Properties, ReasonCode, Will
 
 UNLIMITED: Final = 0xFFFF_FFFF
 _RECEIVE_MAXIMUM_DEFAULT: Final = 65_535

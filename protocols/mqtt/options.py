@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from protocols.mqtt.wire import MAX_VARIABLE
+from protocols.mqtt.codec.primitives import MAX_VARIABLE
 
 LEVELS_PER_RETAINED: Final = 10
 """How many levels, on average, the topics of as many retained messages as there may be can have of their own. It bounds

@@ -4,10 +4,10 @@ import asyncio
 from typing import Final, cast
 
 from protocols import metrics
+from protocols.mqtt.codec.packets import ReasonCode
 from protocols.mqtt.connection import Connection
-from protocols.mqtt.hub import Hub, Site
-from protocols.mqtt.packets import ReasonCode
 from protocols.mqtt.rate import Rate
+from protocols.mqtt.server_state import Hub, Site
 
 # The reasons, as bits of `Reading._unread`.
 INBOX_FULL: Final = 1

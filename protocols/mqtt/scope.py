@@ -4,9 +4,9 @@ import asyncio
 from typing import Any
 
 from protocols.asgi import ASGI_VERSION, MQTT_SPEC_VERSION, Scope
-from protocols.mqtt.authentication import DATA
-from protocols.mqtt.hub import Site
-from protocols.mqtt.packets import Connect, Properties, Will
+from protocols.mqtt.auth_exchange import DATA
+from protocols.mqtt.codec.packets import Connect, Properties, Will
+from protocols.mqtt.server_state import Site
 from protocols.sockets import server_address, tls_extension
 
 

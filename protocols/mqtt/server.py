@@ -20,17 +20,17 @@ from typing import Any, ClassVar
 
 from protocols.asgi import Application
 from protocols.commands import Command
-from protocols.mqtt.broker import Broker
-from protocols.mqtt.committer import Committer
+from protocols.mqtt.broker.broker import Broker
+from protocols.mqtt.broker.store import MemoryRetainedStore, MemorySessionStore
+from protocols.mqtt.codec.packets import Properties
 from protocols.mqtt.endpoint import Endpoint
-from protocols.mqtt.hub import Hub, Site
-from protocols.mqtt.inspection import Inspection
-from protocols.mqtt.journal import Journal
+from protocols.mqtt.operator_commands import Inspection
 from protocols.mqtt.options import BrokerLimits, MqttOptions
-from protocols.mqtt.packets import Properties
-from protocols.mqtt.restoring import Clock, Restoring
-from protocols.mqtt.store import MemoryRetainedStore, MemorySessionStore
-from protocols.mqtt.stores.base import Store
+from protocols.mqtt.recovery import Clock, Restoring
+from protocols.mqtt.server_state import Hub, Site
+from protocols.mqtt.storage.base import Store
+from protocols.mqtt.storage.committer import Committer
+from protocols.mqtt.storage.journal import Journal
 from protocols.mqtt.trace import Trace
 from protocols.server import Listener, ProtocolServer, Tunnel
 from protocols.sockets import Listening, listen_at_all

@@ -4,7 +4,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from protocols.asgi import Event
-from protocols.mqtt.packets import Properties
+from protocols.mqtt.codec.packets import Properties
 
 
 class State(Enum):

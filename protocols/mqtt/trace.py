@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from protocols import metrics
-from protocols.mqtt.codec import Decoder
+from protocols.mqtt.codec.decoder import Decoder
+from protocols.mqtt.codec.errors import MqttError
+from protocols.mqtt.codec.packets import Packet
+from protocols.mqtt.codec.primitives import MAX_VARIABLE
 from protocols.mqtt.description import describe, kind
-from protocols.mqtt.errors import MqttError
-from protocols.mqtt.packets import Packet
-from protocols.mqtt.wire import MAX_VARIABLE
 
 CAPACITY: Final = 1_000
 """Events that wait for the reader of a trace."""

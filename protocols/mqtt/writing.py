@@ -6,10 +6,10 @@ from typing import Final
 
 from protocols.asgi import Event
 from protocols.mqtt.closing import NEVER
+from protocols.mqtt.commit_gate import HeldOutput
 from protocols.mqtt.connection import Connection
-from protocols.mqtt.held_output import HeldOutput
-from protocols.mqtt.hub import Site
 from protocols.mqtt.reading import NOT_WRITABLE, UNCOMMITTED, Reading
+from protocols.mqtt.server_state import Site
 
 _LINGERING: Final = frozenset({"protocol_error", "application", "operator"})
 """The ends by which we interrupt the client."""

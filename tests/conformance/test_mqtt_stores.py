@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from protocols.mqtt.stores import redis as redis_store
-from protocols.mqtt.stores import sqlite as sqlite_store
-from protocols.mqtt.stores.base import (
+from protocols.durable_sqlite import DatabaseFile
+from protocols.mqtt.storage import redis as redis_store
+from protocols.mqtt.storage import sqlite as sqlite_store
+from protocols.mqtt.storage.base import (
     DELIVERIES,
     KINDS,
     MESSAGES,
@@ -35,10 +36,9 @@ from protocols.mqtt.stores.base import (
     StoreTakenError,
     SubscriptionRow,
 )
-from protocols.mqtt.stores.memory import MemoryStore
-from protocols.mqtt.stores.redis import RedisStore
-from protocols.mqtt.stores.sqlite import SqliteStore
-from protocols.sqlite import DatabaseFile
+from protocols.mqtt.storage.memory import MemoryStore
+from protocols.mqtt.storage.redis import RedisStore
+from protocols.mqtt.storage.sqlite import SqliteStore
 from tests.support.redis import RedisServer
 
 OpenStore = Callable[[], Store]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from protocols.amqtt_broker.options import AmqttOptions
-from protocols.amqtt_broker.server import AmqttServer
+from protocols.amqtt.options import AmqttOptions
+from protocols.amqtt.server import AmqttServer
 from protocols.asgi import Application, Event, Receive, Scope, Send
 from protocols.http import HttpOptions, HttpServer
 from protocols.mqtt.server import MqttOptions, MqttServer

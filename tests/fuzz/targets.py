@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from protocols.asgi import Event
-from protocols.mqtt.broker import Broker
-from protocols.mqtt.codec import Decoder, encode
-from protocols.mqtt.connection import MAX_HELD_BYTES, Connection
-from protocols.mqtt.errors import MqttError
-from protocols.mqtt.options import BrokerLimits, MqttOptions
-from protocols.mqtt.packets import (
+from protocols.mqtt.broker.broker import Broker
+from protocols.mqtt.broker.store import MemoryRetainedStore, MemorySessionStore
+from protocols.mqtt.codec.decoder import Decoder, encode
+from protocols.mqtt.codec.errors import MqttError
+from protocols.mqtt.codec.packets import (
     Auth,
     ConnAck,
     Connect,
@@ -32,9 +31,10 @@ from protocols.mqtt.packets import (
     Unsubscribe,
     Will,
 )
-from protocols.mqtt.publishing import MAX_PENDING_BYTES
+from protocols.mqtt.connection import MAX_HELD_BYTES, Connection
+from protocols.mqtt.inbound_publishes import MAX_PENDING_BYTES
+from protocols.mqtt.options import BrokerLimits, MqttOptions
 from protocols.mqtt.states import State
-from protocols.mqtt.store import MemoryRetainedStore, MemorySessionStore
 from protocols.mqtt.trace import Tap, Trace
 
 MAX_PACKET_BYTES: Final = 2_048

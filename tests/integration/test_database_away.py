@@ -22,7 +22,7 @@ import pytest
 from websockets.asyncio.client import connect as connect_websocket
 
 from devices.ingest import MAX_WAITING
-from protocols.mqtt.packets import Connect, PubAck, Publish
+from protocols.mqtt.codec.packets import Connect, PubAck, Publish
 from tests.integration.mqtt.raw_client import RawClient
 from tests.support.fleet import FleetDevice, add_devices
 from tests.support.postgres import PostgresServer

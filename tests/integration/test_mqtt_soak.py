@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from protocols.mqtt.packets import (
+from protocols.mqtt.codec.packets import (
     Disconnect,
     PingReq,
     PingResp,

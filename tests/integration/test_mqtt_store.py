@@ -8,7 +8,7 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from protocols.mqtt.stores.sqlite import MIGRATIONS
+from protocols.mqtt.storage.sqlite import MIGRATIONS
 from tests.support.redis import RedisServer
 from tests.support.serving import Serving
 

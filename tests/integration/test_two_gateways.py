@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from protocols.mqtt.packets import Disconnect, PubAck, Publish
+from protocols.mqtt.codec.packets import Disconnect, PubAck, Publish
 from tests.integration.mqtt.raw_client import RawClient
 from tests.support.administrator import Administrator
 from tests.support.fleet import FleetDevice, add_devices

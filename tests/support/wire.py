@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from protocols.asgi import Application, Event, Receive, Scope, Send
-from protocols.connections import Connections
-from protocols.http_connection import HttpConnection
-from protocols.http_options import HttpOptions, Site
+from protocols.http.connection import HttpConnection
+from protocols.http.connections import Connections
+from protocols.http.options import HttpOptions, Site
 from protocols.server import Tunnel
 
 

@@ -1,4 +1,4 @@
-"""Every line that a peer can cause goes through its share of the log (protocols.log_limit.PeerLog)."""
+"""Every line that a peer can cause goes through its share of the log (protocols.log_lines.PeerLog)."""
 
 import ast
 from collections.abc import Iterator
@@ -12,18 +12,18 @@ LIMITED: Final = {"peer_log", "_peers"}
 """What a `PeerLog` is called."""
 
 NOT_OF_PEERS: Final = {
-    "protocols/log_limit.py PeerLog.log": "this is the limit",
-    "protocols/log_limit.py PeerLog._summarise": "one a minute",
-    "protocols/http_connection.py HttpConnection.end_response": "the access log, which the operator asks for",
-    "protocols/entrance.py Entrance._accept": "no descriptor is free: one a second",
+    "protocols/log_lines.py PeerLog.log": "this is the limit",
+    "protocols/log_lines.py PeerLog._summarise": "one a minute",
+    "protocols/http/connection.py HttpConnection.end_response": "the access log, which the operator asks for",
+    "protocols/handshake.py Entrance._accept": "no descriptor is free: one a second",
     "protocols/tls.py ServerContext.reload": "an operator has renewed a certificate",
     "protocols/mqtt/server.py MqttServer._restore": "at the start",
     "protocols/mqtt/losses.py Losses.add": "one a minute for each bound",
-    "protocols/mqtt/committer.py Committer._failed": "once, when the process has lost its store",
-    "protocols/mqtt/committer.py Committer._tell_failure": "has a LogLimit",
-    "protocols/sqlite.py DatabaseFile._look_at_log": "has a LogLimit",
-    "protocols/sqlite.py set_aside_log": "the database file was replaced",
-    "protocols/mqtt/committer.py Committer._note_success": "once after each failure",
+    "protocols/mqtt/storage/committer.py Committer._failed": "once, when the process has lost its store",
+    "protocols/mqtt/storage/committer.py Committer._tell_failure": "has a LogLimit",
+    "protocols/durable_sqlite.py DatabaseFile._look_at_log": "has a LogLimit",
+    "protocols/durable_sqlite.py set_aside_log": "the database file was replaced",
+    "protocols/mqtt/storage/committer.py Committer._note_success": "once after each failure",
     "protocols/bridge/bridge.py Bridge._run": "waits longer and longer between attempts",
     "protocols/bridge/bridge.py Bridge._wait": "waits longer and longer between attempts",
     "protocols/bridge/bridge.py Bridge._use": "waits longer and longer between attempts",

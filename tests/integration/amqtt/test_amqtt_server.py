@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import pytest
 from amqtt.plugins.base import BaseAuthPlugin, BasePlugin
 
-from protocols.amqtt_broker.options import AmqttOptions
-from protocols.amqtt_broker.server import AmqttServer
+from protocols.amqtt.options import AmqttOptions
+from protocols.amqtt.server import AmqttServer
 from protocols.asgi import Application, Event, Receive, Scope, Send
 from protocols.server import Listener
 from tests.integration.mqtt.application import AcceptEverything

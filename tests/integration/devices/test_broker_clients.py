@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from protocols.mqtt.packets import Publish, Will
+from protocols.mqtt.codec.packets import Publish, Will
 from tests.integration.devices.conftest import Gateway, Watched, running
 from tests.integration.mqtt.raw_client import RawClient
 from tests.support.fleet import FleetDevice

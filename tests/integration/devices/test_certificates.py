@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from protocols.mqtt.codec import Decoder, encode
-from protocols.mqtt.packets import ConnAck, Connect, Disconnect, Packet
+from protocols.mqtt.codec.decoder import Decoder, encode
+from protocols.mqtt.codec.packets import ConnAck, Connect, Disconnect, Packet
 from tests.integration.devices.conftest import Gateway
 from tests.support.authority import Authority, fingerprint
 from tests.support.fleet import FleetDevice

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from protocols.log_limit import LINES_AT_ONCE
-from protocols.mqtt.codec import encode
-from protocols.mqtt.packets import Connect
+from protocols.log_lines import LINES_AT_ONCE
+from protocols.mqtt.codec.decoder import encode
+from protocols.mqtt.codec.packets import Connect
 from tests.integration.devices.conftest import Gateway, running
 from tests.integration.mqtt.waiting import until
 

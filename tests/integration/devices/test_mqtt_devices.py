@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from protocols.mqtt.packets import Connect, PubAck, Publish
+from protocols.mqtt.codec.packets import Connect, PubAck, Publish
 from tests.integration.devices.conftest import Gateway, Watched
 from tests.integration.mqtt.paho_client import PahoClient
 from tests.integration.mqtt.raw_client import RawClient

@@ -17,8 +17,8 @@ from websockets.asyncio.client import connect
 from devices.profiles import MAX_DEPTH
 from devices.profiles.thingsboard import MAX_POINTS
 from devices.refusals import MessageRefusal
-from protocols.mqtt.packets import Disconnect, PacketType, PubAck, PubComp, Publish, PubRec, PubRel
-from protocols.mqtt.reason_codes import sendable
+from protocols.mqtt.codec.packets import Disconnect, PacketType, PubAck, PubComp, Publish, PubRec, PubRel
+from protocols.mqtt.codec.reason_codes import sendable
 from tests.integration.devices.conftest import Gateway, Watched
 from tests.integration.devices.test_mqtt_devices import Clients
 from tests.integration.mqtt.raw_client import RawClient

@@ -3,8 +3,8 @@
 import asyncio
 from typing import Any, Self
 
-from protocols.mqtt.codec import Decoder, encode
-from protocols.mqtt.packets import ConnAck, Connect, Disconnect, Packet, SubAck, Subscribe, Subscription
+from protocols.mqtt.codec.decoder import Decoder, encode
+from protocols.mqtt.codec.packets import ConnAck, Connect, Disconnect, Packet, SubAck, Subscribe, Subscription
 from tests.integration.mqtt.waiting import DEADLINE_S
 
 

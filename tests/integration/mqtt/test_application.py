@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from protocols.asgi import Event, Receive, Scope, Send
-from protocols.mqtt.packets import (
+from protocols.mqtt.codec.packets import (
     ConnAck,
     Connect,
     Disconnect,

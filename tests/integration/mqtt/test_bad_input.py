@@ -2,8 +2,8 @@
 
 import pytest
 
-from protocols.mqtt.errors import UnsupportedProtocolVersionError
-from protocols.mqtt.packets import (
+from protocols.mqtt.codec.errors import UnsupportedProtocolVersionError
+from protocols.mqtt.codec.packets import (
     Auth,
     ConnAck,
     Connect,

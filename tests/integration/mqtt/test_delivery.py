@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocols.mqtt.packets import PubAck, PubComp, Publish, PubRec, PubRel
+from protocols.mqtt.codec.packets import PubAck, PubComp, Publish, PubRec, PubRel
 from tests.integration.mqtt.fixture_types import ConnectPaho, OpenRaw
 
 

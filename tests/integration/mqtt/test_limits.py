@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from protocols import metrics
-from protocols.log_limit import LINES_AT_ONCE
-from protocols.mqtt.codec import encode
-from protocols.mqtt.packets import Disconnect, PubAck, Publish
+from protocols.log_lines import LINES_AT_ONCE
+from protocols.mqtt.codec.decoder import encode
+from protocols.mqtt.codec.packets import Disconnect, PubAck, Publish
 from tests.integration.mqtt.application import AcceptEverything
 from tests.integration.mqtt.fixture_types import OpenRaw, Serve
 from tests.integration.mqtt.waiting import until

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from protocols.asgi import Event, Send
-from protocols.mqtt.packets import ConnAck, Disconnect, PubAck, Publish, SubAck, Subscribe, Subscription
+from protocols.mqtt.codec.packets import ConnAck, Disconnect, PubAck, Publish, SubAck, Subscribe, Subscription
 from tests.integration.mqtt.application import AcceptEverything
 from tests.integration.mqtt.fixture_types import OpenRaw, Serve
 from tests.integration.mqtt.raw_client import RawClient

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from protocols.mqtt.codec.packets import PubAck, Publish
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import PubAck, Publish
 from protocols.mqtt.server import MqttServer
 from protocols.server import Listener
 from tests.integration.mqtt.application import AcceptEverything

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.exceptions import Reject, StopConsumer
 from gateway.generic.mqtt import AsyncMqttConsumer, MqttConsumer
-from protocols.mqtt.packets import Disconnect, PubAck, Publish, PubRec
+from protocols.mqtt.codec.packets import Disconnect, PubAck, Publish, PubRec
 from tests.integration.mqtt.fixture_types import OpenRaw, Serve
 from tests.integration.mqtt.raw_client import RawClient
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.generic.mqtt import AsyncMqttConsumer, MqttConsumer
-from protocols.mqtt.packets import PubAck, Publish, SubAck, Subscribe, Subscription
+from protocols.mqtt.codec.packets import PubAck, Publish, SubAck, Subscribe, Subscription
 from tests.integration.mqtt.fixture_types import OpenRaw, Serve
 from tests.integration.mqtt.raw_client import RawClient
 

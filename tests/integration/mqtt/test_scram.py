@@ -13,7 +13,7 @@ from gateway.exceptions import Reject
 from gateway.generic.mqtt import AsyncMqttConsumer, MqttConsumer
 from gateway.generic.mqtt_authentication import Exchange
 from gateway.scram import METHOD, ScramCredentials, ScramServer
-from protocols.mqtt.packets import Auth, ConnAck, Connect, Packet, Properties, ReasonCode
+from protocols.mqtt.codec.packets import Auth, ConnAck, Connect, Packet, Properties, ReasonCode
 from tests.integration.mqtt.fixture_types import OpenRaw, Serve
 from tests.integration.mqtt.raw_client import RawClient
 from tests.integration.mqtt.waiting import DEADLINE_S

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from protocols.mqtt.packets import (
+from protocols.mqtt.codec.packets import (
     Disconnect,
     PubAck,
     PubComp,

@@ -3,8 +3,8 @@
 import asyncio
 
 from protocols.asgi import Event, Send
+from protocols.mqtt.codec.packets import Disconnect, PubAck, Publish, ReasonCode, Will
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import Disconnect, PubAck, Publish, ReasonCode, Will
 from protocols.mqtt.server import MqttServer
 from protocols.server import Listener
 from tests.integration.mqtt.application import AcceptEverything

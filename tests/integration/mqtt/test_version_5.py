@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocols.mqtt.packets import (
+from protocols.mqtt.codec.packets import (
     ConnAck,
     Connect,
     Disconnect,

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from protocols.asgi import Event, Receive, Scope, Send
-from protocols.mqtt.packets import Disconnect, Publish, ReasonCode, Will
+from protocols.mqtt.codec.packets import Disconnect, Publish, ReasonCode, Will
 from tests.integration.mqtt.application import AcceptEverything
 from tests.integration.mqtt.fixture_types import ConnectPaho, OpenRaw, Serve
 from tests.integration.mqtt.raw_client import RawClient

@@ -15,7 +15,7 @@ from gateway.management.commands import runworker
 from gateway.routing import ChannelNameRouter
 from gateway.worker import Worker
 from protocols.asgi import Application, Receive, Scope, Send
-from protocols.log_limit import LINES_AT_ONCE
+from protocols.log_lines import LINES_AT_ONCE
 
 
 class Prints(AsyncConsumer):

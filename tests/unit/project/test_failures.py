@@ -21,7 +21,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, path
 from gateway.logs import RefusedRequests
 from gateway.sqlite.base import create_private
 from project.sessions import SessionStore
-from protocols.log_limit import log_shares
+from protocols.log_lines import log_shares
 from tests.support.databases import configuration_of, default_database, settings_of, sqlite_settings
 
 HTML = "text/html,application/xhtml+xml,*/*;q=0.8"

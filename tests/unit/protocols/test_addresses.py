@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.addresses import parse_address, parse_network, parse_node
-from protocols.trusted import TrustedPeers
+from protocols.trusted_peers import TrustedPeers
 
 V4, V6 = "203.0.113.9", "2001:db8::7"
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.bytes_in_hand import UNCOUNTED_BYTES, BytesInHand, Holding
-from protocols.trusted import TrustedPeers
+from protocols.trusted_peers import TrustedPeers
 
 A, B, C = ("192.0.2.1", 1), ("192.0.2.2", 1), ("192.0.2.3", 1)
 

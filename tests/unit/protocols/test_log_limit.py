@@ -6,7 +6,7 @@ import logging
 import pytest
 from prometheus_client import REGISTRY
 
-from protocols.log_limit import (
+from protocols.log_lines import (
     LINE_INTERVAL_S,
     LINES_AT_ONCE,
     LINES_AT_ONCE_IN_ALL,

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from protocols.http_options import HttpOptions
+from protocols.http.options import HttpOptions
 from protocols.server import Tunnel
 from tests.support.wire import Client, Recorder, hello, masked
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from protocols import metrics
-from protocols.sqlite import (
+from protocols.durable_sqlite import (
     JOURNAL_SIZE_LIMIT,
     SET_ASIDE,
     WAL_WARNING_BYTES,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from protocols.asgi import Event, Receive, Scope, Send
+from protocols.eager_handlers import LONGEST_TURN
 from protocols.runner import ApplicationRun, Inbox
-from protocols.stand_in import LONGEST_TURN
 
 Handler = Callable[[Event], Awaitable[Any]]
 

@@ -12,7 +12,7 @@ from gateway.generic.websocket import AsyncWebsocketConsumer
 from gateway.layers import InMemoryChannelLayer
 from gateway.layers.base import LayerEvent
 from gateway.testing import ApplicationCommunicator, WebsocketCommunicator
-from protocols.log_limit import LINES_AT_ONCE
+from protocols.log_lines import LINES_AT_ONCE
 
 
 class TestGetHandlerName:

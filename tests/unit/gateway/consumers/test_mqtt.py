@@ -10,7 +10,7 @@ from gateway.exceptions import AcceptConnection, DenyConnection, Reject
 from gateway.generic.mqtt import AsyncMqttConsumer, MqttConsumer, topic
 from gateway.layers import InMemoryChannelLayer
 from gateway.testing import MqttCommunicator
-from protocols.log_limit import LINES_AT_ONCE
+from protocols.log_lines import LINES_AT_ONCE
 
 BOTH = pytest.mark.parametrize("base", [AsyncMqttConsumer, MqttConsumer], ids=["async", "sync"])
 

@@ -9,7 +9,7 @@ import pytest
 from gateway.config import ConfigError, load
 from gateway.config.show import render
 from protocols.bridge.options import BridgeOptions
-from protocols.bridge.rules import ReceiveRule, SendRule
+from protocols.bridge.topic_map import ReceiveRule, SendRule
 
 MQTT = '[[listeners]]\nprotocol = "mqtt"\nbind = "127.0.0.1:0"\n'
 BRIDGE = '[[listeners]]\nprotocol = "mqtt-bridge"\nurl = "mqtts://broker.example.org"\n'

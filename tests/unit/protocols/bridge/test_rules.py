@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.bridge.rules import ReceiveRule, SendRule, TopicMap, check_pattern, filter_of, looping, overlap
-from protocols.mqtt.topics import matches
+from protocols.bridge.topic_map import ReceiveRule, SendRule, TopicMap, check_pattern, filter_of, looping, overlap
+from protocols.mqtt.codec.topic_rules import matches
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.aiohttp_parsers import (
+from protocols.http.aiohttp_parsers import (
     _AIOHTTP,
     _OTHER_PROTOCOLS,
     _RULES,

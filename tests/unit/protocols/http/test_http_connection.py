@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from protocols.asgi import Receive, Scope, Send
-from protocols.http_options import PIPELINE_BYTES
+from protocols.http.options import PIPELINE_BYTES
 from protocols.runner import ClientDisconnectedError
 from tests.support.wire import Client, Recorder, hello, masked
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from protocols.aiohttp_parsers import RequestHead, RequestParser
-from protocols.http_request import Forwarding, http_scope, lowered, refusal_of, split_target, websocket_scope
+from protocols.http.aiohttp_parsers import RequestHead, RequestParser
+from protocols.http.request import Forwarding, http_scope, lowered, refusal_of, split_target, websocket_scope
 
 
 def parsed(line: bytes = b"GET / HTTP/1.1", *headers: bytes) -> RequestHead:

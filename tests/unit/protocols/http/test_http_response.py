@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocols.http_response import HeadEncoder, is_event_stream, plain_response
+from protocols.http.response import HeadEncoder, is_event_stream, plain_response
 
 Headers = list[tuple[bytes, bytes]]
 

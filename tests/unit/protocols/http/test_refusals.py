@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from protocols.admission import MAX_PER_ADDRESS as MAX_CONNECTIONS_PER_ADDRESS
-from protocols.aiohttp_parsers import BadRequestError
 from protocols.bytes_in_hand import MAX_IN_ALL, MAX_PER_ADDRESS
-from protocols.http_request import REFUSALS, Refusal
+from protocols.http.aiohttp_parsers import BadRequestError
+from protocols.http.request import REFUSALS, Refusal
 
 PROTOCOLS = Path(__file__).parents[4] / "protocols"
 MAKERS = (Refusal.__name__, BadRequestError.__name__)
@@ -19,7 +19,7 @@ MAKERS = (Refusal.__name__, BadRequestError.__name__)
 def made_in_the_code() -> set[str]:
     """The reasons with which the modules of the wire make refusals, as literals and as constants of other modules."""
     found = {MAX_IN_ALL, MAX_PER_ADDRESS, MAX_CONNECTIONS_PER_ADDRESS, "too_many_connections"}
-    for file in PROTOCOLS.glob("*.py"):
+    for file in PROTOCOLS.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in MAKERS:
                 constants = [each.value for each in ast.walk(node.args[0]) if isinstance(each, ast.Constant)]

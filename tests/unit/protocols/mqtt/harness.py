@@ -3,11 +3,10 @@
 from typing import Any
 
 from protocols.asgi import Event
-from protocols.mqtt.broker import Broker
-from protocols.mqtt.codec import Decoder, encode
-from protocols.mqtt.connection import Connection
-from protocols.mqtt.options import BrokerLimits, MqttOptions
-from protocols.mqtt.packets import (
+from protocols.mqtt.broker.broker import Broker
+from protocols.mqtt.broker.store import MemoryRetainedStore, MemorySessionStore
+from protocols.mqtt.codec.decoder import Decoder, encode
+from protocols.mqtt.codec.packets import (
     ConnAck,
     Connect,
     Disconnect,
@@ -21,7 +20,8 @@ from protocols.mqtt.packets import (
     Subscribe,
     Subscription,
 )
-from protocols.mqtt.store import MemoryRetainedStore, MemorySessionStore
+from protocols.mqtt.connection import Connection
+from protocols.mqtt.options import BrokerLimits, MqttOptions
 
 
 class World:

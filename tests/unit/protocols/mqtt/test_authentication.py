@@ -2,10 +2,10 @@
 
 import pytest
 
-from protocols.mqtt.codec import encode
+from protocols.mqtt.codec.decoder import encode
+from protocols.mqtt.codec.packets import Auth, ConnAck, Connect, Disconnect, PingReq, PingResp, Publish, ReasonCode
 from protocols.mqtt.connection import ANSWER_TIMEOUT_S
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import Auth, ConnAck, Connect, Disconnect, PingReq, PingResp, Publish, ReasonCode
 from tests.unit.protocols.mqtt.harness import Client, World
 
 METHOD = "SCRAM-SHA-256"

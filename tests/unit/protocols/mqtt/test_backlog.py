@@ -1,7 +1,7 @@
 """What waits for all clients of a broker together is bounded, and what has gone leaves its room."""
 
+from protocols.mqtt.codec.packets import Publish
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import Publish
 from tests.unit.protocols.mqtt.harness import World
 
 PAYLOAD = bytes(1_000)

@@ -7,9 +7,9 @@ from typing import Final
 import pytest
 
 import protocols.mqtt
-from protocols.mqtt import packets
-from protocols.mqtt.packets import PacketType
-from protocols.mqtt.properties import PROPERTIES, WILL
+from protocols.mqtt.codec import packets
+from protocols.mqtt.codec.packets import PacketType
+from protocols.mqtt.codec.properties import PROPERTIES, WILL
 
 CODEC: Final = {"codec", "decoding", "description", "encoding", "packets", "properties", "reason_codes", "wire"}
 """Modules that write and read what they do not use."""

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from protocols.mqtt.codec import Decoder, encode, encode_success, prepare_publish
-from protocols.mqtt.errors import (
+from protocols.mqtt.codec.decoder import Decoder, encode, encode_success, prepare_publish
+from protocols.mqtt.codec.errors import (
     EncodeError,
     MalformedPacketError,
     MqttError,
@@ -13,7 +13,7 @@ from protocols.mqtt.errors import (
     ProtocolError,
     UnsupportedProtocolVersionError,
 )
-from protocols.mqtt.packets import (
+from protocols.mqtt.codec.packets import (
     Auth,
     ConnAck,
     Connect,

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from protocols.mqtt.codec import PROPERTIES, Decoder, encode, prepare_publish
-from protocols.mqtt.errors import MqttError
-from protocols.mqtt.packets import (
+from protocols.mqtt.codec.decoder import PROPERTIES, Decoder, encode, prepare_publish
+from protocols.mqtt.codec.errors import MqttError
+from protocols.mqtt.codec.packets import (
     Auth,
     ConnAck,
     Connect,
@@ -28,8 +28,8 @@ from protocols.mqtt.packets import (
     Unsubscribe,
     Will,
 )
-from protocols.mqtt.properties import WILL, Kind, Property
-from protocols.mqtt.reason_codes import REASON_CODES
+from protocols.mqtt.codec.properties import WILL, Kind, Property
+from protocols.mqtt.codec.reason_codes import REASON_CODES
 from tests.unit.protocols.mqtt.vectors import INVALID, VALID
 
 MAX_PACKET_BYTES = 1_000_000

@@ -9,10 +9,7 @@ from typing import Any
 import pytest
 
 from protocols import metrics
-from protocols.mqtt.committer import Committer
-from protocols.mqtt.journal import Journal
-from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import (
+from protocols.mqtt.codec.packets import (
     ConnAck,
     Connect,
     Disconnect,
@@ -26,9 +23,12 @@ from protocols.mqtt.packets import (
     Subscribe,
     Subscription,
 )
+from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.server import MqttServer
-from protocols.mqtt.stores.base import Changes, StoreError, StoreTakenError
-from protocols.mqtt.stores.memory import MemoryStore
+from protocols.mqtt.storage.base import Changes, StoreError, StoreTakenError
+from protocols.mqtt.storage.committer import Committer
+from protocols.mqtt.storage.journal import Journal
+from protocols.mqtt.storage.memory import MemoryStore
 from protocols.server import Listener
 from tests.unit.protocols.mqtt.test_server import Client, broker, until
 

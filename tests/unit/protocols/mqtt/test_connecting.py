@@ -2,9 +2,7 @@
 
 import pytest
 
-from protocols.mqtt.connection import MAX_HELD_BYTES
-from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import (
+from protocols.mqtt.codec.packets import (
     ConnAck,
     Connect,
     Disconnect,
@@ -14,6 +12,8 @@ from protocols.mqtt.packets import (
     ReasonCode,
     Will,
 )
+from protocols.mqtt.connection import MAX_HELD_BYTES
+from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.states import State
 from tests.unit.protocols.mqtt.harness import World
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from protocols.mqtt.codec.packets import ConnAck, Connect, Packet, PubAck, PubComp, Publish, PubRec, PubRel, ReasonCode
 from protocols.mqtt.options import NEVER_EXPIRES, MqttOptions
-from protocols.mqtt.packets import ConnAck, Connect, Packet, PubAck, PubComp, Publish, PubRec, PubRel, ReasonCode
 from tests.unit.protocols.mqtt.harness import Client, World
 
 KEEP = {"session_expiry_interval": 1_000}

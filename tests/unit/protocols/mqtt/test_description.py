@@ -2,8 +2,7 @@
 
 import pytest
 
-from protocols.mqtt.description import describe, kind
-from protocols.mqtt.packets import (
+from protocols.mqtt.codec.packets import (
     Auth,
     ConnAck,
     Connect,
@@ -16,6 +15,7 @@ from protocols.mqtt.packets import (
     Subscription,
     Will,
 )
+from protocols.mqtt.description import describe, kind
 from tests.unit.protocols.mqtt.vectors import VALID, Vector
 
 

@@ -7,13 +7,10 @@ from typing import Any
 import pytest
 
 from protocols.asgi import Event, Receive, Scope, Send
-from protocols.mqtt.broker import Broker
-from protocols.mqtt.codec import Decoder, encode
-from protocols.mqtt.endpoint import Endpoint
-from protocols.mqtt.hub import Hub, Site
-from protocols.mqtt.message import Message
-from protocols.mqtt.options import BrokerLimits, MqttOptions
-from protocols.mqtt.packets import (
+from protocols.mqtt.broker.broker import Broker
+from protocols.mqtt.broker.store import MemoryRetainedStore, MemorySessionStore
+from protocols.mqtt.codec.decoder import Decoder, encode
+from protocols.mqtt.codec.packets import (
     Auth,
     Connect,
     Disconnect,
@@ -24,7 +21,10 @@ from protocols.mqtt.packets import (
     Subscribe,
     Subscription,
 )
-from protocols.mqtt.store import MemoryRetainedStore, MemorySessionStore
+from protocols.mqtt.endpoint import Endpoint
+from protocols.mqtt.message import Message
+from protocols.mqtt.options import BrokerLimits, MqttOptions
+from protocols.mqtt.server_state import Hub, Site
 from tests.support.wire import FakeTransport
 from tests.unit.protocols.mqtt.test_server import answer, broker, until
 

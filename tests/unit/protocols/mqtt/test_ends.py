@@ -2,10 +2,8 @@
 
 import pytest
 
-from protocols.mqtt.codec import encode
-from protocols.mqtt.connection import ANSWER_TIMEOUT_S
-from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import (
+from protocols.mqtt.codec.decoder import encode
+from protocols.mqtt.codec.packets import (
     ConnAck,
     Connect,
     Disconnect,
@@ -15,6 +13,8 @@ from protocols.mqtt.packets import (
     Publish,
     ReasonCode,
 )
+from protocols.mqtt.connection import ANSWER_TIMEOUT_S
+from protocols.mqtt.options import MqttOptions
 from tests.unit.protocols.mqtt.harness import World
 
 

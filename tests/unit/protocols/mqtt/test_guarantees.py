@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocols.mqtt.codec.packets import Packet, PubAck, PubComp, Publish, PubRec, PubRel
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import Packet, PubAck, PubComp, Publish, PubRec, PubRel
 from tests.unit.protocols.mqtt.harness import Client, World
 
 KEEP: dict[str, Any] = {"session_expiry_interval": 1_000}

@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from protocols.mqtt.broker import Broker
-from protocols.mqtt.journal import Journal
-from protocols.mqtt.options import NEVER_EXPIRES, BrokerLimits, MqttOptions
-from protocols.mqtt.owners import size_of_subscription
-from protocols.mqtt.packets import (
+from protocols.mqtt.broker.broker import Broker
+from protocols.mqtt.broker.owners import size_of_subscription
+from protocols.mqtt.broker.store import MemoryRetainedStore, MemorySessionStore
+from protocols.mqtt.codec.packets import (
     ConnAck,
     Connect,
     Packet,
@@ -25,10 +24,11 @@ from protocols.mqtt.packets import (
     Unsubscribe,
     Will,
 )
-from protocols.mqtt.restoring import Clock, Restoring
-from protocols.mqtt.store import MemoryRetainedStore, MemorySessionStore
-from protocols.mqtt.stores.base import KINDS, Changes
-from protocols.mqtt.stores.memory import MemoryStore
+from protocols.mqtt.options import NEVER_EXPIRES, BrokerLimits, MqttOptions
+from protocols.mqtt.recovery import Clock, Restoring
+from protocols.mqtt.storage.base import KINDS, Changes
+from protocols.mqtt.storage.journal import Journal
+from protocols.mqtt.storage.memory import MemoryStore
 from tests.unit.protocols.mqtt.harness import Client, World
 
 HOUR_S = 3_600

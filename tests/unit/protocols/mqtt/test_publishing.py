@@ -6,8 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import (
+from protocols.mqtt.codec.packets import (
     Connect,
     Disconnect,
     PubAck,
@@ -19,8 +18,9 @@ from protocols.mqtt.packets import (
     Subscribe,
     Subscription,
 )
-from protocols.mqtt.publishing import MAX_PENDING_BYTES
-from protocols.mqtt.subscribing import MAX_PENDING_ANSWERS
+from protocols.mqtt.inbound_publishes import MAX_PENDING_BYTES
+from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.pending_requests import MAX_PENDING_ANSWERS
 from tests.unit.protocols.mqtt.harness import Client, World
 
 

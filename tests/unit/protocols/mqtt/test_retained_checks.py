@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from protocols.asgi import Event
+from protocols.mqtt.codec.packets import SubAck, Subscribe, Subscription, Unsubscribe
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import SubAck, Subscribe, Subscription, Unsubscribe
-from protocols.mqtt.retained import MAX_ASKED
+from protocols.mqtt.retained_queries import MAX_ASKED
 from protocols.mqtt.trace import Tap, Trace
 from tests.unit.protocols.mqtt.harness import Client, World
 

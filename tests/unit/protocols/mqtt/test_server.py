@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 import pytest
 
 from protocols.asgi import Application, Event, Receive, Scope, Send
-from protocols.mqtt.codec import Decoder, encode
-from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import (
+from protocols.mqtt.codec.decoder import Decoder, encode
+from protocols.mqtt.codec.packets import (
     ConnAck,
     Connect,
     Disconnect,
@@ -26,6 +25,7 @@ from protocols.mqtt.packets import (
     Subscription,
     Will,
 )
+from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.server import MqttServer
 from protocols.server import Listener
 

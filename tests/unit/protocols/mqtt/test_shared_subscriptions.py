@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocols.mqtt.packets import PubAck, Publish, Unsubscribe
+from protocols.mqtt.codec.packets import PubAck, Publish, Unsubscribe
 from tests.unit.protocols.mqtt.harness import Client, World
 
 

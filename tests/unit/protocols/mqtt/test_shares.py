@@ -10,10 +10,10 @@ from typing import Final
 import pytest
 
 from protocols.admission import RATE_SHARE, Admission
-from protocols.entrance import Entrance, RefusedError
+from protocols.handshake import Entrance, RefusedError
+from protocols.mqtt.broker.owners import size_of_subscription
+from protocols.mqtt.codec.packets import ConnAck, Connect, PubAck, Publish, PubRec, ReasonCode, SubAck, Will
 from protocols.mqtt.options import LEVELS_PER_RETAINED, BrokerLimits, MqttOptions
-from protocols.mqtt.owners import size_of_subscription
-from protocols.mqtt.packets import ConnAck, Connect, PubAck, Publish, PubRec, ReasonCode, SubAck, Will
 from protocols.server import ENTRY_POINT_GROUP, Listener, load_protocol
 from tests.unit.protocols.mqtt.harness import Client, World
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from protocols.mqtt.codec import encode
+from protocols.mqtt.codec.decoder import encode
+from protocols.mqtt.codec.packets import PingReq, Publish, Subscribe, Subscription, Unsubscribe
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import PingReq, Publish, Subscribe, Subscription, Unsubscribe
 from tests.unit.protocols.mqtt.harness import Client, World
 
 DRIP_S = 5.0

@@ -2,8 +2,7 @@
 
 import pytest
 
-from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import (
+from protocols.mqtt.codec.packets import (
     MQTT_3_1_1,
     MQTT_5_0,
     ConnAck,
@@ -25,6 +24,7 @@ from protocols.mqtt.packets import (
     Unsubscribe,
     Will,
 )
+from protocols.mqtt.options import MqttOptions
 from tests.unit.protocols.mqtt.harness import Client, World
 
 BOTH = pytest.mark.parametrize("version", [MQTT_3_1_1, MQTT_5_0])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from protocols.mqtt.packets import Publish
-from protocols.mqtt.status import Load, StatusTopics
+from protocols.mqtt.codec.packets import Publish
+from protocols.mqtt.sys_topics import Load, StatusTopics
 from protocols.mqtt.traffic import Traffic
 from tests.unit.protocols.mqtt.harness import Client, World
 

@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
+from protocols.mqtt.broker.session import Session
+from protocols.mqtt.broker.store import MemoryRetainedStore, MemorySessionStore, RetainedStore, SessionStore
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.session import Session
-from protocols.mqtt.store import MemoryRetainedStore, MemorySessionStore, RetainedStore, SessionStore
 
 
 def session(client_id: str) -> Session:

@@ -2,8 +2,7 @@
 
 import pytest
 
-from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import (
+from protocols.mqtt.codec.packets import (
     Disconnect,
     Publish,
     ReasonCode,
@@ -13,6 +12,7 @@ from protocols.mqtt.packets import (
     UnsubAck,
     Unsubscribe,
 )
+from protocols.mqtt.options import MqttOptions
 from tests.unit.protocols.mqtt.harness import Client, World
 
 

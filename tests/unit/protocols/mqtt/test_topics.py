@@ -5,16 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from protocols.mqtt.errors import InvalidTopicError
-from protocols.mqtt.packets import ReasonCode
-from protocols.mqtt.topics import (
-    RetainedTree,
-    TopicTree,
-    matches,
-    split_shared,
-    validate_topic_filter,
-    validate_topic_name,
-)
+from protocols.mqtt.broker.topic_trees import RetainedTree, TopicTree
+from protocols.mqtt.codec.errors import InvalidTopicError
+from protocols.mqtt.codec.packets import ReasonCode
+from protocols.mqtt.codec.topic_rules import matches, split_shared, validate_topic_filter, validate_topic_name
 
 # Few level names, so that filters and topics meet; empty levels and "$" are where trees go wrong.
 levels = st.sampled_from(("", "a", "b", "$SYS", "a$"))

@@ -7,9 +7,18 @@ from typing import Any
 import pytest
 
 from protocols.asgi import Receive, Scope, Send
-from protocols.mqtt.codec import Decoder, encode
+from protocols.mqtt.codec.decoder import Decoder, encode
+from protocols.mqtt.codec.packets import (
+    Connect,
+    Disconnect,
+    Packet,
+    Publish,
+    Subscribe,
+    Subscription,
+    Unsubscribe,
+    Will,
+)
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import Connect, Disconnect, Packet, Publish, Subscribe, Subscription, Unsubscribe, Will
 from protocols.mqtt.server import MqttServer
 from protocols.mqtt.trace import CAPACITY, MAX_TRACES, TooManyTracesError, Trace, TraceEvent
 from protocols.server import Listener

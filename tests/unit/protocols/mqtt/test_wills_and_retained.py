@@ -2,8 +2,8 @@
 
 import pytest
 
+from protocols.mqtt.codec.packets import Connect, Publish, ReasonCode, Subscription, Will
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packets import Connect, Publish, ReasonCode, Subscription, Will
 from tests.unit.protocols.mqtt.harness import Client, World
 
 KEEP = {"session_expiry_interval": 100}

@@ -6,14 +6,14 @@ error, with which reason code, ends the connection, and by which rule of which s
 
 from typing import Final, NamedTuple
 
-from protocols.mqtt.errors import (
+from protocols.mqtt.codec.errors import (
     MalformedPacketError,
     MqttError,
     PacketTooLargeError,
     ProtocolError,
     UnsupportedProtocolVersionError,
 )
-from protocols.mqtt.packets import (
+from protocols.mqtt.codec.packets import (
     Auth,
     ConnAck,
     Connect,

@@ -7,9 +7,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from protocols.asgi import Event, Receive, Scope, Send
+from protocols.http.websocket_connection import SLICE_BYTES, WebSocketConnection
 from protocols.runner import ClientDisconnectedError
 from protocols.server import Tunnel
-from protocols.websocket_connection import SLICE_BYTES, WebSocketConnection
 from tests.support.wire import Client, Recorder, masked
 
 UPGRADE = (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocols.websocket_frames import close_frame, frame, may_close_with, message_frame
+from protocols.http.websocket_frames import close_frame, frame, may_close_with, message_frame
 
 
 def test_a_text_is_an_unmasked_text_frame() -> None:

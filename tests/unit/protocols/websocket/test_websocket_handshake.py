@@ -2,10 +2,10 @@
 
 import pytest
 
-from protocols.aiohttp_parsers import RequestParser
-from protocols.http_request import Refusal
-from protocols.http_response import HeadEncoder
-from protocols.websocket_handshake import Offer, accept_response, offer_of
+from protocols.http.aiohttp_parsers import RequestParser
+from protocols.http.request import Refusal
+from protocols.http.response import HeadEncoder
+from protocols.http.websocket_handshake import Offer, accept_response, offer_of
 
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
 VERSION = b"Sec-WebSocket-Version: 13"

@@ -1,0 +1,274 @@
+"""One connection as the application sees it: a scope of docs/events.md, upstream in the place of a client.
+
+Messages become `mqtt.publish` events. Upstream has its PUBACK when the application has acknowledged, in the order of
+the messages [MQTT5-4.6.0-2]. What is not acknowledged when the connection ends, upstream sends again on the next one.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from protocols.asgi import ASGI_VERSION, MQTT_SPEC_VERSION, Application, Event, Scope
+from protocols.bridge import metrics
+from protocols.bridge.options import BridgeOptions
+from protocols.bridge.spool import VIA, Outgoing
+from protocols.bridge.topic_map import first_match
+from protocols.bridge.upstream import Upstream, UpstreamMessage
+from protocols.mqtt.codec.properties import size_bytes as properties_size
+from protocols.mqtt.storage.committer import Committer
+from protocols.runner import ApplicationRun, Inbox
+
+HIGH_WATER_BYTES: Final = 4 * 1024 * 1024
+"""What may wait for the application before the socket is not read. More than for a device: as long as the bridge does
+not read, it cannot see the answers to its pings."""
+
+_FAILURE: Final = 0x80
+
+
+class Ending(NamedTuple):
+    """Why a connection is to end: a reason of `mqtt.disconnect`, and a text for the log."""
+
+    reason: str
+    text: str
+
+
+class _Pending(NamedTuple):
+    message: UpstreamMessage
+    topic: str
+    """Here; empty for a message that the application does not see."""
+
+
+class Exchange:
+    """Starts the application, feeds it, and answers upstream for it."""
+
+    def __init__(
+        self,
+        application: Application,
+        options: BridgeOptions,
+        *,
+        client_id: str,
+        state: Mapping[str, Any],
+        upstream: Upstream,
+        outgoing: Outgoing,
+        committer: Committer | None,
+        note: Callable[[str, str], None],
+    ) -> None:
+        """`committer` is that of the broker here, if it keeps what it has; `note(reason, text)` is called for each
+        message that is not passed on."""
+        loop = asyncio.get_running_loop()
+        self._options = options
+        self._client_id = client_id
+        self._upstream = upstream
+        self._outgoing = outgoing
+        self._committer = committer
+        self._note = note
+        self._maps = [rule.topics for rule in options.receive]
+        self._pending: deque[_Pending] = deque()
+        self._early: dict[int, Event] = {}
+        self._held: deque[tuple[int, int]] = deque()
+        """Acknowledgements that wait for a commit of the broker: the number of the group, and the message's."""
+        self._head = self._next = 1
+        self._pauses: set[str] = set()
+        self._over = False
+        self._received = metrics.received.labels(options.name)
+        self.accepted: asyncio.Future[None] = loop.create_future()
+        """Done when the application takes the bridge."""
+        self.ended: asyncio.Future[Ending] = loop.create_future()
+        """Done when the connection is to end, whoever wants it."""
+        self.finished: asyncio.Future[None] = loop.create_future()
+        """Done when the application has returned."""
+        inbox = Inbox(
+            pause=lambda: self._pause("inbox"),
+            resume=lambda: self._resume("inbox"),
+            high_water_bytes=HIGH_WATER_BYTES,
+        )
+        self._run = ApplicationRun(
+            application, self._scope(state), self.send, inbox=inbox, on_finished=self._application_finished
+        )
+        inbox.feed({"type": "mqtt.connect", "password": None, "allow_anonymous": False}, 0)
+
+    @property
+    def unanswered(self) -> int:
+        """How many messages upstream waits for the acknowledgement of."""
+        return len(self._pending) + len(self._held)
+
+    def end(self, ending: Ending) -> None:
+        """The connection has ended. Acknowledgements that come later do nothing: upstream sends the messages again."""
+        self._over = True
+        if not self.ended.done():
+            self.ended.set_result(ending)
+        self._pending.clear()
+        self._held.clear()
+        if self._committer is not None:
+            self._committer.forget(self)
+        self._run.disconnect(
+            {"type": "mqtt.disconnect", "reason_code": 0, "reason": self.ended.result().reason, "properties": {}}
+        )
+
+    def stop_reading(self) -> None:
+        """Takes nothing more from upstream; what there is, is still answered."""
+        self._pause("stopping")
+
+    def cancel(self) -> None:
+        """Ends the application now."""
+        self._run.cancel()
+
+    # -- from upstream ------------------------------------------------------------------------------------------------
+
+    def message(self, message: UpstreamMessage) -> None:
+        """A message has come."""
+        ack_id = self._next
+        self._next += 1
+        topic = first_match(self._maps, message.topic)
+        if (VIA, self._client_id) in message.properties.get("user_property", ()):
+            self._pass_over(ack_id, message, "loop", f"the message to {message.topic} comes back from upstream")
+            return
+        if topic is None:
+            self._pass_over(ack_id, message, "unmapped", f"no rule is about the topic {message.topic}")
+            return
+        self._pending.append(_Pending(message, topic))
+        self._received.inc()
+        size = len(topic) + len(message.payload) + properties_size(message.properties)
+        self._run.inbox.feed(
+            {
+                "type": "mqtt.publish",
+                "ack_id": ack_id,
+                "topic": topic,
+                "payload": message.payload,
+                "qos": message.qos,
+                "retain": message.retain,
+                "dup": message.dup,
+                "properties": message.properties,
+            },
+            size,
+        )
+        if len(self._pending) >= self._options.receive_maximum:
+            self._pause("unanswered")
+
+    def _pass_over(self, ack_id: int, message: UpstreamMessage, reason: str, text: str) -> None:
+        self._note(reason, text)
+        self._pending.append(_Pending(message, ""))
+        self._ack({"type": "mqtt.ack", "ack_id": ack_id, "route": False})
+
+    # -- from the application -----------------------------------------------------------------------------------------
+
+    async def send(self, event: Event) -> None:
+        """The ASGI `send` callable. Raises ValueError or KeyError for an event that is wrong."""
+        if self._over:
+            return
+        match event["type"]:
+            case "mqtt.ack":
+                self._ack(event)
+            case "mqtt.publish":
+                await self._outgoing.submit(
+                    event["topic"],
+                    event["payload"],
+                    event.get("qos", 0),
+                    event.get("retain", False),
+                    event.get("properties"),
+                )
+            case "mqtt.accept":
+                if not self.accepted.done():
+                    self.accepted.set_result(None)
+            case "mqtt.reject" | "mqtt.close" as kind:
+                word = "does not take the bridge" if kind == "mqtt.reject" else "has closed the connection"
+                why = event.get("log_reason") or event.get("reason_string", "")
+                text = f"the application {word}: {event.get('reason_code', 0x98):#04x} {why}"
+                self._want_end(Ending("application", text.rstrip()))
+            case other:
+                raise ValueError(f"no event of an application to an MQTT connection: {other!r}")
+
+    def _ack(self, event: Event) -> None:
+        ack_id = event["ack_id"]
+        if not self._head <= ack_id < self._next or ack_id in self._early:
+            return
+        self._early[ack_id] = event
+        while self._pending and (answer := self._early.pop(self._head, None)) is not None:
+            pending = self._pending[0]
+            if not self._answer(pending, answer):
+                return
+            self._pending.popleft()
+            self._head += 1
+        if len(self._pending) < self._options.receive_maximum:
+            self._resume("unanswered")
+
+    def _answer(self, pending: _Pending, answer: Event) -> bool:
+        """Routes a message and acknowledges it upstream. False if it is to come once more.
+
+        Upstream can be told no more than a client of MQTT 3.1.1 can: an acknowledgement says that the message is taken,
+        and else the connection ends. What is refused when it comes again is given up, or one message would stop all
+        others for ever.
+        """
+        message = pending.message
+        code = answer.get("reason_code", 0)
+        if code >= _FAILURE:
+            text = f"{code:#04x} {answer.get('reason_string', '')}".rstrip()
+            if not answer.get("drop") and message.qos and not message.dup:
+                self._want_end(Ending("application", f"refused a message to {pending.topic}: {text}"))
+                return False
+            self._note("refused", f"the application refuses a message to {pending.topic}: {text}")
+        ticket = 0
+        if code < _FAILURE and answer.get("route", True):
+            ticket = self._outgoing.route(
+                pending.topic, message.payload, message.qos, message.retain, message.properties, self._client_id
+            )
+        if message.qos:
+            self._acknowledge(ticket, message.mid)
+        return True
+
+    def _acknowledge(self, ticket: int, mid: int) -> None:
+        if self._committer is None or not (ticket or self._held):
+            self._upstream.acknowledge(mid)
+        else:
+            self._held.append((ticket, mid))
+            self._committer.call_when_committed(self)
+
+    def committed(self) -> None:
+        """The broker has committed what it records: acknowledgements that waited for it may leave."""
+        assert self._committer is not None
+        while self._held and self._held[0][0] <= self._committer.journal.committed:
+            self._upstream.acknowledge(self._held.popleft()[1])
+        if self._held:
+            self._committer.call_when_committed(self)
+
+    def _application_finished(self, exception: BaseException | None) -> None:
+        word = "has ended" if exception is None else f"has failed: {type(exception).__name__}"
+        self._want_end(Ending("application", f"the application {word}"))
+        if not self.finished.done():
+            self.finished.set_result(None)
+
+    def _want_end(self, ending: Ending) -> None:
+        if not self.ended.done():
+            self.ended.set_result(ending)
+
+    # -- back-pressure ------------------------------------------------------------------------------------------------
+
+    def _pause(self, why: str) -> None:
+        self._pauses.add(why)
+        self._upstream.pause_reading()
+
+    def _resume(self, why: str) -> None:
+        if why in self._pauses:
+            self._pauses.discard(why)
+            if not self._pauses:
+                self._upstream.resume_reading()
+
+    def _scope(self, state: Mapping[str, Any]) -> Scope:
+        options, address = self._options, self._options.address
+        return {
+            "type": "mqtt",
+            "asgi": {"version": ASGI_VERSION, "spec_version": MQTT_SPEC_VERSION},
+            "mqtt_version": 5 if options.is_5 else 4,
+            "client_id": self._client_id,
+            "username": options.username,
+            "clean_start": False,
+            "keep_alive_s": options.keep_alive_s,
+            "will": None,
+            "properties": {},
+            "client": (address.host, address.port),
+            "server": None,
+            "scheme": "mqtts" if address.is_encrypted else "mqtt",
+            "extensions": {"bridge": {"name": options.name}},
+            "state": dict(state),
+        }

@@ -1,0 +1,145 @@
+"""What is kept for a client while it comes and goes: subscriptions, messages under way, messages that wait [MQTT5-4.1].
+
+A session has a `link`, the connection in use, or None while its client is away. Messages for the client are the
+business of `Outgoing`. While `journal` is set the session is to outlive the process, and what changes is recorded.
+"""
+
+from collections import Counter
+from typing import Final
+
+from protocols.mqtt.broker.outbox import Outgoing
+from protocols.mqtt.broker.owners import Owner
+from protocols.mqtt.codec.packets import Will
+from protocols.mqtt.delivery import Link
+from protocols.mqtt.options import NEVER_EXPIRES, MqttOptions
+from protocols.mqtt.storage.journal import Journal
+
+BRIDGE_PREFIX: Final = "$bridge/"
+"""Begins the client identifiers of this gateway's own bridges, whose sessions last as long as their configuration."""
+
+
+class Subscriber:
+    """A session with what it was granted for one topic filter: what a matching message finds."""
+
+    __slots__ = ("identifiers", "no_local", "qos", "retain_as_published", "session")
+
+    def __init__(
+        self,
+        session: "Session",
+        qos: int,
+        *,
+        no_local: bool = False,
+        retain_as_published: bool = False,
+        identifiers: tuple[int, ...] = (),
+    ) -> None:
+        """`identifiers` is the subscription identifier of the SUBSCRIBE, if it had one [MQTT5-3.3.4-3]."""
+        self.session = session
+        self.qos = qos
+        self.no_local = no_local
+        self.retain_as_published = retain_as_published
+        self.identifiers = identifiers
+
+
+class Session(Outgoing):
+    """The session of one client identifier."""
+
+    __slots__ = (
+        "client_id",
+        "due_at",
+        "ends_at",
+        "expiry_interval_s",
+        "received",
+        "subscriptions",
+        "will",
+        "will_at",
+        "will_of_connection",
+    )
+
+    def __init__(
+        self, client_id: str, *, options: MqttOptions, dropped: Counter[str], owner: Owner | None = None
+    ) -> None:
+        """`dropped` and `owner`: see Outgoing."""
+        super().__init__(options, dropped, owner)
+        self.client_id = client_id
+        self.subscriptions: dict[str, Subscriber] = {}
+        self.received: set[int] | None = None
+        """Packet identifiers of QoS 2 messages that were taken over from the client and not yet released by it."""
+        self.expiry_interval_s = 0
+        self.ends_at: float | None = None
+        self.will: Will | None = None
+        """A will that waits for its delay to pass."""
+        self.will_at: float = 0.0
+        self.will_of_connection: Will | None = None
+        """The will that counts if the connection in use is lost; here for the case that the process is."""
+        self.due_at: float | None = None
+        """When the broker is going to look at this absent session."""
+
+    @property
+    def persistent(self) -> bool:
+        """Whether the session outlives its connection [MQTT5-3.1.2-23]."""
+        return self.expiry_interval_s > 0
+
+    @property
+    def never_ends(self) -> bool:
+        """Whether it does so for ever."""
+        return self.expiry_interval_s >= NEVER_EXPIRES
+
+    # -- messages from the client -----------------------------------------------------------------------------------
+
+    def remember_received(self, packet_id: int) -> None:
+        """The QoS 2 message with this identifier is taken over; until PUBREL it is known again [MQTT5-4.3.3-10]."""
+        if self.received is None:
+            self.received = set()
+        self.received.add(packet_id)
+        if self.journal is not None:
+            self.journal.receive(self.session_id, packet_id)
+
+    def release(self, packet_id: int) -> bool:
+        """A PUBREL has come: the identifier is free [MQTT5-4.3.3-12]. Returns whether it was in use."""
+        if self.received is None or packet_id not in self.received:
+            return False
+        self.received.discard(packet_id)
+        if self.journal is not None:
+            self.journal.forget_received(self.session_id, packet_id)
+        return True
+
+    # -- connections ------------------------------------------------------------------------------------------------
+
+    def attach(self, link: Link, options: MqttOptions) -> None:
+        """The client is back. Nothing is sent before `resume`, which is called when the CONNACK is on its way."""
+        self.link = link
+        self.options = options
+        self.will = None  # [MQTT5-3.1.3-9]
+        self.ends_at = None
+        self.begin_again()
+
+    def detach(self) -> None:
+        """The connection is gone."""
+        self.link = None
+        self.will_of_connection = None
+        self.drop_qos_0()
+
+    # -- outliving the process --------------------------------------------------------------------------------------
+
+    def keep_in(self, journal: Journal) -> None:
+        """The session is to outlive the process; it is new, and has nothing."""
+        self.journal = journal
+        journal.begin(self)
+
+    def keep_no_more(self) -> None:
+        """It is not any more: it has ended, or will with its connection."""
+        journal = self.journal
+        assert journal is not None
+        self.forget_all(journal)
+        for packet_id in self.received or ():
+            journal.forget_received(self.session_id, packet_id)
+        for topic_filter in self.subscriptions:
+            journal.unsubscribe(self.session_id, topic_filter)
+        journal.end(self)
+        self.journal = None
+
+    def restore_received(self, packet_id: int) -> None:
+        """Takes back the identifier of a message that was taken over."""
+        if self.received is None:
+            self.received = set()
+        self.received.add(packet_id)

@@ -1,0 +1,323 @@
+"""The publishes of a client: from PUBLISH to the application's acknowledgement to PUBACK, PUBREC and PUBCOMP.
+
+The application may acknowledge in any order and at any time, also when the connection has ended; answers leave, and
+messages are routed, in the order of the PUBLISH packets [MQTT5-4.6.0-2] [MQTT5-4.6.0-3].
+"""
+
+from collections import deque
+from typing import Final
+
+from protocols.asgi import Event
+from protocols.mqtt.broker.broker import Broker
+from protocols.mqtt.broker.session import Session
+from protocols.mqtt.codec.decoder import encode, encode_success
+from protocols.mqtt.codec.errors import ProtocolError
+from protocols.mqtt.codec.packets import (
+    MQTT_5_0,
+    PacketType,
+    Properties,
+    PubAck,
+    PubComp,
+    Publish,
+    PubRec,
+    PubRel,
+    ReasonCode,
+)
+from protocols.mqtt.codec.properties import size_bytes as properties_size
+from protocols.mqtt.codec.reason_codes import sendable
+from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.packet_writer import Output, Wire
+from protocols.mqtt.topic_aliases import InboundAliases
+
+MAX_PENDING_BYTES: Final = 1024 * 1024
+"""What waits for the application's acknowledgement; above it the socket is not read."""
+
+_FAILURE: Final = 0x80
+_DUPLICATE: Final[Event] = {"route": False}
+"""Stands for the application's acknowledgement of a QoS 2 PUBLISH that had been acknowledged before."""
+
+
+class PublishReceiver(Output):
+    """The publishes that wait for their acknowledgement, in order.
+
+    Those in `_pending` have the ack_ids from `_head` to `_next - 1`, without a gap, so that the common ack, of the
+    oldest, is a comparison and a popleft. Acks that come before their turn wait in `_early`.
+    """
+
+    __slots__ = (
+        "_aliases_in",
+        "_broker",
+        "_closed",
+        "_early",
+        "_head",
+        "_maximum_qos",
+        "_next",
+        "_options",
+        "_pending",
+        "_pending_bytes",
+        "_problem_information",
+        "_receiving",
+        "_unacknowledged",
+        "received_payload_bytes",
+        "session",
+        "unknown_acks",
+    )
+
+    def __init__(self, broker: Broker, options: MqttOptions, wire: Wire) -> None:
+        super().__init__(wire, broker.dropped)
+        self._broker = broker
+        self._options = options
+        self.session: Session | None = None
+        self._closed = False
+        self._maximum_qos = 2
+        self._problem_information = True
+        self._pending: deque[Publish] | None = None
+        self._pending_bytes = 0
+        self._head = 1
+        self._next = 1
+        self._early: dict[int, Event] | None = None
+        self._receiving: set[int] | None = None
+        self._unacknowledged = 0
+        self._aliases_in: InboundAliases | None = None
+        self.received_payload_bytes = 0
+        self.unknown_acks = 0
+
+    @property
+    def received_publishes(self) -> int:
+        """How many publishes have been given to the application."""
+        return self._next - 1
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the client waits for the answer to a publish."""
+        return bool(self._pending) and not self._closed
+
+    def _refuse(self, reason_code: int, text: str, topic: str, now: float) -> None:
+        """Ends the connection: the application refuses a publish, and no acknowledgement can say so."""
+        raise NotImplementedError
+
+    def _answer(self, event: Event, now: float) -> None:
+        """Takes the acknowledgement of a packet that is not a PUBLISH: its ack_id is negative."""
+        raise NotImplementedError
+
+    def promise(self) -> None:
+        """Holds back what is written in this pass of the loop until all that is recorded so far is committed: it says
+        that it is."""
+        journal = self._broker.journal
+        if journal is not None:
+            self.fence = max(self.fence, journal.ticket())
+
+    def _recorded(self) -> int:
+        journal = self._broker.journal
+        return 0 if journal is None else journal.recorded
+
+    def received_publish(self, packet: Publish, events: list[Event], now: float) -> None:
+        """Takes a PUBLISH; adds the event to `events`. Raises ProtocolError."""
+        if packet.properties:
+            packet = self._without_alias(packet)
+        if len(packet.topic) > self._options.max_topic_length:
+            raise ProtocolError(ReasonCode.TOPIC_NAME_INVALID, f"a topic of {len(packet.topic)} characters")
+        qos = packet.qos
+        if qos:
+            if qos > self._maximum_qos:  # [MQTT5-3.2.2-11]
+                raise ProtocolError(ReasonCode.QOS_NOT_SUPPORTED, f"QoS {qos}; at most {self._maximum_qos}")
+            if qos == 2 and self._is_repeated(packet):
+                return
+            self._unacknowledged += 1
+            if self._unacknowledged > self._options.receive_maximum and self.version == MQTT_5_0:
+                raise ProtocolError(  # [MQTT5-3.3.4-7]
+                    ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, f"more than {self._options.receive_maximum} unacknowledged"
+                )
+        if self._pending is None:
+            self._pending = deque()
+        self._pending.append(packet)
+        payload_bytes = len(packet.payload)
+        self.received_payload_bytes += payload_bytes
+        self._pending_bytes += len(packet.topic) + payload_bytes
+        if packet.properties:
+            self._pending_bytes += properties_size(packet.properties)
+        ack_id = self._next
+        self._next = ack_id + 1
+        events.append(
+            {
+                "type": "mqtt.publish",
+                "ack_id": ack_id,
+                "topic": packet.topic,
+                "payload": packet.payload,
+                "qos": qos,
+                "retain": packet.retain,
+                "dup": packet.dup,
+                "properties": packet.properties,
+            }
+        )
+
+    def _without_alias(self, packet: Publish) -> Publish:
+        properties = packet.properties
+        if "subscription_identifier" in properties:  # [MQTT5-3.3.4-6]
+            raise ProtocolError(ReasonCode.PROTOCOL_ERROR, "a client's PUBLISH has a subscription identifier")
+        if "topic_alias" not in properties:
+            return packet
+        if self._aliases_in is None:
+            self._aliases_in = InboundAliases(self._options.max_topic_aliases)
+        topic = self._aliases_in.resolve(packet.topic, properties["topic_alias"])
+        return Publish(
+            topic=topic,
+            payload=packet.payload,
+            qos=packet.qos,
+            retain=packet.retain,
+            dup=packet.dup,
+            packet_id=packet.packet_id,
+            properties={name: value for name, value in properties.items() if name != "topic_alias"},
+        )
+
+    def _is_repeated(self, packet: Publish) -> bool:
+        """Whether a QoS 2 PUBLISH has come before [MQTT5-4.3.3-10]: if it was answered it is answered again, in its
+        turn; if the application still has it, the answer is on its way."""
+        assert self.session is not None
+        if self._receiving is None:
+            self._receiving = set()
+        packet_id = packet.packet_id
+        if packet_id in self._receiving:
+            return True
+        if self.session.received is not None and packet_id in self.session.received:
+            if self._pending:
+                self._pending.append(Publish(topic="", qos=2, packet_id=packet_id))
+                self._set_early(self._next, _DUPLICATE)
+                self._next += 1
+            else:
+                self.promise()
+                self._write(encode_success(PacketType.PUBREC, packet_id))
+            return True
+        self._receiving.add(packet_id)
+        return False
+
+    def received_pubrel(self, packet: PubRel, events: list[Event], now: float) -> None:
+        """Takes a PUBREL: the client has the PUBREC, and the identifier is free."""
+        assert self.session is not None
+        code = ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
+        if self.session.release(packet.packet_id):
+            code = ReasonCode.SUCCESS
+            self._unacknowledged = max(0, self._unacknowledged - 1)
+            if self.session.journal is not None:  # else a new message under this identifier would be taken for the old
+                self.promise()
+        self._write(encode(PubComp(packet.packet_id, code), self.version))  # [MQTT5-4.3.3-11]
+
+    def ack(self, event: Event, now: float) -> None:
+        """Takes an `mqtt.ack`. Raises KeyError if it has no ack_id."""
+        ack_id = event["ack_id"]
+        pending = self._pending
+        if ack_id == self._head and pending:
+            self._head = ack_id + 1
+            self._release(pending.popleft(), event, now)
+            if self._early:
+                self._release_early(now)
+        elif ack_id < 0:
+            self._answer(event, now)
+        elif self._head < ack_id < self._next and not (self._early and ack_id in self._early):
+            self._set_early(ack_id, event)
+        else:
+            self.unknown_acks += 1
+
+    def _set_early(self, ack_id: int, event: Event) -> None:
+        if self._early is None:
+            self._early = {}
+        self._early[ack_id] = event
+
+    def _release_early(self, now: float) -> None:
+        early, pending = self._early, self._pending
+        assert early is not None
+        assert pending is not None
+        while early and (event := early.pop(self._head, None)) is not None:
+            self._head += 1
+            self._release(pending.popleft(), event, now)
+
+    def _release(self, packet: Publish, event: Event, now: float) -> None:
+        """Routes the message of the oldest unanswered PUBLISH and answers it. The answer is made second, because what
+        is recorded by the routing it has to wait for. A client that gets its own message still reads the answer first,
+        as it does from Mosquitto: simple ones read nothing else while they wait."""
+        self._pending_bytes -= len(packet.topic) + len(packet.payload)
+        if packet.properties:
+            self._pending_bytes -= properties_size(packet.properties)
+        code = event.get("reason_code", 0)
+        if packet.retain and packet.qos and self.version == MQTT_5_0 and code < _FAILURE:
+            event = self._to_retain(packet, event, now)
+            code = event.get("reason_code", 0)
+        if code >= _FAILURE and not self._may_answer(packet, event, code):
+            self._refuse(code, event.get("reason_string") or "", packet.topic, now)
+            return
+        if packet.qos == 2 and not self._take_over(packet, event, code):
+            return
+        journal = self._broker.journal
+        recorded = 0 if journal is None else journal.recorded
+        written = len(self.output)
+        if code < _FAILURE and event.get("route", True) and self.session is not None:
+            found = self._broker.forward(packet, self.session, now)
+            if not found and packet.qos == 1 and not code and self.version == MQTT_5_0 and event.get("no_subscribers"):
+                code = ReasonCode.NO_MATCHING_SUBSCRIBERS
+        if journal is not None and packet.qos and (packet.qos == 2 or journal.recorded != recorded):
+            self.promise()
+        if packet.qos == 1:
+            self._unacknowledged -= 1
+            if not self._closed:
+                if (code and self.version == MQTT_5_0) or "reason_string" in event or "properties" in event:
+                    self._write_puback(PubAck, PacketType.PUBACK, packet, event, code)
+                else:
+                    # encode_success(PUBACK, packet_id) and _write, written out: half of what an ack costs.
+                    output = self.output
+                    if not output:
+                        self._wire.flush_soon()
+                    output.append(b"@\x02" + packet.packet_id.to_bytes(2, "big"))
+                    self._output_bytes += 4
+        elif packet.qos == 2 and not self._closed:
+            self._write_puback(PubRec, PacketType.PUBREC, packet, event, code)
+        if packet.qos and not self._closed and len(self.output) - written > 1:
+            self.output.insert(written, self.output.pop())
+
+    def _to_retain(self, packet: Publish, event: Event, now: float) -> Event:
+        """The acknowledgement of a message that is to be retained: a refusal, where it cannot be and its client can be
+        told. That of another reaches the subscribers, at least."""
+        if self._closed or self.session is None or not event.get("route", True):
+            return event
+        why = self._broker.refuses_to_retain(packet, self.session, now)
+        return {**event, "reason_code": ReasonCode.QUOTA_EXCEEDED, "reason_string": why} if why else event
+
+    def _may_answer(self, packet: Publish, event: Event, code: int) -> bool:
+        """Whether a refused publish is answered, and not the connection ended: if the answer can say that it is
+        refused, as that of MQTT 5 to QoS 1 and 2 can, or the application has said that it is to be dropped. Before
+        MQTT 5 an answer is a yes [MQTT3-3.3.5-2], and a client may forget what it has a yes for."""
+        drop = bool(event.get("drop"))
+        if self.tap is not None:
+            text = event.get("reason_string") or ""
+            self.tap.refused("PUBLISH", code, f"{text} (dropped)".lstrip() if drop else text, packet.topic)
+        if drop:
+            self._broker.dropped["refused"] += 1
+        return drop or (packet.qos > 0 and self.version == MQTT_5_0)
+
+    def _take_over(self, packet: Publish, event: Event, code: int) -> bool:
+        """Remembers a QoS 2 message. Returns whether it is this connection's to route: after the end, it is not if
+        another connection has the session, because the client has sent it again there."""
+        session = self.session
+        assert session is not None
+        if self._receiving is not None:
+            self._receiving.discard(packet.packet_id)
+        if self._closed and session.link is not None:
+            return False
+        if code >= _FAILURE and self.version == MQTT_5_0:
+            self._unacknowledged -= 1  # the identifier is free again [MQTT5-4.3.3-9]
+        elif event is not _DUPLICATE:
+            session.remember_received(packet.packet_id)
+        return True
+
+    def _write_puback(
+        self, kind: type[PubAck] | type[PubRec], packet_type: PacketType, packet: Publish, event: Event, code: int
+    ) -> None:
+        self._write_short(kind(packet.packet_id, sendable(code, packet_type), self._problem(event)))
+
+    def _problem(self, event: Event) -> Properties:
+        """What the application has to say about its answer, to a client that wants to know [MQTT5-3.1.2-29]."""
+        if not self._problem_information:
+            return {}
+        properties: Properties = dict(event.get("properties") or {})
+        if event.get("reason_string"):
+            properties["reason_string"] = event["reason_string"]
+        return properties

@@ -1,0 +1,30 @@
+"""A store for tests: it outlives the server that uses it, but not the process."""
+
+from collections.abc import Iterable, Mapping
+
+from protocols.mqtt.storage.base import KINDS, Changes, Kind, Row, Store
+
+
+class MemoryStore(Store):
+    """Rows in dicts by key."""
+
+    def __init__(self) -> None:
+        self._rows: dict[Kind, dict[Row, Row]] = {kind: {} for kind in KINDS}
+
+    def open(self) -> None:
+        """See Store."""
+
+    def load(self) -> Mapping[Kind, Iterable[Row]]:
+        """See Store."""
+        return {kind: [rows[key] for key in sorted(rows)] for kind, rows in self._rows.items()}
+
+    def write(self, changes: Changes) -> None:
+        """See Store."""
+        for kind, rows in changes.put.items():
+            self._rows[kind].update((row[: kind.key_width], tuple(row)) for row in rows)
+        for kind, keys in changes.removed.items():
+            for key in keys:
+                self._rows[kind].pop(key, None)
+
+    def close(self) -> None:
+        """See Store."""
