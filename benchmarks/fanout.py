@@ -69,7 +69,7 @@ def configure(backend: str, server: str, url: str) -> None:
 async def serve_ours(url: str) -> None:
     configure("gateway.layers.pubsub.RedisPubSubChannelLayer", OURS, url)
     from gateway.generic.websocket import AsyncWebsocketConsumer
-    from gateway.supervisor import spare_what_stays
+    from gateway.serve.supervisor import spare_what_stays
     from protocols.http import HttpOptions, HttpServer
     from protocols.server import Listener
 

@@ -95,7 +95,7 @@ def serve(server: str) -> None:
 
 
 async def serve_ours() -> None:
-    from gateway.supervisor import spare_what_stays
+    from gateway.serve.supervisor import spare_what_stays
     from protocols.http import HttpOptions, HttpServer
     from protocols.server import Listener
 

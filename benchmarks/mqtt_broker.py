@@ -39,7 +39,7 @@ async def serve(port: int) -> None:
 
     settings.configure(CHANNEL_LAYERS={"default": {"BACKEND": "gateway.layers.InMemoryChannelLayer"}})
     from gateway.generic.mqtt import AsyncMqttConsumer
-    from gateway.supervisor import spare_what_stays
+    from gateway.serve.supervisor import spare_what_stays
     from protocols.mqtt.server import MqttOptions, MqttServer
     from protocols.server import Listener
 

@@ -34,7 +34,7 @@ ENOUGH = 100_000_000
 async def serve(port: int, store: str, directory: str) -> None:
     """What runs in the server process."""
     sys.path.insert(0, str(ROOT))
-    from gateway.supervisor import spare_what_stays
+    from gateway.serve.supervisor import spare_what_stays
     from protocols.mqtt.server import MqttOptions, MqttServer
     from protocols.mqtt.storage.redis import RedisStore
     from protocols.mqtt.storage.sqlite import SqliteStore

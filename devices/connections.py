@@ -32,7 +32,7 @@ from devices.models import (
     GatewayInstance,
     now_ms,
 )
-from gateway.database_thread import DatabaseThread
+from gateway.databases.thread import DatabaseThread
 from protocols.log_lines import LogLimit
 
 logger = logging.getLogger("gateway.devices")

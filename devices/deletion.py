@@ -26,7 +26,7 @@ from devices import metrics
 from devices.limits import configured
 from devices.models import Deletion, Device, Key, LatestValue, Reading, now_ms
 from devices.writers.base import KEYS, LATEST, READINGS
-from gateway.database_sockets import DatabaseSocket
+from gateway.databases.sockets import DatabaseSocket
 from gateway.db import close_old_connections
 from protocols.log_lines import LogLimit
 

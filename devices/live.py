@@ -29,9 +29,9 @@ from devices.pages.watch import ConnectionChanged, Decoder, Watch
 from gateway.auth import AuthMiddlewareStack
 from gateway.consumer import AsyncConsumer
 from gateway.db import database_sync_to_async
+from gateway.dispatch.mailbox import MailboxPolicy
 from gateway.generic.sse import AsyncSseConsumer
 from gateway.generic.websocket import AsyncWebsocketConsumer
-from gateway.mailbox import MailboxPolicy
 from gateway.security.websocket import AllowedHostsOriginValidator
 from protocols.asgi import Event
 

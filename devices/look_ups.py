@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 from django.db import DEFAULT_DB_ALIAS, DataError, connections
 
 from devices import metrics
-from gateway.database_sockets import DatabaseSocket
+from gateway.databases.sockets import DatabaseSocket
 from gateway.db import close_old_connections
 
 K = TypeVar("K", bound=Hashable)

@@ -29,7 +29,7 @@ from django.shortcuts import render
 
 from devices import metrics
 from devices.limits import Accounts
-from gateway.threads import default_pool_size
+from gateway.dispatch.threads import default_pool_size
 from protocols.addresses import network_of
 from protocols.log_lines import PeerLog
 from protocols.runner import printable

@@ -14,9 +14,9 @@ from devices.fanout import Fanout
 from devices.ingest import Group, Ingest
 from devices.limits import DeviceLimits, configured
 from devices.writers import make_writer
+from gateway.health import Lifecycle, NotReadyError
 from gateway.layers import get_channel_layer
 from gateway.lifespan import relying_on
-from gateway.observability import Lifecycle, NotReadyError
 from protocols.asgi import Scope
 
 

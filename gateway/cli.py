@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from gateway import config as configuration
-from gateway import logs
 from gateway.config import FILE_VARIABLE, ConfigError, Loaded
 from gateway.exceptions import GatewayError
+from gateway.serve import logs
 from gateway.terminal import echo, write
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def setup_django() -> Loaded:
     if is_ours and database is not None and not database.exists():
         raise GatewayError(f"there is no database at {database}; `{program()} serve` creates it on its first start")
     if is_ours:
-        from gateway.migrations import later_migrations, refusal
+        from gateway.databases.migrations import later_migrations, refusal
 
         if later := later_migrations():
             raise GatewayError(refusal(later))
@@ -166,7 +166,7 @@ def serve() -> None:
     """Run the gateway until it is told to stop (SIGTERM, Ctrl-C)."""
     loaded = _load()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", DEFAULT_SETTINGS)
-    from gateway import supervisor
+    from gateway.serve import supervisor
 
     supervisor.serve(loaded, program=program())
 
@@ -214,8 +214,8 @@ def _review_database(loaded: Loaded) -> "Iterator[Finding]":
     _start_django()
     from django.db import Error, connections
 
+    from gateway.databases.migrations import later_migrations
     from gateway.db import describe_failure
-    from gateway.migrations import later_migrations
 
     try:
         later = later_migrations()

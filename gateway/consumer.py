@@ -19,12 +19,12 @@ import functools
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Any, ClassVar, ParamSpec, cast
 
-from gateway.acceptance import accepts
-from gateway.background import BackgroundWork
 from gateway.db import database_sync_to_async
-from gateway.events import disconnect_event
-from gateway.exceptions import StopConsumer
-from gateway.handlers import (
+from gateway.dispatch.acceptance import accepts
+from gateway.dispatch.background import BackgroundWork
+from gateway.dispatch.events import disconnect_event
+from gateway.dispatch.foreign_receive import Pump
+from gateway.dispatch.handlers import (
     CONNECTION_HANDLERS,
     Handler,
     follow_replacements,
@@ -33,11 +33,11 @@ from gateway.handlers import (
     handlers_by_type,
     user_handlers,
 )
+from gateway.dispatch.mailbox import POLICIES, MailboxPolicy, make_mailbox
+from gateway.dispatch.threads import Lane, send_from_threads
+from gateway.exceptions import StopConsumer
 from gateway.layers import DEFAULT_CHANNEL_LAYER, BaseChannelLayer, Message, get_channel_layer
-from gateway.mailbox import POLICIES, MailboxPolicy, make_mailbox
 from gateway.metrics import consumer_events_skipped, consumer_handlers_interrupted
-from gateway.pump import Pump
-from gateway.threads import Lane, send_from_threads
 from protocols.asgi import Application, Event, Receive, Scope, Send
 from protocols.log_lines import PeerLog
 from protocols.runner import Inbox
@@ -57,7 +57,8 @@ class AsyncConsumer(BackgroundWork):
     A handler is a public method that takes one event; the event {"type": "chat.message"} calls `chat_message`. Events
     of the connection may call any handler, and one without a handler is an error that ends the consumer, as in
     Channels. Messages of a channel layer may call only handlers that are neither a method of the framework nor one for
-    events of the connection; others are refused: logged, counted, and the consumer goes on (see gateway.handlers).
+    events of the connection; others are refused: logged, counted, and the consumer goes on (see
+    gateway.dispatch.handlers).
 
     Attributes set while it runs: `scope`; `base_send`, the server's `send`; `channel_layer`, None if there is none
     under `channel_layer_alias`; and, with a layer, `channel_name`.
@@ -69,7 +70,7 @@ class AsyncConsumer(BackgroundWork):
     """How many layer messages may wait for this consumer; None: as many as the layer gives a channel (100)."""
 
     mailbox_policy: ClassVar[MailboxPolicy] = "drop_newest"
-    """What happens to a message when as many wait already: see gateway.mailbox.MailboxPolicy."""
+    """What happens to a message when as many wait already: see gateway.dispatch.mailbox.MailboxPolicy."""
 
     disconnect_grace_s: ClassVar[float | None] = 1.0
     """How long a handler may go on, and events that came before may still be handled, when the connection has ended.
@@ -326,8 +327,8 @@ class SyncConsumer(AsyncConsumer, events=()):
     """Runs the handlers of one connection in a thread, one after the other; connections run side by side.
 
     Handlers and `send` are plain functions, and old database connections are closed around each. There is a bounded
-    number of threads (gateway.threads). A handler in a thread cannot be interrupted: the disconnect handler waits for
-    it.
+    number of threads (gateway.dispatch.threads). A handler in a thread cannot be interrupted: the disconnect handler
+    waits for it.
     """
 
     _sync = True

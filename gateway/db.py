@@ -1,7 +1,8 @@
 """Database work from asynchronous code, with old connections closed at each boundary.
 
 How long a connection is kept is CONN_MAX_AGE's to say, as everywhere in Django: with 0, its default, each unit of work
-closes what it has opened. What is kept belongs to a thread; `gateway.threads.close_connections` closes it at the end.
+closes what it has opened. What is kept belongs to a thread; `gateway.dispatch.threads.close_connections` closes it at
+the end.
 """
 
 from typing import Any, ParamSpec, TypeVar

@@ -11,8 +11,8 @@ import logging
 import signal
 from collections.abc import Sequence
 
+from gateway.dispatch.threads import close_connections
 from gateway.layers import BaseChannelLayer
-from gateway.threads import close_connections
 from protocols.asgi import Application, Event
 from protocols.log_lines import PeerLog
 from protocols.runner import Inbox

@@ -5,7 +5,7 @@
 
 import os
 
-from gateway.django_handler import get_django_application
+from gateway.dispatch.django_handler import get_django_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 django_application = get_django_application()  # sets Django up, which the imports below need
@@ -14,8 +14,8 @@ from django.urls import path, re_path  # noqa: E402
 
 from devices.routing import http_routes, mqtt_application, websocket_routes  # noqa: E402
 from devices.services import connections_are_watched, device_services, readings_are_committed  # noqa: E402
+from gateway.health import DatabaseAnswers, Health, Metrics, Readiness, layers_answer  # noqa: E402
 from gateway.lifespan import LifespanApplication  # noqa: E402
-from gateway.observability import DatabaseAnswers, Health, Metrics, Readiness, layers_answer  # noqa: E402
 from gateway.routing import ProtocolTypeRouter, URLRouter, installed_applications  # noqa: E402
 from project.missing import refuse_websocket  # noqa: E402
 from project.static import StaticFiles  # noqa: E402

@@ -17,8 +17,8 @@ from protocols.durable_sqlite import PRAGMAS
 config = current()
 
 
-# As many as there are threads (gateway.threads). A minute, as what a name stands for may change: after a failover the
-# old server may live on, and be read-only.
+# As many as there are threads (gateway.dispatch.threads). A minute, as what a name stands for may change: after a
+# failover the old server may live on, and be read-only.
 KEPT_CONNECTIONS = {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
 LOCK_TIMEOUT_S = 5
 """How long people, who look at what they have asked for, wait for a lock of another program."""
@@ -29,7 +29,7 @@ def database(config: Config) -> dict[str, Any]:
     sqlite_file = config.sqlite_file()
     if sqlite_file is not None:
         return {
-            "ENGINE": "gateway.sqlite",
+            "ENGINE": "gateway.databases.sqlite",
             "NAME": sqlite_file,
             **KEPT_CONNECTIONS,
             "OPTIONS": {

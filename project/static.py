@@ -23,7 +23,7 @@ from django.contrib.staticfiles.finders import get_finders
 from django.contrib.staticfiles.storage import StaticFilesStorage
 from whitenoise import WhiteNoise
 
-from gateway.observability import respond
+from gateway.health import respond
 from protocols.asgi import Receive, Scope, Send
 
 FOREVER: Final = "max-age=31536000, public, immutable"

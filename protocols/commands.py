@@ -1,7 +1,7 @@
 """What an operator can ask of a running protocol server: a request by name, answered with rows.
 
-A server offers commands by `ProtocolServer.commands`; the supervisor puts them on the control socket (gateway.control),
-and the command line asks there.
+A server offers commands by `ProtocolServer.commands`; the supervisor puts them on the control socket
+(gateway.serve.control), and the command line asks there.
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping

@@ -2,7 +2,7 @@
 
 A device's token stands in the path of its requests, in whatever spelling a client gives the path: `/api/v1//TOKEN/...`,
 `/API/v1/TOKEN`, `%61pi`, behind a proxy's prefix. So a segment is hidden for what it looks like, or for where it
-stands. Whoever logs a path or a text with one in it uses this; gateway.logs puts every record through it.
+stands. Whoever logs a path or a text with one in it uses this; gateway.serve.logs puts every record through it.
 """
 
 import re

@@ -16,7 +16,7 @@ from devices.writers.base import (
     Row,
     UnknownKeyError,
 )
-from gateway.database_sockets import DatabaseSocket
+from gateway.databases.sockets import DatabaseSocket
 
 STATEMENT_TIMEOUT_S: Final = 30
 OPTIONS: Final = f"-c statement_timeout={STATEMENT_TIMEOUT_S}s -c synchronous_commit=on"

@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 from gateway.consumer import AsyncConsumer
 from gateway.exceptions import AcceptConnection, DenyConnection, Reject, StopConsumer
 from gateway.generic.mqtt_authentication import MqttAuthentication
-from gateway.generic.mqtt_peer import (
+from gateway.generic.mqtt_replies import (
     ADMINISTRATIVE_ACTION,
     BAD_USER_NAME_OR_PASSWORD,
     EVENTS,
@@ -47,7 +47,7 @@ from gateway.generic.mqtt_peer import (
     refuse,
 )
 from gateway.generic.mqtt_sync import MqttConsumer
-from gateway.topics import topic
+from gateway.mqtt.topics import topic
 from protocols.asgi import Event
 
 __all__ = ["AsyncMqttConsumer", "MqttConsumer", "Reject", "topic"]

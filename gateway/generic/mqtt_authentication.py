@@ -3,12 +3,12 @@
 from typing import Any, ClassVar, Protocol
 
 from gateway.exceptions import Reject
-from gateway.generic.mqtt_peer import BAD_AUTHENTICATION_METHOD, NOT_AUTHORIZED, SUCCESS, MqttPeer
+from gateway.generic.mqtt_replies import BAD_AUTHENTICATION_METHOD, NOT_AUTHORIZED, SUCCESS, MqttPeer
 from protocols.asgi import Event
 
 
 class Exchange(Protocol):
-    """One exchange by some method, such as gateway.scram.ScramServer."""
+    """One exchange by some method, such as gateway.mqtt.scram.ScramServer."""
 
     @property
     def done(self) -> bool:

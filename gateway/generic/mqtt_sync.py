@@ -6,7 +6,7 @@ from asgiref.sync import async_to_sync
 
 from gateway.consumer import SyncConsumer
 from gateway.exceptions import AcceptConnection, DenyConnection, Reject, StopConsumer
-from gateway.generic.mqtt_peer import (
+from gateway.generic.mqtt_replies import (
     ADMINISTRATIVE_ACTION,
     BAD_AUTHENTICATION_METHOD,
     BAD_USER_NAME_OR_PASSWORD,

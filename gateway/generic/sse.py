@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from gateway.exceptions import AcceptConnection, DenyConnection, InvalidChannelLayerError, StopConsumer
 from gateway.generic.http import AsyncHttpConsumer, Headers
-from gateway.resume import ResumableGroups
+from gateway.generic.resume import ResumableGroups
 from protocols.asgi import Event
 
 HEADERS = (

@@ -2,7 +2,7 @@
 
 A layer delivers at most once. `GroupLog.send` first appends the message to the log of its group, then sends it to the
 members as ever, with its position; so a member sees from the position whether it missed one, and reads that from the
-log (gateway.resume does so). The log is bounded, and says when it no longer has what was asked for: a gap.
+log (gateway.generic.resume does so). The log is bounded, and says when it no longer has what was asked for: a gap.
 
 A position is written "EPOCH-NUMBER". The epoch is when the log began, in milliseconds: one that was lost, or forgotten
 because nothing was sent for long, begins anew, with another epoch and number 1. Numbers have no holes.

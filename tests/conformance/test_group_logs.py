@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from gateway.exceptions import InvalidChannelLayerError
+from gateway.generic.resume import ResumableGroups, parse_cursor
 from gateway.generic.sse import AsyncResumableSseConsumer
 from gateway.generic.websocket import AsyncJsonWebsocketConsumer
 from gateway.layers import BaseChannelLayer, LayerEvent, channel_layers
 from gateway.layers.log import START, GroupLog, Position, group_log, make_group_log
 from gateway.layers.pubsub import RedisPubSubChannelLayer
-from gateway.resume import ResumableGroups, parse_cursor
 from tests.support.communicators import PatientHttp, PatientWebsocket
 from tests.support.layers import MakeLayer
 from tests.support.redis import RedisServer

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from gateway.exceptions import InvalidChannelLayerError
+from gateway.generic.presence import Member, Presence, PresentConsumer, RedisPresence, make_presence, presence
 from gateway.generic.websocket import AsyncJsonWebsocketConsumer
 from gateway.layers import BaseChannelLayer, channel_layers
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.layers.redis import RedisChannelLayer
-from gateway.presence import Member, Presence, PresentConsumer, RedisPresence, make_presence, presence
 from tests.support.communicators import PatientWebsocket
 from tests.support.layers import MakeLayer
 from tests.support.redis import RedisServer
@@ -141,7 +141,7 @@ MEMBERS_ELSEWHERE = """
 import asyncio, sys
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.layers.redis import RedisChannelLayer
-from gateway.presence import make_presence
+from gateway.generic.presence import make_presence
 
 async def main(layer_class, url, lease_s):
     presence = make_presence(globals()[layer_class](hosts=[url]), lease_s=float(lease_s))

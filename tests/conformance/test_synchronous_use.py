@@ -15,12 +15,12 @@ import pytest
 import redis
 from asgiref.sync import async_to_sync
 
+from gateway.generic.presence import Presence
 from gateway.layers import BaseChannelLayer
 from gateway.layers.log import START, GroupLog, make_group_log
 from gateway.layers.presence import make_presence
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.layers.redis import RedisChannelLayer
-from gateway.presence import Presence
 from tests.support.layers import MakeLayer
 from tests.support.redis import RedisServer
 

@@ -9,7 +9,7 @@ from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import IntegrityError, transaction
 
-from gateway.supervisor import local_url
+from gateway.serve.supervisor import local_url
 
 USERNAME = "admin"
 

@@ -9,9 +9,9 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
+from gateway.databases.migrations import later_migrations, refusal
+from gateway.databases.sqlite.base import create_private
 from gateway.db import is_in_memory
-from gateway.migrations import later_migrations, refusal
-from gateway.sqlite.base import create_private
 
 ADVISORY_LOCK = 0x6669656C64  # any number that nobody else on this database takes: "field"
 

@@ -1,0 +1,1 @@
+"""MQTT packets as bytes and as objects. Knows nothing of sessions or connections."""

@@ -12,7 +12,7 @@ import pytest
 from gateway.exceptions import Reject
 from gateway.generic.mqtt import AsyncMqttConsumer, MqttConsumer
 from gateway.generic.mqtt_authentication import Exchange
-from gateway.scram import METHOD, ScramCredentials, ScramServer
+from gateway.mqtt.scram import METHOD, ScramCredentials, ScramServer
 from protocols.mqtt.codec.packets import Auth, ConnAck, Connect, Packet, Properties, ReasonCode
 from tests.integration.mqtt.fixture_types import OpenRaw, Serve
 from tests.integration.mqtt.raw_client import RawClient

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from gateway.control import MAX_CONNECTIONS, SOCKET_NAME, ask, listening
 from gateway.exceptions import GatewayError
+from gateway.serve.control import MAX_CONNECTIONS, SOCKET_NAME, ask, listening
 from protocols.commands import Command, CommandError, Row
 
 DEADLINE_S = 60

@@ -13,9 +13,9 @@ from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpRe
 from django.urls import path, reverse
 from prometheus_client import REGISTRY
 
-from gateway.django_handler import DjangoHandler
+from gateway.dispatch.django_handler import DjangoHandler
+from gateway.dispatch.threads import ThreadPool
 from gateway.testing import HttpCommunicator
-from gateway.threads import ThreadPool
 from protocols.asgi import Event
 
 threads_seen: list[str] = []

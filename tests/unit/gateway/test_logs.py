@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway import logs
 from gateway.config import LogOptions
+from gateway.serve import logs
 
 
 @pytest.fixture(autouse=True)

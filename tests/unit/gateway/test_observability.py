@@ -6,7 +6,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter
 
-from gateway.observability import Health, Lifecycle, Metrics, NotReadyError, Readiness
+from gateway.health import Health, Lifecycle, Metrics, NotReadyError, Readiness
 from protocols.asgi import Application, Event, Scope
 from protocols.server import ProtocolServer
 

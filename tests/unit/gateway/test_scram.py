@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.exceptions import Reject
-from gateway.scram import ScramCredentials, ScramServer, saslprep
+from gateway.mqtt.scram import ScramCredentials, ScramServer, saslprep
 
 # RFC 7677 section 3
 SALT = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, OperationalError, connection
 
+from gateway.databases.sqlite.base import create_private
 from gateway.db import close_old_connections
-from gateway.sqlite.base import create_private
 from tests.support.databases import default_database, sqlite_settings
 
 

@@ -15,8 +15,7 @@ from gateway.generic.mqtt import AsyncMqttConsumer
 from gateway.generic.websocket import AsyncWebsocketConsumer
 from gateway.routing import ProtocolTypeRouter, URLRouter
 from gateway.testing import HttpCommunicator, MqttCommunicator, WebsocketCommunicator
-from gateway.token_auth import TokenAuthMiddleware, TokenUser
-from gateway.token_sources import HideQueryParameter
+from gateway.token_auth import HideQueryParameter, TokenAuthMiddleware, TokenUser
 from protocols.asgi import Application, Event, Receive, Scope, Send
 
 SOON_S = 0.25

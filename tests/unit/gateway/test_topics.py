@@ -7,8 +7,8 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from gateway.generic.mqtt import AsyncMqttConsumer, MqttConsumer, topic
+from gateway.mqtt.topics import compile_topic
 from gateway.testing import MqttCommunicator
-from gateway.topics import compile_topic
 
 
 class Device(AsyncMqttConsumer):

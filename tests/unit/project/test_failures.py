@@ -18,8 +18,8 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, path
 
-from gateway.logs import RefusedRequests
-from gateway.sqlite.base import create_private
+from gateway.databases.sqlite.base import create_private
+from gateway.serve.logs import RefusedRequests
 from project.sessions import SessionStore
 from protocols.log_lines import log_shares
 from tests.support.databases import configuration_of, default_database, settings_of, sqlite_settings

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway import data_dir
 from gateway.config import Config, load
 from gateway.config.model import POSTGRESQL_PARAMETERS
+from gateway.serve import data_dir
 from project import settings
 from tests.support.serving import clean_environment
 

@@ -12,9 +12,9 @@ from django.contrib.auth import get_user_model
 from django.db import connections, transaction
 from django.test import TestCase
 
-from gateway import threads
 from gateway.consumer import AsyncConsumer, SyncConsumer
 from gateway.db import aclose_old_connections, close_old_connections, database_sync_to_async
+from gateway.dispatch import threads
 from gateway.testing import ApplicationCommunicator
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 
-from gateway import threads
 from gateway.consumer import SyncConsumer
+from gateway.dispatch import threads
 from gateway.exceptions import StopConsumer
 from gateway.layers import InMemoryChannelLayer
 from gateway.testing import ApplicationCommunicator

@@ -1,4 +1,4 @@
-"""Where a connection's token is, for gateway.token_auth; and how it is kept out of logs."""
+"""Where a connection's token is, for gateway.token_auth.middleware; and how it is kept out of logs."""
 
 import logging
 import re

@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from gateway.cli import Choice
-from gateway.control import ask
+from gateway.serve.control import ask
 from gateway.terminal import echo
 from protocols.commands import Row
 from protocols.runner import printable

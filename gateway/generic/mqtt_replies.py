@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from gateway.exceptions import InvalidChannelLayerError, Reject
 from gateway.metrics import consumer_sends_after_close, mqtt_refusals
-from gateway.topics import TopicTable, is_topic_handler
+from gateway.mqtt.topics import TopicTable, is_topic_handler
 from protocols.asgi import Event
 from protocols.log_lines import Peer, PeerLog
 from protocols.mqtt.codec.topic_rules import is_status_topic

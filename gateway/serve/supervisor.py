@@ -25,19 +25,19 @@ from django.core.management import CommandError, call_command, get_commands
 from django.db import Error as DatabaseFault
 from django.db import connections
 
-from gateway import control, data_dir
-from gateway.certificates import renewed
 from gateway.config import Config, ListenerConfig, Loaded
 from gateway.config.review import review
 from gateway.db import describe_failure
+from gateway.dispatch.threads import close_connections
 from gateway.exceptions import GatewayError, InvalidChannelLayerError
+from gateway.health import Lifecycle
 from gateway.layers import LayerUnavailableError
 from gateway.layers.startup import check_layers
 from gateway.lifespan import Lifespan, LifespanError
-from gateway.observability import Lifecycle
 from gateway.routing import get_default_application
-from gateway.servers import joined_to_layer, make_servers
-from gateway.threads import close_connections
+from gateway.serve import control, data_dir
+from gateway.serve.assembly import joined_to_layer, make_servers
+from gateway.serve.certificate_renewal import renewed
 from protocols.asgi import Application
 from protocols.mqtt.storage.base import Store, StoreError
 from protocols.mqtt.storage.redis import RedisStore

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from gateway.events import disconnect_event, is_disconnect, size_bytes
+from gateway.dispatch.events import disconnect_event, is_disconnect, size_bytes
 from protocols.asgi import Receive
 from protocols.runner import Inbox
 

@@ -1,12 +1,12 @@
 """Whether a consumer takes a layer message of a type that is not in its table of handlers.
 
-A message of a channel layer comes from anywhere: see gateway.handlers for what it may call. One that is refused is
-counted and logged, and the consumer goes on.
+A message of a channel layer comes from anywhere: see gateway.dispatch.handlers for what it may call. One that is
+refused is counted and logged, and the consumer goes on.
 """
 
 from typing import TYPE_CHECKING
 
-from gateway.handlers import get_handler_name
+from gateway.dispatch.handlers import get_handler_name
 from gateway.layers import LayerEvent, Message
 from gateway.metrics import layer_refused
 from protocols.log_lines import PeerLog

@@ -18,7 +18,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from gateway.database_thread import DatabaseThread
+from gateway.databases.thread import DatabaseThread
 from gateway.layers.base import LayerUnavailableError
 from gateway.layers.startup import check_layers
 from protocols.asgi import Receive, Scope, Send

@@ -20,8 +20,8 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from gateway.background import Periodic
 from gateway.consumer import AsyncConsumer
+from gateway.dispatch.background import Periodic
 from gateway.layers import LayerEvent, LayerUnavailableError
 from gateway.layers.log import GroupLog, Position, group_log
 from protocols.asgi import Event

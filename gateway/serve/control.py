@@ -39,7 +39,8 @@ _MAX_PATH_BYTES: Final = 100
 
 @asynccontextmanager
 async def listening(data_dir: Path, commands: Mapping[str, Command]) -> AsyncIterator[None]:
-    """Answers requests while entered. Raises GatewayError. The data directory is to be held (gateway.data_dir)."""
+    """Answers requests while entered. Raises GatewayError. The data directory is to be held
+    (gateway.serve.data_dir)."""
     try:
         listener = _bind(data_dir)
     except OSError as error:

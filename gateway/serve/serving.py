@@ -1,16 +1,17 @@
 """An application and its servers, up for the time of a block: for tests and for development.
 
-`gateway serve` is more (gateway.supervisor): it has a configuration, signals, a data directory, a limit to each wait.
+`gateway serve` is more (gateway.serve.supervisor): it has a configuration, signals, a data directory, a limit to each
+wait.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
+from gateway.dispatch.threads import close_connections
 from gateway.layers.startup import check_layers
 from gateway.lifespan import Lifespan
-from gateway.servers import joined_to_layer, make_servers
-from gateway.threads import close_connections
+from gateway.serve.assembly import joined_to_layer, make_servers
 from protocols.asgi import Application
 from protocols.server import Listener, ProtocolServer
 

@@ -13,7 +13,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from gateway.database_sockets import DatabaseSocket
+from gateway.databases.sockets import DatabaseSocket
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -7,7 +7,7 @@ and all further calls of that handler use the same one, as thread-sensitive code
 Lanes of several consumers may share a thread, so a handler that waits holds no thread back from the others.
 
 Each thread may hold one database connection per alias: ASGI_THREADS is the upper bound, for consumers and for Django's
-views (gateway.django_handler) each. `close_connections` closes them, which is for whoever ends a server.
+views (gateway.dispatch.django_handler) each. `close_connections` closes them, which is for whoever ends a server.
 """
 
 import asyncio

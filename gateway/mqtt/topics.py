@@ -22,7 +22,7 @@ from typing import Any, TypeAlias, TypeVar
 from django.core.exceptions import ImproperlyConfigured
 from django.urls.converters import get_converters
 
-from gateway.handlers import Handler
+from gateway.dispatch.handlers import Handler
 
 F = TypeVar("F", bound=Callable[..., Any])
 

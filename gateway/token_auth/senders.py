@@ -3,7 +3,7 @@
 from typing import Final
 
 from gateway.metrics import token_expiries
-from gateway.token_sources import HEADER, Found
+from gateway.token_auth.sources import HEADER, Found
 from protocols.asgi import Event, Receive, Scope, Send
 from protocols.log_lines import PeerLog
 from protocols.runner import ClientDisconnectedError, describe

@@ -22,8 +22,8 @@ from django.http import FileResponse, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 
+from gateway.dispatch.threads import Lane, ThreadPool
 from gateway.metrics import django_requests_refused
-from gateway.threads import Lane, ThreadPool
 from protocols.asgi import Scope
 
 MAX_REQUESTS: Final = 200

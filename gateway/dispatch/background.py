@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
+from gateway.dispatch.threads import Lane
 from gateway.exceptions import StopConsumer
 from gateway.metrics import consumer_background_failures
-from gateway.threads import Lane
 from protocols.asgi import Event
 from protocols.log_lines import PeerLog
 from protocols.runner import Inbox

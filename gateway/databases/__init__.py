@@ -1,0 +1,1 @@
+"""Django's databases for a server that keeps its connections open."""

@@ -1,1 +1,0 @@
-"""Django's SQLite backend for a server that keeps its connections: ENGINE = "gateway.sqlite"."""
