@@ -20,11 +20,11 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from devices import credentials
-from devices.certificates import free_name
+from devices.client_certificates import free_name
+from devices.dashboard.command_lines import publish_lines
+from devices.dashboard.device_list import found_by, search_text
+from devices.dashboard.device_readings import ReadingsChoice, ReadingsQuery, read_page
 from devices.models import CertificateName, Credential, Deletion, Device, DeviceType
-from devices.pages.board import found_by, search_text
-from devices.pages.lines import publish_lines
-from devices.pages.readings import ReadingsChoice, ReadingsQuery, read_page
 from devices.profiles import PROFILES
 from devices.queries import contains_words
 from devices.values import duration_text, instant, name_text

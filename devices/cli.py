@@ -129,7 +129,7 @@ def rotate(name: str) -> None:
 def trust(name: str, certificate: str | None, **named: str | None) -> None:
     """Let whoever has a client certificate of this name in as a device, without a token."""
     setup_django()
-    from devices.certificates import fingerprint_in, trust
+    from devices.client_certificates import fingerprint_in, trust
 
     given = {kind: value for kind, value in named.items() if value is not None}
     try:

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from django.db import transaction
 from django.utils import timezone
 
-from devices.certificates import HOLDER_FIELDS, Holder, holders_of
+from devices.client_certificates import HOLDER_FIELDS, Holder, holders_of
 from devices.look_ups import DatabaseReading, LookUps
 from devices.models import CertificateName, ConnectionCut, Credential, Device
 from devices.profiles import PROFILES, Profile

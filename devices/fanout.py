@@ -20,9 +20,9 @@ from typing import Any, Final
 import msgspec
 
 from devices import metrics
+from devices.dashboard.device_list import KEYS_PER_ROW
 from devices.ingest import Group, Ingest
 from devices.models import now_ms
-from devices.pages.board import KEYS_PER_ROW
 from devices.values import told
 from devices.writers import Row
 from gateway.layers import BaseChannelLayer

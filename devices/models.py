@@ -74,7 +74,7 @@ class GatewayInstance(models.Model):
     """A running gateway process. It lives while its heartbeat is younger than HEARTBEAT_TIMEOUT_MS by DatabaseNow.
 
     That clock may be set. Each process notices and beats at once; what a dead one left in the future is deleted by the
-    others, who see that it does not change: devices.connections.
+    others, who see that it does not change: devices.presence.
     """
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
@@ -154,7 +154,7 @@ class Credential(models.Model):
 
 
 class CertificateName(models.Model):
-    """A name in client certificates, whose holders are let in as a device: see devices.certificates."""
+    """A name in client certificates, whose holders are let in as a device: see devices.client_certificates."""
 
     class Kind(models.TextChoices):
         """Where in a certificate the name is."""

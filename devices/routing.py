@@ -6,7 +6,7 @@ from devices.consumers.bridge import BridgeMqttConsumer
 from devices.consumers.http import TelemetryConsumer, UnknownPathConsumer
 from devices.consumers.mqtt import DeviceMqttConsumer
 from devices.consumers.websocket import DeviceWebsocketConsumer
-from devices.live import live_http_routes, live_websocket_routes
+from devices.dashboard.live import live_http_routes, live_websocket_routes
 from protocols.asgi import Receive, Scope, Send
 
 http_routes = [

@@ -7,12 +7,12 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-from devices.connections import Connections, Watchman
 from devices.credentials import Directory
 from devices.deletion import Deleter
 from devices.fanout import Fanout
 from devices.ingest import Group, Ingest
 from devices.limits import DeviceLimits, configured
+from devices.presence import Connections, Watchman
 from devices.writers import make_writer
 from gateway.health import Lifecycle, NotReadyError
 from gateway.layers import get_channel_layer

@@ -5,5 +5,5 @@ from django.urls import include, path
 
 urlpatterns = [
     path("admin/", admin.site.urls),
-    path("", include("devices.pages.urls")),
+    path("", include("devices.dashboard.urls")),
 ]

@@ -3,7 +3,6 @@
 import asyncio
 from typing import Any, Final
 
-from devices.connections import owner_of
 from devices.consumers.login import Revocable, certified_device, log_in
 from devices.consumers.refusals import (
     FLAPPING,
@@ -17,6 +16,7 @@ from devices.credentials import Denied, Identity, looks_like_token
 from devices.ingest import Ingest
 from devices.limits import Flapping
 from devices.models import now_ms
+from devices.presence import owner_of
 from devices.refusals import MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
 from gateway.generic.mqtt import AsyncMqttConsumer, Reject, topic

@@ -7,7 +7,7 @@ import django.db.models.functions.datetime
 from django.db import migrations, models
 
 import devices.models
-from devices.operations import CreateClusteredModel
+from devices.migrations._clustered_table import CreateClusteredModel
 
 
 class Migration(migrations.Migration):

@@ -2,8 +2,8 @@
 
 import pytest
 
+from devices.dashboard.device_list import BoardQuery, read_board, read_device
 from devices.models import Device, DeviceType, Key, LatestValue
-from devices.pages.board import BoardQuery, read_board, read_device
 from devices.queries import CodePoints, heads
 from devices.values import HEAD, Value
 

@@ -51,7 +51,7 @@ NOT_OF_PEERS: Final = {
     "devices/fanout.py Fanout._note_failure": "has a LogLimit",
     "devices/keys.py KeyBounds._count": "has a LogLimit",
     "gateway/serve/data_dir.py": "at the start",
-    "devices/connections.py Watchman": "the database; has a LogLimit",
+    "devices/presence.py Watchman": "the database; has a LogLimit",
 }
 """By file, class and function, or what it begins with: why no peer can have it logged as often as it likes."""
 

@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from devices import credentials
-from devices.certificates import Holder, fingerprint_in, holders_of, names_in, normalized, trust
+from devices.client_certificates import Holder, fingerprint_in, holders_of, names_in, normalized, trust
 from devices.models import ConnectionCut, Device, DeviceType
 from tests.support.authority import Authority, fingerprint
 

@@ -8,7 +8,6 @@ import pytest
 from django.db import connections as database_connections
 from django.db.models import F
 
-from devices.connections import KEEP_CUTS, POLL_INTERVAL_S, Connections, Watchman, owner_of
 from devices.credentials import Directory, Identity, cut, set_enabled
 from devices.models import (
     HEARTBEAT_INTERVAL_S,
@@ -19,6 +18,7 @@ from devices.models import (
     GatewayInstance,
     now_ms,
 )
+from devices.presence import KEEP_CUTS, POLL_INTERVAL_S, Connections, Watchman, owner_of
 from devices.profiles import PROFILES
 from gateway.db import database_sync_to_async
 from tests.support.databases import default_database, postgresql_settings

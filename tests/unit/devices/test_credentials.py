@@ -14,7 +14,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from devices.certificates import Holder, trust
+from devices.client_certificates import Holder, trust
 from devices.credentials import (
     CACHE_S,
     CACHE_SIZE,

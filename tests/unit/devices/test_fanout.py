@@ -10,10 +10,10 @@ import pytest
 
 from devices import metrics
 from devices.credentials import Identity
+from devices.dashboard.device_list import KEYS_PER_ROW
 from devices.fanout import FLEET_GROUP, MAX_WAITING, Fanout, device_group
 from devices.ingest import NEWEST_PER_DEVICE, Ingest
 from devices.limits import ANY_SKEW_MS, DeviceOptions
-from devices.pages.board import KEYS_PER_ROW
 from devices.profiles import PROFILES, Point
 from devices.writers import make_writer
 from gateway.layers import InMemoryChannelLayer

@@ -18,8 +18,7 @@ from django.utils import timezone
 from prometheus_client import REGISTRY
 
 from devices import consumers, look_ups
-from devices.certificates import trust
-from devices.connections import Connections, Watchman
+from devices.client_certificates import trust
 from devices.consumers import login, refusals
 from devices.consumers.refusals import REFUSALS, Refusal
 from devices.credentials import (
@@ -36,6 +35,7 @@ from devices.credentials import (
 )
 from devices.limits import DeviceLimits, DeviceOptions, FailedLogins, Flapping
 from devices.models import CertificateName, Credential, Device
+from devices.presence import Connections, Watchman
 from devices.profiles import PROFILES
 from devices.routing import http_routes, mqtt_application, websocket_routes
 from devices.services import DeviceServices

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from devices import metrics
-from devices.pages.board import KEYS_PER_ROW, Board
+from devices.dashboard.device_list import KEYS_PER_ROW, Board
 
 Reading: TypeAlias = tuple[str, int, msgspec.Raw]
 """Key, device time in ms, and the JSON of the whole reading, whose value nobody here has to understand."""

@@ -13,7 +13,7 @@ from django.urls import get_resolver
 from devices import credentials
 from devices.models import ConnectionCut, Credential, Device, DeviceType, GatewayInstance, Key, LatestValue, Reading
 from tests.support.addresses import addresses, arguments_for
-from tests.unit.devices.pages.conftest import MakeDevice
+from tests.unit.devices.dashboard.conftest import MakeDevice
 
 CHANGELIST = "/admin/gateway_devices/device/"
 VALUE = re.compile(r'reading-value"><span class="value">([^<]+)</span>')

@@ -8,7 +8,7 @@ from django.test import Client
 
 import devices
 import project
-from tests.unit.devices.pages.conftest import MakeDevice
+from tests.unit.devices.dashboard.conftest import MakeDevice
 
 FOLDERS = [Path(str(app.__file__)).parent / "templates" for app in (devices, project)]
 ERRORS = sorted(path.name for folder in FOLDERS for path in folder.glob("[45]*.html"))

@@ -5,7 +5,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from devices.models import Device
-from tests.unit.devices.pages.conftest import MakeDevice
+from tests.unit.devices.dashboard.conftest import MakeDevice
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from django.urls import reverse
 from django.utils.http import urlencode
 from django.views.decorators.http import require_safe
 
+from devices.dashboard.access import watchers_only
+from devices.dashboard.command_lines import add_line, publish_lines
+from devices.dashboard.device_list import STATES, BoardQuery, read_board, read_device, search_text
 from devices.history import end_of, history
 from devices.models import Credential, Device, DeviceType, LatestValue, Reading, now_ms
-from devices.pages.access import watchers_only
-from devices.pages.board import STATES, BoardQuery, read_board, read_device, search_text
-from devices.pages.lines import add_line, publish_lines
 from devices.values import number_text
 from gateway.config import current
 

@@ -6,12 +6,19 @@ import pytest
 from django.test import Client
 
 from devices import credentials
+from devices.dashboard.command_lines import add_line
+from devices.dashboard.device_list import (
+    KEYS_PER_DEVICE,
+    MAX_CHARACTERS,
+    PAGE_SIZE,
+    BoardQuery,
+    read_board,
+    read_device,
+)
 from devices.models import Device, DeviceType, GatewayInstance, Key, LatestValue, now_ms
-from devices.pages.board import KEYS_PER_DEVICE, MAX_CHARACTERS, PAGE_SIZE, BoardQuery, read_board, read_device
-from devices.pages.lines import add_line
 from devices.values import CUT
 from gateway.config import load
-from tests.unit.devices.pages.conftest import MakeDevice
+from tests.unit.devices.dashboard.conftest import MakeDevice
 
 
 def names(**query: Any) -> list[str]:

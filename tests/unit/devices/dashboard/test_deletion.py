@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from devices import deletion
 from devices.admin import DEVICES_PER_TRANSACTION
 from devices.models import ConnectionCut, Deletion, Device, DeviceType, Key, LatestValue, Reading
-from tests.unit.devices.pages.conftest import MakeDevice
+from tests.unit.devices.dashboard.conftest import MakeDevice
 
 CHANGELIST = "/admin/gateway_devices/device/"
 MINUTE = 60_000

@@ -21,11 +21,11 @@ from urllib.parse import parse_qsl
 import msgspec
 from django.urls import path
 
+from devices.dashboard.access import may_watch, session_may_watch
+from devices.dashboard.device_list import Board, BoardQuery, as_message, read_board, read_device
+from devices.dashboard.page_changes import ConnectionChanged, Decoder, Watch
 from devices.fanout import FLEET_GROUP, device_group
 from devices.models import now_ms
-from devices.pages.access import may_watch, session_may_watch
-from devices.pages.board import Board, BoardQuery, as_message, read_board, read_device
-from devices.pages.watch import ConnectionChanged, Decoder, Watch
 from gateway.auth import AuthMiddlewareStack
 from gateway.consumer import AsyncConsumer
 from gateway.db import database_sync_to_async

@@ -10,13 +10,13 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.sessions.backends.db import SessionStore
 from django.test import Client
 
-from devices.live import LiveConsumer, LiveStream, live_http_routes, live_websocket_routes
+from devices.dashboard.live import LiveConsumer, LiveStream, live_http_routes, live_websocket_routes
 from devices.models import Device
 from gateway.db import database_sync_to_async
 from gateway.layers import InMemoryChannelLayer, LayerEvent, channel_layers
 from gateway.routing import URLRouter
 from gateway.testing import ApplicationCommunicator, HttpCommunicator, WebsocketCommunicator
-from tests.unit.devices.pages.conftest import MakeDevice
+from tests.unit.devices.dashboard.conftest import MakeDevice
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -3,7 +3,7 @@
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from devices.pages import views
+from devices.dashboard import views
 
 urlpatterns = [
     path("", views.dashboard, name="dashboard"),

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from devices import metrics
-from devices.pages.board import KEYS_PER_ROW, Board, DeviceFacts
-from devices.pages.watch import ConnectionChanged, Decoder, ReadingsCommitted, Watch
+from devices.dashboard.device_list import KEYS_PER_ROW, Board, DeviceFacts
+from devices.dashboard.page_changes import ConnectionChanged, Decoder, ReadingsCommitted, Watch
 from devices.values import Value
 
 

@@ -6,9 +6,9 @@ import pytest
 from django.test import Client
 
 from devices import credentials
+from devices.dashboard.device_list import KEYS_PER_DEVICE
 from devices.models import Device, Key, Reading, now_ms
-from devices.pages.board import KEYS_PER_DEVICE
-from tests.unit.devices.pages.conftest import MakeDevice
+from tests.unit.devices.dashboard.conftest import MakeDevice
 
 
 @pytest.fixture
