@@ -24,7 +24,7 @@ from devices.look_ups import DatabaseReading, LookUps
 from devices.models import CertificateName, ConnectionCut, Credential, Device
 from devices.profiles import PROFILES, Profile
 from protocols.addresses import network_of
-from protocols.admission import Client
+from protocols.limits import Client
 from protocols.runner import printable
 
 T = TypeVar("T")

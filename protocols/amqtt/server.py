@@ -10,11 +10,11 @@ from amqtt.broker import Broker
 from amqtt.errors import BrokerError, PluginError
 
 from protocols import metrics
-from protocols.admission import Admission
 from protocols.amqtt.connection import Connection, Streams
 from protocols.amqtt.options import AmqttOptions, broker_config
 from protocols.amqtt.plugin import ApplicationPlugin
 from protocols.asgi import Application
+from protocols.limits import Admission
 from protocols.log_lines import PeerLog
 from protocols.server import Listener, ProtocolServer, Tunnel
 from protocols.sockets import Listening, client_address, listen_at_all

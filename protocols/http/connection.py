@@ -18,7 +18,6 @@ import logging
 from typing import Final, cast
 
 from protocols import metrics
-from protocols.admission import MAX_CONNECTIONS
 from protocols.asgi import Scope
 from protocols.bytes_in_hand import UNCOUNTED_BYTES, Holding
 from protocols.http.aiohttp_parsers import BadRequestError, RequestHead, RequestParser
@@ -28,6 +27,7 @@ from protocols.http.options import MAX_HEAD_BYTES, PIPELINE_BYTES, Site
 from protocols.http.request import Refusal, http_scope, lowered, refusal_of, split_target
 from protocols.http.response import plain_response
 from protocols.http.websocket import open_websocket
+from protocols.limits import MAX_CONNECTIONS
 from protocols.masking import redact_path
 from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox, describe
 from protocols.sockets import client_address, peer_name, server_address, tls_extension

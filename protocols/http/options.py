@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from protocols.admission import Admission
 from protocols.asgi import Application
 from protocols.bytes_in_hand import UNCOUNTED_BYTES, BytesInHand
 from protocols.http.aiohttp_parsers import MAX_MESSAGE_BYTES, FrameCollector
 from protocols.http.connections import Connections
 from protocols.http.request import Forwarding
 from protocols.http.response import HeadEncoder
+from protocols.limits import Admission
 from protocols.server import Tunnel
 from protocols.trusted_peers import TrustedPeers
 

@@ -11,8 +11,8 @@ from typing import Final, cast
 
 from protocols import metrics
 from protocols.addresses import network_of
-from protocols.admission import MAX_RATE, MAX_RATE_OF_ADDRESS
 from protocols.asgi import Event
+from protocols.limits import MAX_RATE, MAX_RATE_OF_ADDRESS
 from protocols.log_lines import Peer, PeerLog
 from protocols.mqtt.closing import NEVER
 from protocols.mqtt.codec.packets import ReasonCode

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from protocols import metrics
-from protocols.admission import Admission
 from protocols.asgi import Application
+from protocols.limits import Admission
 from protocols.mqtt.broker.broker import Broker
 from protocols.mqtt.losses import Losses
 from protocols.mqtt.options import MqttOptions

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from protocols.admission import MAX_PER_ADDRESS as MAX_CONNECTIONS_PER_ADDRESS
 from protocols.bytes_in_hand import MAX_IN_ALL, MAX_PER_ADDRESS
 from protocols.http.aiohttp_parsers import BadRequestError
 from protocols.http.request import REFUSALS, Refusal
+from protocols.limits import MAX_PER_ADDRESS as MAX_CONNECTIONS_PER_ADDRESS
 
 PROTOCOLS = Path(__file__).parents[4] / "protocols"
 MAKERS = (Refusal.__name__, BadRequestError.__name__)

@@ -9,8 +9,8 @@ from typing import Final
 
 import pytest
 
-from protocols.admission import RATE_SHARE, Admission
 from protocols.handshake import Entrance, RefusedError
+from protocols.limits import RATE_SHARE, Admission
 from protocols.mqtt.broker.owners import size_of_subscription
 from protocols.mqtt.codec.packets import ConnAck, Connect, PubAck, Publish, PubRec, ReasonCode, SubAck, Will
 from protocols.mqtt.options import LEVELS_PER_RETAINED, BrokerLimits, MqttOptions

@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocols.admission import RATES, Admission
+from protocols.limits import RATES, Admission
 from protocols.trusted_peers import TrustedPeers
 
 A, B = ("192.0.2.1", 1), ("192.0.2.2", 1)
