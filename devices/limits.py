@@ -2,18 +2,15 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from gateway.config import current
 from protocols.addresses import network_of
-
-REMEMBERED: Final = 10_000
-"""How many addresses or devices have an account; of more, the one heard of least recently is forgotten."""
+from protocols.limits import REMEMBERED, TokenBuckets
 
 FAILED_LOGIN_PAUSE_S: Final = 1.0
-
 
 ANY_SKEW_MS: Final = 10**15
 """More than any time that is taken is ahead of any clock, in ms."""
@@ -62,40 +59,9 @@ def configured() -> DeviceOptions:
     return options
 
 
-class Accounts:
-    """An account for each key: it is full with `most` at first, is drawn upon, and fills again within a minute."""
-
-    def __init__(self, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`most` 0 means that nothing is counted. `clock` gives seconds."""
-        self._most = most
-        self._clock = clock
-        self._accounts: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
-
-    def draw(self, key: Hashable) -> None:
-        """Takes one out."""
-        if not self._most:
-            return
-        self._accounts[key] = (max(0.0, self._left(key) - 1), self._clock())
-        self._accounts.move_to_end(key)
-        if len(self._accounts) > REMEMBERED:
-            self._accounts.popitem(last=False)
-
-    def give_back(self, key: Hashable) -> None:
-        """Puts one back."""
-        if self._most:
-            self._accounts[key] = (min(float(self._most), self._left(key) + 1), self._clock())
-
-    def wait_s(self, key: Hashable) -> float:
-        """How long it is until there is one to take out; 0 if there is."""
-        return max(0.0, 1 - self._left(key)) * 60 / self._most if self._most else 0.0
-
-    def is_empty(self, key: Hashable) -> bool:
-        """Whether less than one is left."""
-        return bool(self._most) and self._left(key) < 1
-
-    def _left(self, key: Hashable) -> float:
-        left, as_of = self._accounts.get(key, (float(self._most), 0.0))
-        return min(float(self._most), left + (self._clock() - as_of) * self._most / 60)
+def per_minute(most: int) -> TokenBuckets:
+    """Buckets of `most` tokens that fill within a minute."""
+    return TokenBuckets(most, most / 60)
 
 
 class FailedLogins:
@@ -108,34 +74,44 @@ class FailedLogins:
     def __init__(
         self, most: int, *, pause_s: float = FAILED_LOGIN_PAUSE_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`most` in a minute."""
-        self._accounts = Accounts(most, clock=clock)
+        """`most` in a minute; 0 is any number. `clock` gives seconds."""
+        self._most = most
+        self._clock = clock
+        self._buckets = per_minute(most)
         self.pause_s = pause_s
         """How late those beyond it are answered."""
 
     def note(self, client: tuple[str, int] | None) -> bool:
         """A login from this address has failed. Returns whether that is one of those which are answered at once."""
-        network = network_of(client)
-        is_one = not self._accounts.is_empty(network)
-        self._accounts.draw(network)
-        return is_one
+        if not self._most:
+            return True
+        now = self._clock()
+        bucket = self._buckets.of(network_of(client), now)
+        left = bucket.left(now)
+        bucket.take(min(1, left))
+        return left >= 1
 
 
 class Flapping:
     """Which devices come and go: connect, are lost, connect again, faster than anybody needs to."""
 
     def __init__(self, most: int, pause_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`most` lost connections in a minute; one more, and the device is kept out for `pause_s`."""
-        self._accounts = Accounts(most, clock=clock)
+        """`most` lost connections in a minute, 0 is any number; one more, and the device is kept out for `pause_s`."""
+        self._most = most
+        self._buckets = per_minute(most)
         self._pause_s = pause_s
         self._clock = clock
         self._out_until: OrderedDict[int, float] = OrderedDict()
 
     def lost(self, device_id: int) -> None:
         """A connection of the device has ended without a DISCONNECT."""
-        self._accounts.draw(device_id)
-        if self._accounts.is_empty(device_id):
-            self._out_until[device_id] = self._clock() + self._pause_s
+        if not self._most:
+            return
+        now = self._clock()
+        bucket = self._buckets.of(device_id, now)
+        bucket.take(min(1, bucket.left(now)))
+        if bucket.left(now) < 1:
+            self._out_until[device_id] = now + self._pause_s
             self._out_until.move_to_end(device_id)
             if len(self._out_until) > REMEMBERED:
                 self._out_until.popitem(last=False)

@@ -28,7 +28,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import render
 
 from devices import metrics
-from devices.limits import Accounts
+from devices.limits import per_minute
 from gateway.dispatch.threads import default_pool_size
 from protocols.addresses import network_of
 from protocols.log_lines import PeerLog
@@ -70,29 +70,31 @@ class Guesses:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` gives seconds."""
         self._lock = threading.Lock()
-        self._of_address = Accounts(FAILED_OF_ADDRESS, clock=clock)
-        self._of_user = Accounts(FAILED_OF_USER, clock=clock)
+        self._clock = clock
+        self._of_address = per_minute(FAILED_OF_ADDRESS)
+        self._of_user = per_minute(FAILED_OF_USER)
         self._under_way: Counter[str] = Counter()
 
     @contextmanager
     def attempt(self, network: str, username: str) -> Iterator[Callable[[], None]]:
         """A login under way. It counts as failed unless what this gives is called: before the password is looked at, so
         that many at once are not each the first. Raises TooManyPasswordsError."""
-        user = (network, username)
         with self._lock:
-            wait_s = max(self._of_address.wait_s(network), self._of_user.wait_s(user))
+            now = self._clock()
+            buckets = self._of_address.of(network, now), self._of_user.of((network, username), now)
+            wait_s = max(bucket.wait_s(1, now) for bucket in buckets)
             if wait_s:
                 raise TooManyPasswordsError(FAILED_OFTEN, 429, math.ceil(wait_s))
             if self._under_way[network] >= IN_HAND_OF_ADDRESS:
                 raise _busy()
             self._under_way[network] += 1
-            self._of_address.draw(network)
-            self._of_user.draw(user)
+            for bucket in buckets:
+                bucket.take()
 
         def was_none() -> None:
             with self._lock:
-                self._of_address.give_back(network)
-                self._of_user.give_back(user)
+                for bucket in buckets:
+                    bucket.give_back()
 
         try:
             yield was_none

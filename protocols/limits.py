@@ -1,11 +1,17 @@
-"""Who may connect: how many at a time, from one address, and how fast. One `Admission` for each listener. Sans I/O."""
+"""How often and how many: token buckets, and how many may connect to a listener, from one address, and how fast.
+
+Sans I/O: `now` is an argument, in seconds of any monotonic clock.
+"""
 
 from collections import Counter, OrderedDict
+from collections.abc import Hashable
 from typing import Final
 
 from protocols.addresses import network_of
-from protocols.token_bucket import TokenBucket
 from protocols.trusted_peers import TrustedPeers
+
+REMEMBERED: Final = 10_000
+"""How many keys have a bucket; of more, the one used least recently is forgotten, and begins anew."""
 
 MAX_CONNECTIONS: Final = "max_connections"
 MAX_PER_ADDRESS: Final = "max_connections_per_address"
@@ -14,14 +20,63 @@ MAX_RATE_OF_ADDRESS: Final = "max_connects_per_s_of_address"
 """No option: one address may have RATE_SHARE of `max_connects_per_s`."""
 
 RATE_SHARE: Final = 0.5
-RATES: Final = 10_000
-"""Addresses whose rates are known; those that connected least recently are forgotten, and begin anew."""
-
 Client = tuple[str, int] | None
 """As in a scope: None for a peer that has no address."""
 
 
-class Admission:
+class TokenBucket:
+    """Holds up to `burst` tokens, is full at first, and gains `per_s` a second. Below zero it says what is owed."""
+
+    __slots__ = ("_as_of", "_tokens", "burst", "per_s")
+
+    def __init__(self, burst: float, per_s: float, now: float) -> None:
+        self.burst = self._tokens = burst
+        self.per_s = per_s
+        self._as_of = now
+
+    def left(self, now: float) -> float:
+        """How many tokens there are."""
+        self._tokens = min(self.burst, self._tokens + (now - self._as_of) * self.per_s)
+        self._as_of = now
+        return self._tokens
+
+    def take(self, amount: float = 1) -> None:
+        """Takes tokens, whether there are so many or not."""
+        self._tokens -= amount
+
+    def give_back(self, amount: float = 1) -> None:
+        """Puts tokens back that were taken."""
+        self._tokens = min(self.burst, self._tokens + amount)
+
+    def wait_s(self, amount: float, now: float) -> float:
+        """How long it is until there are `amount`; 0 if they are there."""
+        return max(0.0, (amount - self.left(now)) / self.per_s)
+
+
+class TokenBuckets:
+    """A bucket for each key, of the REMEMBERED that were used last."""
+
+    def __init__(self, burst: float, per_s: float) -> None:
+        self._burst = burst
+        self._per_s = per_s
+        self._buckets: OrderedDict[Hashable, TokenBucket] = OrderedDict()
+
+    def of(self, key: Hashable, now: float) -> TokenBucket:
+        """The bucket of `key`."""
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = TokenBucket(self._burst, self._per_s, now)
+            if len(self._buckets) > REMEMBERED:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(key)
+        return bucket
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+
+class ConnectionLimits:
     """Counts the open connections of a listener."""
 
     def __init__(
@@ -39,7 +94,8 @@ class Admission:
         self._proxies = proxies or TrustedPeers(())
         self._by_network: Counter[str] = Counter()
         self._rate = TokenBucket(max(1.0, per_s), per_s, 0.0)
-        self._rates: OrderedDict[str, TokenBucket] = OrderedDict()
+        share = max(1.0, per_s * RATE_SHARE)
+        self._rates = TokenBuckets(share, share)
 
     def enter(self, client: Client, now: float) -> str | None:
         """Counts a connection. Returns which limit it exceeds, if any; it counts until `leave` all the same."""
@@ -73,21 +129,10 @@ class Admission:
     def _too_fast(self, client: Client, now: float) -> str | None:
         rates = [self._rate]
         if self._has_address(client):
-            rates.append(self._rate_of(network_of(client), now))
+            rates.append(self._rates.of(network_of(client), now))
         for rate, exceeded in zip(rates, (MAX_RATE, MAX_RATE_OF_ADDRESS), strict=False):
-            if not rate.has_one(now):
+            if rate.left(now) < 1:
                 return exceeded
         for rate in rates:
             rate.take()
         return None
-
-    def _rate_of(self, network: str, now: float) -> TokenBucket:
-        rate = self._rates.get(network)
-        if rate is None:
-            share = max(1.0, self._per_s * RATE_SHARE)
-            rate = self._rates[network] = TokenBucket(share, share, now)
-            if len(self._rates) > RATES:
-                self._rates.popitem(last=False)
-        else:
-            self._rates.move_to_end(network)
-        return rate

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 
 from protocols import metrics
 from protocols.addresses import network_of
-from protocols.token_bucket import TokenBucket
+from protocols.limits import TokenBucket
 
 LINES_AT_ONCE: Final = 5
 """Lines of one peer and kind that are logged at once."""
@@ -108,7 +108,7 @@ class LogShares:
                     self._add_forgotten(forgotten, old.suppressed)
             else:
                 self._shares.move_to_end(key)
-            if share.has_one(now) and self._all.has_one(now):
+            if share.left(now) >= 1 and self._all.left(now) >= 1:
                 share.take()
                 self._all.take()
                 suppressed, share.suppressed = share.suppressed, 0

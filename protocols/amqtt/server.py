@@ -14,7 +14,7 @@ from protocols.amqtt.connection import Connection, Streams
 from protocols.amqtt.options import AmqttOptions, broker_config
 from protocols.amqtt.plugin import ApplicationPlugin
 from protocols.asgi import Application
-from protocols.limits import Admission
+from protocols.limits import ConnectionLimits
 from protocols.log_lines import PeerLog
 from protocols.server import Listener, ProtocolServer, Tunnel
 from protocols.sockets import Listening, client_address, listen_at_all
@@ -54,7 +54,7 @@ class AmqttServer(ProtocolServer):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._emptied = asyncio.Event()
         self.open: set[Connection] = set()
-        self._admissions: dict[Connection, Admission] = {}
+        self._connection_limits: dict[Connection, ConnectionLimits] = {}
 
     @property
     def broker(self) -> Broker:
@@ -116,9 +116,9 @@ class AmqttServer(ProtocolServer):
     def left(self, connection: "Connection") -> None:
         """Neither the transport nor the application of a connection is there any more."""
         self.open.discard(connection)
-        admission = self._admissions.pop(connection, None)
-        if admission is not None:
-            admission.leave(connection.client)
+        limits = self._connection_limits.pop(connection, None)
+        if limits is not None:
+            limits.leave(connection.client)
         self._emptied.set()
 
     async def _shut_down(self) -> None:
@@ -130,17 +130,17 @@ class AmqttServer(ProtocolServer):
 
     def _factory(self, listener: Listener) -> Callable[[], asyncio.BaseProtocol]:
         options: AmqttOptions = listener.options
-        admission = Admission(connections=options.max_connections, per_address=options.max_connections_per_address)
+        limits = ConnectionLimits(connections=options.max_connections, per_address=options.max_connections_per_address)
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Connection | None:
-            return self._connected(options, admission, reader, writer)
+            return self._connected(options, limits, reader, writer)
 
         return lambda: Streams(connected)
 
     def _connected(
         self,
         options: AmqttOptions,
-        admission: Admission,
+        limits: ConnectionLimits,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> Connection | None:
@@ -148,14 +148,14 @@ class AmqttServer(ProtocolServer):
             writer.transport.abort()
             return None
         client = client_address(writer.transport)
-        exceeded = admission.enter(client, 0.0)
+        exceeded = limits.enter(client, 0.0)
         if exceeded is not None:
-            admission.leave(client)
+            limits.leave(client)
             metrics.mqtt_refused.labels(exceeded).inc()
             where = "%s:%s" % (client or ("a local socket", 0))
             peer_log.warning(client, f"refused %s: {exceeded} is %d", where, getattr(options, exceeded))
             writer.transport.abort()
             return None
         connection = Connection(self, options, reader, writer)
-        self._admissions[connection] = admission
+        self._connection_limits[connection] = limits
         return connection

@@ -94,7 +94,7 @@ class HttpConnection(Connection):
         self._tls = tls_extension(transport)
         self.attach(cast(asyncio.Transport, transport), self._client)
         metrics.http_connections.inc()
-        exceeded = site.admission.enter(self._client, self.connections.now)
+        exceeded = site.connection_limits.enter(self._client, self.connections.now)
         if exceeded is not None:
             reason = "too_many_connections" if exceeded == MAX_CONNECTIONS else exceeded
             self._refuse(Refusal(reason, f"{exceeded} is {getattr(site.options, exceeded)}"))
@@ -107,7 +107,7 @@ class HttpConnection(Connection):
         """Tells the application, if one is at work; counts a body cut short."""
         super().connection_lost(exc)
         metrics.http_connections.dec()
-        self.site.admission.leave(self._client)
+        self.site.connection_limits.leave(self._client)
         if self._ahead is not None:
             self._ahead.set(0)
         exchange, self._exchange = self._exchange, None

@@ -10,7 +10,7 @@ from protocols.http.aiohttp_parsers import MAX_MESSAGE_BYTES, FrameCollector
 from protocols.http.connections import Connections
 from protocols.http.request import Forwarding
 from protocols.http.response import HeadEncoder
-from protocols.limits import Admission
+from protocols.limits import ConnectionLimits
 from protocols.server import Tunnel
 from protocols.trusted_peers import TrustedPeers
 
@@ -105,10 +105,10 @@ class Site:
     """What the connections of one listener are served with."""
 
     __slots__ = (
-        "admission",
         "application",
         "bytes_in_hand",
         "collector",
+        "connection_limits",
         "connections",
         "encoder",
         "forwarding",
@@ -139,7 +139,7 @@ class Site:
         self.forwarding = Forwarding(options.trusted_proxies)
         self.collector = FrameCollector()
         proxies = TrustedPeers(options.trusted_proxies)
-        self.admission = Admission(
+        self.connection_limits = ConnectionLimits(
             connections=options.max_connections, per_address=options.max_connections_per_address, proxies=proxies
         )
         self.unchecked_bytes = min(UNCOUNTED_BYTES, options.max_body_bytes)

@@ -154,7 +154,7 @@ class WebSocketConnection(Connection):
         self._reader = None
         self._unread = b""
         self.hold(0)
-        self.site.admission.leave(client_address(self.transport))
+        self.site.connection_limits.leave(client_address(self.transport))
         metrics.http_connections.dec()
         if self._opened:
             metrics.websocket_connections.dec()

@@ -82,7 +82,7 @@ class Endpoint(Writing):
         self._peer = self._client
         if self._client is not None:
             self.connection.address = network_of(self._client)
-        exceeded = self._site.admission.enter(self._client, self._hub.loop.time())
+        exceeded = self._site.connection_limits.enter(self._client, self._hub.loop.time())
         if exceeded in (MAX_RATE, MAX_RATE_OF_ADDRESS):
             self._too_many_connect = exceeded
         elif exceeded is not None:
@@ -117,7 +117,7 @@ class Endpoint(Writing):
     def connection_lost(self, exc: Exception | None) -> None:
         """The last call of the transport."""
         self._lost = True
-        self._site.admission.leave(self._client)
+        self._site.connection_limits.leave(self._client)
         self._end_pause()
         metrics.mqtt_connections.dec()
         self.abort_at = NEVER

@@ -2,32 +2,10 @@
 
 from typing import Final
 
+from protocols.limits import TokenBucket
+
 _RECOVERED: Final = 0.1
 """Which part of a second's worth has to be left for a client to count as one that is not too fast."""
-
-
-class _Bucket:
-    """Holds a second's worth, is drawn upon and fills again; below zero it says how long that takes."""
-
-    __slots__ = ("_as_of", "_left", "_per_s")
-
-    def __init__(self, per_s: float, now: float) -> None:
-        self._per_s = per_s
-        self._left = per_s
-        self._as_of = now
-
-    def draw(self, amount: float, now: float) -> bool:
-        """Returns whether there was enough left before."""
-        self._left = min(self._per_s, self._left + (now - self._as_of) * self._per_s)
-        self._as_of = now
-        enough = self._left >= _RECOVERED * self._per_s
-        self._left -= amount
-        return enough
-
-    @property
-    def pause_s(self) -> float:
-        """How long until nothing is owed."""
-        return max(0.0, -self._left / self._per_s)
 
 
 class Rate:
@@ -38,7 +16,7 @@ class Rate:
     def __init__(self, *, messages_per_s: float, bytes_per_s: float, now: float) -> None:
         """0 is no limit."""
         limits = {"messages": messages_per_s, "bytes": bytes_per_s}
-        self._buckets = {what: _Bucket(per_s, now) for what, per_s in limits.items() if per_s}
+        self._buckets = {what: TokenBucket(per_s, per_s, now) for what, per_s in limits.items() if per_s}
         self._since: float | None = None
         self._publishes = 0
 
@@ -47,13 +25,15 @@ class Rate:
         nothing more should be read, and what there is too much of."""
         amounts = {"messages": publishes - self._publishes, "bytes": size}
         self._publishes = publishes
-        keeps = [bucket.draw(amounts[what], now) for what, bucket in self._buckets.items()]
+        keeps = [bucket.left(now) >= _RECOVERED * bucket.per_s for bucket in self._buckets.values()]
         if all(keeps):
             self._since = None
-        what, slowest = max(self._buckets.items(), key=lambda item: item[1].pause_s)
-        if slowest.pause_s and self._since is None:
+        for what, bucket in self._buckets.items():
+            bucket.take(amounts[what])
+        pause_s, what = max((bucket.wait_s(0, now), what) for what, bucket in self._buckets.items())
+        if pause_s and self._since is None:
             self._since = now
-        return slowest.pause_s, what
+        return pause_s, what
 
     def slowed_s(self, now: float) -> float:
         """For how long the client has been slowed down without a break."""

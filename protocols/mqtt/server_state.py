@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from protocols import metrics
 from protocols.asgi import Application
-from protocols.limits import Admission
+from protocols.limits import ConnectionLimits
 from protocols.mqtt.broker.broker import Broker
 from protocols.mqtt.losses import Losses
 from protocols.mqtt.options import MqttOptions
@@ -32,14 +32,14 @@ _SHORTEST_TICK_S: Final = 0.01
 class Site:
     """A listener, or the tunnel: what its connections have in common."""
 
-    __slots__ = ("admission", "hub", "options", "scheme")
+    __slots__ = ("connection_limits", "hub", "options", "scheme")
 
     def __init__(self, hub: "Hub", options: MqttOptions, scheme: str) -> None:
         """`scheme` is that of the scope, unless the transport knows better (a tunnel's does)."""
         self.hub = hub
         self.options = options
         self.scheme = scheme
-        self.admission = Admission(
+        self.connection_limits = ConnectionLimits(
             connections=options.max_connections,
             per_address=options.max_connections_per_address,
             per_s=options.max_connects_per_s,

@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from protocols.handshake import Entrance, RefusedError
-from protocols.limits import RATE_SHARE, Admission
+from protocols.limits import RATE_SHARE, ConnectionLimits
 from protocols.mqtt.broker.owners import size_of_subscription
 from protocols.mqtt.codec.packets import ConnAck, Connect, PubAck, Publish, PubRec, ReasonCode, SubAck, Will
 from protocols.mqtt.options import LEVELS_PER_RETAINED, BrokerLimits, MqttOptions
@@ -61,21 +61,21 @@ def retain(client: Client, topic: str, payload: bytes = b"x", qos: int = 1) -> P
 @shared("max_connections", "max_connections_per_address")
 def greedy_address_leaves_connections() -> None:
     options = MqttOptions(max_connections=10, max_connections_per_address=3)
-    admission = Admission(connections=options.max_connections, per_address=options.max_connections_per_address)
+    limits = ConnectionLimits(connections=options.max_connections, per_address=options.max_connections_per_address)
     for _ in range(3):
-        assert admission.enter(("192.0.2.1", 1), 0) is None
+        assert limits.enter(("192.0.2.1", 1), 0) is None
 
-    assert admission.enter(("192.0.2.1", 1), 0) == "max_connections_per_address"
-    assert admission.enter(("192.0.2.2", 1), 0) is None
+    assert limits.enter(("192.0.2.1", 1), 0) == "max_connections_per_address"
+    assert limits.enter(("192.0.2.2", 1), 0) is None
 
 
 @shared("max_connects_per_s", "")
 def greedy_address_leaves_connects() -> None:
-    admission = Admission(connections=1_000, per_s=100)
-    accepted = [admission.enter(("192.0.2.1", 1), 0) for _ in range(500)].count(None)
+    limits = ConnectionLimits(connections=1_000, per_s=100)
+    accepted = [limits.enter(("192.0.2.1", 1), 0) for _ in range(500)].count(None)
 
     assert accepted == 100 * RATE_SHARE
-    assert admission.enter(("192.0.2.2", 1), 0) is None
+    assert limits.enter(("192.0.2.2", 1), 0) is None
 
 
 @shared("max_handshakes", "max_handshakes_per_address")

@@ -547,8 +547,8 @@ async def test_a_connection_is_counted_in_and_out() -> None:
     before = [counter(name) for name in names]
     async with Accepted() as it:
         assert [counter(name) for name in names] == [count + 1 for count in before]
-        assert it.client.site.admission.open == 1
+        assert it.client.site.connection_limits.open == 1
     assert [counter(name) for name in names] == before
-    assert it.client.site.admission.open == 0
+    assert it.client.site.connection_limits.open == 0
     assert not it.client.connections.open
     assert not it.client.connections.runs
