@@ -1,7 +1,7 @@
 """What stands between an accepted socket and the protocol of its listener: the PROXY header, the TLS handshake.
 
-A connection in here has cost no more than its socket and a task, and is known to nobody but its `Entrance`, which
-bounds how many there are and how long they take. A listener that has neither proxies nor TLS needs none: asyncio
+A connection in here has cost no more than its socket and a task, and is known to nobody but its `HandshakingListener`,
+which bounds how many there are and how long they take. A listener that has neither proxies nor TLS needs none: asyncio
 accepts for it.
 """
 
@@ -40,8 +40,8 @@ class RefusedError(Exception):
         self.reason = reason
 
 
-class Entrance:
-    """The way into one listener."""
+class HandshakingListener:
+    """Accepts the connections of one listener, and lets in those whose handshake succeeds in time."""
 
     def __init__(self, listener: Listener, factory: Callable[[], asyncio.BaseProtocol]) -> None:
         self._listener = listener
@@ -51,7 +51,7 @@ class Entrance:
         self._accepting: list[asyncio.Task[None]] = []
         self._under_way: set[asyncio.Task[None]] = set()
         self._by_network: Counter[str] = Counter()
-        self._certified: WeakSet[IntroducedTransport] = WeakSet()
+        self._certified: WeakSet[ClientTransport] = WeakSet()
         if isinstance(self._context, ServerContext):
             self._context.on_reload.append(self._end_revoked)
 
@@ -167,7 +167,7 @@ class Entrance:
     async def _connect(self, accepted: socket.socket, proxied: Proxied | None) -> None:
         factory = self._factory
         if proxied is not None or isinstance(self._context, ServerContext):
-            factory = _Introduction(factory, proxied, self._certified)
+            factory = _AfterHandshake(factory, proxied, self._certified)
         encrypted: dict[str, Any] = {}
         if self._context is not None:  # the deadline of `_admit` comes first
             timeout_s = 2 * self._listener.handshake_timeout_s
@@ -186,15 +186,15 @@ class Entrance:
         peer_log.info(peer, message, where, self._listener.bind, text, kind=message + reason)
 
 
-class _Introduction(asyncio.Protocol):
-    """Makes the protocol of a connection acquainted with its client, and notes who has a certificate, which may be
-    revoked while the connection lasts. Is its own factory."""
+class _AfterHandshake(asyncio.Protocol):
+    """Gives the protocol of a connection its `ClientTransport`, and notes who has a certificate, which may be revoked
+    while the connection lasts. Is its own factory."""
 
     def __init__(
         self,
         factory: Callable[[], asyncio.BaseProtocol],
         proxied: Proxied | None,
-        certified: "WeakSet[IntroducedTransport]",
+        certified: "WeakSet[ClientTransport]",
     ) -> None:
         self._factory = factory
         self._proxied = proxied
@@ -207,13 +207,13 @@ class _Introduction(asyncio.Protocol):
         protocol = self._factory()
         transport = cast(asyncio.Transport, transport)
         transport.set_protocol(protocol)
-        introduced = IntroducedTransport(transport, self._proxied)
-        if introduced.certificate:
-            self._certified.add(introduced)
-        protocol.connection_made(introduced)
+        client_transport = ClientTransport(transport, self._proxied)
+        if client_transport.certificate:
+            self._certified.add(client_transport)
+        protocol.connection_made(client_transport)
 
 
-class IntroducedTransport(asyncio.Transport):
+class ClientTransport(asyncio.Transport):
     """A transport whose addresses are those that the proxy told, if there is one; all else is the transport beneath.
 
     Its methods are bound once, here, so that a write costs what it costs beneath. (And one can have weak references to

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from protocols import tls
-from protocols.handshake import Entrance
+from protocols.handshake import HandshakingListener
 from protocols.server import Listener
 
 BACKLOG: Final = 4096
@@ -41,17 +41,17 @@ def parse_bind(bind: str) -> tuple[str, int] | str:
 class Listening:
     """A place that is listened at, until `close`."""
 
-    def __init__(self, address: str, servers: Sequence[asyncio.Server], entrance: Entrance) -> None:
+    def __init__(self, address: str, servers: Sequence[asyncio.Server], handshaking: HandshakingListener) -> None:
         self.address = address
         """Where it really listens: "127.0.0.1:1883", "[::1]:1883" or "unix:/path"."""
         self._servers = servers
-        self._entrance = entrance
+        self._handshaking = handshaking
 
     def close(self) -> None:
         """Closes the socket; connections go on, unless they are not through with their handshake."""
         for server in self._servers:
             server.close()
-        self._entrance.close()
+        self._handshaking.close()
 
 
 async def listen(listener: Listener, protocol_factory: Callable[[], asyncio.BaseProtocol]) -> Listening:
@@ -60,15 +60,15 @@ async def listen(listener: Listener, protocol_factory: Callable[[], asyncio.Base
         sockets = await _bound(parse_bind(listener.bind), listener.dead_peer_timeout_s)
         address = _address_of(sockets[0])
         servers: list[asyncio.Server] = []
-        entrance = Entrance(listener, protocol_factory)
-        if entrance.needed:
-            entrance.open(sockets)
+        handshaking = HandshakingListener(listener, protocol_factory)
+        if handshaking.needed:
+            handshaking.open(sockets)
         else:
             servers = [await _serve(each, protocol_factory) for each in sockets]
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise OSError(error.errno, f"cannot listen at {listener.bind}: {reason}") from error
-    return Listening(address, servers, entrance)
+    return Listening(address, servers, handshaking)
 
 
 async def _serve(bound: socket.socket, factory: Callable[[], asyncio.BaseProtocol]) -> asyncio.Server:

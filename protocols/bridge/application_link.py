@@ -208,20 +208,20 @@ class Exchange:
                 self._want_end(Ending("application", f"refused a message to {pending.topic}: {text}"))
                 return False
             self._note("refused", f"the application refuses a message to {pending.topic}: {text}")
-        ticket = 0
+        commit_number = 0
         if code < _FAILURE and answer.get("route", True):
-            ticket = self._outgoing.route(
+            commit_number = self._outgoing.route(
                 pending.topic, message.payload, message.qos, message.retain, message.properties, self._client_id
             )
         if message.qos:
-            self._acknowledge(ticket, message.mid)
+            self._acknowledge(commit_number, message.mid)
         return True
 
-    def _acknowledge(self, ticket: int, mid: int) -> None:
-        if self._committer is None or not (ticket or self._held):
+    def _acknowledge(self, commit_number: int, mid: int) -> None:
+        if self._committer is None or not (commit_number or self._held):
             self._upstream.acknowledge(mid)
         else:
-            self._held.append((ticket, mid))
+            self._held.append((commit_number, mid))
             self._committer.call_when_committed(self)
 
     def committed(self) -> None:

@@ -147,7 +147,7 @@ class Outgoing:
         journal = self._broker.journal
         recorded = 0 if journal is None else journal.recorded
         self._broker.route(Message(topic, payload, qos, retain, passed, now=now), self._session, now)
-        return 0 if journal is None or journal.recorded == recorded else journal.ticket()
+        return 0 if journal is None or journal.recorded == recorded else journal.commit_number()
 
     # -- the link of the session ------------------------------------------------------------------------------------
 
@@ -181,7 +181,7 @@ class Outgoing:
         """See protocols.mqtt.delivery.Link: of QoS 2, which there is none of."""
         raise NotImplementedError("a bridge sends QoS 0 and 1")
 
-    def promise(self) -> None:
+    def require_commit(self) -> None:
         """See protocols.mqtt.delivery.Link: only QoS 2 asks for it."""
 
     def take_over(self, now: float) -> None:

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from protocols.http.connection import HttpConnection
 from protocols.http.connections import Connections
-from protocols.http.options import HttpOptions, Site
+from protocols.http.options import HttpOptions, ListenerContext
 from protocols.server import Listener, ProtocolServer
 from protocols.sockets import Listening, listen_at_all
 
@@ -50,7 +50,7 @@ class HttpServer(ProtocolServer):
         self._addresses = [listening.address for listening in self._servers]
 
     def _factory(self, listener: Listener, connections: Connections) -> Callable[[], HttpConnection]:
-        site = Site(
+        context = ListenerContext(
             self.application,
             listener.options,
             connections,
@@ -58,7 +58,7 @@ class HttpServer(ProtocolServer):
             state=self.state,
             tunnels=self.tunnels,
         )
-        return functools.partial(HttpConnection, site)
+        return functools.partial(HttpConnection, context)
 
     @property
     def addresses(self) -> Sequence[str]:

@@ -23,7 +23,7 @@ from protocols.bytes_in_hand import UNCOUNTED_BYTES, Holding
 from protocols.http.aiohttp_parsers import BadRequestError, RequestHead, RequestParser
 from protocols.http.connections import NEVER, Connection, log_refusal, peer_log
 from protocols.http.exchange import AskedInbox, Exchange
-from protocols.http.options import MAX_HEAD_BYTES, PIPELINE_BYTES, Site
+from protocols.http.options import MAX_HEAD_BYTES, PIPELINE_BYTES, ListenerContext
 from protocols.http.request import Refusal, http_scope, lowered, refusal_of, split_target
 from protocols.http.response import plain_response
 from protocols.http.websocket import open_websocket
@@ -62,13 +62,13 @@ class HttpConnection(Connection):
         "_request_due",
         "_server",
         "_tls",
-        "site",
+        "context",
     )
 
-    def __init__(self, site: Site) -> None:
-        super().__init__(site.connections, write_timeout_s=site.options.write_timeout_s)
-        self.site = site
-        options = site.options
+    def __init__(self, context: ListenerContext) -> None:
+        super().__init__(context.connections, write_timeout_s=context.options.write_timeout_s)
+        self.context = context
+        options = context.options
         self._parser = RequestParser(
             max_target_bytes=options.max_target_bytes,
             max_header_bytes=options.max_header_bytes,
@@ -88,16 +88,16 @@ class HttpConnection(Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accepts, or refuses with 503 above the listener's limit."""
-        site = self.site
+        context = self.context
         self._client = client_address(transport)
         self._server = server_address(transport)
         self._tls = tls_extension(transport)
         self.attach(cast(asyncio.Transport, transport), self._client)
         metrics.http_connections.inc()
-        exceeded = site.connection_limits.enter(self._client, self.connections.now)
+        exceeded = context.connection_limits.enter(self._client, self.connections.now)
         if exceeded is not None:
             reason = "too_many_connections" if exceeded == MAX_CONNECTIONS else exceeded
-            self._refuse(Refusal(reason, f"{exceeded} is {getattr(site.options, exceeded)}"))
+            self._refuse(Refusal(reason, f"{exceeded} is {getattr(context.options, exceeded)}"))
         elif self.connections.closing:  # it was accepted just before the sockets closed
             self.close_transport()
         else:
@@ -107,7 +107,7 @@ class HttpConnection(Connection):
         """Tells the application, if one is at work; counts a body cut short."""
         super().connection_lost(exc)
         metrics.http_connections.dec()
-        self.site.connection_limits.leave(self._client)
+        self.context.connection_limits.leave(self._client)
         if self._ahead is not None:
             self._ahead.set(0)
         exchange, self._exchange = self._exchange, None
@@ -155,7 +155,7 @@ class HttpConnection(Connection):
 
     def _wait_for_request(self) -> None:
         self._begun = False
-        self.deadline = self.connections.now + self.site.options.keep_alive_s
+        self.deadline = self.connections.now + self.context.options.keep_alive_s
 
     def _feed(self, data: bytes) -> None:
         parser = self._parser
@@ -177,7 +177,7 @@ class HttpConnection(Connection):
         """So many bytes of a head that is not complete have come."""
         if not self._begun:
             self._begun = True
-            self.deadline = self.connections.now + self.site.options.head_timeout_s
+            self.deadline = self.connections.now + self.context.options.head_timeout_s
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(Refusal("head_too_large"))
@@ -185,7 +185,7 @@ class HttpConnection(Connection):
     def _count_ahead(self) -> None:
         """Counts what is held besides the body of the request in hand: it is nobody's turn yet."""
         if self._ahead is None:
-            self._ahead = Holding(self.site.bytes_in_hand, self._client)
+            self._ahead = Holding(self.context.bytes_in_hand, self._client)
         held = self._head_bytes + self._parser.kept_bytes + len(self._pipelined)
         exceeded = self._ahead.set(held)
         if exceeded is not None and not self.leaving:
@@ -200,14 +200,14 @@ class HttpConnection(Connection):
         if refusal is not None or target is None:
             self._refuse(refusal or Refusal("bad_target"))
             return
-        site = self.site
+        context = self.context
         headers = lowered(head.raw_headers)
         host = target[3]
         if host is not None:
             headers = [(b"host", host), *(header for header in headers if header[0] != b"host")]
-        client, scheme = self._client, site.scheme
-        if site.forwarding:
-            client, scheme = site.forwarding.apply(headers, client, scheme)
+        client, scheme = self._client, context.scheme
+        if context.forwarding:
+            client, scheme = context.forwarding.apply(headers, client, scheme)
             self.client = client
         scope = http_scope(
             head,
@@ -216,7 +216,7 @@ class HttpConnection(Connection):
             scheme=scheme,
             client=client,
             server=self._server,
-            state=site.state,
+            state=context.state,
             tls=self._tls,
         )
         if head.upgrade and head.headers.get("Upgrade", "").lower() == "websocket":
@@ -231,7 +231,7 @@ class HttpConnection(Connection):
             if expected is not None and expected.lower() != "100-continue":
                 self._refuse(Refusal("expectation"), scope)
                 return
-            too_large = int(head.headers.get("Content-Length", "0")) > self.site.options.max_body_bytes
+            too_large = int(head.headers.get("Content-Length", "0")) > self.context.options.max_body_bytes
             asked = too_large or (expected is not None and head.version == (1, 1))
             inbox = (AskedInbox if asked else Inbox)(pause=self._pause_body, resume=self._resume_body)
         else:
@@ -244,10 +244,10 @@ class HttpConnection(Connection):
             # llhttp skips to another protocol after any upgrade that a client offers, h2c for one
             keep_alive=not (head.should_close or head.upgrade),
         )
-        if self.site.options.access_log:
+        if self.context.options.access_log:
             exchange.log_line = f'{peer_name(scope["client"])} "{head.method} {redact_path(scope["path"])}"'
         run = exchange.run = ApplicationRun(
-            self.site.application, scope, exchange.send, inbox=inbox, on_finished=exchange.finished
+            self.context.application, scope, exchange.send, inbox=inbox, on_finished=exchange.finished
         )
         self.connections.started(run)
         if has_body and too_large:
@@ -258,7 +258,7 @@ class HttpConnection(Connection):
         elif has_body:
             self._body_bytes = 0
             self._reading_body = True
-            now, options = self.connections.now, self.site.options
+            now, options = self.connections.now, self.context.options
             self._request_due = now + (options.request_timeout_s or NEVER)
             self.deadline = min(now + options.body_timeout_s, self._request_due)
             if isinstance(inbox, AskedInbox):
@@ -271,7 +271,7 @@ class HttpConnection(Connection):
         if self._parser.has_body:
             self._refuse(Refusal("bad_handshake", "a handshake has no body"), scope)
             return
-        refusal = open_websocket(self.site, self.transport, head, scope, self._parser.take_upgraded)
+        refusal = open_websocket(self.context, self.transport, head, scope, self._parser.take_upgraded)
         if refusal is not None:
             self._refuse(refusal, scope)
             return
@@ -285,7 +285,7 @@ class HttpConnection(Connection):
         assert exchange is not None
         data, complete = self._parser.take_body()
         size = self._body_bytes = self._body_bytes + len(data)
-        if size > self.site.unchecked_bytes or not complete:
+        if size > self.context.unchecked_bytes or not complete:
             refusal = self._refusal_of_part(exchange, size, complete=complete)
             if refusal is not None:
                 self._refuse(refusal)
@@ -298,7 +298,7 @@ class HttpConnection(Connection):
             self.deadline = NEVER
             return  # the client waits for us, not we for it
         else:
-            options = self.site.options
+            options = self.context.options
             in_time = self.connections.now + options.body_timeout_s
             progress_s = len(data) / options.min_body_bytes_per_s
             self.deadline = min(self.deadline + progress_s, in_time, self._request_due)
@@ -311,7 +311,7 @@ class HttpConnection(Connection):
 
     def _refusal_of_part(self, exchange: Exchange, size: int, *, complete: bool) -> Refusal | None:
         """Whether a body of which `size` bytes have come is too much by now."""
-        if size > self.site.options.max_body_bytes:
+        if size > self.context.options.max_body_bytes:
             return self._body_too_large()
         if size > UNCOUNTED_BYTES:
             exceeded = self._hold(exchange).set(size)
@@ -322,13 +322,13 @@ class HttpConnection(Connection):
         return None
 
     def _body_too_large(self) -> Refusal:
-        return Refusal("body_too_large", f"a body has at most {self.site.options.max_body_bytes} bytes")
+        return Refusal("body_too_large", f"a body has at most {self.context.options.max_body_bytes} bytes")
 
     def _hold(self, exchange: Exchange) -> Holding:
         holding = exchange.holding
         if holding is None:
             assert exchange.run is not None
-            holding = exchange.holding = Holding(self.site.bytes_in_hand, exchange.run.scope["client"])
+            holding = exchange.holding = Holding(self.context.bytes_in_hand, exchange.run.scope["client"])
         return holding
 
     def _ask_for_body(self) -> None:
@@ -355,7 +355,7 @@ class HttpConnection(Connection):
 
     def _await_body(self) -> None:
         """It is the client's turn now, after the application's."""
-        self.deadline = min(self.connections.now + self.site.options.body_timeout_s, self._request_due)
+        self.deadline = min(self.connections.now + self.context.options.body_timeout_s, self._request_due)
 
     # -- responses --------------------------------------------------------------------------------------------------
 
@@ -415,7 +415,7 @@ class HttpConnection(Connection):
 
     def _answer(self, status: int, text: str = "", extra: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         """A response of the server's own, after which the connection ends."""
-        self.write(plain_response(status, text, server=self.site.encoder, extra=extra))
+        self.write(plain_response(status, text, server=self.context.encoder, extra=extra))
         self._note_response(status)
 
     def _refuse(self, refusal: Refusal, scope: Scope | None = None) -> None:

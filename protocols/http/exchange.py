@@ -132,7 +132,7 @@ class Exchange:
             raise RuntimeError("'http.response.body' sent before 'http.response.start'")
         connection = self.connection
         assert connection is not None
-        data, self._left, self._chunked, self.keep_alive = connection.site.encoder.encode(
+        data, self._left, self._chunked, self.keep_alive = connection.context.encoder.encode(
             self.status,
             self._headers,
             body_length=len(body) if last else None,

@@ -101,7 +101,7 @@ PIPELINE_BYTES: Final = 64 * 1024
 """How much a client may send ahead of the response it waits for before its socket is no longer read."""
 
 
-class Site:
+class ListenerContext:
     """What the connections of one listener are served with."""
 
     __slots__ = (

@@ -18,7 +18,7 @@ from protocols.asgi import Event, Scope
 from protocols.bytes_in_hand import UNCOUNTED_BYTES
 from protocols.http.aiohttp_parsers import RequestHead
 from protocols.http.connections import log_refusal
-from protocols.http.options import PIPELINE_BYTES, Site
+from protocols.http.options import PIPELINE_BYTES, ListenerContext
 from protocols.http.request import Refusal, websocket_scope
 from protocols.http.response import plain_response
 from protocols.http.websocket_connection import WebSocketConnection, peer_log
@@ -33,7 +33,7 @@ EVENT_OVERHEAD_BYTES: Final = 256
 
 
 def open_websocket(
-    site: Site,
+    context: ListenerContext,
     transport: asyncio.Transport,
     head: RequestHead,
     scope: Scope,
@@ -46,10 +46,10 @@ def open_websocket(
     offer = offer_of(head)
     if isinstance(offer, Refusal):
         return offer
-    tunnel = site.tunnels.get(scope["path"])
+    tunnel = context.tunnels.get(scope["path"])
     if tunnel is not None:
-        return open_tunnel(tunnel, site, transport, offer, scope, take_early_bytes)
-    websocket = WebSocket(site, offer)
+        return open_tunnel(tunnel, context, transport, offer, scope, take_early_bytes)
+    websocket = WebSocket(context, offer)
     websocket.attach(transport, scope["client"])
     transport.set_protocol(websocket)
     websocket.start(websocket_scope(scope, offer.subprotocols), take_early_bytes())
@@ -61,8 +61,8 @@ class WebSocket(WebSocketConnection):
 
     __slots__ = ("_denial", "_denied", "_early", "_left_by_us", "_offer", "inbox", "run")
 
-    def __init__(self, site: Site, offer: Offer) -> None:
-        super().__init__(site)
+    def __init__(self, context: ListenerContext, offer: Offer) -> None:
+        super().__init__(context)
         self._offer: Offer | None = offer
         self._denial: Event | None = None
         self._denied = False
@@ -76,9 +76,9 @@ class WebSocket(WebSocketConnection):
         self._early = early_bytes
         self._hold_early()
         self.inbox.feed({"type": "websocket.connect"}, 0)
-        self.deadline = self.connections.now + self.site.options.websocket_handshake_timeout_s
+        self.deadline = self.connections.now + self.context.options.websocket_handshake_timeout_s
         run = self.run = ApplicationRun(
-            self.site.application, scope, self.send, inbox=self.inbox, on_finished=self._application_ended
+            self.context.application, scope, self.send, inbox=self.inbox, on_finished=self._application_ended
         )
         self.connections.started(run)
 
@@ -174,7 +174,7 @@ class WebSocket(WebSocketConnection):
         elif kind == "websocket.accept":
             self.write(
                 accept_response(
-                    self.site.encoder,
+                    self.context.encoder,
                     offer,
                     subprotocol=event.get("subprotocol"),
                     headers=event.get("headers", ()),
@@ -206,7 +206,7 @@ class WebSocket(WebSocketConnection):
         last = not event.get("more_body", False)
         if not self._denied:
             self._denied = True
-            head, *_ = self.site.encoder.encode(
+            head, *_ = self.context.encoder.encode(
                 start["status"],
                 start.get("headers", ()),
                 body_length=len(body) if last else None,
@@ -248,7 +248,7 @@ class WebSocket(WebSocketConnection):
         metrics.http_refused.labels(refusal.reason).inc()
         self._log_refusal(level, refusal.status, refusal.reason, log_text or refusal.text)
         self._offer = None
-        self.write(plain_response(refusal.status, refusal.text, server=self.site.encoder))
+        self.write(plain_response(refusal.status, refusal.text, server=self.context.encoder))
         self._note_response(refusal.status)
         self._leave()
 

@@ -13,7 +13,7 @@ from protocols import metrics
 from protocols.bytes_in_hand import UNCOUNTED_BYTES, Holding
 from protocols.http.aiohttp_parsers import BINARY, CLOSE, PING, TEXT, FrameReader
 from protocols.http.connections import NEVER, Connection
-from protocols.http.options import Site
+from protocols.http.options import ListenerContext
 from protocols.http.websocket_frames import PONG_OPCODE, close_frame, frame, may_close_with
 from protocols.log_lines import PeerLog
 from protocols.sockets import client_address, peer_name
@@ -44,13 +44,13 @@ class WebSocketConnection(Connection):
         "_pinged_at",
         "_reader",
         "_unread",
+        "context",
         "is_open",
-        "site",
     )
 
-    def __init__(self, site: Site) -> None:
-        super().__init__(site.connections, write_timeout_s=site.options.write_timeout_s)
-        self.site = site
+    def __init__(self, context: ListenerContext) -> None:
+        super().__init__(context.connections, write_timeout_s=context.options.write_timeout_s)
+        self.context = context
         self.is_open = False
         self._reader: FrameReader | None = None
         self._opened = False
@@ -83,9 +83,11 @@ class WebSocketConnection(Connection):
     def opened(self) -> None:
         """The 101 response is on its way: frames follow."""
         self.is_open = self._opened = True
-        self._reader = FrameReader(self.site.collector, max_message_bytes=self.site.options.websocket_max_message_bytes)
+        self._reader = FrameReader(
+            self.context.collector, max_message_bytes=self.context.options.websocket_max_message_bytes
+        )
         self._heard_at = self.connections.now
-        self.deadline = self._heard_at + (self.site.options.websocket_ping_interval_s or NEVER)
+        self.deadline = self._heard_at + (self.context.options.websocket_ping_interval_s or NEVER)
         metrics.websocket_connections.inc()
 
     def data_received(self, data: bytes) -> None:
@@ -154,7 +156,7 @@ class WebSocketConnection(Connection):
         self._reader = None
         self._unread = b""
         self.hold(0)
-        self.site.connection_limits.leave(client_address(self.transport))
+        self.context.connection_limits.leave(client_address(self.transport))
         metrics.http_connections.dec()
         if self._opened:
             metrics.websocket_connections.dec()
@@ -172,7 +174,7 @@ class WebSocketConnection(Connection):
     def deadline_passed(self) -> None:
         """Looks which of three times has come: that of the next ping, an interval after the peer was last heard of;
         that of the answer to the last one; and that by which more of a message must have come."""
-        now, options = self.connections.now, self.site.options
+        now, options = self.connections.now, self.context.options
         if self._paused:  # what the peer says is not read: its silence is ours
             self._heard_at = now
             if self._message_due != NEVER:
@@ -198,7 +200,7 @@ class WebSocketConnection(Connection):
         if self._holding is None:
             if size <= UNCOUNTED_BYTES:
                 return None
-            self._holding = Holding(self.site.bytes_in_hand, self.client)
+            self._holding = Holding(self.context.bytes_in_hand, self.client)
         return self._holding.set(size)
 
     def _follow_message(self, size: int, *, is_new: bool) -> None:
@@ -211,7 +213,7 @@ class WebSocketConnection(Connection):
             metrics.http_refused.labels(exceeded).inc()
             self.fail(1013, exceeded)
         else:
-            options, now = self.site.options, self.connections.now
+            options, now = self.context.options, self.connections.now
             in_time = now + options.body_timeout_s
             progress = max(size - max(before, 0), 0)
             began = is_new or before < 0

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from protocols.asgi import Scope
-from protocols.http.options import Site
+from protocols.http.options import ListenerContext
 from protocols.http.request import Refusal
 from protocols.http.websocket_connection import SHUTDOWN_TIMEOUT_S, WebSocketConnection
 from protocols.http.websocket_frames import BINARY_OPCODE, frame
@@ -15,7 +15,7 @@ from protocols.server import Tunnel
 
 def open_tunnel(
     tunnel: Tunnel,
-    site: Site,
+    context: ListenerContext,
     transport: asyncio.Transport,
     offer: Offer,
     scope: Scope,
@@ -26,10 +26,10 @@ def open_tunnel(
     selected = next((name for name in known if name in offer.subprotocols), None)
     if selected is None:
         return Refusal("subprotocol", f"of subprotocols this path has {', '.join(known)}")
-    connection = TunnelConnection(site, tunnel.protocol_factory())
+    connection = TunnelConnection(context, tunnel.protocol_factory())
     connection.attach(transport, scope["client"])
     transport.set_protocol(connection)
-    connection.write(accept_response(site.encoder, offer, subprotocol=selected))
+    connection.write(accept_response(context.encoder, offer, subprotocol=selected))
     connection.opened()
     connection.start(TunnelTransport(connection, scope))
     early = take_early_bytes()
@@ -43,8 +43,8 @@ class TunnelConnection(WebSocketConnection):
 
     __slots__ = ("_protocol", "_shutting_down")
 
-    def __init__(self, site: Site, protocol: asyncio.Protocol) -> None:
-        super().__init__(site)
+    def __init__(self, context: ListenerContext, protocol: asyncio.Protocol) -> None:
+        super().__init__(context)
         self._shutting_down = False
         self._protocol: asyncio.Protocol | None = protocol
 

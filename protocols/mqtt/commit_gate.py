@@ -10,7 +10,7 @@ HIGH_BYTES: Final = 64 * 1024
 """When more than this waits for a commit, messages wait in the session and the socket is not read."""
 
 
-class HeldOutput:
+class CommitGate:
     """Pieces of output in their order, each with the number of the group of the journal that it waits for."""
 
     __slots__ = ("_committer", "_leave", "_pieces", "size_bytes")
@@ -31,10 +31,10 @@ class HeldOutput:
         """Whether no more should be written."""
         return self.size_bytes > HIGH_BYTES
 
-    def add(self, ticket: int, data: bytes) -> None:
-        """Holds `data` until the group with this number is committed. Tickets never fall: what was written later leaves
-        later."""
-        self._pieces.append((ticket, data))
+    def add(self, commit_number: int, data: bytes) -> None:
+        """Holds `data` until the group with this number is committed. Commit numbers never fall: what was written later
+        leaves later."""
+        self._pieces.append((commit_number, data))
         self.size_bytes += len(data)
         self._committer.call_when_committed(self)
 

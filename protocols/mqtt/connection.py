@@ -335,7 +335,7 @@ class Connection(Closing):
         self.deadline = now + self._grace_s if self._grace_s else NEVER
         # [MQTT5-3.2.0-1] [MQTT5-3.2.2-2] [MQTT5-3.2.2-3]
         if session.journal is not None or self._recorded() != recorded:
-            self.promise()  # that the session is kept, or the one of before is gone
+            self.require_commit()  # that the session is kept, or the one of before is gone
         properties = {**terms.connack, **self._proof(event.get("authentication_data"))}
         if not self._write_short(ConnAck(session_present=present, properties=properties)):
             self._finish(End(ReasonCode.PACKET_TOO_LARGE, "protocol_error", "the client takes no CONNACK"), now)

@@ -28,7 +28,7 @@ class Link(Protocol):
     def write_pubrel(self, packet_id: int, reason_code: int = 0) -> None:
         """Sends a PUBREL."""
 
-    def promise(self) -> None:
+    def require_commit(self) -> None:
         """Holds back what is sent until all that is recorded so far is committed."""
 
     def take_over(self, now: float) -> None:

@@ -19,7 +19,7 @@ from protocols.mqtt.codec.packets import ReasonCode
 from protocols.mqtt.description import describe, kind
 from protocols.mqtt.reading import CONGESTED, UNANSWERED
 from protocols.mqtt.scope import mqtt_scope
-from protocols.mqtt.server_state import Site
+from protocols.mqtt.server_state import ListenerContext
 from protocols.mqtt.states import End, State
 from protocols.mqtt.trace import Tap
 from protocols.mqtt.traffic import Counts
@@ -56,11 +56,11 @@ class Endpoint(Writing):
         "opened_at",
     )
 
-    def __init__(self, site: Site) -> None:
-        super().__init__(site)
+    def __init__(self, context: ListenerContext) -> None:
+        super().__init__(context)
         self._run: ApplicationRun | None = None
         self._name = ""
-        self.opened_at = site.hub.loop.time()
+        self.opened_at = context.server_state.loop.time()
         """In the loop's time."""
         self._lost = False
         self._counted = _NOTHING
@@ -76,27 +76,27 @@ class Endpoint(Writing):
         """asyncio and uvloop have set TCP_NODELAY already: an acknowledgement never waits for another."""
         self._transport = cast(asyncio.Transport, transport)
         metrics.mqtt_connections.inc()
-        self._hub.traffic.sockets += 1
-        self._hub.open.add(self)
+        self._server_state.traffic.sockets += 1
+        self._server_state.open.add(self)
         self._client = client_address(transport)
         self._peer = self._client
         if self._client is not None:
             self.connection.address = network_of(self._client)
-        exceeded = self._site.connection_limits.enter(self._client, self._hub.loop.time())
+        exceeded = self._context.connection_limits.enter(self._client, self._server_state.loop.time())
         if exceeded in (MAX_RATE, MAX_RATE_OF_ADDRESS):
             self._too_many_connect = exceeded
         elif exceeded is not None:
             metrics.mqtt_refused.labels(exceeded).inc()
-            most = getattr(self._site.options, exceeded)
+            most = getattr(self._context.options, exceeded)
             peer_log.warning(self._peer, f"refused %s: {exceeded} is %d", self._who(), most)
             self._transport.abort()
-            self.connection.lost(self._hub.loop.time())  # also for what a tunnel has read already
+            self.connection.lost(self._server_state.loop.time())  # also for what a tunnel has read already
 
     def data_received(self, data: bytes) -> None:
         """Everything that `data` completes goes to the application in one step."""
         connection = self.connection
-        self._hub.traffic.received_bytes += len(data)
-        events = connection.receive(data, self._hub.time())
+        self._server_state.traffic.received_bytes += len(data)
+        events = connection.receive(data, self._server_state.time())
         if events:
             run = self._run
             if run is None:
@@ -117,35 +117,35 @@ class Endpoint(Writing):
     def connection_lost(self, exc: Exception | None) -> None:
         """The last call of the transport."""
         self._lost = True
-        self._site.connection_limits.leave(self._client)
+        self._context.connection_limits.leave(self._client)
         self._end_pause()
         metrics.mqtt_connections.dec()
         self.abort_at = NEVER
         self._drop_held()
-        self.connection.lost(self._hub.loop.time())
+        self.connection.lost(self._server_state.loop.time())
         self.settle()
         self._leave()
 
     def eof_received(self) -> None:
         """The client sends no more. The transport closes when its buffer is empty, which is given as long as at any
         other end."""
-        self.connection.lost(self._hub.loop.time())
+        self.connection.lost(self._server_state.loop.time())
         self.settle()
 
     def _refuse_for_now(self) -> None:
         """Its CONNECT has come, and too many others: the application is not asked."""
         metrics.mqtt_refused.labels(self._too_many_connect).inc()
-        most = self._site.options.max_connects_per_s
+        most = self._context.options.max_connects_per_s
         self.connection.close(
             ReasonCode.CONNECTION_RATE_EXCEEDED,
             "application",
-            self._hub.loop.time(),
+            self._server_state.loop.time(),
             text=f"max_connects_per_s is {most}; come again later",
         )
 
     def certificate_revoked(self) -> None:
         """The certificate of the client is on a revocation list that came after it connected."""
-        now = self._hub.loop.time()
+        now = self._server_state.loop.time()
         why = "the certificate was revoked"
         self.connection.close(ReasonCode.NOT_AUTHORIZED, "application", now, text=why, with_will=False)
 
@@ -166,7 +166,7 @@ class Endpoint(Writing):
         self.connection.writable = False
         self._wake_senders()
         if not self._lost:
-            self.abort_at = self._hub.loop.time() + CLOSE_TIMEOUT_S
+            self.abort_at = self._server_state.loop.time() + CLOSE_TIMEOUT_S
             if not self._held:  # else when that has left
                 self._close_transport()
 
@@ -181,7 +181,7 @@ class Endpoint(Writing):
             self.abort_at = NEVER
             if not self._ended:
                 metrics.mqtt_aborted.labels("slow_client").inc()
-                timeout_s = self._site.options.write_timeout_s
+                timeout_s = self._context.options.write_timeout_s
                 peer_log.warning(self._peer, "cut off %s: it took nothing for %g s", self._who(), timeout_s)
             self.abort()
         else:
@@ -200,7 +200,7 @@ class Endpoint(Writing):
         if event["type"] == "mqtt.ack":
             self._answering = True
             try:
-                connection.ack(event, self._hub.time())
+                connection.ack(event, self._server_state.time())
             finally:  # for what a faulty one has led to by then counts, too
                 self._answering = False
                 if self._to_settle:
@@ -208,9 +208,9 @@ class Endpoint(Writing):
                 if self._unread & CONGESTED and not connection.congested:
                     self._read_on(CONGESTED)
             return
-        connection.send(event, self._hub.loop.time())
+        connection.send(event, self._server_state.loop.time())
         if self._unread & UNANSWERED and connection.state in (State.CONNECTED, State.AUTHENTICATING):
-            self._hub.traffic.connections += connection.state is State.CONNECTED
+            self._server_state.traffic.connections += connection.state is State.CONNECTED
             self._take_held()
         if not connection.writable:
             await self._drain()
@@ -222,7 +222,7 @@ class Endpoint(Writing):
         connection = self.connection
         self._to_settle = False
         if connection.unanswered or connection.end is not None:
-            self._hub.settle_soon(self)
+            self._server_state.settle_soon(self)
         else:
             self.flush()
 
@@ -239,13 +239,13 @@ class Endpoint(Writing):
         self._stop_reading(UNANSWERED)
         inbox = Inbox(pause=self._pause_for_inbox, resume=self._resume_for_inbox)
         self._run = ApplicationRun(
-            self._hub.application,
-            mqtt_scope(connect, self._transport, self._site, self._client),
+            self._server_state.application,
+            mqtt_scope(connect, self._transport, self._context, self._client),
             self.send,
             inbox=inbox,
             on_finished=self._application_finished,
         )
-        if self._hub.tracing:
+        if self._server_state.tracing:
             self.watch()
         return self._run
 
@@ -255,20 +255,20 @@ class Endpoint(Writing):
         if session is not None:
             self._name = session.client_id
             self._peer = session.owner.name or self._client
-        if self._hub.tracing:
+        if self._server_state.tracing:
             self.watch()
         self._read_on(UNANSWERED)
         self.data_received(b"")
 
     def _application_finished(self, exception: BaseException | None) -> None:
         self._run = None
-        self.connection.application_ended(self._hub.loop.time(), failed=exception is not None)
+        self.connection.application_ended(self._server_state.loop.time(), failed=exception is not None)
         self._leave()
 
     def _leave(self) -> None:
         if self._lost and self._run is None:
             self.count()
-            self._hub.gone(self)
+            self._server_state.gone(self)
 
     # -- what is known of it ----------------------------------------------------------------------------------------
 
@@ -277,7 +277,7 @@ class Endpoint(Writing):
         connection, run = self.connection, self._run
         if run is None or connection.end is not None:
             return
-        traces = self._hub.tracing.of(self._name, run.scope["client_id"])
+        traces = self._server_state.tracing.of(self._name, run.scope["client_id"])
         before = connection.tap
         if not traces:
             if before is not None:
@@ -294,17 +294,17 @@ class Endpoint(Writing):
                 trace.add(self._name, tap.address, "in", kind(connect), describe(connect, payloads=trace.payloads))
 
     def count(self) -> None:
-        """Adds what has happened since the last call to the counts of the hub."""
-        connection, hub = self.connection, self._hub
+        """Adds what has happened since the last call to the counts of the server."""
+        connection, server_state = self.connection, self._server_state
         earlier = self._counted
         if (connection.received_packets, connection.sent_publishes) != (
             earlier.received_packets,
             earlier.sent_publishes,
         ):
             self._counted = connection.counts()
-            hub.traffic.add(self._counted, earlier)
+            server_state.traffic.add(self._counted, earlier)
         if connection.unknown_acks:
-            hub.unknown_acks += connection.unknown_acks
+            server_state.unknown_acks += connection.unknown_acks
             connection.unknown_acks = 0
 
     def _log(self, end: End) -> None:

@@ -100,12 +100,12 @@ class PublishReceiver(Output):
         """Takes the acknowledgement of a packet that is not a PUBLISH: its ack_id is negative."""
         raise NotImplementedError
 
-    def promise(self) -> None:
+    def require_commit(self) -> None:
         """Holds back what is written in this pass of the loop until all that is recorded so far is committed: it says
         that it is."""
         journal = self._broker.journal
         if journal is not None:
-            self.fence = max(self.fence, journal.ticket())
+            self.required_commit = max(self.required_commit, journal.commit_number())
 
     def _recorded(self) -> int:
         journal = self._broker.journal
@@ -185,7 +185,7 @@ class PublishReceiver(Output):
                 self._set_early(self._next, _DUPLICATE)
                 self._next += 1
             else:
-                self.promise()
+                self.require_commit()
                 self._write(encode_success(PacketType.PUBREC, packet_id))
             return True
         self._receiving.add(packet_id)
@@ -199,7 +199,7 @@ class PublishReceiver(Output):
             code = ReasonCode.SUCCESS
             self._unacknowledged = max(0, self._unacknowledged - 1)
             if self.session.journal is not None:  # else a new message under this identifier would be taken for the old
-                self.promise()
+                self.require_commit()
         self._write(encode(PubComp(packet.packet_id, code), self.version))  # [MQTT5-4.3.3-11]
 
     def ack(self, event: Event, now: float) -> None:
@@ -255,7 +255,7 @@ class PublishReceiver(Output):
             if not found and packet.qos == 1 and not code and self.version == MQTT_5_0 and event.get("no_subscribers"):
                 code = ReasonCode.NO_MATCHING_SUBSCRIBERS
         if journal is not None and packet.qos and (packet.qos == 2 or journal.recorded != recorded):
-            self.promise()
+            self.require_commit()
         if packet.qos == 1:
             self._unacknowledged -= 1
             if not self._closed:

@@ -14,7 +14,7 @@ from protocols.mqtt.broker.session import BRIDGE_PREFIX, Session
 from protocols.mqtt.codec.errors import InvalidTopicError
 from protocols.mqtt.codec.packets import MQTT_3_1, MQTT_3_1_1, MQTT_5_0, ReasonCode
 from protocols.mqtt.codec.topic_rules import is_status_topic, validate_topic_filter
-from protocols.mqtt.server_state import Hub
+from protocols.mqtt.server_state import ServerState
 from protocols.mqtt.states import State
 from protocols.mqtt.trace import TooManyTracesError, Trace
 
@@ -32,8 +32,8 @@ _VERSIONS: Final = {MQTT_3_1: "3.1", MQTT_3_1_1: "3.1.1", MQTT_5_0: "5.0"}
 class Inspection:
     """The commands of one server."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(self, server_state: ServerState) -> None:
+        self._server_state = server_state
 
     def commands(self) -> Mapping[str, Command]:
         """By name, as `ProtocolServer.commands` has them."""
@@ -50,7 +50,7 @@ class Inspection:
 
     async def clients(self, arguments: Mapping[str, Any]) -> AsyncGenerator[Row, None]:
         """Those that are connected."""
-        async for endpoint in _slowly([*self._hub.open]):
+        async for endpoint in _slowly([*self._server_state.open]):
             connection, session = endpoint.connection, endpoint.connection.session
             if connection.state is not State.CONNECTED or session is None:
                 continue
@@ -59,7 +59,7 @@ class Inspection:
                 "owner": session.owner.name,
                 "address": endpoint.where,
                 "version": _VERSIONS[connection.version],
-                "connected_s": round(self._hub.loop.time() - endpoint.opened_at),
+                "connected_s": round(self._server_state.loop.time() - endpoint.opened_at),
                 "subscriptions": len(session.subscriptions),
                 "received": connection.received_publishes,
                 "sent": connection.sent_publishes,
@@ -70,7 +70,7 @@ class Inspection:
     async def sessions(self, arguments: Mapping[str, Any]) -> AsyncGenerator[Row, None]:
         """All, or those of one owner; those of absent clients included."""
         owner = arguments.get("owner")
-        async for session in _slowly([*self._hub.broker.sessions]):
+        async for session in _slowly([*self._server_state.broker.sessions]):
             if owner not in (None, session.owner.name):
                 continue
             ends_at = session.ends_at
@@ -78,7 +78,7 @@ class Inspection:
                 "client_id": session.client_id,
                 "owner": session.owner.name,
                 "connected": session.link is not None,
-                "expires_s": None if ends_at is None else max(0, round(ends_at - self._hub.loop.time())),
+                "expires_s": None if ends_at is None else max(0, round(ends_at - self._server_state.loop.time())),
                 "subscriptions": len(session.subscriptions),
                 "unacknowledged": session.unacknowledged,
                 "queued": session.queued,
@@ -88,7 +88,7 @@ class Inspection:
     async def subscriptions(self, arguments: Mapping[str, Any]) -> AsyncGenerator[Row, None]:
         """Of one client, or of all."""
         client_id = arguments.get("client_id")
-        sessions = [*self._hub.broker.sessions] if client_id is None else [self._session(client_id)]
+        sessions = [*self._server_state.broker.sessions] if client_id is None else [self._session(client_id)]
         async for topic_filter, subscriber in _slowly(
             item for session in sessions for item in [*session.subscriptions.items()]
         ):
@@ -105,7 +105,7 @@ class Inspection:
         broker's own below `$SYS/`."""
         owner, topic_filter = arguments.get("owner"), arguments.get("topic_filter", "#")
         _require_filter(topic_filter)
-        async for message in _slowly(self._hub.broker.retained_matching(topic_filter)):
+        async for message in _slowly(self._server_state.broker.retained_matching(topic_filter)):
             name = "" if is_status_topic(message.topic) else message.owner.name
             if owner not in (None, name):
                 continue
@@ -115,7 +115,7 @@ class Inspection:
                 "owner": name,
                 "qos": message.qos,
                 "bytes": len(message.payload),
-                "expires_s": None if expires_at is None else max(0, round(expires_at - self._hub.loop.time())),
+                "expires_s": None if expires_at is None else max(0, round(expires_at - self._server_state.loop.time())),
             }
 
     async def kick(self, arguments: Mapping[str, Any]) -> AsyncGenerator[Row, None]:
@@ -123,25 +123,30 @@ class Inspection:
         client_id = arguments["client_id"]
         found = [
             endpoint
-            for endpoint in self._hub.open
+            for endpoint in self._server_state.open
             if endpoint.connection.end is None
             and endpoint.connection.session is not None
             and endpoint.connection.session.client_id == client_id
         ]
         if not found:
-            connected = [session.client_id for session in self._hub.broker.sessions if session.link is not None]
+            connected = [
+                session.client_id for session in self._server_state.broker.sessions if session.link is not None
+            ]
             hint = _meant(client_id, connected) or "`gateway mqtt clients` lists those that are"
             raise CommandError(f"no client {client_id!r} is connected; {hint}")
         for endpoint in found:
             endpoint.connection.close(
-                ReasonCode.ADMINISTRATIVE_ACTION, "operator", self._hub.loop.time(), text="cut off by an operator"
+                ReasonCode.ADMINISTRATIVE_ACTION,
+                "operator",
+                self._server_state.loop.time(),
+                text="cut off by an operator",
             )
             yield {"client_id": client_id, "address": endpoint.where}
 
     async def owners(self, arguments: Mapping[str, Any]) -> AsyncGenerator[Row, None]:
         """Who has sessions or retained messages, and how much of what is bounded in all."""
-        limits = self._hub.broker.limits
-        async for owner in _slowly([*self._hub.broker.owners]):
+        limits = self._server_state.broker.limits
+        async for owner in _slowly([*self._server_state.broker.owners]):
             yield {
                 "owner": owner.name,
                 "sessions": owner.sessions,
@@ -155,7 +160,7 @@ class Inspection:
     async def forget(self, arguments: Mapping[str, Any]) -> AsyncGenerator[Row, None]:
         """Ends for good what is kept: all of an owner, the session of a client, or the retained messages that a filter
         matches. Clients that are connected are cut off, and may come back."""
-        broker, now = self._hub.broker, self._hub.loop.time()
+        broker, now = self._server_state.broker, self._server_state.loop.time()
         text = "forgotten by an operator"
         if (owner := arguments.get("owner")) is not None:
             if not owner or broker.owners.get(owner) is None:
@@ -182,16 +187,16 @@ class Inspection:
         """What a client does from now on, connected or not; does not end."""
         trace = Trace(arguments["client_id"], payloads=bool(arguments.get("payloads")))
         try:
-            with self._hub.traced(trace):
+            with self._server_state.traced(trace):
                 async for event in trace:
                     yield event.as_dict()
         except TooManyTracesError as error:
             raise CommandError(str(error)) from None
 
     def _session(self, client_id: str) -> Session:
-        session = self._hub.broker.sessions.get(client_id)
+        session = self._server_state.broker.sessions.get(client_id)
         if session is None:
-            names = (one.client_id for one in self._hub.broker.sessions)
+            names = (one.client_id for one in self._server_state.broker.sessions)
             hint = _meant(client_id, names) or "`gateway mqtt sessions` lists them"
             raise CommandError(f"there is no session {client_id!r}; {hint}")
         return session

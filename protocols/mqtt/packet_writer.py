@@ -44,8 +44,8 @@ class Output:
         "_max_packet_bytes",
         "_output_bytes",
         "_wire",
-        "fence",
         "output",
+        "required_commit",
         "send_maximum",
         "sent_payload_bytes",
         "sent_publishes",
@@ -60,7 +60,7 @@ class Output:
         self._dropped = dropped
         self.version = 0
         self.output: list[bytes] = []
-        self.fence = 0
+        self.required_commit = 0
         """The number of the group of the journal that has to be committed before the output may leave; 0: none."""
         self.writable = True
         self.send_maximum = 0

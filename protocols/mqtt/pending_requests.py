@@ -303,7 +303,7 @@ class SubscribeReceiver(PublishReceiver):
         self._tell_refused(pending, answer.reason_codes, event.get("reason_string", ""))
         if not self._closed:
             if session.journal is not None:
-                self.promise()
+                self.require_commit()
             # [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] [MQTT3-3.8.4-1] [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] [MQTT3-3.10.4-4]
             self._write_short(answer)
             if granted:

@@ -7,7 +7,7 @@ from protocols import metrics
 from protocols.mqtt.codec.packets import ReasonCode
 from protocols.mqtt.connection import Connection
 from protocols.mqtt.rate import Rate
-from protocols.mqtt.server_state import Hub, Site
+from protocols.mqtt.server_state import ListenerContext, ServerState
 
 # The reasons, as bits of `Reading._unread`.
 INBOX_FULL: Final = 1
@@ -26,13 +26,13 @@ TOO_FAST: Final = 64
 class Reading(asyncio.Protocol):
     """Reads while there is no reason not to."""
 
-    __slots__ = ("_ended", "_hub", "_pause", "_rate", "_site", "_transport", "_unread", "connection")
+    __slots__ = ("_context", "_ended", "_pause", "_rate", "_server_state", "_transport", "_unread", "connection")
 
     connection: Connection
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._hub: Hub = site.hub
+    def __init__(self, context: ListenerContext) -> None:
+        self._context = context
+        self._server_state: ServerState = context.server_state
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._unread = 0
         self._ended = False
@@ -40,12 +40,12 @@ class Reading(asyncio.Protocol):
         self._pause: asyncio.TimerHandle | None = None
         """Ends the time for which the client, which is too fast, is not read."""
         self._rate: Rate | None = None
-        options = site.options
+        options = context.options
         if options.max_messages_per_s or options.max_bytes_per_s:
             self._rate = Rate(
                 messages_per_s=options.max_messages_per_s,
                 bytes_per_s=options.max_bytes_per_s,
-                now=site.hub.loop.time(),
+                now=context.server_state.loop.time(),
             )
 
     def stop_reading(self) -> None:
@@ -75,11 +75,11 @@ class Reading(asyncio.Protocol):
 
     def _slow_down(self, rate: Rate, size: int) -> None:
         """Reads a client that is too fast no faster than it may be; in the end tells it to go."""
-        now = self._hub.loop.time()
+        now = self._server_state.loop.time()
         pause_s, what = rate.received(publishes=self.connection.received_publishes, size=size, now=now)
         if not pause_s:
             return
-        left_s = self._site.options.max_slowed_s - rate.slowed_s(now)
+        left_s = self._context.options.max_slowed_s - rate.slowed_s(now)
         if left_s < 0:
             self._send_away(what)
             return
@@ -88,9 +88,9 @@ class Reading(asyncio.Protocol):
         self._stop_reading(TOO_FAST)
         self._end_pause()
         if pause_s <= left_s:
-            self._pause = self._hub.loop.call_later(pause_s, self._read_on, TOO_FAST)
+            self._pause = self._server_state.loop.call_later(pause_s, self._read_on, TOO_FAST)
         else:  # what it has sent at once is that much
-            self._pause = self._hub.loop.call_later(left_s, self._send_away, what)
+            self._pause = self._server_state.loop.call_later(left_s, self._send_away, what)
 
     def _send_away(self, what: str) -> None:
         """Ends the connection of a client that was slowed down for as long as it may be."""
@@ -98,8 +98,8 @@ class Reading(asyncio.Protocol):
             return
         metrics.mqtt_slowed.labels("closed").inc()
         code = ReasonCode.MESSAGE_RATE_TOO_HIGH if what == "messages" else ReasonCode.QUOTA_EXCEEDED
-        text = f"too many {what} a second for {self._site.options.max_slowed_s:g} s"
-        self.connection.close(code, "application", self._hub.loop.time(), text=text)
+        text = f"too many {what} a second for {self._context.options.max_slowed_s:g} s"
+        self.connection.close(code, "application", self._server_state.loop.time(), text=text)
 
     def _end_pause(self) -> None:
         if self._pause is not None:

@@ -6,11 +6,13 @@ from typing import Any
 from protocols.asgi import ASGI_VERSION, MQTT_SPEC_VERSION, Scope
 from protocols.mqtt.auth_exchange import DATA
 from protocols.mqtt.codec.packets import Connect, Properties, Will
-from protocols.mqtt.server_state import Site
+from protocols.mqtt.server_state import ListenerContext
 from protocols.sockets import server_address, tls_extension
 
 
-def mqtt_scope(connect: Connect, transport: asyncio.BaseTransport, site: Site, client: tuple[str, int] | None) -> Scope:
+def mqtt_scope(
+    connect: Connect, transport: asyncio.BaseTransport, context: ListenerContext, client: tuple[str, int] | None
+) -> Scope:
     """What the application is told of a connection from `client` that has sent its CONNECT."""
     tls = tls_extension(transport)
     return {
@@ -25,9 +27,9 @@ def mqtt_scope(connect: Connect, transport: asyncio.BaseTransport, site: Site, c
         "properties": _without_proof(connect.properties),
         "client": client,
         "server": server_address(transport),
-        "scheme": transport.get_extra_info("scheme") or site.scheme,
+        "scheme": transport.get_extra_info("scheme") or context.scheme,
         "extensions": {"tls": tls} if tls else {},
-        "state": dict(site.hub.state),
+        "state": dict(context.server_state.state),
     }
 
 

@@ -1,7 +1,7 @@
 """The MQTT server: a complete broker whose application is the authority.
 
     endpoint      a connection on its transport, and its application instance
-    hub           what endpoints share: clock, flush, counts
+    server_state  what endpoints share: clock, flush, counts
     connection    CONNECT to DISCONNECT: packets and events in, packets and events out   } no socket, no clock
     session       what outlives a connection: subscriptions, messages under way, queue   }
     broker        subscriptions, retained messages, wills, takeover                      }
@@ -27,7 +27,7 @@ from protocols.mqtt.endpoint import Endpoint
 from protocols.mqtt.operator_commands import Inspection
 from protocols.mqtt.options import BrokerLimits, MqttOptions
 from protocols.mqtt.recovery import Clock, Restoring
-from protocols.mqtt.server_state import Hub, Site
+from protocols.mqtt.server_state import ListenerContext, ServerState
 from protocols.mqtt.storage.base import Store
 from protocols.mqtt.storage.committer import Committer
 from protocols.mqtt.storage.journal import Journal
@@ -73,7 +73,7 @@ class MqttServer(ProtocolServer):
             limits=BrokerLimits.of(self._options),
             journal=None if store is None else Journal(),
         )
-        self._hub = Hub(application, state, self.broker)
+        self._server_state = ServerState(application, state, self.broker)
         self._store = store
         self._servers: Sequence[Listening] = ()
         self._addresses: Sequence[str] = ()
@@ -82,16 +82,19 @@ class MqttServer(ProtocolServer):
         """See ProtocolServer. Raises StoreError too."""
         await self._restore()
         factories = [
-            functools.partial(Endpoint, Site(self._hub, listener.options, "mqtts" if listener.ssl_context else "mqtt"))
+            functools.partial(
+                Endpoint,
+                ListenerContext(self._server_state, listener.options, "mqtts" if listener.ssl_context else "mqtt"),
+            )
             for listener in self.listeners
         ]
-        self._hub.start(shortest_timeout_s=min((one.shortest_timeout_s for one in self._options), default=5.0))
+        self._server_state.start(shortest_timeout_s=min((one.shortest_timeout_s for one in self._options), default=5.0))
         try:
             self._servers = await listen_at_all(self.listeners, factories)
         except BaseException:
-            self._hub.stop()
-            if self._hub.committer is not None:
-                self._hub.committer.close()
+            self._server_state.stop()
+            if self._server_state.committer is not None:
+                self._server_state.committer.close()
             raise
         self._addresses = [listening.address for listening in self._servers]
 
@@ -100,12 +103,12 @@ class MqttServer(ProtocolServer):
         journal, loop = self.broker.journal, asyncio.get_running_loop()
         if self._store is None or journal is None:
             return
-        committer = Committer(self._store, journal, on_taken=self._hub.cut_kept)
+        committer = Committer(self._store, journal, on_taken=self._server_state.cut_kept)
         rows = await committer.open()
         options = self._options[0] if self._options else MqttOptions()
         restoring = Restoring(self.broker, journal, options, Clock(loop.time(), time.time()))
         restoring.run(rows)
-        self._hub.committer = committer
+        self._server_state.committer = committer
         if len(self.broker.sessions) or len(self.broker.retained):
             logger.info(
                 "restored %d MQTT sessions with %d messages, and %d retained messages",
@@ -122,13 +125,13 @@ class MqttServer(ProtocolServer):
     @property
     def committer(self) -> Committer | None:
         """What writes the broker's journal to its store, from `start` on; None if nothing is kept."""
-        return self._hub.committer
+        return self._server_state.committer
 
     def offered_tunnels(self) -> Mapping[str, Tunnel]:
         """MQTT over WebSocket at /mqtt [MQTT5-6.0.0-4], with the options of the first listener. Clients of MQTT 3.1,
         from before there was a rule, ask for "mqttv3.1"."""
         options = self._options[0] if self._options else MqttOptions()
-        factory = functools.partial(Endpoint, Site(self._hub, options, "ws"))
+        factory = functools.partial(Endpoint, ListenerContext(self._server_state, options, "ws"))
         return {TUNNEL_PATH: Tunnel("mqtt", factory, other_subprotocols=("mqttv3.1",))}
 
     def publish(
@@ -141,12 +144,12 @@ class MqttServer(ProtocolServer):
     ) -> int:
         """Publishes to every subscriber of this server. Returns to how many. Raises ValueError or TypeError for what
         MQTT cannot say. To be called in the server's loop; `gateway.mqtt.publish` is the way from elsewhere."""
-        return self.broker.publish(topic, payload, qos, retain, properties, now=self._hub.loop.time())
+        return self.broker.publish(topic, payload, qos, retain, properties, now=self._server_state.loop.time())
 
     def trace(self, client_id: str, *, payloads: bool = False) -> AbstractContextManager[Trace]:
         """Watches a client, known by the identity of its session or by what it calls itself, connected or not. To be
         used in the server's loop. Entering raises TooManyTracesError."""
-        return self._hub.traced(Trace(client_id, payloads=payloads))
+        return self._server_state.traced(Trace(client_id, payloads=payloads))
 
     def owners(self) -> Collection[str]:
         """See ProtocolServer: who has a session or a retained message."""
@@ -154,7 +157,7 @@ class MqttServer(ProtocolServer):
 
     def forget_owners(self, reasons: Mapping[str, str]) -> None:
         """See ProtocolServer: their sessions, with what waits for them, and the messages that they have retained."""
-        self.broker.forget_owners(reasons, self._hub.loop.time())
+        self.broker.forget_owners(reasons, self._server_state.loop.time())
 
     def failures(self) -> Mapping[str, str]:
         """See ProtocolServer: whether what is to outlive the process is kept."""
@@ -165,7 +168,7 @@ class MqttServer(ProtocolServer):
 
     def commands(self) -> Mapping[str, Command]:
         """See ProtocolServer."""
-        return Inspection(self._hub).commands()
+        return Inspection(self._server_state).commands()
 
     def stop_accepting(self) -> None:
         """See ProtocolServer."""
@@ -179,37 +182,37 @@ class MqttServer(ProtocolServer):
             return
         try:
             await self._answer_publishes()
-            if self._hub.committer is not None:
-                await self._hub.committer.flush()
+            if self._server_state.committer is not None:
+                await self._server_state.committer.flush()
             self._say_goodbye()
-            await self._hub.wait_until_empty()
-            if self._hub.committer is not None:
-                await self._hub.committer.flush()
+            await self._server_state.wait_until_empty()
+            if self._server_state.committer is not None:
+                await self._server_state.committer.flush()
         except asyncio.CancelledError:
-            for endpoint in list(self._hub.open):
+            for endpoint in list(self._server_state.open):
                 endpoint.abort()
                 endpoint.cancel()
             raise
         finally:
-            self._hub.stop()
-            if self._hub.committer is not None:
-                self._hub.committer.close()
+            self._server_state.stop()
+            if self._server_state.committer is not None:
+                self._server_state.committer.close()
 
     async def _answer_publishes(self) -> None:
         """Reads nothing more, and waits for the application to answer what has been read, up to `answer_grace_s`."""
-        endpoints = list(self._hub.open)
+        endpoints = list(self._server_state.open)
         for endpoint in endpoints:
             endpoint.stop_reading()
-        give_up_at = self._hub.loop.time() + self.answer_grace_s
+        give_up_at = self._server_state.loop.time() + self.answer_grace_s
         # An event would have to be looked after by each acknowledgement, for this one moment.
         while any(endpoint.connection.unanswered for endpoint in endpoints):
-            if self._hub.loop.time() >= give_up_at:
+            if self._server_state.loop.time() >= give_up_at:
                 return
             await asyncio.sleep(_ANSWER_POLL_S)
 
     def _say_goodbye(self) -> None:
-        now = self._hub.loop.time()
-        endpoints = list(self._hub.open)
+        now = self._server_state.loop.time()
+        endpoints = list(self._server_state.open)
         for endpoint in endpoints:
             endpoint.connection.publish_will(now)
         self.broker.publish_pending_wills(now)

@@ -29,14 +29,14 @@ _LONGEST_TICK_S: Final = 1.0
 _SHORTEST_TICK_S: Final = 0.01
 
 
-class Site:
+class ListenerContext:
     """A listener, or the tunnel: what its connections have in common."""
 
-    __slots__ = ("connection_limits", "hub", "options", "scheme")
+    __slots__ = ("connection_limits", "options", "scheme", "server_state")
 
-    def __init__(self, hub: "Hub", options: MqttOptions, scheme: str) -> None:
+    def __init__(self, server_state: "ServerState", options: MqttOptions, scheme: str) -> None:
         """`scheme` is that of the scope, unless the transport knows better (a tunnel's does)."""
-        self.hub = hub
+        self.server_state = server_state
         self.options = options
         self.scheme = scheme
         self.connection_limits = ConnectionLimits(
@@ -50,7 +50,7 @@ def _no_time() -> float:
     raise RuntimeError("the server has not been started")
 
 
-class Hub:
+class ServerState:
     """The connections of one server and the application instances at work for them."""
 
     def __init__(self, application: Application, state: Mapping[str, Any], broker: Broker) -> None:

@@ -6,10 +6,10 @@ from typing import Final
 
 from protocols.asgi import Event
 from protocols.mqtt.closing import NEVER
-from protocols.mqtt.commit_gate import HeldOutput
+from protocols.mqtt.commit_gate import CommitGate
 from protocols.mqtt.connection import Connection
 from protocols.mqtt.reading import NOT_WRITABLE, UNCOMMITTED, Reading
-from protocols.mqtt.server_state import Site
+from protocols.mqtt.server_state import ListenerContext
 
 _LINGERING: Final = frozenset({"protocol_error", "application", "operator"})
 """The ends by which we interrupt the client."""
@@ -20,16 +20,18 @@ class Writing(Reading):
 
     __slots__ = ("_answering", "_drained", "_held", "_to_settle", "abort_at")
 
-    def __init__(self, site: Site) -> None:
-        super().__init__(site)
-        self.connection = Connection(site.hub.broker, site.options, self, now=site.hub.loop.time())
+    def __init__(self, context: ListenerContext) -> None:
+        super().__init__(context)
+        self.connection = Connection(
+            context.server_state.broker, context.options, self, now=context.server_state.loop.time()
+        )
         self.abort_at = NEVER
         """When the transport is cut, because nothing leaves it."""
         self._answering = False
         """Whether the connection is taking an acknowledgement, and what it has to write is looked at afterwards."""
         self._to_settle = False
         self._drained: asyncio.Future[None] | None = None
-        self._held: HeldOutput | None = None
+        self._held: CommitGate | None = None
 
     def settle(self) -> None:
         """Writes what there is and, if the connection has ended, sees to its end."""
@@ -50,7 +52,7 @@ class Writing(Reading):
         if self._answering:
             self._to_settle = True
         else:
-            self._hub.settle_soon(self)
+            self._server_state.settle_soon(self)
 
     def flush(self) -> None:
         """Writes what the connection has for the client, as one piece."""
@@ -60,11 +62,11 @@ class Writing(Reading):
             if self._transport.is_closing():
                 connection.take_output()  # and throws it away: a transport may be closing for long
                 return
-            traffic = self._hub.traffic
+            traffic = self._server_state.traffic
             traffic.sent_packets += len(output)
             data = connection.take_output()
             traffic.sent_bytes += len(data)
-            if connection.fence:
+            if connection.required_commit:
                 self._hold(data)
             else:
                 self._transport.write(data)
@@ -78,18 +80,18 @@ class Writing(Reading):
 
     def _hold(self, data: bytes) -> None:
         """Writes what promises something, or what follows it, when that is committed."""
-        connection, committer = self.connection, self._hub.committer
+        connection, committer = self.connection, self._server_state.committer
         assert committer is not None
         if self._held is None:
-            if connection.fence <= committer.journal.committed:
-                connection.fence = 0
+            if connection.required_commit <= committer.journal.committed:
+                connection.required_commit = 0
                 self._transport.write(data)
                 return
             if committer.is_closed:  # another process has the store: that will never be
                 self.abort()
                 return
-            self._held = HeldOutput(committer, self._write_held)
-        self._held.add(connection.fence, data)
+            self._held = CommitGate(committer, self._write_held)
+        self._held.add(connection.required_commit, data)
         if self._held.is_much:
             connection.writable = False
         if not connection.writable or committer.journal.failure is not None:
@@ -102,10 +104,10 @@ class Writing(Reading):
         if self._held:
             return
         self._held = None
-        committer = self._hub.committer
+        committer = self._server_state.committer
         assert committer is not None
-        if self.connection.fence <= committer.journal.committed:
-            self.connection.fence = 0
+        if self.connection.required_commit <= committer.journal.committed:
+            self.connection.required_commit = 0
         if self._ended:
             self._close_transport()
             return
@@ -124,7 +126,7 @@ class Writing(Reading):
         """The client takes less than it is sent: messages for it wait in its session, and it is not read."""
         self.connection.writable = False
         if not self._ended:  # else its time to take the rest runs already
-            self.abort_at = self._hub.loop.time() + self._site.options.write_timeout_s
+            self.abort_at = self._server_state.loop.time() + self._context.options.write_timeout_s
             self._stop_reading(NOT_WRITABLE)
 
     def resume_writing(self) -> None:
@@ -138,7 +140,7 @@ class Writing(Reading):
 
     def _write_on(self) -> None:
         """Sends what waits in the session. That may be too much again: it comes last."""
-        self.connection.resume_writing(self._hub.loop.time())
+        self.connection.resume_writing(self._server_state.loop.time())
         if self.connection.writable:
             self._wake_senders()
 
@@ -146,7 +148,7 @@ class Writing(Reading):
         """Returns when the client has taken enough, or the connection has ended."""
         while not self.connection.writable and not self._ended:
             if self._drained is None:
-                self._drained = self._hub.loop.create_future()
+                self._drained = self._server_state.loop.create_future()
             await asyncio.shield(self._drained)
         if self._ended:
             await asyncio.sleep(0)  # an application that does nothing but send: others go on, and it can be cancelled

@@ -7,7 +7,7 @@ from typing import Any
 from protocols.asgi import Application, Event, Receive, Scope, Send
 from protocols.http.connection import HttpConnection
 from protocols.http.connections import Connections
-from protocols.http.options import HttpOptions, Site
+from protocols.http.options import HttpOptions, ListenerContext
 from protocols.server import Tunnel
 
 
@@ -72,11 +72,13 @@ class Client:
         state: Mapping[str, Any] | None = None,
         tls: bool = False,
         extra: Mapping[str, Any] | None = None,
-        site: Site | None = None,
+        context: ListenerContext | None = None,
         **options: Any,
     ) -> None:
-        self.connections = Connections(asyncio.get_running_loop(), tick_s=3600) if site is None else site.connections
-        self.site = site or Site(
+        self.connections = (
+            Connections(asyncio.get_running_loop(), tick_s=3600) if context is None else context.connections
+        )
+        self.context = context or ListenerContext(
             application,
             HttpOptions(**options),
             self.connections,
@@ -85,7 +87,7 @@ class Client:
             tunnels=tunnels or {},
         )
         self.transport = FakeTransport(**(extra or {}))
-        self.transport.protocol = HttpConnection(self.site)
+        self.transport.protocol = HttpConnection(self.context)
         self.transport.protocol.connection_made(self.transport)
 
     async def send(self, data: bytes) -> bytes:

@@ -15,7 +15,7 @@ NOT_OF_PEERS: Final = {
     "protocols/log_lines.py PeerLog.log": "this is the limit",
     "protocols/log_lines.py PeerLog._summarise": "one a minute",
     "protocols/http/connection.py HttpConnection.end_response": "the access log, which the operator asks for",
-    "protocols/handshake.py Entrance._accept": "no descriptor is free: one a second",
+    "protocols/handshake.py HandshakingListener._accept": "no descriptor is free: one a second",
     "protocols/tls.py ServerContext.reload": "an operator has renewed a certificate",
     "protocols/mqtt/server.py MqttServer._restore": "at the start",
     "protocols/mqtt/losses.py Losses.add": "one a minute for each bound",

@@ -8,8 +8,8 @@ socket that drains) calls `pump`. Invariants:
 - never more of them are unacknowledged than the client allows [MQTT5-3.3.4-9], nor than `max_inflight`;
 - the queue is bounded in messages and bytes; what does not fit is dropped, the new one, and counted;
 - while `journal` is set, whatever happens to a message above QoS 0 is recorded there, and what must not be seen by the
-  client before it is kept is promised first (`Link.promise`): a PUBLISH at QoS 2, which after a crash would be sent
-  again under another identifier; a PUBREL, after which the PUBLISH must never come again.
+  client before it is kept is promised first (`Link.require_commit`): a PUBLISH at QoS 2, which after a crash would be
+  sent again under another identifier; a PUBREL, after which the PUBLISH must never come again.
 """
 
 from collections import Counter, deque
@@ -190,7 +190,7 @@ class Outgoing:
             if self.journal is not None:
                 self.journal.deliver(delivery, self.session_id)
                 if delivery.qos == 2:
-                    link.promise()
+                    link.require_commit()
         message = delivery.message
         sent = link.write_publish(message, delivery.qos, delivery.retain, delivery.identifiers, now, packet_id)
         if not sent and packet_id:  # as if it had been delivered [MQTT5-3.1.2-25]
@@ -294,7 +294,7 @@ class Outgoing:
         if self.link is not None:
             known = packet_id in self._released
             if self.journal is not None:
-                self.link.promise()
+                self.link.require_commit()
             self.link.write_pubrel(packet_id, ReasonCode.SUCCESS if known else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)
 
     def _take_inflight(self, packet_id: int, answer: str, *, qos: int) -> Delivery | None:

@@ -3,7 +3,7 @@
 The broker works in memory and records here what it changes, as objects; rows are made of them when a group is taken,
 all that has changed since the last one. What came and went between two commits is never written: a message that a
 connected client acknowledges at once costs the store nothing. Groups have numbers, and are committed in their order. A
-group that something waits for (`ticket`) is to be taken at once, one that nothing waits for within a second.
+group that something waits for (`commit_number`) is to be taken at once, one that nothing waits for within a second.
 
 Sans-I/O: `Committer` is who takes groups and writes them.
 """
@@ -104,7 +104,7 @@ class Journal:
         """Whether there is anything to commit."""
         return self._is_dirty
 
-    def ticket(self) -> int:
+    def commit_number(self) -> int:
         """The number of the group with which all that has been recorded so far is committed; 0 if it is already."""
         if self._is_dirty:
             self.wanted = True

@@ -75,7 +75,7 @@ async def test_a_client_that_drips_is_ended_wherever_it_begins_to(script: str) -
         assert client.closed, f"it goes on for {dripped_s:g} s when cut at {cut}: {data[:cut][-40:]!r}"
         # a phase that ends in time is followed by others: of a head, a body, and an idle connection
         assert dripped_s <= longest_s + options.head_timeout_s + options.body_timeout_s + 6 * DRIP_S, (cut, data[:cut])
-        assert client.site.bytes_in_hand.total == 0
+        assert client.context.bytes_in_hand.total == 0
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -111,7 +111,7 @@ async def test_a_client_on_a_slow_line_is_served() -> None:
 
 async def test_a_client_that_is_just_fast_enough_has_its_time_all_the_same() -> None:
     client = Client(hello)
-    options = client.site.options
+    options = client.context.options
     size = options.max_body_bytes
     response = await client.send(POST + b"Content-Length: %d\r\n\r\n" % size + b"x" * (size // 2))
     waited_s = 0

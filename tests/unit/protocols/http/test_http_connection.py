@@ -277,12 +277,12 @@ class TestEndOfConnections:
 
     async def test_a_connection_above_the_limit_is_answered_503(self) -> None:
         first = Client(hello, max_connections=1)
-        second = Client(hello, site=first.site)
+        second = Client(hello, context=first.context)
         assert status_of(await second.receive()) == 503
 
         await first.leave()
         await second.leave()
-        assert status_of(await Client(hello, site=first.site).send(GET)) == 200
+        assert status_of(await Client(hello, context=first.context).send(GET)) == 200
 
 
 class TestBytesInHand:
@@ -297,8 +297,8 @@ class TestBytesInHand:
             counter("gateway_http_refused_total", reason=f"max_body_bytes_{of}") for of in ("per_address", "in_all")
         ]
         first = Client(Recorder(), trusted_proxies=("192.0.2.7",), **self.SHARES)
-        site = first.site
-        clients = [first, *(Client(site.application, site=site) for _ in range(6))]
+        context = first.context
+        clients = [first, *(Client(context.application, context=context) for _ in range(6))]
 
         addresses = [b"203.0.113.1", b"203.0.113.1:80", b"203.0.113.1", b"203.0.113.2", b"203.0.113.2", b"203.0.113.3"]
         responses = [
@@ -311,10 +311,10 @@ class TestBytesInHand:
             counter("gateway_http_refused_total", reason=f"max_body_bytes_{of}") for of in ("per_address", "in_all")
         ]
         assert [new - old for new, old in zip(after, before, strict=True)] == [1, 1]
-        assert site.bytes_in_hand.total == counter("gateway_http_bytes_in_hand") == 4 * 49_999
+        assert context.bytes_in_hand.total == counter("gateway_http_bytes_in_hand") == 4 * 49_999
         for client in clients:
             await client.leave()
-        assert site.bytes_in_hand.total == counter("gateway_http_bytes_in_hand") == 0
+        assert context.bytes_in_hand.total == counter("gateway_http_bytes_in_hand") == 0
 
     async def test_count_until_the_application_has_ended(self) -> None:
         gate = asyncio.Event()
@@ -325,28 +325,28 @@ class TestBytesInHand:
 
         client = Client(keeps)
         assert status_of(await client.send(post(b"x" * 10_000))) == 200
-        assert client.site.bytes_in_hand.total == 10_000
+        assert client.context.bytes_in_hand.total == 10_000
         await client.leave()
-        assert client.site.bytes_in_hand.total == 10_000
+        assert client.context.bytes_in_hand.total == 10_000
 
         gate.set()
         await client.receive()
-        assert client.site.bytes_in_hand.total == 0
+        assert client.context.bytes_in_hand.total == 0
 
     async def test_count_when_they_are_ahead_of_their_turn(self) -> None:
         before = counter("gateway_http_aborted_total", reason="max_body_bytes_per_address")
         recorder = Recorder()
         first = Client(recorder, **self.SHARES)
-        clients = [first, Client(recorder, site=first.site)]
+        clients = [first, Client(recorder, context=first.context)]
         for client in clients:
             await client.send(GET + GET * 1_500)
-        assert first.site.bytes_in_hand.total == 2 * 1_500 * len(GET)
+        assert first.context.bytes_in_hand.total == 2 * 1_500 * len(GET)
         await clients[1].send(GET * 1_000)
 
         assert [client.transport.aborted for client in clients] == [False, True]
         assert counter("gateway_http_aborted_total", reason="max_body_bytes_per_address") == before + 1
         await first.leave()
-        assert first.site.bytes_in_hand.total == 0
+        assert first.context.bytes_in_hand.total == 0
 
     async def test_that_are_served_count_no_longer(self) -> None:
         client = Client(hello)
@@ -354,21 +354,21 @@ class TestBytesInHand:
         for _ in range(200):
             await client.receive()
 
-        assert client.site.bytes_in_hand.total == 0
+        assert client.context.bytes_in_hand.total == 0
         assert not client.closed
 
     async def test_of_a_head_are_bounded_and_count(self) -> None:
         client = Client(hello)
         header = b"A: " + b"x" * 1000 + b"\r\n"
         await client.send(GET[:-2] + header * 9)
-        assert client.site.bytes_in_hand.total > 9_000
+        assert client.context.bytes_in_hand.total > 9_000
         response = b""
         for _ in range(60):
             response = response or await client.send(header)
 
         assert status_of(response) == 431
         await client.leave()
-        assert client.site.bytes_in_hand.total == 0
+        assert client.context.bytes_in_hand.total == 0
 
 
 class TestBadRequests:
@@ -626,7 +626,7 @@ class TestShutDown:
         first = Client(hello)
         first.shut_down()
 
-        assert Client(hello, site=first.site).closed
+        assert Client(hello, context=first.context).closed
 
     async def test_lets_a_response_end(self) -> None:
         recorder = Recorder()

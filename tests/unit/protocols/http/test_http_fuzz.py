@@ -55,7 +55,7 @@ async def converse(data: bytes, cuts: list[int]) -> None:
 
     assert not client.connections.open
     assert not client.connections.runs
-    assert client.site.connection_limits.open == 0
+    assert client.context.connection_limits.open == 0
     client.connections.stop()
 
 

@@ -148,7 +148,7 @@ class TestWaiting:
 
     async def test_no_answer_waits_for_the_clock(self, serve: Serve) -> None:
         server = await serve()
-        server._hub.stop()
+        server._server_state.stop()
 
         await absent(server)
         publisher = await Client.connected(server, "p")
@@ -167,8 +167,8 @@ class TestWaiting:
 
         for number in range(2, 102):
             publisher.send(publish(number))
-        hub = server._hub
-        await until(lambda: sum(one.connection.received_publishes for one in hub.open) == 101)
+        server_state = server._server_state
+        await until(lambda: sum(one.connection.received_publishes for one in server_state.open) == 101)
         store.gate.set()
 
         assert [await publisher.receive() for _ in range(101)] == [PubAck(number) for number in range(1, 102)]
@@ -197,7 +197,7 @@ class TestWaiting:
         store.gate.clear()
 
         client.send(publish(1))
-        [endpoint] = server._hub.open
+        [endpoint] = server._server_state.open
         await until(lambda: endpoint._held is not None)
         client.send(Connect(version=5, client_id="again"))
         await until(lambda: endpoint.connection.end is not None)
@@ -216,7 +216,7 @@ class TestWaiting:
         client = await Client.connected(server, "p")
         store.gate.clear()
         client.send(publish(1), publish(2), Disconnect())
-        await until(lambda: len(server._hub.open) == 0)
+        await until(lambda: len(server._server_state.open) == 0)
         store.gate.set()
 
         back = await Client.open(server)
@@ -231,8 +231,8 @@ class TestWaiting:
         client = await kept(server)
         store.gate.clear()
         client.send(Subscribe(packet_id=2, subscriptions=(Subscription(topic_filter="u", qos=1),)))
-        hub = server._hub
-        [endpoint] = hub.open
+        server_state = server._server_state
+        [endpoint] = server_state.open
         await until(lambda: endpoint._held is not None)
 
         payload = b"x" * 10_000
@@ -243,7 +243,9 @@ class TestWaiting:
 
         assert endpoint._held is not None
         assert endpoint._held.size_bytes < 200_000
-        assert server.broker.dropped.total() + hub.traffic.dropped > 50  # the clock takes from one to the other
+        assert (
+            server.broker.dropped.total() + server_state.traffic.dropped > 50
+        )  # the clock takes from one to the other
         store.gate.set()
         assert isinstance(await client.receive(), SubAck)
         assert isinstance(await client.receive(), Publish)
@@ -378,7 +380,7 @@ class TestTrouble:
         await until(lambda: journal.failure is not None)
 
         publisher.send(publish(2))
-        [endpoint] = [one for one in server._hub.open if one._name == "p"]
+        [endpoint] = [one for one in server._server_state.open if one._name == "p"]
         await until(lambda: not endpoint._transport.is_reading())
         publisher.send(*[publish(number) for number in range(3, 103)])
         await served(server, "other")

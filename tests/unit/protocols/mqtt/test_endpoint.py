@@ -24,7 +24,7 @@ from protocols.mqtt.codec.packets import (
 from protocols.mqtt.endpoint import Endpoint
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import BrokerLimits, MqttOptions
-from protocols.mqtt.server_state import Hub, Site
+from protocols.mqtt.server_state import ListenerContext, ServerState
 from tests.support.wire import FakeTransport
 from tests.unit.protocols.mqtt.test_server import answer, broker, until
 
@@ -86,15 +86,15 @@ class Socket(FakeTransport):
 class Peer:
     """A client of MQTT 5 at the other end of such a transport."""
 
-    def __init__(self, site: Site) -> None:
-        self.endpoint = Endpoint(site)
+    def __init__(self, context: ListenerContext) -> None:
+        self.endpoint = Endpoint(context)
         self.transport = Socket()
         self.transport.protocol = self.endpoint
         self.endpoint.connection_made(self.transport)
 
     @classmethod
-    async def connected(cls, site: Site, client_id: str = "c") -> "Peer":
-        peer = cls(site)
+    async def connected(cls, context: ListenerContext, client_id: str = "c") -> "Peer":
+        peer = cls(context)
         peer.send(Connect(version=5, client_id=client_id, keep_alive_s=60))
         await until(lambda: bool(peer.transport.written))
         peer.transport.written.clear()
@@ -117,30 +117,30 @@ class Peer:
         return packets
 
 
-MakeSite = Callable[..., Site]
+MakeContext = Callable[..., ListenerContext]
 
 
 @pytest.fixture
-async def make_site() -> AsyncIterator[MakeSite]:
-    hubs: list[Hub] = []
+async def make_context() -> AsyncIterator[MakeContext]:
+    server_states: list[ServerState] = []
 
-    def make(application: Any = broker, **chosen: Any) -> Site:
+    def make(application: Any = broker, **chosen: Any) -> ListenerContext:
         options = MqttOptions(**chosen)
         the_broker = Broker(
             sessions=MemorySessionStore(), retained=MemoryRetainedStore(), limits=BrokerLimits.of([options])
         )
-        hub = Hub(application, {}, the_broker)
-        hub.start(shortest_timeout_s=60)
-        hubs.append(hub)
-        return Site(hub, options, "mqtt")
+        server_state = ServerState(application, {}, the_broker)
+        server_state.start(shortest_timeout_s=60)
+        server_states.append(server_state)
+        return ListenerContext(server_state, options, "mqtt")
 
     yield make
-    for hub in hubs:
-        for endpoint in list(hub.open):
+    for server_state in server_states:
+        for endpoint in list(server_state.open):
             endpoint.abort()
         async with asyncio.timeout(30):
-            await hub.wait_until_empty()
-        hub.stop()
+            await server_state.wait_until_empty()
+        server_state.stop()
 
 
 def publish(packet_id: int = 1, topic: str = "t", payload: bytes = b"x") -> Publish:
@@ -156,14 +156,14 @@ async def passes(count: int = 5) -> None:
 class TestBeginning:
     @pytest.mark.parametrize("packet", [Disconnect(), Auth(), publish()], ids=["DISCONNECT", "AUTH", "PUBLISH"])
     async def test_a_client_that_is_gone_before_its_proof_was_asked_for_is_not_shown_to_the_application(
-        self, make_site: MakeSite, packet: Packet
+        self, make_context: MakeContext, packet: Packet
     ) -> None:
         scopes: list[Scope] = []
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             scopes.append(scope)
 
-        peer = Peer(make_site(application))
+        peer = Peer(make_context(application))
         connect = Connect(version=5, client_id="c", properties={"authentication_method": "SCRAM-SHA-256"})
 
         peer.send(connect, packet)
@@ -173,17 +173,17 @@ class TestBeginning:
         assert peer.transport.closed or peer.transport.eof_written
         assert scopes == []
 
-    async def test_nothing_is_read_of_a_connection_that_is_one_too_many(self, make_site: MakeSite) -> None:
+    async def test_nothing_is_read_of_a_connection_that_is_one_too_many(self, make_context: MakeContext) -> None:
         scopes: list[Scope] = []
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             scopes.append(scope)
             await broker(scope, receive, send)
 
-        site = make_site(application, max_connections=1)
-        await Peer.connected(site)
+        context = make_context(application, max_connections=1)
+        await Peer.connected(context)
 
-        other = Peer(site)
+        other = Peer(context)
         other.send(Connect(version=5, client_id="other"))  # what a tunnel had read already
         await passes()
 
@@ -209,9 +209,9 @@ class TestAnswering:
         return application
 
     async def test_what_was_written_before_a_faulty_acknowledgement_leaves_all_the_same(
-        self, make_site: MakeSite
+        self, make_context: MakeContext
     ) -> None:
-        peer = await Peer.connected(make_site(self.careless({"properties": {"no_such_property": 1}})))
+        peer = await Peer.connected(make_context(self.careless({"properties": {"no_such_property": 1}})))
         await peer.subscribe("faulty")
 
         peer.send(publish(topic="faulty", payload=b"to itself"))
@@ -225,10 +225,10 @@ class TestAnswering:
         assert peer.received() == [PubAck(2)]
 
     async def test_a_client_that_may_send_one_at_a_time_is_read_on_after_a_faulty_acknowledgement(
-        self, make_site: MakeSite
+        self, make_context: MakeContext
     ) -> None:
-        site = make_site(self.careless({"properties": {"no_such_property": 1}}), receive_maximum=1)
-        peer = await Peer.connected(site)
+        context = make_context(self.careless({"properties": {"no_such_property": 1}}), receive_maximum=1)
+        peer = await Peer.connected(context)
 
         peer.send(publish(topic="faulty"))
         assert peer.transport.reading_paused
@@ -238,13 +238,15 @@ class TestAnswering:
 
 
 class TestSlowClient:
-    async def test_one_that_took_something_and_has_too_much_again_is_still_not_read(self, make_site: MakeSite) -> None:
-        site = make_site()
-        peer = await Peer.connected(site)
+    async def test_one_that_took_something_and_has_too_much_again_is_still_not_read(
+        self, make_context: MakeContext
+    ) -> None:
+        context = make_context()
+        peer = await Peer.connected(context)
         await peer.subscribe("t")
         peer.transport.peer_takes_all = False
         for _ in range(100):
-            site.hub.broker.publish("t", b"x" * 10_000, qos=0, now=site.hub.time())
+            context.server_state.broker.publish("t", b"x" * 10_000, qos=0, now=context.server_state.time())
         await passes()
         session = peer.endpoint.connection.session
         assert session is not None
@@ -263,15 +265,17 @@ class TestSlowClient:
         assert not session.queued
         assert not peer.transport.reading_paused
 
-    async def test_one_that_is_closed_is_cut_in_time_also_if_it_took_something_since(self, make_site: MakeSite) -> None:
-        site = make_site()
-        peer = await Peer.connected(site)
+    async def test_one_that_is_closed_is_cut_in_time_also_if_it_took_something_since(
+        self, make_context: MakeContext
+    ) -> None:
+        context = make_context()
+        peer = await Peer.connected(context)
         await peer.subscribe("t")
         peer.transport.peer_takes_all = False
         for _ in range(20):
-            site.hub.broker.publish("t", b"x" * 10_000, qos=0, now=site.hub.time())
+            context.server_state.broker.publish("t", b"x" * 10_000, qos=0, now=context.server_state.time())
         await passes()
-        peer.endpoint.connection.close(ReasonCode.ADMINISTRATIVE_ACTION, "operator", site.hub.time())
+        peer.endpoint.connection.close(ReasonCode.ADMINISTRATIVE_ACTION, "operator", context.server_state.time())
         await passes()
         cut_at = peer.endpoint.abort_at
         assert cut_at < float("inf")
@@ -282,18 +286,18 @@ class TestSlowClient:
         peer.endpoint.deadline_passed(cut_at)
         assert peer.transport.aborted
 
-    async def test_one_that_is_closed_has_no_longer_because_it_takes_nothing(self, make_site: MakeSite) -> None:
-        site = make_site(write_timeout_s=1_000.0)
-        peer = await Peer.connected(site)
-        peer.endpoint.connection.close(ReasonCode.ADMINISTRATIVE_ACTION, "operator", site.hub.time())
+    async def test_one_that_is_closed_has_no_longer_because_it_takes_nothing(self, make_context: MakeContext) -> None:
+        context = make_context(write_timeout_s=1_000.0)
+        peer = await Peer.connected(context)
+        peer.endpoint.connection.close(ReasonCode.ADMINISTRATIVE_ACTION, "operator", context.server_state.time())
         await passes()
 
         peer.endpoint.pause_writing()
 
-        assert peer.endpoint.abort_at < site.hub.time() + 100
+        assert peer.endpoint.abort_at < context.server_state.time() + 100
 
     async def test_an_application_that_waits_to_send_learns_at_once_that_the_connection_has_ended(
-        self, make_site: MakeSite
+        self, make_context: MakeContext
     ) -> None:
         events: list[Event] = []
 
@@ -304,31 +308,31 @@ class TestSlowClient:
                 await send({"type": "mqtt.publish", "topic": "t", "payload": b"x" * 10_000})
             events.append(await receive())
 
-        site = make_site(application)
-        peer = await Peer.connected(site)
+        context = make_context(application)
+        peer = await Peer.connected(context)
         peer.transport.peer_takes_all = False
         peer.send(publish())
         await until(lambda: peer.transport.full)
 
-        await Peer.connected(site)
+        await Peer.connected(context)
         await until(lambda: bool(events))
 
         assert events[0]["reason"] == "taken_over"
         assert not peer.transport.closed, "it has not taken what was sent before"
 
     async def test_one_that_sends_no_more_and_takes_nothing_is_gone_and_nothing_is_kept_for_it(
-        self, make_site: MakeSite
+        self, make_context: MakeContext
     ) -> None:
-        site = make_site()
-        peer = await Peer.connected(site)
+        context = make_context()
+        peer = await Peer.connected(context)
         await peer.subscribe("t")
         peer.transport.peer_takes_all = False
 
-        site.hub.broker.publish("t", b"x", qos=0, now=site.hub.time())
+        context.server_state.broker.publish("t", b"x", qos=0, now=context.server_state.time())
         await passes()
         peer.transport.half_close()
         for _ in range(100):
-            site.hub.broker.publish("t", b"x" * 10_000, qos=0, now=site.hub.time())
+            context.server_state.broker.publish("t", b"x" * 10_000, qos=0, now=context.server_state.time())
         await passes()
 
         assert peer.endpoint.connection.end is not None
@@ -336,7 +340,7 @@ class TestSlowClient:
         assert peer.endpoint.abort_at < float("inf")
 
     async def test_an_application_that_does_nothing_but_send_lets_others_go_on_when_the_client_has_gone(
-        self, make_site: MakeSite
+        self, make_context: MakeContext
     ) -> None:
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             await answer(await receive(), send)
@@ -344,8 +348,8 @@ class TestSlowClient:
             while True:
                 await send({"type": "mqtt.publish", "topic": "t", "payload": b"x" * 10_000})
 
-        site = make_site(application)
-        peer = await Peer.connected(site)
+        context = make_context(application)
+        peer = await Peer.connected(context)
         peer.transport.peer_takes_all = False
         peer.send(publish())
         await until(lambda: peer.transport.full)
@@ -354,12 +358,12 @@ class TestSlowClient:
         await passes()
 
         peer.endpoint.cancel()
-        await until(lambda: not site.hub.open)
+        await until(lambda: not context.server_state.open)
 
 
 class TestTunnel:
     async def test_what_a_transport_delivers_while_it_is_told_to_read_on_counts_against_the_bounds(
-        self, make_site: MakeSite
+        self, make_context: MakeContext
     ) -> None:
         """That of a tunnel has a part of its last read still in hand."""
         gate = asyncio.Event()
@@ -370,7 +374,7 @@ class TestTunnel:
                     await gate.wait()
                 await answer(event, send)
 
-        peer = await Peer.connected(make_site(application, receive_maximum=2))
+        peer = await Peer.connected(make_context(application, receive_maximum=2))
         in_hand = [publish(3)]
         resume = peer.transport.resume_reading
 
@@ -394,15 +398,15 @@ class TestTunnel:
 
 class TestEnds:
     async def test_a_client_that_has_reset_the_connection_already_takes_nobody_else_s_answers_along(
-        self, make_site: MakeSite
+        self, make_context: MakeContext
     ) -> None:
-        site = make_site()
-        first, second = await Peer.connected(site, "1"), await Peer.connected(site, "2")
+        context = make_context()
+        first, second = await Peer.connected(context, "1"), await Peer.connected(context, "2")
         await second.subscribe("t")
         first.transport.shutdown_error = OSError(107, "Transport endpoint is not connected")
 
         first.send(Connect(version=5, client_id="1"))
-        site.hub.broker.route(Message("t", b"x", 0, False, None, now=0.0), None, 0.0)
+        context.server_state.broker.route(Message("t", b"x", 0, False, None, now=0.0), None, 0.0)
         await passes()
 
         assert first.transport.closed

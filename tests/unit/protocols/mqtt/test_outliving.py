@@ -88,7 +88,7 @@ def leaving(client: Client) -> list[Packet]:
     connection = client.connection
     journal = client.world.broker.journal
     assert journal is not None
-    return [] if connection.fence > journal.committed else client.read()
+    return [] if connection.required_commit > journal.committed else client.read()
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ class TestPromises:
 
         publish(publisher, "t", qos=2, dup=True)
 
-        assert publisher.connection.fence > world.journal.committed
+        assert publisher.connection.required_commit > world.journal.committed
 
     def test_a_publish_at_qos_2_to_a_client_and_its_pubrel(self, world: KeptWorld) -> None:
         subscriber = world.comes("s")
@@ -181,7 +181,7 @@ class TestFreeOfCharge:
                 publish(publisher, "t", qos=qos, packet_id=qos or 1)
             publisher.read()
             assert len(subscriber.take()) == 3
-            assert publisher.connection.fence == subscriber.connection.fence == 0
+            assert publisher.connection.required_commit == subscriber.connection.required_commit == 0
             subscriber.disconnect()
 
         assert not world.journal.is_dirty

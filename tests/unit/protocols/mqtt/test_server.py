@@ -162,7 +162,7 @@ class TestScope:
         server = await serve()
         await Client.connected(server)
 
-        [endpoint] = server._hub.open
+        [endpoint] = server._server_state.open
         sock = endpoint._transport.get_extra_info("socket")
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
@@ -181,7 +181,7 @@ class TestBackPressure:
         slow, quick = await Client.connected(server, "slow"), await Client.connected(server, "quick")
         packet = Publish(topic="t", payload=b"x" * 50_000)
         slow.send(*[packet] * 1_000)
-        [endpoint] = [one for one in server._hub.open if one._name == "slow"]
+        [endpoint] = [one for one in server._server_state.open if one._name == "slow"]
         await until(lambda: endpoint._unread != 0)
 
         quick.send(Publish(topic="t", qos=1, packet_id=1))
@@ -207,7 +207,7 @@ class TestBackPressure:
 
         client.send(Publish(topic="t", qos=1, packet_id=2), *[again] * 1_000)
 
-        [endpoint] = server._hub.open
+        [endpoint] = server._server_state.open
         await until(lambda: endpoint._unread != 0)
         assert endpoint.connection.received_publishes < 200
 
@@ -218,7 +218,7 @@ class TestBackPressure:
         client = await Client.connected(server)
         await client.subscribe("t")
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        [endpoint] = server._hub.open
+        [endpoint] = server._server_state.open
 
         for _ in range(200):
             server.publish("t", b"x" * 100_000, qos=1)
@@ -226,9 +226,11 @@ class TestBackPressure:
         session = endpoint.connection.session
         assert session is not None
         assert session.queued <= 1_000
-        assert server.broker.dropped.total() + server._hub.traffic.dropped > 0  # the clock takes from one to the other
+        assert (
+            server.broker.dropped.total() + server._server_state.traffic.dropped > 0
+        )  # the clock takes from one to the other
 
-        await until(lambda: not server._hub.open)
+        await until(lambda: not server._server_state.open)
         assert "cut off c from 127.0.0.1:" in caplog.text
 
     async def test_sending_waits_until_the_client_has_taken_enough(self, serve: Serve) -> None:
@@ -244,7 +246,7 @@ class TestBackPressure:
         server = await serve(application)
         client = await Client.connected(server)
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        [endpoint] = server._hub.open
+        [endpoint] = server._server_state.open
         await until(lambda: not endpoint.connection.writable)
         waiting_at = len(sent)
         await asyncio.sleep(0)
@@ -262,7 +264,7 @@ class TestEnds:
         await watcher.subscribe("gone")
         client = await Client.connected(server, will=Will(topic="gone", payload=b"x"))
 
-        [endpoint] = [one for one in server._hub.open if one._name == "c"]
+        [endpoint] = [one for one in server._server_state.open if one._name == "c"]
         endpoint.certificate_revoked()
 
         assert [packet.reason_code for packet in await client.ended() if isinstance(packet, Disconnect)] == [0x87]
@@ -414,7 +416,7 @@ class TestClose:
 
         await cancelled.wait()
         await client.ended()
-        await until(lambda: not server._hub.open)
+        await until(lambda: not server._server_state.open)
 
     async def test_a_taken_port_is_named(self, serve: Serve) -> None:
         server = await serve()

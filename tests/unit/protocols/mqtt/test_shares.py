@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from protocols.handshake import Entrance, RefusedError
+from protocols.handshake import HandshakingListener, RefusedError
 from protocols.limits import RATE_SHARE, ConnectionLimits
 from protocols.mqtt.broker.owners import size_of_subscription
 from protocols.mqtt.codec.packets import ConnAck, Connect, PubAck, Publish, PubRec, ReasonCode, SubAck, Will
@@ -81,20 +81,20 @@ def greedy_address_leaves_connects() -> None:
 @shared("max_handshakes", "max_handshakes_per_address")
 def greedy_address_leaves_handshakes() -> None:
     listener = Listener(bind="127.0.0.1:0", options=None, max_handshakes_per_address=2, proxy_protocol=("10.0.0.1",))
-    entrance = Entrance(listener, asyncio.Protocol)
+    handshaking = HandshakingListener(listener, asyncio.Protocol)
     with ExitStack() as under_way:
         for port in range(2):
-            under_way.enter_context(entrance._share(("192.0.2.1", port)))
+            under_way.enter_context(handshaking._share(("192.0.2.1", port)))
 
         with pytest.raises(RefusedError, match="2 connections of it are on their way in") as refusal:
-            under_way.enter_context(entrance._share(("192.0.2.1", 3)))
+            under_way.enter_context(handshaking._share(("192.0.2.1", 3)))
         assert refusal.value.reason == "too_many_handshakes_of_address"
 
-        under_way.enter_context(entrance._share(("192.0.2.2", 1)))
+        under_way.enter_context(handshaking._share(("192.0.2.2", 1)))
         for client in (("10.0.0.1", 1), None):  # proxies and local peers are everybody
             for _ in range(3):
-                under_way.enter_context(entrance._share(client))
-    assert not entrance._by_network
+                under_way.enter_context(handshaking._share(client))
+    assert not handshaking._by_network
 
 
 @shared("max_sessions", "max_sessions_per_owner")

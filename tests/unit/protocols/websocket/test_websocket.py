@@ -456,14 +456,14 @@ class TestWhatComesBeforeTheAnswerToTheHandshake:
         app = Recorder()
         client = Client(app, **self.OPTIONS)
         await client.send(UPGRADE + self.MESSAGE)
-        assert client.site.bytes_in_hand.total == len(self.MESSAGE)
+        assert client.context.bytes_in_hand.total == len(self.MESSAGE)
         await client.send(self.MESSAGE)
-        assert client.site.bytes_in_hand.total == 2 * len(self.MESSAGE)
+        assert client.context.bytes_in_hand.total == 2 * len(self.MESSAGE)
 
         await app.send({"type": "websocket.accept"})
         await client.receive()
         assert [len(event["bytes"]) for event in app.events[1:]] == [20_000, 20_000]
-        assert client.site.bytes_in_hand.total == 0
+        assert client.context.bytes_in_hand.total == 0
         await client.leave()
 
     @pytest.mark.parametrize("end", ["leaves", "is refused"])
@@ -475,14 +475,14 @@ class TestWhatComesBeforeTheAnswerToTheHandshake:
             await client.leave()
         else:
             await app.send({"type": "websocket.close"})
-        assert client.site.bytes_in_hand.total == 0
+        assert client.context.bytes_in_hand.total == 0
 
     async def test_is_refused_beyond_the_share_of_its_address(self) -> None:
         client = Client(Recorder(), **self.OPTIONS)
         await client.send(UPGRADE + self.MESSAGE)
 
         assert (await client.send(self.MESSAGE + self.MESSAGE)).startswith(b"HTTP/1.1 503 ")
-        assert client.site.bytes_in_hand.total == 0
+        assert client.context.bytes_in_hand.total == 0
 
 
 class TestMessagesThatDoNotComeOn:
@@ -521,17 +521,17 @@ class TestMessagesThatDoNotComeOn:
         before = counter("gateway_http_refused_total", reason="max_body_bytes_per_address")
         options = {"max_body_bytes": 100_000, "max_body_bytes_per_address": 100_000}
         async with Accepted(**options) as it, Accepted() as other:
-            other.client.site.bytes_in_hand = it.client.site.bytes_in_hand
+            other.client.context.bytes_in_hand = it.client.context.bytes_in_hand
             message = masked(0x82, b"x" * 60_000)
             await it.send(message[:50_000])
-            assert it.client.site.bytes_in_hand.total == 50_000 - 8
+            assert it.client.context.bytes_in_hand.total == 50_000 - 8
             await it.send(message[50_000:])
-            assert it.client.site.bytes_in_hand.total == 0
+            assert it.client.context.bytes_in_hand.total == 0
             assert it.app.events[0]["bytes"] == b"x" * 60_000
 
             await it.send(message[:-1])
             assert close_code(await other.send(message[:-1])) == 1013
-        assert it.client.site.bytes_in_hand.total == 0
+        assert it.client.context.bytes_in_hand.total == 0
         assert counter("gateway_http_refused_total", reason="max_body_bytes_per_address") == before + 1
 
 
@@ -547,8 +547,8 @@ async def test_a_connection_is_counted_in_and_out() -> None:
     before = [counter(name) for name in names]
     async with Accepted() as it:
         assert [counter(name) for name in names] == [count + 1 for count in before]
-        assert it.client.site.connection_limits.open == 1
+        assert it.client.context.connection_limits.open == 1
     assert [counter(name) for name in names] == before
-    assert it.client.site.connection_limits.open == 0
+    assert it.client.context.connection_limits.open == 0
     assert not it.client.connections.open
     assert not it.client.connections.runs

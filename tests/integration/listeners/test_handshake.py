@@ -231,13 +231,13 @@ class TestHandshakes:
             before = refused("too_many_handshakes")
             async with mqtt(AcceptEverything(), ssl_context=tls.context(), max_handshakes=2) as server:
                 waiting = [await opened(server), await opened(server)]
-                (entrance,) = [listening._entrance for listening in server._servers]
-                await until(lambda: len(entrance._under_way) == 2, "two handshakes")
+                (handshaking,) = [listening._handshaking for listening in server._servers]
+                await until(lambda: len(handshaking._under_way) == 2, "two handshakes")
                 await (await opened(server)).expect_end()
                 assert refused("too_many_handshakes") == before + 1
 
                 waiting[0].abort()
-                await until(lambda: len(entrance._under_way) == 1, "one to leave")
+                await until(lambda: len(handshaking._under_way) == 1, "one to leave")
                 client = await opened(server, ssl=trusting)
                 assert (await client.connect("c")).reason_code == 0
                 client.abort()
@@ -263,8 +263,8 @@ class TestHandshakes:
         async def main() -> None:
             async with mqtt(AcceptEverything(), ssl_context=tls.context()) as server:
                 client = await opened(server)
-                (entrance,) = [listening._entrance for listening in server._servers]
-                await until(lambda: entrance._under_way, "the handshake to begin")
+                (handshaking,) = [listening._handshaking for listening in server._servers]
+                await until(lambda: handshaking._under_way, "the handshake to begin")
             await client.expect_end()
 
         run(main())
@@ -344,7 +344,7 @@ class TestCertificates:
                 session, _ = await asyncio.to_thread(handshake, address)
                 _, resumed = await asyncio.to_thread(handshake, address, session)
                 assert resumed
-                await until(lambda: not server._hub.open, "the end of both")
+                await until(lambda: not server._server_state.open, "the end of both")
                 mine.revoke(certificate)
                 assert context.reload()
                 context.announce()
@@ -367,7 +367,7 @@ class TestDeadPeers:
             async with mqtt(AcceptEverything(), ssl_context=context, dead_peer_timeout_s=42) as server:
                 client = await opened(server, ssl=trusting if encrypted else None)
                 await client.connect("c")
-                (endpoint,) = server._hub.open
+                (endpoint,) = server._server_state.open
                 accepted = endpoint._transport.get_extra_info("socket")
                 assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
                 for name, value in (("KEEPIDLE", 21), ("KEEPINTVL", 7), ("KEEPCNT", 3), ("USER_TIMEOUT", 42_000)):
