@@ -28,7 +28,7 @@ from devices.models import Deletion, Device, Key, LatestValue, Reading, now_ms
 from devices.writers.base import KEYS, LATEST, READINGS
 from gateway.databases.sockets import DatabaseSocket
 from gateway.db import close_old_connections
-from protocols.log_lines import LogLimit
+from protocols.log_lines import RateLimitedLog
 
 logger = logging.getLogger("gateway.devices")
 
@@ -260,7 +260,7 @@ class Deleter:
         self._between_commits = between_commits
         self._forget_keys = forget_keys
         self._limit = FIRST_SLICE
-        self._log_limit = LogLimit(60.0)
+        self._limited_log = RateLimitedLog(logger, 60.0)
         self._socket: DatabaseSocket | None = None
         self._end: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -289,8 +289,7 @@ class Deleter:
                     await self._go_through(forget_finished)
                     due_at = loop.time() + HOUSEKEEPING_INTERVAL_S
             except Exception as error:  # whatever a driver raises: what is left to do is in the database
-                if self._log_limit.take() is not None:
-                    logger.warning("cannot delete readings now, trying again: %s", " ".join(str(error).split()))
+                self._limited_log.warning("cannot delete readings now, trying again: %s", " ".join(str(error).split()))
             await asyncio.sleep(POLL_INTERVAL_S)
 
     async def _delete(self) -> bool:

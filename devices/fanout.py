@@ -26,7 +26,7 @@ from devices.models import now_ms
 from devices.values import told
 from devices.writers import Row
 from gateway.layers import BaseChannelLayer
-from protocols.log_lines import LogLimit, PeerLog
+from protocols.log_lines import PeerLog, RateLimitedLog
 
 peer_log = PeerLog("gateway.fanout")
 logger = logging.getLogger("gateway.fanout")
@@ -49,7 +49,7 @@ class Fanout:
         self._waiting: deque[Group] = deque()
         self._connections: dict[int, bool] = {}
         self._work = asyncio.Event()
-        self._log_limit = LogLimit()
+        self._limited_log = RateLimitedLog(logger)
         self._task = asyncio.get_running_loop().create_task(self._run(), name="fanout")
 
     def committed(self, group: Group) -> None:
@@ -136,5 +136,4 @@ class Fanout:
 
     def _note_failure(self, why: str) -> None:
         metrics.fanout_failures.inc()
-        if self._log_limit.take() is not None:
-            logger.warning("dashboards fall behind: %s", why)
+        self._limited_log.warning("dashboards fall behind: %s", why)

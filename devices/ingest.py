@@ -44,7 +44,7 @@ from devices.profiles import Point
 from devices.refusals import MessageRefusal, RefusedError
 from devices.values import duration_text
 from devices.writers import DatabaseReplacedError, Row, Seen, UnknownKeyError, Writer
-from protocols.log_lines import LogLimit, PeerLog
+from protocols.log_lines import PeerLog, RateLimitedLog
 
 logger = logging.getLogger("gateway.ingest")
 peer_log = PeerLog("gateway.ingest")
@@ -238,7 +238,7 @@ class Ingest:
         self._closing = False
         self._group = Group(self._max_clock_skew_ms)
         self._task: asyncio.Task[None] | None = None
-        self._failure_log = LogLimit()
+        self._limited_log = RateLimitedLog(logger)
         self.failure: str | None = None
         """Why nothing can be committed now; None while all is well."""
         metrics.readings_waiting.set_function(lambda: self._uncommitted)
@@ -514,8 +514,7 @@ class Ingest:
 
     def _tell_failure(self, failure: str) -> None:
         self.failure = failure
-        if self._failure_log.take() is not None:
-            logger.error("cannot commit, devices wait; trying again until it works: %s", self.failure)
+        self._limited_log.error("cannot commit, devices wait; trying again until it works: %s", failure)
 
     def _note_times(self, device: Identity, odd: list[int], received_ms: int) -> None:
         """Takes note of times that no clock can have that is right."""

@@ -23,7 +23,7 @@ from devices.credentials import Identity
 from devices.limits import DeviceOptions
 from devices.refusals import MessageRefusal, RefusedError
 from devices.writers import Row, Writer
-from protocols.log_lines import LogLimit, PeerLog
+from protocols.log_lines import PeerLog, RateLimitedLog
 
 logger = logging.getLogger("gateway.ingest")
 peer_log = PeerLog("gateway.ingest")
@@ -139,7 +139,7 @@ class KeyBounds:
         self._writer = writer
         self._max_keys = options.max_keys
         self._max_per_device = options.max_keys_per_device
-        self._warning_limit = LogLimit(WARNING_INTERVAL_S)
+        self._limited_log = RateLimitedLog(logger, WARNING_INTERVAL_S)
 
     def look_at(self, messages: Sequence[NewKeysMessage]) -> None:
         """Gives each of `messages` the numbers of its keys, or a refusal. Raises what the writer raises."""
@@ -179,8 +179,9 @@ class KeyBounds:
     def _count(self) -> int:
         in_all = self._writer.count_keys()
         metrics.keys.set(in_all)
-        if self._max_keys and in_all >= WARN_AT * self._max_keys and self._warning_limit.take() is not None:
-            logger.warning("%d of %d different keys are there (max_keys); more will be refused", in_all, self._max_keys)
+        if self._max_keys and in_all >= WARN_AT * self._max_keys:
+            text = "%d of %d different keys are there (max_keys); more will be refused"
+            self._limited_log.warning(text, in_all, self._max_keys)
         return in_all
 
     def _warn(self, device: Identity, before: int, more: int) -> None:

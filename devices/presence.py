@@ -33,7 +33,7 @@ from devices.models import (
     now_ms,
 )
 from gateway.databases.thread import DatabaseThread
-from protocols.log_lines import LogLimit
+from protocols.log_lines import RateLimitedLog
 
 logger = logging.getLogger("gateway.devices")
 
@@ -208,7 +208,7 @@ class Watchman:
         self._must_start_over = False
         self._task: asyncio.Task[None] | None = None
         self._failures: dict[str, str] = {}
-        self._log_limits = {what: LogLimit() for what in (LOOKING, RECORDING)}
+        self._limited_log = RateLimitedLog(logger)
         self._looking = DatabaseThread("orders", slow_s=LOOK_LIMIT_S, call_s=LOOK_LIMIT_S)
         self._recording = DatabaseThread("presence")
 
@@ -298,8 +298,7 @@ class Watchman:
     def _note_failure(self, what: str, why: str) -> None:
         self._failures[what] = why
         metrics.watch_failures.labels(what).inc()
-        if self._log_limits[what].take() is not None:
-            logger.error("cannot %s, trying again: %s", what, why)
+        self._limited_log.error("cannot %s, trying again: %s", what, why, kind=what)
 
     # In a thread
 

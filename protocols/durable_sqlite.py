@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from protocols import metrics
-from protocols.log_lines import LogLimit
+from protocols.log_lines import RateLimitedLog
 
 logger = logging.getLogger("gateway.sqlite")
 
@@ -60,7 +60,7 @@ class DatabaseFile:
         self._options = options
         self._connection: sqlite3.Connection | None = None
         self._looked_at = 0.0
-        self._warning_limit = LogLimit(WAL_WARNING_INTERVAL_S)
+        self._limited_log = RateLimitedLog(logger, WAL_WARNING_INTERVAL_S)
         self.identity: Identity | None = None
         """The file that was opened last."""
 
@@ -118,8 +118,8 @@ class DatabaseFile:
 
     def _look_at_log(self) -> None:
         size = self.wal_bytes()
-        if size >= WAL_WARNING_BYTES and self._warning_limit.take() is not None:
-            logger.warning(
+        if size >= WAL_WARNING_BYTES:
+            self._limited_log.warning(
                 "%s has grown to %d MB: some program keeps reading a snapshot of %s and does not end (a forgotten"
                 " sqlite3 shell, a backup); end it, or the log fills the disk",
                 _log_of(self.path),

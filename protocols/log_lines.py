@@ -1,4 +1,5 @@
-"""Log lines that are bounded: those that a peer can cause, by `PeerLog`; others that may come often, by `LogLimit`.
+"""Log lines that are bounded: those that a peer can cause, by `PeerLog`; others that may come often, by
+`RateLimitedLog`. Both say in a later line how many were left out.
 
 Of the lines that peers cause, the operator gets the first few of each peer and kind at once, then one an interval,
 which says how many were left out; of all peers together no more than a disk can take. What no later line has told is
@@ -45,26 +46,54 @@ _ExcInfo: TypeAlias = (
 )
 
 
-class LogLimit:
-    """Says whether a line may be logged now, and how many were not since the last one."""
+class RateLimitedLog:
+    """A logger for lines that may come often, but not as often as a peer likes: of each kind one an interval.
 
-    __slots__ = ("_clock", "_interval_s", "_logged_at", "_suppressed")
+        self._limited_log = RateLimitedLog(logger)
+        self._limited_log.error("cannot commit, trying again: %s", failure)
 
-    def __init__(self, interval_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+    Lines are of one kind that have the same message, unless `kind` tells them apart. The kinds are few, and known to
+    the code. For one thread at a time.
+    """
+
+    __slots__ = ("_clock", "_interval_s", "_kinds", "_logger")
+
+    def __init__(
+        self, logger: logging.Logger, interval_s: float = LINE_INTERVAL_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._logger = logger
         self._interval_s = interval_s
         self._clock = clock
-        self._logged_at = float("-inf")
-        self._suppressed = 0
+        self._kinds: dict[str, tuple[float, int]] = {}
 
-    def take(self) -> int | None:
-        """The number of lines suppressed since the last one, if this one may be logged; else None."""
+    def take(self, kind: str) -> int | None:
+        """The number of lines of `kind` that were suppressed since the last one, if this one may be logged; else None.
+        For those who log it themselves."""
+        logged_at, suppressed = self._kinds.get(kind, (float("-inf"), 0))
         now = self._clock()
-        if now - self._logged_at < self._interval_s:
-            self._suppressed += 1
+        if now - logged_at < self._interval_s:
+            self._kinds[kind] = logged_at, suppressed + 1
             return None
-        self._logged_at = now
-        suppressed, self._suppressed = self._suppressed, 0
+        self._kinds[kind] = now, 0
         return suppressed
+
+    def warning(self, message: str, *args: object, kind: str | None = None) -> None:
+        """Logs at level WARNING."""
+        self._log(logging.WARNING, message, args, kind)
+
+    def error(self, message: str, *args: object, kind: str | None = None) -> None:
+        """Logs at level ERROR."""
+        self._log(logging.ERROR, message, args, kind)
+
+    def _log(self, level: int, message: str, args: tuple[object, ...], kind: str | None) -> None:
+        suppressed = self.take(message if kind is None else kind)
+        if suppressed is not None:
+            self._logger.log(level, *_with_number(message, args, suppressed), stacklevel=3)
+
+
+def _with_number(message: str, args: tuple[object, ...], suppressed: int) -> tuple[Any, ...]:
+    """The message and its arguments, with the number of those that were left out before it."""
+    return (f"{message} (%d more like it were not logged)", *args, suppressed) if suppressed else (message, *args)
 
 
 class _Share(TokenBucket):
@@ -205,10 +234,8 @@ class PeerLog:
             return
         suppressed = self._shares.take(peer, message if kind is None else kind)
         if suppressed is not None:
-            if suppressed:
-                message += " (%d more like it were not logged)"
-                args = (*args, suppressed)
-            self._logger.log(level, message, *args, exc_info=exc_info, extra=extra, stacklevel=stacklevel + 1)
+            line = _with_number(message, args, suppressed)
+            self._logger.log(level, *line, exc_info=exc_info, extra=extra, stacklevel=stacklevel + 1)
         self._summarise()
         self._shares.tell_later(self._summarise)
 

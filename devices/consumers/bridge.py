@@ -24,7 +24,7 @@ from devices.refusals import MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
 from gateway.generic.mqtt import AsyncMqttConsumer, Reject, topic
 from protocols.asgi import Event
-from protocols.log_lines import LogLimit
+from protocols.log_lines import RateLimitedLog
 
 logger = logging.getLogger("gateway.devices")
 
@@ -35,12 +35,12 @@ class BridgeMqttConsumer(AsyncMqttConsumer):
     """A bridge: telemetry of devices is stored, other messages go to the subscribers of the broker here."""
 
     _services: DeviceServices
-    _away_log: LogLimit
+    _limited_log: RateLimitedLog
 
     async def connect(self, password: bytes | None) -> None:
         """Takes the bridge: who configured it has decided that."""
         self._services = services_of(self.scope)
-        self._away_log = LogLimit()
+        self._limited_log = RateLimitedLog(logger)
         await self.accept()
 
     @topic("v1/devices/<str:device>/telemetry", route=False)
@@ -82,6 +82,5 @@ class BridgeMqttConsumer(AsyncMqttConsumer):
             try:
                 return await self._services.directory.named(name)
             except LookUpError as error:
-                if self._away_log.take() is not None:
-                    logger.warning("cannot look up who has sent by a bridge; waiting until it works: %s", error)
+                self._limited_log.warning("cannot look up who has sent by a bridge; waiting until it works: %s", error)
                 await asyncio.sleep(RETRY_S)

@@ -1,4 +1,5 @@
-"""Every line that a peer can cause goes through its share of the log (protocols.log_lines.PeerLog)."""
+"""Every line that a peer can cause goes through its share of the log; others that may come often are limited too
+(protocols.log_lines: PeerLog, RateLimitedLog)."""
 
 import ast
 from collections.abc import Iterator
@@ -8,11 +9,13 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[2]
 PACKAGES: Final = ("protocols", "gateway", "devices", "project")
 LEVELS: Final = {"info", "warning", "warn", "error", "exception", "critical", "fatal", "log"}
-LIMITED: Final = {"peer_log", "_peers"}
-"""What a `PeerLog` is called."""
+LIMITED: Final = {"PeerLog": {"peer_log", "_peers"}, "RateLimitedLog": {"_limited_log"}}
+"""What the loggers that are limited are called, by their class."""
+NAMES: Final = frozenset().union(*LIMITED.values())
 
 NOT_OF_PEERS: Final = {
     "protocols/log_lines.py PeerLog.log": "this is the limit",
+    "protocols/log_lines.py RateLimitedLog._log": "this is the limit",
     "protocols/log_lines.py PeerLog._summarise": "one a minute",
     "protocols/http/connection.py HttpConnection.end_response": "the access log, which the operator asks for",
     "protocols/handshake.py HandshakingListener._accept": "no descriptor is free: one a second",
@@ -20,8 +23,6 @@ NOT_OF_PEERS: Final = {
     "protocols/mqtt/server.py MqttServer._restore": "at the start",
     "protocols/mqtt/losses.py Losses.add": "one a minute for each bound",
     "protocols/mqtt/storage/committer.py Committer._failed": "once, when the process has lost its store",
-    "protocols/mqtt/storage/committer.py Committer._tell_failure": "has a LogLimit",
-    "protocols/durable_sqlite.py DatabaseFile._look_at_log": "has a LogLimit",
     "protocols/durable_sqlite.py set_aside_log": "the database file was replaced",
     "protocols/mqtt/storage/committer.py Committer._note_success": "once after each failure",
     "protocols/bridge/bridge.py Bridge._run": "waits longer and longer between attempts",
@@ -42,22 +43,18 @@ NOT_OF_PEERS: Final = {
     "gateway/serve/certificate_renewal.py": "an operator has renewed a certificate",
     "gateway/serve/data_dir.py _make_private": "at the start",
     "gateway/mqtt/__init__.py bridged.deliver": "a program of the operator's",
-    "devices/consumers/bridge.py BridgeMqttConsumer._device": "has a LogLimit",
     "devices/deletion.py _tell": "an operator's order",
-    "devices/deletion.py Deleter._run": "has a LogLimit",
     "devices/ingest.py Ingest._store": "once after each failure",
     "devices/ingest.py Ingest._start_over": "the database file was replaced",
-    "devices/ingest.py Ingest._tell_failure": "has a LogLimit",
-    "devices/fanout.py Fanout._note_failure": "has a LogLimit",
-    "devices/keys.py KeyBounds._count": "has a LogLimit",
     "gateway/serve/data_dir.py": "at the start",
-    "devices/presence.py Watchman": "the database; has a LogLimit",
+    "devices/presence.py Watchman.close": "at the end",
+    "devices/presence.py Watchman._note_success": "once after each failure",
 }
 """By file, class and function, or what it begins with: why no peer can have it logged as often as it likes."""
 
 
 def calls() -> Iterator[tuple[str, int]]:
-    """Where something is logged otherwise than by a `PeerLog`: (file and function, line)."""
+    """Where something is logged by a logger that is not limited: (file and function, line)."""
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             if "testing" not in path.parts:
@@ -70,7 +67,7 @@ def _calls_in(node: ast.AST, file: str, names: list[str]) -> Iterator[tuple[str,
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS:
         target = ast.unparse(node.func.value)
         is_logger = "log" in target.lower() and "math" not in target
-        if is_logger and target.rpartition(".")[2] not in LIMITED:
+        if is_logger and target.rpartition(".")[2] not in NAMES:
             yield f"{file} {'.'.join(names)}", node.lineno
     for child in ast.iter_child_nodes(node):
         yield from _calls_in(child, file, names)
@@ -83,7 +80,9 @@ def test_a_line_that_is_not_within_a_share_has_a_reason() -> None:
         if not any(where == known or where.startswith((f"{known} ", f"{known}.")) for known in NOT_OF_PEERS)
     ]
 
-    assert unlimited == [], "use a PeerLog, or say in NOT_OF_PEERS why no peer can have it logged at will"
+    assert unlimited == [], (
+        "use a PeerLog or a RateLimitedLog, or say in NOT_OF_PEERS why no peer can have it logged at will"
+    )
 
 
 def test_each_reason_is_of_something_that_is_there() -> None:
@@ -96,12 +95,12 @@ def test_each_reason_is_of_something_that_is_there() -> None:
     ] == []
 
 
-def test_loggers_of_peers_have_the_name_by_which_this_test_knows_them() -> None:
+def test_limited_loggers_have_the_names_by_which_this_test_knows_them() -> None:
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call):
-                    is_peer_log = ast.unparse(node.value.func).rpartition(".")[2] == "PeerLog"
+                    known = LIMITED.get(ast.unparse(node.value.func).rpartition(".")[2])
                     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                     names = {ast.unparse(target).rpartition(".")[2] for target in targets}
-                    assert (names <= LIMITED) if is_peer_log else not names & LIMITED, path
+                    assert not names & NAMES if known is None else names <= known, path

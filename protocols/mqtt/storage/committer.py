@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol
 
 from protocols import metrics
-from protocols.log_lines import LogLimit
+from protocols.log_lines import RateLimitedLog
 from protocols.mqtt.storage.base import Changes, Kind, Row, Store, StoreError, StoreTakenError
 from protocols.mqtt.storage.journal import Journal
 
@@ -49,7 +49,7 @@ class Committer:
         self._is_closed = False
         self._idle: asyncio.Future[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
-        self._log_limit = LogLimit(LOG_INTERVAL_S)
+        self._limited_log = RateLimitedLog(logger, LOG_INTERVAL_S)
         self._attempts = 0
 
     async def open(self) -> Mapping[Kind, Iterable[Row]]:
@@ -203,10 +203,9 @@ class Committer:
         return True
 
     def _tell_failure(self) -> None:
-        if self._log_limit.take() is not None:
-            logger.error(
-                "MQTT sessions cannot be kept, clients wait; trying again until it works: %s", self._journal.failure
-            )
+        self._limited_log.error(
+            "MQTT sessions cannot be kept, clients wait; trying again until it works: %s", self._journal.failure
+        )
 
     def _note_success(self) -> None:
         if self._journal.failure is not None:

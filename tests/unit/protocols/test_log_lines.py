@@ -13,9 +13,9 @@ from protocols.log_lines import (
     LINES_PER_S_IN_ALL,
     SHARES,
     SUMMARY_INTERVAL_S,
-    LogLimit,
     LogShares,
     PeerLog,
+    RateLimitedLog,
 )
 
 
@@ -26,16 +26,29 @@ class Clock:
         return self.now
 
 
-def test_a_line_may_be_logged_once_per_interval_and_says_how_many_were_not() -> None:
-    clock = Clock()
-    limit = LogLimit(10, clock)
+class TestRateLimitedLog:
+    def test_a_line_is_logged_once_an_interval_and_says_how_many_were_not(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        clock = Clock()
+        log = RateLimitedLog(logging.getLogger("test"), 10, clock)
+        for clock.now in (0, 5, 9, 10, 20):
+            log.error("away: %s", "timeout")
 
-    assert limit.take() == 0
-    assert [limit.take(), limit.take()] == [None, None]
-    clock.now = 10
-    assert limit.take() == 2
-    clock.now = 20
-    assert limit.take() == 0
+        assert caplog.messages == [
+            "away: timeout",
+            "away: timeout (2 more like it were not logged)",
+            "away: timeout",
+        ]
+
+    def test_one_kind_of_line_does_not_hide_another(self, caplog: pytest.LogCaptureFixture) -> None:
+        log = RateLimitedLog(logging.getLogger("test"), 10, Clock())
+        for _ in range(3):
+            log.warning("cannot %s", "look", kind="look")
+            log.warning("cannot %s", "record", kind="record")
+            log.warning("slow")
+
+        assert caplog.messages == ["cannot look", "cannot record", "slow"]
 
 
 A, B = ("192.0.2.1", 4711), ("192.0.2.2", 4711)
