@@ -23,7 +23,7 @@ from django.urls import path
 
 from devices.dashboard.access import may_watch, session_may_watch
 from devices.dashboard.device_list import Board, BoardQuery, as_message, read_board, read_device
-from devices.dashboard.page_changes import ConnectionChanged, Decoder, Watch
+from devices.dashboard.page_changes import ConnectionChanged, Watch, decode
 from devices.fanout import FLEET_GROUP, device_group
 from devices.models import now_ms
 from gateway.auth import AuthMiddlewareStack
@@ -44,8 +44,6 @@ SNAPSHOT_INTERVAL_S: Final = 1.0
 """Between the snapshots of a client that keeps falling behind, or of a fleet that keeps growing."""
 
 RECONNECT_MS: Final = 2_000
-
-_decoder = Decoder()
 
 
 class LiveStream(AsyncConsumer):
@@ -152,7 +150,7 @@ class LiveStream(AsyncConsumer):
     # The dashboard's share of the fleet
 
     async def _take(self, watch: Watch, text: str) -> None:
-        message = _decoder.decode(text)
+        message = decode(text)
         if message is None:
             return  # the next snapshot shows what it had
         if isinstance(message, ConnectionChanged):

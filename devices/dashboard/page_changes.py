@@ -4,7 +4,7 @@ Every commit is announced once for the whole fleet. A dashboard of fifty devices
 phone, gets of it what it shows, merged, a few times a second. No I/O and no clock in here.
 """
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -65,24 +65,19 @@ class ConnectionChanged(msgspec.Struct, tag_field="type", tag="connection"):
     connected: bool
 
 
-class Decoder:
-    """Decodes a text that many consumers get as one object once, by remembering the last one."""
+_announcement = msgspec.json.Decoder(ReadingsCommitted | ConnectionChanged).decode
 
-    def __init__(self) -> None:
-        self._decoder = msgspec.json.Decoder(ReadingsCommitted | ConnectionChanged)
-        self._text: str | None = None
-        self._message: ReadingsCommitted | ConnectionChanged | None = None
 
-    def decode(self, text: str) -> ReadingsCommitted | ConnectionChanged | None:
-        """The message in `text`, not to be changed: others have it too. None, and counted, if it cannot be read."""
-        if text is not self._text:
-            self._text = text
-            try:
-                self._message = self._decoder.decode(text)
-            except (ValueError, RecursionError):
-                self._message = None
-                metrics.announcements_unreadable.inc()
-        return self._message
+@lru_cache(maxsize=1)
+def decode(text: str) -> ReadingsCommitted | ConnectionChanged | None:
+    """The message in `text`, not to be changed: others have it too. None, and counted, if it cannot be read. The last
+    one is remembered, for many consumers get the same text."""
+    try:
+        message: ReadingsCommitted | ConnectionChanged = _announcement(text)
+    except (ValueError, RecursionError):
+        metrics.announcements_unreadable.inc()
+        return None
+    return message
 
 
 class Watch:

@@ -16,6 +16,7 @@ consumer is an ordinary one, with its own channel and groups, and gets its disco
 import asyncio
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, ClassVar, cast
 
 from gateway.consumer import AsyncConsumer
@@ -75,7 +76,7 @@ class _Stream:
             case "websocket.send":
                 if event.get("text") is None:
                     raise ValueError(f"stream {self.name} takes frames of JSON text, not of bytes")
-                await self._owner.send(text_data=_frames.make(self.name, event["text"]))
+                await self._owner.send(text_data=_frame(self.name, event["text"]))
             case "websocket.close":
                 await self._close(event.get("code", 1000), event.get("reason") or "")
             case other:
@@ -181,18 +182,8 @@ class AsyncJsonWebsocketDemultiplexer(AsyncJsonWebsocketConsumer, events=(*EVENT
         self._gateway_inbox.interject(event)
 
 
-class _Frames:
-    """The last frame, so that a group message to a thousand connections is made into a frame, and checked, once."""
-
-    def __init__(self) -> None:
-        self._name = self._text = self._frame = ""
-
-    def make(self, name: str, text: str) -> str:
-        """The frame for `text`, which a consumer sends in stream `name`; ValueError if it is not JSON."""
-        if text is not self._text or name != self._name:
-            self._frame = json.dumps({"stream": name, "payload": json.loads(text)})
-            self._name, self._text = name, text
-        return self._frame
-
-
-_frames = _Frames()
+@lru_cache(maxsize=1)
+def _frame(name: str, text: str) -> str:
+    """The frame for `text`, which a consumer sends in stream `name`; ValueError if it is not JSON. Remembers the last
+    one, so that a group message to a thousand connections is made into a frame, and checked, once."""
+    return json.dumps({"stream": name, "payload": json.loads(text)})

@@ -7,7 +7,7 @@ import pytest
 
 from devices import metrics
 from devices.dashboard.device_list import KEYS_PER_ROW, Board, DeviceFacts
-from devices.dashboard.page_changes import ConnectionChanged, Decoder, ReadingsCommitted, Watch
+from devices.dashboard.page_changes import ConnectionChanged, ReadingsCommitted, Watch, decode
 from devices.values import Value
 
 
@@ -33,7 +33,7 @@ def watch(*devices: DeviceFacts, newest_id: int = 100) -> Watch:
 def commit(**devices: list[list[Any]]) -> ReadingsCommitted:
     """A commit as it comes over the layer; `d3=[["t", 1, 21.5]]` is a reading of device 3."""
     news = {name[1:]: {"name": f"device-{name[1:]}", "readings": readings} for name, readings in devices.items()}
-    message = Decoder().decode(msgspec.json.encode({"type": "readings", "now": 1, "devices": news}).decode())
+    message = decode(msgspec.json.encode({"type": "readings", "now": 1, "devices": news}).decode())
     assert isinstance(message, ReadingsCommitted)
     return message
 
@@ -81,7 +81,7 @@ def test_values_pass_through_untouched_whatever_they_are() -> None:
     value = {"nested": [None, True, 12345678901234567890123, "ä"]}
     watched = watch(facts(3))
     text = '{"type":"readings","now":1,"devices":{"3":{"name":"x","readings":[["k",5,%s]]}}}'
-    message = Decoder().decode(text % '{"nested":[null,true,12345678901234567890123,"ä"]}')
+    message = decode(text % '{"nested":[null,true,12345678901234567890123,"ä"]}')
     assert isinstance(message, ReadingsCommitted)
 
     watched.take_readings(message)
@@ -111,11 +111,10 @@ def test_a_connection_is_told_if_its_device_is_on_the_page() -> None:
 
 
 def test_one_text_is_decoded_once_for_all_who_get_it() -> None:
-    decoder = Decoder()
     text = '{"type":"connection","id":3,"connected":true,"now":1}'
 
-    assert decoder.decode(text) is decoder.decode(text)
-    assert decoder.decode(text) is not decoder.decode('{"type":"connection","id":4,"connected":true,"now":1}')
+    assert decode(text) is decode(text)
+    assert decode(text) is not decode('{"type":"connection","id":4,"connected":true,"now":1}')
 
 
 DEEP = "[" * 100_000
@@ -130,7 +129,7 @@ def test_what_cannot_be_read_of_a_device_costs_no_other_anything() -> None:
     watched = watch(facts(3, "t"), facts(4, "t"))
     before = unreadable()
     text = '{"type":"readings","devices":{"3":{"name":"x","readings":"none"},"4":{"name":"y","readings":[["t",5,1]]}}}'
-    message = Decoder().decode(text)
+    message = decode(text)
     assert isinstance(message, ReadingsCommitted)
 
     assert watched.take_readings(message)
@@ -142,7 +141,7 @@ def test_what_cannot_be_read_of_a_device_costs_no_other_anything() -> None:
 def test_the_news_of_a_device_that_is_not_on_the_page_are_not_read() -> None:
     watched = watch(facts(4, "t"))
     before = unreadable()
-    message = Decoder().decode('{"type":"readings","devices":{"3":{"readings":"none"},"4":{"name":"y","readings":[]}}}')
+    message = decode('{"type":"readings","devices":{"3":{"readings":"none"},"4":{"name":"y","readings":[]}}}')
     assert isinstance(message, ReadingsCommitted)
 
     watched.take_readings(message)
@@ -154,7 +153,7 @@ def test_the_news_of_a_device_that_is_not_on_the_page_are_not_read() -> None:
 def test_a_message_that_cannot_be_read_is_counted_and_left_out(text: str) -> None:
     before = unreadable()
 
-    assert Decoder().decode(text) is None
+    assert decode(text) is None
     assert unreadable() == before + 1
 
 
