@@ -9,7 +9,7 @@ from django.core.checks import CheckMessage, Error
 
 from gateway.exceptions import InvalidChannelLayerError
 from gateway.layers import channel_layers
-from gateway.layers.startup import KEYS, require_usable
+from gateway.layers.manager import KEYS, require_usable
 
 
 def check_order_of_apps(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:

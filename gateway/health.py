@@ -20,7 +20,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from gateway.databases.thread import DatabaseThread
 from gateway.layers.base import LayerUnavailableError
-from gateway.layers.startup import check_layers
+from gateway.layers.manager import check_layers
 from protocols.asgi import Receive, Scope, Send
 from protocols.server import ProtocolServer
 

@@ -10,7 +10,7 @@ from typing import Any
 from django.db import Error as DatabaseFault
 
 from gateway.db import describe_failure
-from gateway.layers.startup import check_layers
+from gateway.layers.manager import check_layers
 from protocols.asgi import ASGI_VERSION, LIFESPAN_SPEC_VERSION, Application, Event, Receive, Scope, Send
 from protocols.runner import ApplicationRun, Inbox
 

@@ -22,8 +22,8 @@ from typing import Any
 from gateway.consumer import AsyncConsumer
 from gateway.layers import LayerUnavailableError
 from gateway.layers.leases import RedisPresence
+from gateway.layers.manager import make_presence, presence
 from gateway.layers.members import Entry, Member, Presence
-from gateway.layers.presence import make_presence, presence
 from protocols.asgi import Receive, Scope, Send
 from protocols.log_lines import PeerLog
 

@@ -18,13 +18,9 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Self
 
-from gateway import DEFAULT_CHANNEL_LAYER
-from gateway.exceptions import InvalidChannelLayerError
 from gateway.layers.base import BaseChannelLayer, GroupSendResult, LayerUnavailableError, Message, require_message
 from gateway.layers.drops import UNDECODABLE
 from gateway.layers.loops import PerLoop
-from gateway.layers.manager import channel_layers
-from gateway.layers.memory import InMemoryChannelLayer
 from gateway.layers.names import escape_name, require_name
 from gateway.layers.options import require_count, require_seconds
 from gateway.layers.remote import RemoteChannelLayer
@@ -106,7 +102,7 @@ class Replay(NamedTuple):
 
 
 class GroupLog:
-    """The logs of all groups of one layer. Not used by itself: see `group_log`."""
+    """The logs of all groups of one layer. Not used by itself: see `gateway.layers.manager.group_log`."""
 
     def __init__(self, layer: BaseChannelLayer, *, length: int = LENGTH, expiry_s: float = EXPIRY_S) -> None:
         """A log has its last `length` messages, and is forgotten `expiry_s` after the last one."""
@@ -338,23 +334,6 @@ class _RedisGroupLogOfThreads(RedisGroupLog):
 def logged(message: Message, group: str, position: Position) -> Message:
     """`message` as members get it."""
     return {**message, "log": {"group": group, "position": str(position)}}
-
-
-def group_log(alias: str = DEFAULT_CHANNEL_LAYER) -> GroupLog:
-    """The logs of the layer of the alias `alias`, with the options `LOG` of its entry in CHANNEL_LAYERS.
-
-    KeyError when there is no such layer, InvalidChannelLayerError when it cannot have logs.
-    """
-    return channel_layers.extension(alias, "LOG", make_group_log)
-
-
-def make_group_log(layer: BaseChannelLayer, **options: Any) -> GroupLog:
-    """Logs for `layer`; `options` as those of GroupLog."""
-    if isinstance(layer, RemoteChannelLayer):
-        return RedisGroupLog(layer, **options)
-    if isinstance(layer, InMemoryChannelLayer):
-        return MemoryGroupLog(layer, **options)
-    raise InvalidChannelLayerError(f"{type(layer).__qualname__} has no logs of groups")
 
 
 def _contiguous(after: Position, positions: list[Position]) -> bool:

@@ -1,4 +1,7 @@
-"""The layers that Django's CHANNEL_LAYERS setting names, made when first asked for."""
+"""The layers that Django's CHANNEL_LAYERS setting names, each with its group log and its presence.
+
+All are made when first asked for. Servers and workers check them before they begin: `check_layers`.
+"""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -9,7 +12,12 @@ from django.utils.module_loading import import_string
 
 from gateway import DEFAULT_CHANNEL_LAYER
 from gateway.exceptions import InvalidChannelLayerError
-from gateway.layers.base import BaseChannelLayer
+from gateway.layers.base import BaseChannelLayer, LayerUnavailableError
+from gateway.layers.leases import LEASE_S, RedisPresence
+from gateway.layers.log import GroupLog, MemoryGroupLog, RedisGroupLog
+from gateway.layers.members import MemoryPresence, Presence
+from gateway.layers.memory import InMemoryChannelLayer
+from gateway.layers.remote import RemoteChannelLayer
 
 Extension = TypeVar("Extension")
 
@@ -19,6 +27,9 @@ CHANNELS_BACKENDS = {
     "channels_redis.pubsub.RedisPubSubChannelLayer": "gateway.layers.pubsub.RedisPubSubChannelLayer",
 }
 """What those who come from Channels have in their settings, and what to write instead."""
+
+KEYS = {"BACKEND", "CONFIG", "TEST_CONFIG", "LOG", "PRESENCE"}
+"""The keys that an entry of CHANNEL_LAYERS may have."""
 
 
 class ChannelLayerManager:
@@ -108,3 +119,70 @@ def get_channel_layer(alias: str = DEFAULT_CHANNEL_LAYER) -> BaseChannelLayer | 
     if alias in channel_layers.backends or alias in channel_layers:
         return channel_layers[alias]
     return None
+
+
+def group_log(alias: str = DEFAULT_CHANNEL_LAYER) -> GroupLog:
+    """The group logs of the layer `alias`, with the options `LOG` of its entry in CHANNEL_LAYERS.
+
+    KeyError when there is no such layer, InvalidChannelLayerError when it cannot have logs.
+    """
+    return channel_layers.extension(alias, "LOG", make_group_log)
+
+
+def make_group_log(layer: BaseChannelLayer, **options: Any) -> GroupLog:
+    """Group logs for `layer`; `options` are those of GroupLog."""
+    if isinstance(layer, RemoteChannelLayer):
+        return RedisGroupLog(layer, **options)
+    if isinstance(layer, InMemoryChannelLayer):
+        return MemoryGroupLog(layer, **options)
+    raise InvalidChannelLayerError(f"{type(layer).__qualname__} has no logs of groups")
+
+
+def presence(alias: str = DEFAULT_CHANNEL_LAYER) -> Presence:
+    """Who is in the groups of the layer `alias`, with the options `PRESENCE` of its entry in CHANNEL_LAYERS.
+
+    KeyError when there is no such layer, InvalidChannelLayerError when it cannot have presence.
+    """
+    return channel_layers.extension(alias, "PRESENCE", make_presence)
+
+
+def make_presence(layer: BaseChannelLayer, *, lease_s: float = LEASE_S) -> Presence:
+    """Presence for `layer`. `lease_s`: how long a killed process still counts; only Redis uses it."""
+    if isinstance(layer, RemoteChannelLayer):
+        return RedisPresence(layer, lease_s=lease_s)
+    if isinstance(layer, InMemoryChannelLayer):
+        return MemoryPresence(layer)
+    raise InvalidChannelLayerError(f"{type(layer).__qualname__} has no presence")
+
+
+async def check_layers() -> None:
+    """Checks the settings of each layer, then its server.
+
+    Raises InvalidChannelLayerError for wrong settings, LayerUnavailableError when the server does not answer. Servers
+    call this when they start; an application with a lifespan handler of its own calls it there.
+    """
+    for alias in channel_layers.configs:
+        layer = require_usable(alias, channel_layers.__getitem__)
+        try:
+            await layer.check()
+        except LayerUnavailableError as error:
+            which = "" if alias == DEFAULT_CHANNEL_LAYER else f" {alias!r}"
+            raise LayerUnavailableError(f"cannot use the channel layer{which}: {error}") from error
+
+
+def require_usable(alias: str, make: Callable[[str], BaseChannelLayer]) -> BaseChannelLayer:
+    """The layer that `make` makes for `alias`. Connects to nothing.
+
+    Raises InvalidChannelLayerError when the settings of the layer, of its log or of its presence are wrong.
+    """
+    config = channel_layers.configs[alias]
+    try:
+        layer = make(alias)
+        extensions: dict[str, Callable[..., Any]] = {"LOG": make_group_log, "PRESENCE": make_presence}
+        for key, make_extension in extensions.items():
+            if key in config:
+                make_extension(layer, **config[key])
+    except Exception as error:  # whatever the constructor of a layer raises
+        reason = str(error) or type(error).__name__
+        raise InvalidChannelLayerError(f"CHANNEL_LAYERS[{alias!r}] cannot be used: {reason}") from error
+    return layer

@@ -40,7 +40,7 @@ class Entry:
 
 
 class Presence:
-    """Who is in the groups of one layer. Not used by itself: see `presence`."""
+    """Who is in the groups of one layer. Not used by itself: see `gateway.layers.manager.presence`."""
 
     def __init__(self, layer: BaseChannelLayer) -> None:
         self._layer = layer

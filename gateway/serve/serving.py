@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from gateway.dispatch.threads import close_connections
-from gateway.layers.startup import check_layers
+from gateway.layers.manager import check_layers
 from gateway.lifespan import Lifespan
 from gateway.serve.assembly import joined_to_layer, make_servers
 from protocols.asgi import Application

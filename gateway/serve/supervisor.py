@@ -32,7 +32,7 @@ from gateway.dispatch.threads import close_connections
 from gateway.exceptions import GatewayError, InvalidChannelLayerError
 from gateway.health import Lifecycle
 from gateway.layers import LayerUnavailableError
-from gateway.layers.startup import check_layers
+from gateway.layers.manager import check_layers
 from gateway.lifespan import Lifespan, LifespanError
 from gateway.routing import get_default_application
 from gateway.serve import control, data_dir

@@ -12,7 +12,8 @@ from gateway.generic.resume import ResumableGroups, parse_cursor
 from gateway.generic.sse import AsyncResumableSseConsumer
 from gateway.generic.websocket import AsyncJsonWebsocketConsumer
 from gateway.layers import BaseChannelLayer, LayerEvent, channel_layers
-from gateway.layers.log import START, GroupLog, Position, group_log, make_group_log
+from gateway.layers.log import START, GroupLog, Position
+from gateway.layers.manager import group_log, make_group_log
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from tests.support.communicators import PatientHttp, PatientWebsocket
 from tests.support.layers import MakeLayer

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.layers.log import START, make_group_log
-from gateway.layers.presence import make_presence
+from gateway.layers.log import START
+from gateway.layers.manager import make_group_log, make_presence
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.layers.redis import RedisChannelLayer
 from gateway.layers.serializers import JSONSerializer, registry

@@ -17,8 +17,8 @@ from asgiref.sync import async_to_sync
 
 from gateway.generic.presence import Presence
 from gateway.layers import BaseChannelLayer
-from gateway.layers.log import START, GroupLog, make_group_log
-from gateway.layers.presence import make_presence
+from gateway.layers.log import START, GroupLog
+from gateway.layers.manager import make_group_log, make_presence
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.layers.redis import RedisChannelLayer
 from tests.support.layers import MakeLayer
@@ -139,7 +139,7 @@ settings.configure(CHANNEL_LAYERS={"default": {
 django.setup()
 from asgiref.sync import async_to_sync
 from gateway.layers import get_channel_layer
-from gateway.layers.log import group_log
+from gateway.layers.manager import group_log
 
 def task(name):
     layer = get_channel_layer()

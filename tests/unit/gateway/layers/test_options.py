@@ -7,8 +7,7 @@ import pytest
 
 from gateway.exceptions import InvalidChannelLayerError
 from gateway.layers import InMemoryChannelLayer, channel_layers
-from gateway.layers.log import make_group_log
-from gateway.layers.presence import make_presence
+from gateway.layers.manager import make_group_log, make_presence
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.layers.redis import RedisChannelLayer
 from gateway.layers.serializers import JSONSerializer, SerializerDoesNotExist, registry
