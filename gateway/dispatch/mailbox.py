@@ -5,7 +5,7 @@ from collections.abc import Callable, Container, Hashable
 from typing import Literal, TypeAlias
 
 from gateway.layers import LayerEvent, Message
-from gateway.layers.drops import DropLog
+from gateway.layers.dropped import DropLog
 from gateway.metrics import layer_dropped
 from protocols.asgi import Event
 from protocols.runner import Inbox

@@ -21,9 +21,9 @@ from typing import Any
 
 from gateway.consumer import AsyncConsumer
 from gateway.layers import LayerUnavailableError
-from gateway.layers.leases import RedisPresence
 from gateway.layers.manager import make_presence, presence
-from gateway.layers.members import Entry, Member, Presence
+from gateway.layers.presence import Entry, Member, Presence
+from gateway.layers.redis.presence import RedisPresence
 from protocols.asgi import Receive, Scope, Send
 from protocols.log_lines import PeerLog
 

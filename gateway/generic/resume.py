@@ -13,7 +13,8 @@
 
 The messages are those that `gateway.layers.manager.group_log().send(group, message)` sends. What comes over the layer
 is taken as news that there is a message: one that does not directly follow the last one makes the consumer read the
-log. That covers a message that overtook another, one that a full mailbox dropped, and a connection to Redis that was lost.
+log. That covers a message that overtook another, one that a full mailbox dropped, and a connection to Redis that was
+lost.
 """
 
 from collections.abc import Iterable
@@ -23,7 +24,7 @@ from urllib.parse import parse_qsl, urlencode
 from gateway.consumer import AsyncConsumer
 from gateway.dispatch.background import Periodic
 from gateway.layers import LayerEvent, LayerUnavailableError
-from gateway.layers.log import GroupLog, Position
+from gateway.layers.group_log import GroupLog, Position
 from gateway.layers.manager import group_log
 from protocols.asgi import Event
 from protocols.log_lines import PeerLog

@@ -185,7 +185,7 @@ class BaseChannelLayer:
                 return capacity
         return self.capacity
 
-    # Names. Our layers take any string and escape it (names.py); these check the documented, portable form.
+    # Names. Our layers take any string and escape it (validation.py); these check the documented, portable form.
 
     channel_name_regex = re.compile(r"^[a-zA-Z\d\-_.]+(\![\d\w\-_.]*)?$")
     group_name_regex = re.compile(r"^[a-zA-Z\d\-_.]+$")

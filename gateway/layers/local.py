@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from gateway.layers.base import NOBODY, Deliver, GroupSendResult, LayerEvent, Message
-from gateway.layers.drops import EXPIRED, FAILED, FULL, GONE, DropLog
+from gateway.layers.dropped import EXPIRED, FAILED, FULL, GONE, DropLog
 from gateway.metrics import layer_delivered
 from protocols.log_lines import PeerLog
 

@@ -13,11 +13,11 @@ from django.utils.module_loading import import_string
 from gateway import DEFAULT_CHANNEL_LAYER
 from gateway.exceptions import InvalidChannelLayerError
 from gateway.layers.base import BaseChannelLayer, LayerUnavailableError
-from gateway.layers.leases import LEASE_S, RedisPresence
-from gateway.layers.log import GroupLog, MemoryGroupLog, RedisGroupLog
-from gateway.layers.members import MemoryPresence, Presence
+from gateway.layers.group_log import GroupLog, MemoryGroupLog, RedisGroupLog
 from gateway.layers.memory import InMemoryChannelLayer
-from gateway.layers.remote import RemoteChannelLayer
+from gateway.layers.presence import MemoryPresence, Presence
+from gateway.layers.redis.layer import RemoteChannelLayer
+from gateway.layers.redis.presence import LEASE_S, RedisPresence
 
 Extension = TypeVar("Extension")
 

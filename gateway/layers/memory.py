@@ -5,11 +5,11 @@ import uuid
 
 from gateway.exceptions import ChannelFull
 from gateway.layers.base import BaseChannelLayer, Capacities, Deliver, GroupSendResult, Message, require_message
-from gateway.layers.drops import DropLog
+from gateway.layers.dropped import DropLog
 from gateway.layers.local import LocalChannels
-from gateway.layers.names import require_name
 from gateway.layers.options import require_options
 from gateway.layers.unread import UnreadMessages
+from gateway.layers.validation import require_name
 
 
 class InMemoryChannelLayer(BaseChannelLayer):

@@ -13,8 +13,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from gateway.exceptions import MessageTooLarge
-from gateway.layers.drops import DropLog
-from gateway.layers.log import RedisGroupLog
+from gateway.layers.dropped import DropLog
+from gateway.layers.group_log import RedisGroupLog
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.layers.redis import RedisChannelLayer
 from tests.support.redis import RedisServer

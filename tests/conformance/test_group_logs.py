@@ -12,7 +12,7 @@ from gateway.generic.resume import ResumableGroups, parse_cursor
 from gateway.generic.sse import AsyncResumableSseConsumer
 from gateway.generic.websocket import AsyncJsonWebsocketConsumer
 from gateway.layers import BaseChannelLayer, LayerEvent, channel_layers
-from gateway.layers.log import START, GroupLog, Position
+from gateway.layers.group_log import START, GroupLog, Position
 from gateway.layers.manager import group_log, make_group_log
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from tests.support.communicators import PatientHttp, PatientWebsocket

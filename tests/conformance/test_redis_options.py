@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.layers.log import START
+from gateway.layers.group_log import START
 from gateway.layers.manager import make_group_log, make_presence
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.layers.redis import RedisChannelLayer

@@ -17,7 +17,7 @@ from asgiref.sync import async_to_sync
 
 from gateway.generic.presence import Presence
 from gateway.layers import BaseChannelLayer
-from gateway.layers.log import START, GroupLog
+from gateway.layers.group_log import START, GroupLog
 from gateway.layers.manager import make_group_log, make_presence
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.layers.redis import RedisChannelLayer

@@ -1,4 +1,4 @@
-"""The helpers that layers share: gateway.layers.base, .names, .drops, .manager, .serializers."""
+"""The helpers that layers share: gateway.layers.base, .validation, .dropped, .manager, .serializers."""
 
 import asyncio
 import logging
@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.exceptions import InvalidChannelLayerError
 from gateway.layers import BaseChannelLayer, InMemoryChannelLayer, channel_layers, get_channel_layer
-from gateway.layers.drops import DropLog
-from gateway.layers.names import escape_name
+from gateway.layers.dropped import DropLog
 from gateway.layers.serializers import (
     BaseMessageSerializer,
     JSONSerializer,
@@ -20,6 +19,7 @@ from gateway.layers.serializers import (
     SerializerDoesNotExist,
     registry,
 )
+from gateway.layers.validation import escape_name
 
 MEMORY = "gateway.layers.InMemoryChannelLayer"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.layers.base import GroupSendResult, LayerEvent
-from gateway.layers.drops import DropLog
+from gateway.layers.dropped import DropLog
 from gateway.layers.local import LocalChannels
 
 

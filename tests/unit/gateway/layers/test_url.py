@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.exceptions import InvalidChannelLayerError
-from gateway.layers.hosts import describe_host
+from gateway.layers.redis.hosts import describe_host
 from gateway.layers.url import CORE, MEMORY, PUBSUB, channel_layers_from_url
 
 

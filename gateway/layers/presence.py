@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from gateway.layers.base import BaseChannelLayer, LayerUnavailableError
-from gateway.layers.names import require_name
-from gateway.layers.sync_clients import run_now
+from gateway.layers.redis.sync_clients import run_now
+from gateway.layers.validation import require_name
 
 logger = logging.getLogger("gateway.layer")
 

@@ -27,7 +27,7 @@ from redis.exceptions import (
 )
 
 from gateway.layers.base import LayerUnavailableError
-from gateway.layers.hosts import Host, async_pool, describe_host, leave_sentinels
+from gateway.layers.redis.hosts import Host, async_pool, describe_host, leave_sentinels
 from gateway.metrics import layer_reconnects
 
 logger = logging.getLogger("gateway.layer")

@@ -13,10 +13,10 @@ from typing import Any, Unpack
 from redis.exceptions import MovedError
 
 from gateway.layers.base import LayerUnavailableError
-from gateway.layers.cluster import Address, ClusterCommands
-from gateway.layers.hosts import Host, node_host
-from gateway.layers.links import REPLY_TIMEOUT_S, Link
-from gateway.layers.servers import Hooks
+from gateway.layers.redis.cluster import Address, ClusterCommands
+from gateway.layers.redis.commands import Hooks
+from gateway.layers.redis.hosts import Host, node_host
+from gateway.layers.redis.link import REPLY_TIMEOUT_S, Link
 
 SHARDED = ("SSUBSCRIBE", "SUNSUBSCRIBE", b"smessage", b"ssubscribe", b"sunsubscribe")
 PLAIN = ("SUBSCRIBE", "UNSUBSCRIBE", b"message", b"subscribe", b"unsubscribe")

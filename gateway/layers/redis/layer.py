@@ -18,15 +18,15 @@ from gateway.layers.base import (
     SyncChannelLayer,
     require_message,
 )
-from gateway.layers.cluster import ClusterCommands
-from gateway.layers.drops import TOO_LARGE, UNDECODABLE, DropLog
-from gateway.layers.hosts import Hosts, decode_hosts, shard_of
+from gateway.layers.dropped import TOO_LARGE, UNDECODABLE, DropLog
 from gateway.layers.local import LocalChannels
-from gateway.layers.loops import PerLoop
-from gateway.layers.names import require_name
 from gateway.layers.options import require_count, require_hook, require_options
+from gateway.layers.per_loop import PerLoop
+from gateway.layers.redis.cluster import ClusterCommands
+from gateway.layers.redis.commands import Commands, HostCommands
+from gateway.layers.redis.hosts import Hosts, decode_hosts, shard_of
 from gateway.layers.serializers import Serializer, registry
-from gateway.layers.servers import Commands, HostCommands
+from gateway.layers.validation import require_name
 
 logger = logging.getLogger("gateway.layer")
 

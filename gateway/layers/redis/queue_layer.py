@@ -2,8 +2,8 @@
 
 - `{prefix}:queue:{name}` is the queue of a channel. The channels of one process, named `specific.PROCESS!...`, have one
   queue together, under the name up to the "!", and the message says for whom it is;
-- a group is a set of processes, and of channels that no process owns (memberships.py), so the cost of a group message
-  on Redis is one element per process, whatever the number of members;
+- a group is a set of processes, and of channels that no process owns (group_memberships.py), so a group message costs
+  one element per process on Redis, whatever the number of members;
 - a message to a group goes to the members in this event loop at once, without Redis.
 
 A queue is read by a connection of its own that outlives whoever waits: a reader that is cancelled takes nothing with
@@ -31,18 +31,18 @@ from gateway.layers.base import (
     SyncChannelLayer,
     require_message,
 )
-from gateway.layers.cluster import ClusterCommands
-from gateway.layers.drops import FULL, GONE, UNAVAILABLE
-from gateway.layers.hosts import Hosts
-from gateway.layers.links import CommandLink
+from gateway.layers.dropped import FULL, GONE, UNAVAILABLE
 from gateway.layers.local import LocalChannels
-from gateway.layers.memberships import Memberships, group_key, member_name, oldest
-from gateway.layers.names import escape_name, require_name
-from gateway.layers.queues import QueueReader
-from gateway.layers.remote import MAX_MESSAGE_BYTES, ConnectionHook, ConnectionNews, RemoteChannelLayer
-from gateway.layers.scripts import DIGESTS, PUSH
-from gateway.layers.servers import check_all
-from gateway.layers.sync_clients import SyncClients
+from gateway.layers.redis.cluster import ClusterCommands
+from gateway.layers.redis.commands import check_all
+from gateway.layers.redis.group_memberships import Memberships, group_key, member_name, oldest
+from gateway.layers.redis.hosts import Hosts
+from gateway.layers.redis.layer import MAX_MESSAGE_BYTES, ConnectionHook, ConnectionNews, RemoteChannelLayer
+from gateway.layers.redis.link import CommandLink
+from gateway.layers.redis.queue_reader import QueueReader
+from gateway.layers.redis.scripts import DIGESTS, PUSH
+from gateway.layers.redis.sync_clients import SyncClients
+from gateway.layers.validation import escape_name, require_name
 
 PROCESS_QUEUE_CAPACITY = 10_000
 """Elements that wait for one process, which drains them at once: each of its channels is bounded there."""

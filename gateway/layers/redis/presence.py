@@ -20,15 +20,15 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from gateway.layers.base import LayerUnavailableError
-from gateway.layers.drops import UNDECODABLE
-from gateway.layers.loops import PerLoop
-from gateway.layers.members import Entry, Member, Presence, SyncPresence
-from gateway.layers.names import escape_name
+from gateway.layers.dropped import UNDECODABLE
 from gateway.layers.options import require_seconds
-from gateway.layers.remote import RemoteChannelLayer
-from gateway.layers.scripts import digest
-from gateway.layers.servers import Commands, Scripts
-from gateway.layers.sync_clients import SyncClients, SyncScripts
+from gateway.layers.per_loop import PerLoop
+from gateway.layers.presence import Entry, Member, Presence, SyncPresence
+from gateway.layers.redis.commands import Commands, Scripts
+from gateway.layers.redis.layer import RemoteChannelLayer
+from gateway.layers.redis.scripts import digest
+from gateway.layers.redis.sync_clients import SyncClients, SyncScripts
+from gateway.layers.validation import escape_name
 
 logger = logging.getLogger("gateway.layer")
 

@@ -6,9 +6,9 @@ The layers say for which key; which server, and which connection to it, is decid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
 
-from gateway.layers.hosts import Host, shard_of
-from gateway.layers.links import Argument, CommandLink, Locate
-from gateway.layers.subscriber import SubscriberLink
+from gateway.layers.redis.hosts import Host, shard_of
+from gateway.layers.redis.link import Argument, CommandLink, Locate
+from gateway.layers.redis.subscriptions import SubscriberLink
 
 Owns: TypeAlias = Callable[[bytes], bool]
 """Whether a key is among those that are meant."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from redis.exceptions import AskError, MovedError, NoScriptError, TryAgainError
 
-from gateway.layers.hosts import Host
-from gateway.layers.links import Link, Locate
-from gateway.layers.scripts import DEADLINE_BYTES, DIGESTS, TAKE
+from gateway.layers.redis.hosts import Host
+from gateway.layers.redis.link import Link, Locate
+from gateway.layers.redis.scripts import DEADLINE_BYTES, DIGESTS, TAKE
 
 BLOCK_S = 5
 IDLE_S = 10

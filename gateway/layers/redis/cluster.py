@@ -18,8 +18,8 @@ from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, ResponseError, TryAgainError
 
 from gateway.layers.base import LayerUnavailableError
-from gateway.layers.hosts import Host, describe_host, node_host
-from gateway.layers.links import Argument, CommandLink, Link, Locate
+from gateway.layers.redis.hosts import Host, describe_host, node_host
+from gateway.layers.redis.link import Argument, CommandLink, Link, Locate
 
 Address: TypeAlias = tuple[str, int]
 
@@ -83,7 +83,7 @@ class ClusterCommands:
         self._closing: set[asyncio.Task[None]] = set()
         self.error: BaseException | None = None
 
-    # Commands, as servers.Commands
+    # Commands, as commands.Commands
 
     @property
     def links(self) -> Sequence[CommandLink]:

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from gateway.layers.hosts import Host
-from gateway.layers.links import Link
+from gateway.layers.redis.hosts import Host
+from gateway.layers.redis.link import Link
 
 NAMES_PER_COMMAND = 500
 

@@ -8,8 +8,8 @@ from redis.client import NEVER_DECODE
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from gateway.layers.base import LayerUnavailableError
-from gateway.layers.hosts import Host, describe_host, shard_of, sync_client
-from gateway.layers.links import REPLY_TIMEOUT_S, Argument
+from gateway.layers.redis.hosts import Host, describe_host, shard_of, sync_client
+from gateway.layers.redis.link import REPLY_TIMEOUT_S, Argument
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ class SyncClients:
 
 
 class SyncScripts:
-    """Runs scripts as `gateway.layers.servers.Scripts` does, by synchronous clients: nothing here waits for a loop."""
+    """Runs scripts as `commands.Scripts` does, by synchronous clients: nothing here waits for a loop."""
 
     def __init__(self, clients: SyncClients, scripts: Mapping[str, str]) -> None:
         """`scripts` maps Lua scripts to their digests."""

@@ -12,9 +12,9 @@ from typing import Any
 
 from gateway.layers.base import LayerUnavailableError
 from gateway.layers.local import LocalChannels
-from gateway.layers.names import escape_name
-from gateway.layers.remote import RemoteChannelLayer
-from gateway.layers.servers import Commands
+from gateway.layers.redis.commands import Commands
+from gateway.layers.redis.layer import RemoteChannelLayer
+from gateway.layers.validation import escape_name
 
 REFRESHES_PER_GROUP_EXPIRY = 4
 RETRY_S = 0.1

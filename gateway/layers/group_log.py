@@ -19,14 +19,14 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Self
 
 from gateway.layers.base import BaseChannelLayer, GroupSendResult, LayerUnavailableError, Message, require_message
-from gateway.layers.drops import UNDECODABLE
-from gateway.layers.loops import PerLoop
-from gateway.layers.names import escape_name, require_name
+from gateway.layers.dropped import UNDECODABLE
 from gateway.layers.options import require_count, require_seconds
-from gateway.layers.remote import RemoteChannelLayer
-from gateway.layers.scripts import digest
-from gateway.layers.servers import Scripts
-from gateway.layers.sync_clients import SyncClients, SyncScripts, run_now
+from gateway.layers.per_loop import PerLoop
+from gateway.layers.redis.commands import Scripts
+from gateway.layers.redis.layer import RemoteChannelLayer
+from gateway.layers.redis.scripts import digest
+from gateway.layers.redis.sync_clients import SyncClients, SyncScripts, run_now
+from gateway.layers.validation import escape_name, require_name
 
 LENGTH = 1000
 EXPIRY_S = 3600.0

@@ -1,0 +1,300 @@
+"""The layer over Redis's publish and subscribe: for any number of processes, one subscription per group and process.
+
+A message to a group goes to the members in this process at once, without Redis, and in one PUBLISH to the other
+processes, each of which decodes it once and gives it to its members. What Redis carries does not depend on the number
+of members; and while Redis is away, the members in this process go on receiving.
+
+On the wire:
+
+- `{prefix}__group__{group}`: messages to a group;
+- `{prefix}__channel__{name}`: messages to a channel; those of one process, named `specific.PROCESS!...`, share the name
+  up to the "!", and the message says which one in its key `__asgi_channel__`;
+- a payload is the eight bytes that name the sending event loop, which drops its own echo, then the serialized message.
+
+Delivery is at most once. When the connection was lost and is back, each attached channel gets one event that says so;
+what other processes sent in between did not arrive.
+"""
+
+import secrets
+import uuid
+from collections.abc import Sequence
+
+from gateway.exceptions import ChannelFull
+from gateway.layers.base import (
+    NOBODY,
+    Capacities,
+    Deliver,
+    GroupSendResult,
+    LayerUnavailableError,
+    Message,
+    SyncChannelLayer,
+    require_message,
+)
+from gateway.layers.dropped import GONE, UNAVAILABLE, UNDECODABLE
+from gateway.layers.local import LocalChannels
+from gateway.layers.redis.cluster import ClusterCommands
+from gateway.layers.redis.cluster_subscriptions import ClusterSubscriptions
+from gateway.layers.redis.commands import Hooks, HostSubscriptions, Owns, Subscriptions, check_all
+from gateway.layers.redis.hosts import Hosts
+from gateway.layers.redis.layer import MAX_MESSAGE_BYTES, ConnectionHook, ConnectionNews, RemoteChannelLayer
+from gateway.layers.redis.sync_clients import SyncClients
+from gateway.layers.validation import escape_name, require_name
+
+ORIGIN_BYTES = 8
+
+
+class RedisPubSubChannelLayer(RemoteChannelLayer["_LoopLayer"]):
+    """Channels and groups over Redis publish and subscribe.
+
+    A channel is read by processes, not by workers: two processes that `receive` from one name both get each message.
+    Only channels of the own process may be added to a group. `group_send` counts the members in this event loop.
+    """
+
+    def __init__(
+        self,
+        hosts: Hosts | None = None,
+        prefix: str = "asgi",
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 100,
+        channel_capacity: Capacities | None = None,
+        symmetric_encryption_keys: Sequence[str | bytes] | None = None,
+        serializer_format: str = "msgpack",
+        random_prefix_length: int = 0,
+        on_disconnect: ConnectionHook = "layer.disconnected",
+        on_reconnect: ConnectionHook = "layer.reconnected",
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
+        """Options are those of channels_redis. With several `hosts`, names are spread over them.
+
+        `on_disconnect`, `on_reconnect`: the type of the event that attached channels get when the connection is lost
+        and when it is back, with all subscriptions; or a function, plain or async, called instead; or None.
+        """
+        super().__init__(
+            lambda: _LoopLayer(self),
+            hosts=hosts,
+            prefix=prefix,
+            expiry=expiry,
+            group_expiry=group_expiry,
+            capacity=capacity,
+            channel_capacity=channel_capacity,
+            symmetric_encryption_keys=symmetric_encryption_keys,
+            serializer_format=serializer_format,
+            random_prefix_length=random_prefix_length,
+            max_message_bytes=max_message_bytes,
+            max_age_s=None,
+            on_disconnect=on_disconnect,
+            on_reconnect=on_reconnect,
+        )
+
+    @property
+    def sync(self) -> SyncChannelLayer:
+        """`send` and `group_send` over a plain synchronous client, shared by the threads of this process."""
+        if self._sync is None:
+            self._sync = _Sync(self)
+        return self._sync
+
+    def group_key(self, group: str) -> bytes:
+        """Where messages to `group` are published."""
+        return f"{self.prefix}__group__{escape_name(group)}".encode()
+
+    def channel_key(self, channel: str) -> bytes:
+        """Where messages to `channel` are published: one place for the channels of one process."""
+        return f"{self.prefix}__channel__{escape_name(self.non_local_name(channel))}".encode()
+
+
+class _LoopLayer:
+    """The part of the layer that belongs to one event loop: its channels and its connections."""
+
+    def __init__(self, layer: RedisPubSubChannelLayer) -> None:
+        self.layer = layer
+        self.origin = secrets.token_bytes(ORIGIN_BYTES)
+        self.process = uuid.uuid4().hex
+        self.drops = layer.drops
+        self.local = LocalChannels(
+            capacity=layer.get_capacity, expiry=layer.expiry, group_expiry=layer.group_expiry, drops=self.drops
+        )
+        self.news = ConnectionNews(layer, self.local)
+        self.commands = layer.make_commands()
+        hooks = Hooks(on_message=self._receive, on_lost=self._lost, on_back=self._back)
+        self.subscriptions: Subscriptions = (
+            ClusterSubscriptions(self.commands, **hooks)
+            if isinstance(self.commands, ClusterCommands)
+            else HostSubscriptions(layer.hosts, **hooks)
+        )
+        self._groups: dict[bytes, str] = {}
+        self._cut_off: set[str] = set()
+
+    @property
+    def connected(self) -> bool:
+        return not self.subscriptions.down
+
+    async def flush(self) -> None:
+        await self.close()
+        self.local.clear()
+
+    async def close(self) -> None:
+        await self.subscriptions.close()
+        await self.commands.close()
+        self._groups.clear()
+        self._cut_off.clear()
+
+    async def check(self) -> None:
+        await check_all(self.commands)
+
+    # Channels
+
+    async def new_channel(self, prefix: str) -> str:
+        channel = f"{prefix}{self.process}!{uuid.uuid4().hex}"
+        await self.subscriptions.subscribe(self.layer.channel_key(channel))
+        self.local.open(channel)
+        return channel
+
+    async def receive(self, channel: str) -> Message:
+        if not self.local.knows(channel):
+            await self.subscriptions.subscribe(self.layer.channel_key(channel))
+            self.local.open(channel)
+        return await self.local.get(channel)
+
+    def attach(self, channel: str, deliver: Deliver) -> None:
+        if not self.local.knows(channel):
+            self.subscriptions.want(self.layer.channel_key(channel))
+        self.local.attach(channel, deliver)
+
+    def detach(self, channel: str) -> None:
+        for group in self.local.detach(channel):
+            self._unsubscribe_group(group)
+        if "!" not in channel:
+            self.subscriptions.unsubscribe(self.layer.channel_key(channel))
+
+    async def send(self, channel: str, message: Message) -> None:
+        if "!" in channel and self.local.knows(channel):
+            if not self.local.put(channel, self.layer.deserialize(self.layer.encode(message))):
+                raise ChannelFull(channel)
+            return
+        payload = self.layer.encode({**message, "__asgi_channel__": channel})
+        key = self.layer.channel_key(channel)
+        # Sent as if by nobody: a channel that is read here gets it as the readers in other processes do.
+        await self._publish(key, bytes(ORIGIN_BYTES) + payload, NOBODY, channel)
+
+    # Groups
+
+    async def group_add(self, group: str, channel: str) -> None:
+        if not self.local.knows(channel):
+            raise RuntimeError(
+                "You can only call group_add() on channels that exist in-process.\n"
+                "Consumers are encouraged to use the common pattern:\n"
+                f"   self.channel_layer.group_add({group!r}, self.channel_name)"
+            )
+        key = self.layer.group_key(group)
+        self._groups[key] = group
+        self.local.join(group, channel)
+        try:
+            await self.subscriptions.subscribe(key)
+        except LayerUnavailableError:
+            self._leave(group, channel)
+            raise
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        self._leave(group, channel)
+
+    def _leave(self, group: str, channel: str) -> None:
+        if self.local.leave(group, channel):
+            self._unsubscribe_group(group)
+
+    async def group_send(self, group: str, message: Message) -> GroupSendResult:
+        payload = self.layer.encode(message)
+        result = NOBODY
+        if group in self.local.groups:
+            # Decoded again, so that a member sees the same values whichever process it lives in.
+            result = self.local.put_group(group, self.layer.deserialize(payload))
+        await self._publish(self.layer.group_key(group), self.origin + payload, result, group)
+        return result
+
+    async def _publish(self, key: bytes, payload: bytes, result: GroupSendResult, where: str) -> None:
+        try:
+            await self.commands.publish(key, payload)
+        except LayerUnavailableError as error:
+            self.drops.add(UNAVAILABLE, where)
+            raise LayerUnavailableError(str(error), result) from error.__cause__
+
+    def _unsubscribe_group(self, group: str) -> None:
+        key = self.layer.group_key(group)
+        self._groups.pop(key, None)
+        self.subscriptions.unsubscribe(key)
+
+    # What comes from Redis
+
+    def _receive(self, key: bytes, payload: bytes) -> None:
+        if payload[:ORIGIN_BYTES] == self.origin:
+            return
+        where = key.decode()
+        message = self.layer.decode(payload[ORIGIN_BYTES:], where)
+        if message is None:
+            return
+        group = self._groups.get(key)
+        if group is None:
+            self._receive_on_channel(message.pop("__asgi_channel__", None), message, where)
+        elif group in self.local.groups:
+            self.local.put_group(group, message)
+        else:
+            self._unsubscribe_group(group)  # its members expired
+
+    def _receive_on_channel(self, channel: str | None, message: Message, where: str) -> None:
+        if channel is None:
+            self.drops.add(UNDECODABLE, where)
+            return
+        if self.local.knows(channel):
+            self.local.put(channel, message)
+            return
+        self.drops.add(GONE, channel)
+        if "!" not in channel:
+            self.subscriptions.unsubscribe(self.layer.channel_key(channel))
+
+    # Losing connections
+
+    def _lost(self, owns: Owns) -> None:
+        affected = [name for name in self._affected(owns) if name not in self._cut_off]
+        self._cut_off.update(affected)
+        self.news.lost(affected)
+
+    def _back(self, owns: Owns) -> None:
+        affected = self._affected(owns)
+        self._cut_off = {name for name in self._cut_off.difference(affected) if self.local.knows(name)}
+        self.news.back(affected)
+
+    def _affected(self, owns: Owns) -> list[str]:
+        """The channels whose own messages, or those of a group they are in, come by a key that `owns` tells."""
+        return [
+            name
+            for name, channel in self.local.channels.items()
+            if owns(self.layer.channel_key(name)) or any(owns(self.layer.group_key(group)) for group in channel.groups)
+        ]
+
+
+class _Sync:
+    """Publishes over redis-py's synchronous clients."""
+
+    def __init__(self, layer: RedisPubSubChannelLayer) -> None:
+        self._layer = layer
+        self._clients = SyncClients(layer.hosts)
+
+    def send(self, channel: str, message: Message) -> None:
+        """As the layer's `send`."""
+        require_name("Channel", channel)
+        require_message(message)
+        self._publish(self._layer.channel_key(channel), {**message, "__asgi_channel__": channel})
+
+    def group_send(self, group: str, message: Message) -> GroupSendResult:
+        """As the layer's `group_send`; every member counts as one of another process."""
+        require_name("Group", group)
+        require_message(message)
+        self._publish(self._layer.group_key(group), message)
+        return NOBODY
+
+    def close(self) -> None:
+        """Closes the connections, which open again when used."""
+        self._clients.close()
+
+    def _publish(self, key: bytes, message: Message) -> None:
+        self._clients.publish(key, bytes(ORIGIN_BYTES) + self._layer.encode(message))
