@@ -8,8 +8,7 @@ How one lives (`AsyncConsumer.__call__`):
 
 - its own channel is attached to the layer, and what comes there goes straight into its mailbox;
 - one task, the one that the server started, takes events and messages from one inbox and runs their handlers one after
-  the other. There is no task, queue or future per message, and a handler that does not wait does not even wake the task
-  (protocols.eager_handlers);
+  the other. There is no task and no queue per message;
 - however it ends (the client leaves, a handler raises, the server cancels it, a handler is too slow when the client
   has left), the disconnect handler runs exactly once, and the channel leaves the layer and its groups.
 """
@@ -39,8 +38,8 @@ from gateway.exceptions import StopConsumer
 from gateway.layers import DEFAULT_CHANNEL_LAYER, BaseChannelLayer, Message, get_channel_layer
 from gateway.metrics import consumer_events_skipped, consumer_handlers_interrupted
 from protocols.asgi import Application, Event, Receive, Scope, Send
+from protocols.inbox import Inbox
 from protocols.log_lines import PeerLog
-from protocols.runner import Inbox
 
 __all__ = ["AsyncConsumer", "SyncConsumer", "get_handler_name"]
 
@@ -98,7 +97,6 @@ class AsyncConsumer(BackgroundWork):
     __interrupted: bool
     __interruption: asyncio.TimerHandle | None
     __task: "asyncio.Task[Any]"
-    __handlers: dict[str, Handler]
 
     def __init_subclass__(cls, *, events: Iterable[str] | None = None, **kwargs: Any) -> None:
         """`events` is for base classes that, as those of gateway.generic, implement a protocol for others to extend.
@@ -227,7 +225,7 @@ class AsyncConsumer(BackgroundWork):
         """The loop. Returns the disconnect event, unhandled."""
         inbox = self._gateway_inbox
         # Straight from the table to the handler, which saves a coroutine per event, unless `dispatch` is overridden.
-        self.__handlers = self._gateway_handlers if type(self).dispatch is AsyncConsumer.dispatch else {}
+        handlers = self._gateway_handlers if type(self).dispatch is AsyncConsumer.dispatch else {}
         if self._gateway_before_events is not None:
             self.__began = True
             await self._gateway_before_events()
@@ -235,26 +233,16 @@ class AsyncConsumer(BackgroundWork):
                 lane.release()
         event = await inbox.next()
         self.__began = True
-        if not self._sync:
-            inbox.appoint(self.__handle, lane.release)
-        try:
-            handlers = self.__handlers
-            while not inbox.finished:
-                handler = handlers.get(event.get("type", ""))
-                handling = self.dispatch(event) if handler is None else handler(self, event)
-                del event  # one that waits keeps nothing of what it has handled, such as a password
-                await handling
-                del handling
-                if lane.used:
-                    lane.release()
-                event = await inbox.next()
-        finally:
-            inbox.dismiss()
+        while not inbox.finished:
+            handler = handlers.get(event.get("type", ""))
+            handling = self.dispatch(event) if handler is None else handler(self, event)
+            del event  # one that waits keeps nothing of what it has handled, such as a password
+            await handling
+            del handling
+            if lane.used:
+                lane.release()
+            event = await inbox.next()
         return event
-
-    def __handle(self, event: Event) -> Awaitable[None]:
-        handler = self.__handlers.get(event.get("type", ""))
-        return self.dispatch(event) if handler is None else handler(self, event)
 
     def _gateway_grace_s(self) -> float | None:
         return self.disconnect_grace_s
@@ -270,7 +258,7 @@ class AsyncConsumer(BackgroundWork):
         if not self._gateway_inbox.finished:
             self.__interrupted = True
             consumer_handlers_interrupted.inc()
-            consumer_events_skipped.inc(self._gateway_inbox.skip_to_end())
+            consumer_events_skipped.inc(self._gateway_inbox.discard_events())
             self.__task.cancel()
 
     async def __handle_disconnect(self, cause: BaseException) -> None:

@@ -12,7 +12,8 @@ from django.db import Error as DatabaseFault
 from gateway.db import describe_failure
 from gateway.layers.manager import check_layers
 from protocols.asgi import ASGI_VERSION, LIFESPAN_SPEC_VERSION, Application, Event, Receive, Scope, Send
-from protocols.runner import ApplicationRun, Inbox
+from protocols.inbox import Inbox
+from protocols.runner import ApplicationRun
 
 logger = logging.getLogger("gateway.lifespan")
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from gateway.dispatch.threads import close_connections
 from gateway.layers import BaseChannelLayer
 from protocols.asgi import Application, Event
+from protocols.inbox import Inbox
 from protocols.log_lines import PeerLog
-from protocols.runner import Inbox
 
 logger = logging.getLogger("gateway.worker")
 peer_log = PeerLog("gateway.worker")
@@ -100,29 +100,35 @@ class Worker:
 
 
 class _WorkerInbox(Inbox):
-    """An inbox that knows which message the application has taken, and when it waits for the next."""
+    """An inbox of one message at a time: it knows which one the application has, and when it waits for the next."""
 
-    __slots__ = ("current", "idle", "taken")
+    __slots__ = ("_offered", "current", "idle", "taken")
 
     def __init__(self) -> None:
+        self._offered: Event = {}
         self.current: Event = {}
         self.taken: asyncio.Future[None] | None = None
         self.idle = asyncio.Event()
         # With a mark of 0 bytes `resume` is called whenever the last message has been taken.
         super().__init__(high_water_bytes=0, resume=self._on_taken)
 
+    def offer(self, message: Event) -> "asyncio.Future[None]":
+        """Feeds `message`; what is returned is done when the application has taken it."""
+        self._offered = message
+        self.taken = asyncio.get_running_loop().create_future()
+        self.feed(message, 1)
+        return self.taken
+
     def _on_taken(self) -> None:
+        self.current = self._offered
         if self.taken is not None and not self.taken.done():
             self.taken.set_result(None)
 
-    def _pop_event(self) -> Event:
-        self.current = super()._pop_event()
-        return self.current
-
-    async def _wait(self) -> None:
+    async def wait(self) -> None:
+        """As of any inbox; sets `idle` meanwhile."""
         self.idle.set()
         try:
-            await super()._wait()
+            await super().wait()
         finally:
             self.idle.clear()
 
@@ -138,15 +144,14 @@ class _Instance:
 
     async def handle(self, message: Event) -> None:
         """Returns when an instance has asked for `message` and got it, or refused it by ending without asking."""
-        taken = self._inbox.taken = asyncio.get_running_loop().create_future()
-        self._inbox.feed(message, 1)
+        taken = self._inbox.offer(message)
         if self._task is not None:
             await asyncio.wait({self._task, taken}, return_when=asyncio.FIRST_COMPLETED)
         if not taken.done():
             self._task = asyncio.create_task(self._run())
             await asyncio.wait({self._task, taken}, return_when=asyncio.FIRST_COMPLETED)
         if not taken.done():
-            self._inbox.skip_to_end()
+            self._inbox.discard_events()
             kind, channel = message["type"], self._channel
             peer_log.error(channel, "message of type %s on channel %s was not taken", kind, channel)
             self._inbox = _WorkerInbox()

@@ -10,20 +10,15 @@ Invariants, whatever ends the connection:
 """
 
 import asyncio
-import contextvars
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, Final, Protocol, cast
+from collections.abc import Callable
 
 from protocols.asgi import Application, Event, Scope, Send
-from protocols.eager_handlers import StandIn
+from protocols.inbox import Inbox
 from protocols.log_lines import PeerLog
 from protocols.masking import printable as printable
 from protocols.masking import redact_path
 
 peer_log = PeerLog("gateway.runner")
-
-HIGH_WATER_BYTES = 256 * 1024
 
 
 class ClientDisconnectedError(ConnectionError):
@@ -35,255 +30,6 @@ class ClientDisconnectedError(ConnectionError):
 
     def __init__(self) -> None:
         super().__init__("the client has disconnected")
-
-
-def _do_nothing() -> None:
-    pass
-
-
-class MessageQueue(Protocol):
-    """What holds the messages of an inbox: a deque, or what keeps another policy behind the same methods."""
-
-    def append(self, message: Event, /) -> None: ...
-    def popleft(self) -> Event: ...
-    def clear(self) -> None: ...
-    def __len__(self) -> int: ...
-
-
-WORTH_WAKING: Final = 8
-"""How many events a task is woken for. Awake it takes the next one a third of a microsecond sooner than a stand-in."""
-
-_NO_MESSAGES: Final[deque[Event]] = deque(maxlen=0)
-"""In place of a queue that has never been used, which would be 700 bytes of each connection."""
-
-
-class Inbox:
-    """What one application instance waits on: a lossless lane of events from its connection and a lane of messages.
-
-    `feed` and `disconnect` are called by the wire; `deliver` by a channel layer, through the consumer that owns the
-    inbox. `receive` is the ASGI `receive` callable and sees events only; `next` sees both lanes and belongs to a
-    consumer, which finds the inbox of an unwrapped `receive` as `receive.__self__`.
-
-    One task at a time may wait. There is no queue object and no task per event: a deque, and a future while idle. And
-    with a stand-in (see `appoint`) the task is not even woken for an event whose handler does not wait.
-    """
-
-    __slots__ = (
-        "_buffered_bytes",
-        "_context",
-        "_events",
-        "_final",
-        "_interjected",
-        "_paused",
-        "_rest",
-        "_stand_in",
-        "_task",
-        "_waiter",
-        "finished",
-        "high_water_bytes",
-        "messages",
-        "on_disconnect",
-        "pause",
-        "resume",
-    )
-
-    def __init__(
-        self,
-        *,
-        pause: Callable[[], None] = _do_nothing,
-        resume: Callable[[], None] = _do_nothing,
-        high_water_bytes: int = HIGH_WATER_BYTES,
-    ) -> None:
-        """`pause` and `resume` stop and restart the reading of the socket; neither is called twice in a row."""
-        self._events: deque[Event] | None = None
-        self._final: Event | None = None
-        self._interjected: deque[Event] | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._context: contextvars.Context | None = None
-        self._stand_in: StandIn | None = None
-        self._rest: Awaitable[None] | None = None
-        self._buffered_bytes = 0
-        self._paused = False
-        self.messages: MessageQueue = _NO_MESSAGES
-        self.finished = False
-        """Whether `next` has given out the disconnect event."""
-        self.high_water_bytes = high_water_bytes
-        self.pause = pause
-        self.resume = resume
-        self.on_disconnect: Callable[[], None] = _do_nothing
-
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        """Starts the task that is to wait here."""
-        self._context = contextvars.copy_context()
-        self._task = asyncio.get_running_loop().create_task(coroutine, context=self._context)
-        return self._task
-
-    @property
-    def disconnected(self) -> bool:
-        """Whether the disconnect event has come, delivered or not."""
-        return self._final is not None
-
-    @property
-    def final(self) -> Event | None:
-        """The disconnect event, once it has come."""
-        return self._final
-
-    def feed(self, event: Event, size_bytes: int) -> None:
-        """Adds an event of the connection; `size_bytes` is what it counts against the high-water mark."""
-        if self._events is None:
-            self._events = deque()
-        self._events.append(event)
-        self._buffered_bytes += size_bytes
-        if self._buffered_bytes > self.high_water_bytes and not self._paused:
-            self._paused = True
-            self.pause()
-        if self._waiter is not None:
-            self._rouse()
-
-    def feed_many(self, events: Iterable[Event], size_bytes: int) -> None:
-        """Adds the events of one read of the socket; `size_bytes` is what they count together."""
-        if self._events is None:
-            self._events = deque(events)
-        else:
-            self._events.extend(events)
-        self._buffered_bytes += size_bytes
-        if self._buffered_bytes > self.high_water_bytes and not self._paused:
-            self._paused = True
-            self.pause()
-        if self._waiter is not None:
-            self._rouse()
-
-    def put_back(self, event: Event) -> None:
-        """Makes an event that `receive` gave out the next one again: for middleware that has to look at the first."""
-        if self._events is None:
-            self._events = deque()
-        self._events.appendleft(event)
-
-    def disconnect(self, event: Event) -> None:
-        """Adds the last event; the first call counts and later ones do nothing."""
-        if self._final is None:
-            self._final = event
-            self._wake()
-            self.on_disconnect()
-
-    def interject(self, event: Event) -> None:
-        """Adds an event that a consumer has for itself; `next` gives it out before all else, `receive` never."""
-        if self._interjected is None:
-            self._interjected = deque()
-        self._interjected.append(event)
-        self._wake()
-
-    def deliver(self, message: Event) -> None:
-        """Adds a message to the other lane. Bounding that lane is the caller's: see `messages`."""
-        if self.messages is _NO_MESSAGES:
-            self.messages = deque()
-        self.messages.append(message)
-        if self._waiter is not None:
-            self._rouse()
-
-    async def receive(self) -> Event:
-        """The next event. After the disconnect event, that event again, at once, for ever (ASGI www)."""
-        while not self._events:
-            if self._final is not None:
-                return self._final
-            self._events = None
-            await self._wait()
-        return self._pop_event()
-
-    async def next(self) -> Event:
-        """The next event or, if there is none, the next message; the disconnect event comes after all events."""
-        while True:
-            if self._interjected:
-                return self._interjected.popleft()
-            if self._events:  # as `take` does, without the call
-                return self._pop_event()
-            event = self.take()
-            if event is not None:
-                return event
-            if self._final is not None:
-                self.finished = True
-                return self._final
-            await self._wait()
-
-    def take(self) -> Event | None:
-        """The next event or, if there is none and none will come, the next message; None if that is not there."""
-        if self._events:
-            return self._pop_event()
-        self._events = None  # an empty deque has 700 bytes: an idle connection has none
-        if self._final is None and self.messages:
-            return self.messages.popleft()
-        return None
-
-    # While the task waits in `next`
-
-    @property
-    def task_is_idle(self) -> bool:
-        """Whether the task waits, and is not about to be woken."""
-        return self._waiter is not None and not self._waiter.done()
-
-    def appoint(self, begin: Callable[[Event], Awaitable[Any]], after: Callable[[], None]) -> None:
-        """Has `begin(event)` run in place of the calling task while that waits in `next`: see StandIn.
-
-        Does nothing if that is not the task of `start`, but one that middleware has put between.
-        """
-        task = asyncio.current_task()
-        if task is not None and task is self._task and self._context is not None:
-            self._stand_in = StandIn(self, task, self._context, begin, after)
-
-    def dismiss(self) -> None:
-        """From here on the task does everything by itself."""
-        self._stand_in = None
-
-    def hand_over(self, rest: Awaitable[None]) -> None:
-        """Wakes the task, which awaits `rest` before `next` returns."""
-        self._rest = rest
-        self._wake()
-
-    def skip_to_end(self) -> int:
-        """Drops the events that nobody has taken, so that the disconnect event is next, and says how many."""
-        skipped = len(self._events or ())
-        self._events = None
-        return skipped
-
-    def _pop_event(self) -> Event:
-        events = self._events
-        assert events is not None
-        event = events.popleft()
-        if not events:
-            self._buffered_bytes = 0
-            if self._paused:
-                self._paused = False
-                self.resume()
-        return event
-
-    async def _wait(self) -> None:
-        if self._waiter is not None:
-            raise RuntimeError("two tasks wait for the events of one connection; await receive() in one place only")
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        except asyncio.CancelledError as cancellation:
-            if self._rest is None:
-                raise
-            _cancel_again(cancellation)  # for it was not this wait that was to be cancelled
-        finally:
-            self._waiter = None
-        if self._rest is not None:
-            rest, self._rest = self._rest, None
-            await rest
-
-    def _rouse(self) -> None:
-        """Has someone look what is there: the task itself, if there is so much that waking it is little."""
-        stand_in, waiter = self._stand_in, self._waiter
-        if stand_in is not None and (self._events is None or len(self._events) < WORTH_WAKING):
-            stand_in.call_soon()
-        elif waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class ApplicationRun:
@@ -313,7 +59,7 @@ class ApplicationRun:
         self._timeout: asyncio.TimerHandle | None = None
         self._begun = False
         self._ended = False
-        self.task = inbox.start(self._live(application, scope, send))
+        self.task = asyncio.get_running_loop().create_task(self._live(application, scope, send))
 
     def disconnect(self, event: Event) -> None:
         """Delivers the disconnect event, once, and gives the application `close_timeout_s` to return."""
@@ -342,7 +88,7 @@ class ApplicationRun:
         self.cancel()
 
     async def _live(self, application: Application, scope: Scope, send: Send) -> None:
-        """The body of the task. It tells of its end itself: a callback of the task costs another pass of the loop."""
+        """The body of the task. Reports its own end: a done-callback would cost another loop iteration."""
         self._begun = True
         try:
             await application(scope, self.inbox.receive, send)
@@ -366,13 +112,6 @@ class ApplicationRun:
             self._timeout.cancel()
             self._timeout = None
         self._on_finished(exception)
-
-
-def _cancel_again(cancellation: asyncio.CancelledError) -> None:
-    """Has the current task cancelled, as it was just now, in what it awaits next."""
-    task = cast("asyncio.Task[Any]", asyncio.current_task())
-    task.uncancel()
-    task.cancel(*cancellation.args)
 
 
 def describe(scope: Scope) -> str:

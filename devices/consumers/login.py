@@ -21,7 +21,7 @@ from devices.credentials import Denied, Found, Identity, looks_like_token
 from devices.look_ups import LookUpError, TooManyLookUpsError
 from devices.services import DeviceServices
 from protocols.asgi import Event, Scope
-from protocols.runner import Inbox
+from protocols.inbox import Inbox
 
 __all__ = ["LoginError", "Revocable", "bearer_token", "log_in"]
 
@@ -141,4 +141,4 @@ class Revocable:
 
     def _cut_off(self, reason: str) -> None:
         event: Event = {"type": "device.cut", "reason": reason}
-        self._gateway_inbox.interject(event)
+        self._gateway_inbox.post(event)

@@ -108,7 +108,7 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
         self.unregister()
 
     def _committed(self, committed: "asyncio.Future[None]") -> None:
-        self._gateway_inbox.interject({"type": "device.committed"})
+        self._gateway_inbox.post({"type": "device.committed"})
 
     async def _make_room(self) -> None:
         """Waits while as many messages are unanswered as may be."""

@@ -228,7 +228,7 @@ class LiveStream(AsyncConsumer):
 
     def _later(self, delay_s: float, event_type: str) -> None:
         loop = asyncio.get_running_loop()
-        self._timers[event_type] = loop.call_later(delay_s, self._gateway_inbox.interject, {"type": event_type})
+        self._timers[event_type] = loop.call_later(delay_s, self._gateway_inbox.post, {"type": event_type})
 
 
 class LiveConsumer(LiveStream, AsyncWebsocketConsumer):

@@ -13,8 +13,8 @@ from gateway.dispatch.threads import Lane
 from gateway.exceptions import StopConsumer
 from gateway.metrics import consumer_background_failures
 from protocols.asgi import Event
+from protocols.inbox import Inbox
 from protocols.log_lines import PeerLog
-from protocols.runner import Inbox
 
 peer_log = PeerLog("gateway.consumer")
 
@@ -219,8 +219,8 @@ class BackgroundWork:
                 type(self).__qualname__,
                 self.max_background,
                 loop=self.__loop,
-                interject=lambda periodic: inbox.interject({"type": "background.turn", "periodic": periodic}),
-                failed=lambda error: inbox.interject({"type": "background.turn", "error": error}),
+                interject=lambda periodic: inbox.post({"type": "background.turn", "periodic": periodic}),
+                failed=lambda error: inbox.post({"type": "background.turn", "error": error}),
             )
         return self.__background
 

@@ -4,7 +4,7 @@ import asyncio
 
 from gateway.dispatch.events import disconnect_event, is_disconnect, size_bytes
 from protocols.asgi import Receive
-from protocols.runner import Inbox
+from protocols.inbox import Inbox
 
 
 class Pump:

@@ -8,7 +8,7 @@ from gateway.layers import LayerEvent, Message
 from gateway.layers.dropped import DropLog
 from gateway.metrics import layer_dropped
 from protocols.asgi import Event
-from protocols.runner import Inbox
+from protocols.inbox import Inbox
 
 MailboxPolicy: TypeAlias = Literal["drop_newest", "drop_oldest", "keep_latest", "close"]
 """What a mailbox does with a message when it holds as many as its capacity:
@@ -83,7 +83,7 @@ class Closing(Mailbox):
         if self._capacity:
             _drops.add(CLOSED, self._owner, len(self._inbox.messages))
             self._inbox.messages.clear()
-            self._inbox.interject(OVERFLOW)
+            self._inbox.post(OVERFLOW)
             self._capacity = 0  # from here on it is full
         return False
 

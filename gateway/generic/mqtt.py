@@ -196,7 +196,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
     def __settled(self, acks: list[Event], topic: str, outcome: "asyncio.Future[Any]") -> None:
         if self.__awaited is outcome:
             self.__awaited = None
-        self._gateway_inbox.interject({"type": "mqtt.settled", "outcome": outcome, "acks": acks, "topic": topic})
+        self._gateway_inbox.post({"type": "mqtt.settled", "outcome": outcome, "acks": acks, "topic": topic})
 
     async def mqtt_settled(self, event: Event) -> None:
         """Sends the acknowledgements that waited for a future."""

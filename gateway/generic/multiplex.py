@@ -22,7 +22,8 @@ from typing import Any, ClassVar, cast
 from gateway.consumer import AsyncConsumer
 from gateway.generic.websocket import EVENTS, AsyncJsonWebsocketConsumer
 from protocols.asgi import Application, Event
-from protocols.runner import ApplicationRun, Inbox
+from protocols.inbox import Inbox
+from protocols.runner import ApplicationRun
 
 INVALID_FRAME = 1007
 FAILED = 1011
@@ -179,7 +180,7 @@ class AsyncJsonWebsocketDemultiplexer(AsyncJsonWebsocketConsumer, events=(*EVENT
             await self.close(code)
 
     def _gateway_interject(self, event: Event) -> None:
-        self._gateway_inbox.interject(event)
+        self._gateway_inbox.post(event)
 
 
 @lru_cache(maxsize=1)

@@ -120,7 +120,7 @@ class AsyncSseConsumer(AsyncHttpConsumer, events=("sse.heartbeat",)):
     def __schedule_heartbeat(self) -> None:
         loop = asyncio.get_running_loop()
         self.__heartbeat = loop.call_later(
-            self.heartbeat_interval_s, self._gateway_inbox.interject, {"type": "sse.heartbeat"}
+            self.heartbeat_interval_s, self._gateway_inbox.post, {"type": "sse.heartbeat"}
         )
 
     async def http_disconnect(self, message: Event) -> None:

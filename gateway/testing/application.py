@@ -14,7 +14,7 @@ from django.test import AsyncClient
 
 from gateway.dispatch.events import is_disconnect, size_bytes
 from protocols.asgi import Application, Event, Receive, Scope, Send
-from protocols.runner import Inbox
+from protocols.inbox import Inbox
 
 
 class ApplicationCommunicator:
@@ -130,7 +130,7 @@ class ApplicationCommunicator:
                 output.put_nowait(event)
                 news.set()
 
-            self._task = self.inbox.start(_run(self.application, self.scope, self.inbox.receive, send))
+            self._task = asyncio.create_task(_run(self.application, self.scope, self.inbox.receive, send))
             self._task.add_done_callback(lambda _task: news.set())
             _running.add(self._task)
             self._task.add_done_callback(_running.discard)

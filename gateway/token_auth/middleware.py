@@ -15,7 +15,7 @@ from gateway.metrics import token_refusals
 from gateway.token_auth.senders import HttpResponse, WebSocket, note_expiry, refuse_http
 from gateway.token_auth.sources import FIRST_MESSAGE, SOURCES, SUBPROTOCOL, Found, find, without_parameter
 from protocols.asgi import Application, Event, Receive, Scope, Send
-from protocols.runner import Inbox
+from protocols.inbox import Inbox
 
 MQTT_BAD_CREDENTIALS: Final = 0x86
 MQTT_NOT_AUTHORIZED: Final = 0x87
@@ -272,7 +272,7 @@ def _again(event: Event, receive: Receive) -> Receive:
     """A `receive` that gives out `event` first: our servers' own one if it can, which a consumer knows to use well."""
     inbox = getattr(receive, "__self__", None)
     if isinstance(inbox, Inbox):
-        inbox.put_back(event)
+        inbox.unread(event)
         return receive
     first = [event]
 

@@ -13,8 +13,9 @@ from amqtt.session import ApplicationMessage, Session
 
 from protocols.amqtt.options import LISTENER, AmqttOptions
 from protocols.asgi import ASGI_VERSION, MQTT_SPEC_VERSION, Application, Event, Scope
+from protocols.inbox import Inbox
 from protocols.log_lines import PeerLog
-from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox, printable
+from protocols.runner import ApplicationRun, ClientDisconnectedError, printable
 from protocols.sockets import client_address, server_address, tls_extension
 
 logger = logging.getLogger("gateway.amqtt")

@@ -15,9 +15,10 @@ from protocols.bridge.options import BridgeOptions
 from protocols.bridge.spool import VIA, Outgoing
 from protocols.bridge.topic_map import first_match
 from protocols.bridge.upstream import Upstream, UpstreamMessage
+from protocols.inbox import Inbox
 from protocols.mqtt.codec.properties import size_bytes as properties_size
 from protocols.mqtt.storage.committer import Committer
-from protocols.runner import ApplicationRun, Inbox
+from protocols.runner import ApplicationRun
 
 HIGH_WATER_BYTES: Final = 4 * 1024 * 1024
 """What may wait for the application before the socket is not read. More than for a device: as long as the bridge does

@@ -27,9 +27,10 @@ from protocols.http.options import MAX_HEAD_BYTES, PIPELINE_BYTES, ListenerConte
 from protocols.http.request import Refusal, http_scope, lowered, refusal_of, split_target
 from protocols.http.response import plain_response
 from protocols.http.websocket import open_websocket
+from protocols.inbox import Inbox
 from protocols.limits import MAX_CONNECTIONS
 from protocols.masking import redact_path
-from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox, describe
+from protocols.runner import ApplicationRun, ClientDisconnectedError, describe
 from protocols.sockets import client_address, peer_name, server_address, tls_extension
 
 access_logger = logging.getLogger("gateway.access")

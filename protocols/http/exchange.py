@@ -7,7 +7,8 @@ from protocols.asgi import Event
 from protocols.bytes_in_hand import Holding
 from protocols.http.connections import log_refusal
 from protocols.http.response import is_event_stream
-from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox, describe
+from protocols.inbox import Inbox
+from protocols.runner import ApplicationRun, ClientDisconnectedError, describe
 
 if TYPE_CHECKING:
     from protocols.http.connection import HttpConnection
@@ -24,12 +25,12 @@ class AskedInbox(Inbox):
 
     ask: Callable[[], None] | None
 
-    async def _wait(self) -> None:
+    async def wait(self) -> None:
         if self.ask is not None:
             ask, self.ask = self.ask, None
             ask()
         if not self.disconnected:
-            await super()._wait()
+            await super().wait()
 
 
 class Exchange:

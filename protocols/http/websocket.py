@@ -25,8 +25,9 @@ from protocols.http.websocket_connection import WebSocketConnection, peer_log
 from protocols.http.websocket_frames import may_close_with, message_frame
 from protocols.http.websocket_handshake import Offer, accept_response, offer_of
 from protocols.http.websocket_tunnel import open_tunnel
+from protocols.inbox import Inbox
 from protocols.masking import printable
-from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox, describe
+from protocols.runner import ApplicationRun, ClientDisconnectedError, describe
 
 EVENT_OVERHEAD_BYTES: Final = 256
 """About what an event costs besides its payload, so that many empty messages fill an inbox too."""

@@ -12,6 +12,7 @@ from typing import Final, cast
 from protocols import metrics
 from protocols.addresses import network_of
 from protocols.asgi import Event
+from protocols.inbox import Inbox
 from protocols.limits import MAX_RATE, MAX_RATE_OF_ADDRESS
 from protocols.log_lines import Peer, PeerLog
 from protocols.mqtt.closing import NEVER
@@ -24,7 +25,7 @@ from protocols.mqtt.states import End, State
 from protocols.mqtt.trace import Tap
 from protocols.mqtt.traffic import Counts
 from protocols.mqtt.writing import Writing
-from protocols.runner import ApplicationRun, Inbox, printable
+from protocols.runner import ApplicationRun, printable
 from protocols.sockets import client_address
 
 peer_log = PeerLog("gateway.mqtt")

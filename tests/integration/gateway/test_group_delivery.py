@@ -17,7 +17,8 @@ from gateway.layers.serializers import MsgPackSerializer, registry
 from gateway.routing import ProtocolTypeRouter
 from protocols.asgi import Application, Event
 from protocols.http import HttpOptions, HttpServer
-from protocols.runner import ApplicationRun, Inbox
+from protocols.inbox import Inbox
+from protocols.runner import ApplicationRun
 from protocols.server import Listener
 from tests.support.redis import ClusterSetup, RedisServer
 

@@ -9,7 +9,7 @@ async def test_a_device_that_is_cut_off_has_its_will_held_back() -> None:
     async with MqttCommunicator(DeviceMqttConsumer.as_asgi(), allow_anonymous=True, state={"devices": None}) as client:
         await client.connect()
 
-        client.inbox.interject({"type": "device.cut", "reason": "credential revoked"})
+        client.inbox.post({"type": "device.cut", "reason": "credential revoked"})
 
         assert await client.receive_output() == {
             "type": "mqtt.close",

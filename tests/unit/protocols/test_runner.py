@@ -1,4 +1,4 @@
-"""The application runner: order, back-pressure, one disconnect event, and who is told of what."""
+"""The application runner: its end is reported once, logged once and bounded in time."""
 
 import asyncio
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from protocols.asgi import Event, Receive, Scope, Send
-from protocols.runner import ApplicationRun, ClientDisconnectedError, Inbox, describe
+from protocols.inbox import Inbox
+from protocols.runner import ApplicationRun, ClientDisconnectedError, describe
 
 
 async def passes(count: int = 6) -> None:
@@ -22,63 +23,6 @@ def run(application: Any, **options: Any) -> tuple[ApplicationRun, list[BaseExce
     ends: list[BaseException | None] = []
     scope = {"type": "http", "path": "/"}
     return ApplicationRun(application, scope, nothing, inbox=Inbox(), on_finished=ends.append, **options), ends
-
-
-class TestInbox:
-    async def test_gives_events_in_the_order_they_came_and_the_disconnect_after_them(self) -> None:
-        inbox = Inbox()
-        inbox.feed({"type": "a"}, 1)
-        inbox.disconnect({"type": "gone"})
-        inbox.feed({"type": "b"}, 1)
-
-        assert [(await inbox.receive())["type"] for _ in range(4)] == ["a", "b", "gone", "gone"]
-
-    async def test_a_second_disconnect_does_not_count(self) -> None:
-        inbox = Inbox()
-        inbox.disconnect({"type": "gone", "code": 1})
-        inbox.disconnect({"type": "gone", "code": 2})
-
-        assert (await inbox.receive())["code"] == 1
-
-    async def test_stops_the_socket_over_the_high_water_mark_and_restarts_it_when_empty(self) -> None:
-        calls: list[str] = []
-        inbox = Inbox(pause=lambda: calls.append("pause"), resume=lambda: calls.append("resume"), high_water_bytes=10)
-        for _ in range(3):
-            inbox.feed({"type": "a"}, 6)
-        assert calls == ["pause"]
-
-        await inbox.receive()
-        await inbox.receive()
-        assert calls == ["pause"]
-        await inbox.receive()
-        assert calls == ["pause", "resume"]
-
-    async def test_a_waiter_that_is_cancelled_loses_nothing(self) -> None:
-        inbox = Inbox()
-        waiting = asyncio.create_task(inbox.receive())
-        await passes()
-        waiting.cancel()
-        inbox.feed({"type": "a"}, 1)
-        await passes()
-
-        assert (await inbox.receive())["type"] == "a"
-
-    async def test_next_takes_events_before_messages_and_receive_takes_no_messages(self) -> None:
-        inbox = Inbox()
-        inbox.deliver({"type": "message"})
-        inbox.feed({"type": "event"}, 1)
-
-        assert (await inbox.next())["type"] == "event"
-        assert (await inbox.next())["type"] == "message"
-
-    async def test_two_waiting_tasks_are_an_error_that_says_so(self) -> None:
-        inbox = Inbox()
-        waiting = asyncio.create_task(inbox.receive())
-        await passes()
-
-        with pytest.raises(RuntimeError, match="one place only"):
-            await inbox.receive()
-        waiting.cancel()
 
 
 class TestApplicationRun:

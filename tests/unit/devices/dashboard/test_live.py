@@ -255,7 +255,7 @@ async def test_a_user_who_may_no_longer_watch_is_told_and_closed(
     await socket.receive_json_from(timeout=30)
     await database_sync_to_async(watcher.user_permissions.clear)()
 
-    socket.inbox.interject({"type": "live.tick"})
+    socket.inbox.post({"type": "live.tick"})
 
     assert (await socket.receive_json_from(timeout=30))["type"] == "denied"
     assert (await socket.receive_output(timeout=30))["code"] == 4403
@@ -269,7 +269,7 @@ async def test_a_session_that_has_ended_closes_the_stream(
     key = cookie[1].decode().partition("=")[2]
     await database_sync_to_async(SessionStore(key).flush)()
 
-    socket.inbox.interject({"type": "live.tick"})
+    socket.inbox.post({"type": "live.tick"})
 
     assert (await socket.receive_json_from(timeout=30))["type"] == "denied"
 
@@ -281,7 +281,7 @@ async def test_while_all_is_well_the_third_sign_of_life_is_a_snapshot_without_a_
     await socket.receive_json_from(timeout=30)
 
     for _ in range(3):
-        socket.inbox.interject({"type": "live.tick"})
+        socket.inbox.post({"type": "live.tick"})
 
     messages = [await socket.receive_json_from(timeout=30) for _ in range(3)]
     assert [message["type"] for message in messages] == ["heartbeat", "heartbeat", "snapshot"]

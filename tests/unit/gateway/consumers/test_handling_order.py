@@ -1,4 +1,4 @@
-"""Consumers that have nothing to do handle messages without their tasks: nobody sees a difference."""
+"""Messages of a group at its members: in order, one handler at a time each, whatever one of them does."""
 
 import asyncio
 import contextlib

@@ -12,7 +12,7 @@ from gateway.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from gateway.layers import InMemoryChannelLayer
 from gateway.testing import ApplicationCommunicator, WebsocketCommunicator
 from protocols.asgi import Event
-from protocols.runner import Inbox
+from protocols.inbox import Inbox
 
 
 class Room(AsyncWebsocketConsumer):
