@@ -7,13 +7,12 @@ subclass; its name is what `protocol = "..."` in a `[[listeners]]` table of the 
 import abc
 import asyncio
 import ssl
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from protocols.asgi import Application
-from protocols.commands import Command
 
 ENTRY_POINT_GROUP = "gateway.protocols"
 
@@ -60,6 +59,18 @@ class Tunnel:
     protocol_factory: Callable[[], asyncio.Protocol]
     other_subprotocols: Sequence[str] = ()
     """Names by which older clients ask for the same."""
+
+
+Row: TypeAlias = Mapping[str, Any]
+"""One row of an answer: what JSON can say. All rows of an answer have the same keys, in the same order."""
+
+Command: TypeAlias = Callable[[Mapping[str, Any]], AsyncGenerator[Row, None]]
+"""A request of an operator: takes the arguments and gives rows, in the event loop of the server, which it must give a
+turn from time to time. It may go on for ever; it is closed when nobody reads any more. Raises CommandError."""
+
+
+class CommandError(Exception):
+    """Raised when a command cannot do what is asked, with a text for the operator."""
 
 
 class ProtocolServer(abc.ABC):

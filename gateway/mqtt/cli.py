@@ -10,8 +10,8 @@ import click
 from gateway.cli import Choice
 from gateway.serve.control import ask
 from gateway.terminal import echo
-from protocols.commands import Row
 from protocols.runner import printable
+from protocols.server import Row
 
 _DAY_S, _HOUR_S, _MINUTE_S = 86_400, 3_600, 60
 

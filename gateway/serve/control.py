@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway.exceptions import GatewayError
-from protocols.commands import Command, CommandError, Row
+from protocols.server import Command, CommandError, Row
 
 logger = logging.getLogger("gateway.control")
 

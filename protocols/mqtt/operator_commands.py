@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, M
 from itertools import islice
 from typing import Any, Final, TypeVar
 
-from protocols.commands import Command, CommandError, Row
 from protocols.mqtt.broker.session import BRIDGE_PREFIX, Session
 from protocols.mqtt.codec.errors import InvalidTopicError
 from protocols.mqtt.codec.packets import MQTT_3_1, MQTT_3_1_1, MQTT_5_0, ReasonCode
@@ -17,6 +16,7 @@ from protocols.mqtt.codec.topic_rules import is_status_topic, validate_topic_fil
 from protocols.mqtt.server_state import ServerState
 from protocols.mqtt.states import State
 from protocols.mqtt.trace import TooManyTracesError, Trace
+from protocols.server import Command, CommandError, Row
 
 T = TypeVar("T")
 

@@ -19,7 +19,6 @@ from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 from protocols.asgi import Application
-from protocols.commands import Command
 from protocols.mqtt.broker.broker import Broker
 from protocols.mqtt.broker.store import MemoryRetainedStore, MemorySessionStore
 from protocols.mqtt.codec.packets import Properties
@@ -32,7 +31,7 @@ from protocols.mqtt.storage.base import Store
 from protocols.mqtt.storage.committer import Committer
 from protocols.mqtt.storage.journal import Journal
 from protocols.mqtt.trace import Trace
-from protocols.server import Listener, ProtocolServer, Tunnel
+from protocols.server import Command, Listener, ProtocolServer, Tunnel
 from protocols.sockets import Listening, listen_at_all
 
 __all__ = ["MqttOptions", "MqttServer"]

@@ -21,8 +21,8 @@ from django.utils import autoreload
 from django.utils.log import ServerFormatter
 
 from gateway.exceptions import InvalidChannelLayerError
-from gateway.http_timeout import HttpTimeout
 from gateway.lifespan import LifespanError
+from gateway.middleware import HttpTimeout
 from gateway.routing import get_default_application
 from gateway.serve.serving import serving
 from protocols.asgi import Application

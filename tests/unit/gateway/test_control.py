@@ -13,7 +13,7 @@ import pytest
 
 from gateway.exceptions import GatewayError
 from gateway.serve.control import MAX_CONNECTIONS, SOCKET_NAME, ask, listening
-from protocols.commands import Command, CommandError, Row
+from protocols.server import Command, CommandError, Row
 
 DEADLINE_S = 60
 

@@ -16,7 +16,7 @@ import gateway
 from gateway.exceptions import DenyConnection
 from gateway.generic.sse import AsyncSseConsumer
 from gateway.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
-from gateway.http_timeout import HttpTimeout
+from gateway.middleware import HttpTimeout
 from gateway.security.websocket import AllowedHostsOriginValidator, OriginValidator
 from gateway.token_auth import TokenAuthMiddleware
 from protocols.asgi import Application, Receive, Scope, Send

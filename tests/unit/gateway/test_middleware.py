@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.http_timeout import HttpTimeout
+from gateway.middleware import HttpTimeout
 from gateway.testing import ApplicationCommunicator, HttpCommunicator
 from protocols.asgi import Receive, Scope, Send
 
