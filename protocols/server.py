@@ -10,7 +10,7 @@ import ssl
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from protocols.asgi import Application
 
@@ -61,6 +61,15 @@ class Tunnel:
     """Names by which older clients ask for the same."""
 
 
+@runtime_checkable
+class Publisher(Protocol):
+    """A server with a broker: it can give a message to the clients that have subscribed to its topic."""
+
+    def publish(self, topic: str, payload: bytes, qos: int = 0, retain: bool = False) -> object:
+        """Publishes to every subscriber of this server. To be called in its event loop. Raises ValueError or TypeError
+        for what MQTT cannot say, RuntimeError if it can take no more now."""
+
+
 Row: TypeAlias = Mapping[str, Any]
 """One row of an answer: what JSON can say. All rows of an answer have the same keys, in the same order."""
 
@@ -76,8 +85,8 @@ class CommandError(Exception):
 class ProtocolServer(abc.ABC):
     """Serves one protocol on all of its listeners: each connection becomes a scope, run by protocols.runner.
 
-    The supervisor calls, in this order: `meet`, `start`, `stop_accepting`, `close`. It may call `close` after a failed
-    `start`.
+    The supervisor calls, in this order: `connect_to`, `start`, `stop_accepting`, `close`. It may call `close` after a
+    failed `start`.
     """
 
     protocol: ClassVar[str]
@@ -127,8 +136,8 @@ class ProtocolServer(abc.ABC):
     def addresses(self) -> Sequence[str]:
         """The bound addresses in the order of `listeners`, with the real port: "127.0.0.1:1883"."""
 
-    def meet(self, servers: Sequence["ProtocolServer"]) -> None:
-        """Is told of all servers of the process, before the first is started. Raises ValueError if one that it needs
+    def connect_to(self, servers: Sequence["ProtocolServer"]) -> None:
+        """Called with all servers of the process before any is started. Raises ValueError if one that this server needs
         is missing."""
         return
 

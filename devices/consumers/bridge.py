@@ -15,13 +15,13 @@ import asyncio
 import logging
 from typing import Any, Final
 
-from devices.consumers.mqtt import DEVICE_TOPICS
 from devices.consumers.refusals import count_payloads
 from devices.credentials import Denied, Found
 from devices.look_ups import LookUpError
 from devices.models import now_ms
 from devices.refusals import MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
+from devices.topics import DEVICE_TOPICS
 from gateway.generic.mqtt import AsyncMqttConsumer, Reject, topic
 from protocols.asgi import Event
 from protocols.log_lines import RateLimitedLog

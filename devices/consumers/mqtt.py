@@ -19,31 +19,15 @@ from devices.models import now_ms
 from devices.presence import owner_of
 from devices.refusals import MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
+from devices.topics import DEVICE_TOPICS, NOT_SERVED, OWN_FILTERS
 from gateway.generic.mqtt import AsyncMqttConsumer, Reject, topic
 from protocols.asgi import Event
 
 NOT_AUTHORIZED: Final = 0x87
 TOPIC_FILTER_INVALID: Final = 0x8F
 
-DEVICE_TOPICS: Final = ("v1/devices/", "v1/gateway/", "v2/")
-"""Topics of the device API. They belong to the device that is logged in; anonymous clients may not use them."""
-
-NOT_SERVED: Final = ("v2/t/", "v1/gateway/")
-"""Topics by which ThingsBoard takes telemetry, of the device or of those behind it, and we do not. Whoever has it
-acknowledged believes that it is stored. ThingsBoard, too, acknowledges none of `v1/gateway/` to who is no gateway."""
-
 LOST: Final = frozenset({"lost", "keep_alive", "taken_over", "protocol_error"})
 """The ends of a connection that is to be counted as lost."""
-
-OWN_FILTERS: Final = frozenset(
-    {
-        "v1/devices/me/attributes",
-        "v1/devices/me/attributes/response/+",
-        "v1/devices/me/rpc/request/+",
-        "v1/devices/me/rpc/response/+",
-    }
-)
-"""What a device may subscribe to: that by which the gateway speaks to it."""
 
 
 class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):

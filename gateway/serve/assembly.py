@@ -1,16 +1,49 @@
-"""The servers of one process: made of their listeners, in the order in which they start; joined to the layer."""
+"""The servers of one process, made of its listeners in the order in which they start; and `serving`, which runs them.
 
+`serving` is for tests and for development. `gateway serve` is more (gateway.serve.supervisor): it has a configuration,
+signals, a data directory, a limit to each wait.
+"""
+
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any, Final
 
+from gateway.config import ListenerConfig
+from gateway.dispatch.threads import close_connections
 from gateway.exceptions import GatewayError
-from gateway.layers import get_channel_layer
-from gateway.mqtt import bridged
+from gateway.layers.manager import check_layers
+from gateway.lifespan import Lifespan
+from gateway.mqtt.relay import relaying
 from protocols.asgi import Application
-from protocols.mqtt.server import MqttServer
-from protocols.mqtt.storage.base import Store
 from protocols.server import Listener, ProtocolServer, Tunnel, load_protocol
+
+END_TIMEOUT_S: Final = 5.0
+
+
+def make_listeners(configs: Sequence[ListenerConfig]) -> dict[str, list[Listener]]:
+    """The listeners by protocol. Raises GatewayError if a certificate cannot be used."""
+    listeners: dict[str, list[Listener]] = {}
+    for config in configs:
+        listeners.setdefault(config.protocol, []).append(_make_listener(config))
+    return listeners
+
+
+def _make_listener(config: ListenerConfig) -> Listener:
+    try:
+        context = config.tls.context() if config.tls else None
+    except (OSError, ValueError) as error:
+        raise GatewayError(f"cannot use the certificate of the listener at {config.bind}: {error}") from error
+    return Listener(
+        bind=config.bind,
+        options=config.options,
+        ssl_context=context,
+        proxy_protocol=config.proxy_protocol,
+        handshake_timeout_s=config.handshake_timeout_s,
+        max_handshakes=config.max_handshakes,
+        max_handshakes_per_address=config.max_handshakes_per_address,
+        dead_peer_timeout_s=config.dead_peer_timeout_s,
+    )
 
 
 def make_servers(
@@ -18,7 +51,7 @@ def make_servers(
     listeners: Mapping[str, Sequence[Listener]],
     state: Mapping[str, Any],
     *,
-    store: Store | None = None,
+    store: Any = None,
 ) -> list[ProtocolServer]:
     """One server for each protocol, those that listen first; HTTP carries what the others offer.
 
@@ -29,7 +62,7 @@ def make_servers(
     tunnels: dict[str, Tunnel] = {}
     for protocol in sorted(listeners, key=lambda name: name == "http"):
         server_class = load_protocol(protocol)
-        kept = {"store": store} if issubclass(server_class, MqttServer) else {}
+        kept = {"store": store} if protocol == "mqtt" else {}
         try:
             server = server_class(application, listeners[protocol], state=state, tunnels=tunnels, **kept)
         except ValueError as error:
@@ -39,22 +72,36 @@ def make_servers(
     servers = sorted((made[protocol] for protocol in listeners), key=lambda server: not server.listens)
     for server in servers:
         try:
-            server.meet(servers)
+            server.connect_to(servers)
         except ValueError as error:
             raise GatewayError(f"cannot serve {server.protocol}: {error}") from error
     return servers
 
 
 @asynccontextmanager
-async def joined_to_layer(servers: Sequence[ProtocolServer]) -> AsyncIterator[None]:
-    """While entered, gateway.mqtt.publish, called in whatever process, reaches the subscribers of this one.
+async def serving(
+    application: Application, listeners: Mapping[str, Sequence[Listener]]
+) -> AsyncIterator[Mapping[str, ProtocolServer]]:
+    """Runs the application's lifespan and a server for each protocol of `listeners`; gives the servers by protocol.
 
-    Raises LayerUnavailableError if the server of the layer is away.
+    Raises LifespanError, OSError, GatewayError or InvalidChannelLayerError if something cannot start. At the end
+    connections have `END_TIMEOUT_S` to end.
     """
-    layer = get_channel_layer()
-    async with AsyncExitStack() as entered:
+    await check_layers()
+    async with AsyncExitStack() as started:
+        started.push_async_callback(close_connections)
+        lifespan = Lifespan(application, on_failure=lambda: None)  # it has logged why
+        await lifespan.startup()
+        started.push_async_callback(lifespan.shutdown)
+        servers = make_servers(application, listeners, lifespan.state)
         for server in servers:
-            broker_publish = getattr(server, "publish", None)
-            if layer is not None and broker_publish is not None:
-                await entered.enter_async_context(bridged(layer, broker_publish))
-        yield
+            started.push_async_callback(_close, server)
+            await server.start()
+        await started.enter_async_context(relaying(servers))
+        yield {server.protocol: server for server in servers}
+
+
+async def _close(server: ProtocolServer) -> None:
+    with suppress(TimeoutError):  # what has not ended is cut off
+        async with asyncio.timeout(END_TIMEOUT_S):
+            await server.close()

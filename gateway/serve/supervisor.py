@@ -25,7 +25,7 @@ from django.core.management import CommandError, call_command, get_commands
 from django.db import Error as DatabaseFault
 from django.db import connections
 
-from gateway.config import Config, ListenerConfig, Loaded
+from gateway.config import Config, Loaded
 from gateway.config.review import review
 from gateway.db import describe_failure
 from gateway.dispatch.threads import close_connections
@@ -34,15 +34,16 @@ from gateway.health import Lifecycle
 from gateway.layers import LayerUnavailableError
 from gateway.layers.manager import check_layers
 from gateway.lifespan import Lifespan, LifespanError
+from gateway.mqtt.relay import relaying
 from gateway.routing import get_default_application
 from gateway.serve import control, data_dir
-from gateway.serve.assembly import joined_to_layer, make_servers
+from gateway.serve.assembly import make_listeners, make_servers
 from gateway.serve.certificate_renewal import renewed
 from protocols.asgi import Application
 from protocols.mqtt.storage.base import Store, StoreError
 from protocols.mqtt.storage.redis import RedisStore
 from protocols.mqtt.storage.sqlite import SqliteStore
-from protocols.server import Listener, ProtocolServer
+from protocols.server import ProtocolServer
 
 logger = logging.getLogger("gateway.supervisor")
 
@@ -133,7 +134,7 @@ class Supervisor:
             await self._start(servers)
             await started.enter_async_context(renewed(chain.from_iterable(server.listeners for server in servers)))
             self.lifecycle.servers = servers
-            await started.enter_async_context(joined_to_layer(servers))
+            await started.enter_async_context(relaying(servers))
             commands = ChainMap(*(dict(server.commands()) for server in servers))
             await started.enter_async_context(control.listening(self.config.data_dir, commands))
             await self._announce(servers)
@@ -233,32 +234,6 @@ def make_store(config: Config) -> Store | None:
             return SqliteStore(config.mqtt_store_file)
         case url:
             return RedisStore(url, place=f"{socket.gethostname()}:{config.data_dir.resolve()}")
-
-
-def make_listeners(configs: Sequence[ListenerConfig]) -> dict[str, list[Listener]]:
-    """The listeners by protocol. Raises GatewayError."""
-    listeners: dict[str, list[Listener]] = {}
-    for config in configs:
-        listeners.setdefault(config.protocol, []).append(make_listener(config))
-    return listeners
-
-
-def make_listener(config: ListenerConfig) -> Listener:
-    """What a server needs to know of a listener. Raises GatewayError if its certificate cannot be used."""
-    try:
-        context = config.tls.context() if config.tls else None
-    except (OSError, ValueError) as error:
-        raise GatewayError(f"cannot use the certificate of the listener at {config.bind}: {error}") from error
-    return Listener(
-        bind=config.bind,
-        options=config.options,
-        ssl_context=context,
-        proxy_protocol=config.proxy_protocol,
-        handshake_timeout_s=config.handshake_timeout_s,
-        max_handshakes=config.max_handshakes,
-        max_handshakes_per_address=config.max_handshakes_per_address,
-        dead_peer_timeout_s=config.dead_peer_timeout_s,
-    )
 
 
 def bound_urls(config: Config, servers: Sequence[ProtocolServer]) -> list[str]:

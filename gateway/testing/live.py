@@ -14,7 +14,7 @@ from django.test import TransactionTestCase, modify_settings
 from django.utils.functional import classproperty
 
 from gateway.routing import get_default_application
-from gateway.serve.serving import serving
+from gateway.serve.assembly import serving
 from protocols.asgi import Application
 from protocols.http import HttpOptions
 from protocols.server import Listener

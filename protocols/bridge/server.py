@@ -44,8 +44,8 @@ class BridgeServer(ProtocolServer):
         self._mqtt: MqttServer | None = None
         self._bridges: list[Bridge] = []
 
-    def meet(self, servers: Sequence[ProtocolServer]) -> None:
-        """See ProtocolServer. Raises ValueError for send rules where there is no broker to take messages from."""
+    def connect_to(self, servers: Sequence[ProtocolServer]) -> None:
+        """Raises ValueError for send rules where there is no broker to take messages from."""
         self._mqtt = next((server for server in servers if isinstance(server, MqttServer)), None)
         for options in self._options:
             if options.send and self._mqtt is None:

@@ -14,7 +14,7 @@ from django.test import RequestFactory
 
 from gateway.db import database_sync_to_async
 from gateway.layers import InMemoryChannelLayer, channel_layers, get_channel_layer
-from gateway.mqtt import bridged
+from gateway.mqtt.relay import relayed_to_broker
 from gateway.testing import WebsocketCommunicator
 from tests.unit.test_docs_code import module_of
 
@@ -102,12 +102,13 @@ async def test_a_client_that_sends_too_much_is_closed(how_to: ModuleType) -> Non
 async def test_a_view_sends_a_message_to_devices(how_to: ModuleType) -> None:
     published = asyncio.Queue[tuple[Any, ...]]()
 
-    def broker_publish(topic: str, payload: bytes, **options: Any) -> None:
-        published.put_nowait((topic, payload, options))
+    class Broker:
+        def publish(self, topic: str, payload: bytes, qos: int = 0, retain: bool = False) -> None:
+            published.put_nowait((topic, payload, {"qos": qos, "retain": retain}))
 
     layer = get_channel_layer()
     assert layer is not None
-    async with bridged(layer, broker_publish):
+    async with relayed_to_broker(layer, Broker()):
         response = await asyncio.to_thread(how_to.set_target, RequestFactory().get("/"), "kitchen")
         async with asyncio.timeout(DEADLINE_S):
             assert await published.get() == (

@@ -24,7 +24,7 @@ from gateway.exceptions import InvalidChannelLayerError
 from gateway.lifespan import LifespanError
 from gateway.middleware import HttpTimeout
 from gateway.routing import get_default_application
-from gateway.serve.serving import serving
+from gateway.serve.assembly import serving
 from protocols.asgi import Application
 from protocols.http import HttpOptions
 from protocols.mqtt.server import MqttOptions

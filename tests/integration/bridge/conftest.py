@@ -88,7 +88,7 @@ class Gateway:
         self._bridge = BridgeServer(application, [Listener(bind="", options=one) for one in options], state=state)
 
     async def start(self) -> "Gateway":
-        self._bridge.meet([self._mqtt, self._bridge])
+        self._bridge.connect_to([self._mqtt, self._bridge])
         await self._mqtt.start()
         await self._bridge.start()
         return self

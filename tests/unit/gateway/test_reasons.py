@@ -157,10 +157,13 @@ def middleware_classes() -> Iterator[type]:
 
 
 def refuses(cls: type) -> bool:
-    """Whether the module of a class makes an event that refuses a connection, or closes one."""
+    """Whether a class makes an event that refuses a connection, or closes one: it, or what else is in its module."""
     module = inspect.getmodule(cls)
     assert module is not None
-    for node in ast.walk(ast.parse(inspect.getsource(module))):
+    tree = ast.parse(inspect.getsource(module))
+    others = {other.__name__ for other in middleware_classes()} - {cls.__name__}
+    tree.body = [node for node in tree.body if not isinstance(node, ast.ClassDef) or node.name not in others]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
             pairs = zip(node.keys, node.values, strict=True)
             types = [
