@@ -7,6 +7,7 @@ of MQTT's reason codes or of HTTP's statuses finds them here; a WebSocket answer
 from enum import Enum, unique
 
 from gateway.exceptions import Reject
+from protocols.mqtt import ReasonCode
 
 
 @unique
@@ -17,25 +18,25 @@ class MessageRefusal(Enum):
     acknowledges and ignores, and never for telemetry: the acknowledgement of telemetry means that it is stored.
     """
 
-    PAYLOAD = ("payload", 0x99, 400, False)
+    PAYLOAD = ("payload", ReasonCode.PAYLOAD_FORMAT_INVALID, 400, False)
     """No telemetry as the profile of the device knows it."""
-    TOO_LARGE = ("too_large", 0x95, 413, False)
+    TOO_LARGE = ("too_large", ReasonCode.PACKET_TOO_LARGE, 413, False)
     """More bytes than a message may have. An MQTT server closes by itself, when it has read a packet's length."""
-    UNSTORABLE = ("unstorable", 0x83, 422, False)
+    UNSTORABLE = ("unstorable", ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, 422, False)
     """A value that the database refuses as data."""
-    REPLACED = ("database_replaced", 0x83, 503, False)
+    REPLACED = ("database_replaced", ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, 503, False)
     """What waited for its commit when another database took the place of the one before. The connection is closed."""
-    KEYS = ("keys", 0x97, 507, False)
+    KEYS = ("keys", ReasonCode.QUOTA_EXCEEDED, 507, False)
     """A new key, while there are as many as there may be in all."""
-    KEYS_OF_DEVICE = ("keys_of_device", 0x97, 429, False)
+    KEYS_OF_DEVICE = ("keys_of_device", ReasonCode.QUOTA_EXCEEDED, 429, False)
     """A new key of a device that has as many as one device may have."""
-    NO_DEVICE = ("device", 0x90, 404, False)
+    NO_DEVICE = ("device", ReasonCode.TOPIC_NAME_INVALID, 404, False)
     """Telemetry in the name of a device that is not there or is disabled, by a bridge."""
-    NOT_LOGGED_IN = ("not_logged_in", 0x87, 401, False)
+    NOT_LOGGED_IN = ("not_logged_in", ReasonCode.NOT_AUTHORIZED, 401, False)
     """What only a device may send, from a client that is none."""
-    TOPIC = ("topic", 0x90, 404, False)
+    TOPIC = ("topic", ReasonCode.TOPIC_NAME_INVALID, 404, False)
     """A topic by which ThingsBoard takes telemetry, or what gateways say of their devices, and which is not served."""
-    IGNORED = ("ignored", 0x90, 404, True)
+    IGNORED = ("ignored", ReasonCode.TOPIC_NAME_INVALID, 404, True)
     """Any other topic of a device, or none: ThingsBoard acknowledges what it has no use for."""
 
     def __init__(self, reason: str, reason_code: int, status: int, drop: bool) -> None:

@@ -1,5 +1,7 @@
 """The exceptions of the framework; names, bases and meaning are those of Channels. `Reject` is for MQTT."""
 
+from protocols.mqtt import is_failure
+
 
 class RequestAborted(Exception):  # noqa: N818
     """Raised when a request ended before its body was complete."""
@@ -52,7 +54,7 @@ class Reject(Exception):  # noqa: N818
         drop: bool = False,
         log_reason: str | None = None,
     ) -> None:
-        if reason_code < 0x80:
+        if not is_failure(reason_code):
             raise ValueError(f"a refusal has a reason code of 0x80 or more, not {reason_code:#04x}")
         super().__init__(reason_code, reason_string)
         self.reason_code = int(reason_code)

@@ -22,9 +22,7 @@ from devices.services import DeviceServices, services_of
 from devices.topics import DEVICE_TOPICS, NOT_SERVED, OWN_FILTERS
 from gateway.generic.mqtt import AsyncMqttConsumer, Reject, topic
 from protocols.asgi import Event
-
-NOT_AUTHORIZED: Final = 0x87
-TOPIC_FILTER_INVALID: Final = 0x8F
+from protocols.mqtt import ReasonCode
 
 LOST: Final = frozenset({"lost", "keep_alive", "taken_over", "protocol_error"})
 """The ends of a connection that is to be counted as lost."""
@@ -120,15 +118,15 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         """A device gets the filters of the device API, at QoS 1 at most; an anonymous client any."""
         if self.device is None:
             if topic_filter.startswith(DEVICE_TOPICS):
-                raise Reject(NOT_AUTHORIZED, "a topic of the device API")
+                raise Reject(ReasonCode.NOT_AUTHORIZED, "a topic of the device API")
             return await super().subscribe(topic_filter, qos, share_name=share_name)
         if topic_filter not in OWN_FILTERS or share_name is not None:
-            raise Reject(TOPIC_FILTER_INVALID, "no topic of the device API")
+            raise Reject(ReasonCode.TOPIC_FILTER_INVALID, "no topic of the device API")
         return min(qos, 1)
 
     async def device_cut(self, event: Event) -> None:
         """The device's access was revoked or changed. It may publish no more, a will neither."""
-        await self.close(NOT_AUTHORIZED, event["reason"], will=False)
+        await self.close(ReasonCode.NOT_AUTHORIZED, event["reason"], will=False)
 
     async def disconnect(self, reason_code: int, reason: str) -> None:
         """The connection has ended."""

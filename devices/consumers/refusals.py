@@ -15,11 +15,10 @@ from devices.refusals import RefusedError
 from gateway.exceptions import Reject
 from protocols.asgi import Scope
 from protocols.log_lines import PeerLog
+from protocols.mqtt import ReasonCode
 from protocols.runner import describe
 
 peer_log = PeerLog("gateway.devices")
-
-NOT_AUTHORIZED: Final = 0x87
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Refusal:
 
 def _unauthorized(reason: str) -> Refusal:
     # ThingsBoard's answer before MQTT 5 is 5, not authorized; 0x86 would become 4.
-    return Refusal(reason, mqtt=0x86, http=401, mqtt_before_5=NOT_AUTHORIZED)
+    return Refusal(reason, mqtt=ReasonCode.BAD_USER_NAME_OR_PASSWORD, http=401, mqtt_before_5=ReasonCode.NOT_AUTHORIZED)
 
 
 UNKNOWN: Final = _unauthorized("unknown token")
@@ -47,11 +46,13 @@ MISSING: Final = _unauthorized("no token")
 CUT: Final = _unauthorized("cut off while logging in")
 UNKNOWN_CERTIFICATE: Final = _unauthorized("certificate of no device")
 OTHER_DEVICE: Final = _unauthorized("token of another device than the certificate")
-UNAVAILABLE: Final = Refusal("database away", mqtt=0x88, http=503, retry_after_s=5)
-BUSY: Final = Refusal("too many logins at once", mqtt=0x89, http=503, retry_after_s=5)
-FAILED_OFTEN: Final = Refusal("too many failed logins", mqtt=0x9F, http=429, retry_after_s=60)
-TOO_MANY: Final = Refusal("too many connections of the device", mqtt=0x97, http=429)
-FLAPPING: Final = Refusal("flapping", mqtt=0x9F, http=429)
+UNAVAILABLE: Final = Refusal("database away", mqtt=ReasonCode.SERVER_UNAVAILABLE, http=503, retry_after_s=5)
+BUSY: Final = Refusal("too many logins at once", mqtt=ReasonCode.SERVER_BUSY, http=503, retry_after_s=5)
+FAILED_OFTEN: Final = Refusal(
+    "too many failed logins", mqtt=ReasonCode.CONNECTION_RATE_EXCEEDED, http=429, retry_after_s=60
+)
+TOO_MANY: Final = Refusal("too many connections of the device", mqtt=ReasonCode.QUOTA_EXCEEDED, http=429)
+FLAPPING: Final = Refusal("flapping", mqtt=ReasonCode.CONNECTION_RATE_EXCEEDED, http=429)
 
 REFUSALS: Final = tuple(each for each in vars().copy().values() if isinstance(each, Refusal))
 """All there are."""

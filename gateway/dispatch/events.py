@@ -5,6 +5,8 @@ from typing import Any
 
 from gateway.exceptions import StopConsumer
 from protocols.asgi import Event
+from protocols.mqtt import ReasonCode
+from protocols.mqtt import events as mqtt_events
 
 _OVERHEAD_BYTES = 256
 _CONTENT_KEYS = ("text", "bytes", "body", "payload")
@@ -31,11 +33,10 @@ def disconnect_event(protocol: str, cause: BaseException) -> Event:
         event |= {"code": _websocket_code(cause), "reason": ""}
     elif protocol == "mqtt":
         cancelled = isinstance(cause, asyncio.CancelledError)
-        event |= {
-            "reason_code": 0x8B if cancelled else 0x83,
-            "reason": "shutdown" if cancelled else "application",
-            "properties": {},
-        }
+        return mqtt_events.disconnect(
+            reason_code=ReasonCode.SERVER_SHUTTING_DOWN if cancelled else ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR,
+            reason="shutdown" if cancelled else "application",
+        )
     return event
 
 

@@ -30,25 +30,17 @@ from gateway.consumer import AsyncConsumer
 from gateway.exceptions import AcceptConnection, DenyConnection, Reject, StopConsumer
 from gateway.generic.mqtt_authentication import MqttAuthentication
 from gateway.generic.mqtt_replies import (
-    ADMINISTRATIVE_ACTION,
-    BAD_USER_NAME_OR_PASSWORD,
     EVENTS,
     FAILED,
-    NOT_AUTHORIZED,
-    QUOTA_EXCEEDED,
-    SUCCESS,
-    accept_event,
     broker_ack,
-    close_event,
     filters_ack,
     publish_ack,
-    publish_event,
-    reason_event,
     refuse,
 )
 from gateway.generic.mqtt_sync import MqttConsumer
 from gateway.mqtt.topics import topic
 from protocols.asgi import Event
+from protocols.mqtt import ReasonCode, events
 
 __all__ = ["AsyncMqttConsumer", "MqttConsumer", "Reject", "topic"]
 
@@ -108,7 +100,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
             self.unrestricted = True
             await self.accept()
         else:
-            await self.reject(BAD_USER_NAME_OR_PASSWORD)
+            await self.reject(ReasonCode.BAD_USER_NAME_OR_PASSWORD)
 
     async def accept(
         self,
@@ -123,15 +115,28 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         self.accepted = True
         self.client_name = name
         self._gateway_owner = owner
-        event = accept_event(client_id, name, properties, maximum_qos, owner, self._gateway_will())
+        event = events.accept(
+            client_id=client_id,
+            name=name or None,
+            will=self._gateway_will(),
+            owner=owner,
+            properties=properties,
+            maximum_qos=maximum_qos,
+        )
         await self._gateway_send({**event, **self._gateway_proof()})
 
     async def reject(
-        self, reason_code: int = NOT_AUTHORIZED, reason_string: str | None = None, *, log_reason: str | None = None
+        self,
+        reason_code: int = ReasonCode.NOT_AUTHORIZED,
+        reason_string: str | None = None,
+        *,
+        log_reason: str | None = None,
     ) -> None:
         """Refuses the connection; `log_reason` is for the log, see `mqtt.reject` in docs/events.md."""
         self.note_refusal("connect", self.scope["client_id"], Reject(reason_code, reason_string))
-        await self._gateway_send(reason_event("mqtt.reject", reason_code, reason_string, log_reason))
+        await self._gateway_send(
+            events.reject(reason_code=reason_code, reason_string=reason_string or None, log_reason=log_reason or None)
+        )
         self._gateway_closed = True
 
     # The hot path: one coroutine here, one for the handler and one for the server's `send`, and no other object than
@@ -262,7 +267,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         except Exception as error:
             self._note_failure("retained", topic, error)
             return FAILED
-        return SUCCESS if allowed else self._note_withheld(topic, Reject(NOT_AUTHORIZED))
+        return ReasonCode.SUCCESS if allowed else self._note_withheld(topic, Reject(ReasonCode.NOT_AUTHORIZED))
 
     async def authorize_retained(self, topic: str) -> bool:
         """Called with the topic of each retained message that a filter granted by `subscribe` brings with it, to say
@@ -276,7 +281,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         """Tells `unsubscribe` of each filter."""
         for topic_filter in event["topic_filters"]:
             await self.unsubscribe(topic_filter)
-        await self.base_send(filters_ack(event["ack_id"], [SUCCESS] * len(event["topic_filters"])))
+        await self.base_send(filters_ack(event["ack_id"], [ReasonCode.SUCCESS] * len(event["topic_filters"])))
 
     async def unsubscribe(self, topic_filter: str) -> None:
         """Called with each filter that the client gives up; to be overridden."""
@@ -291,11 +296,14 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         properties: dict[str, Any] | None = None,
     ) -> None:
         """Sends a message to this client, whether it has subscribed or not; text is sent as UTF-8."""
-        await self._gateway_send(publish_event(topic, payload, qos, retain, properties))
+        data = payload.encode() if isinstance(payload, str) else payload
+        await self._gateway_send(
+            events.publish_to_client(topic=topic, payload=data, qos=qos, retain=retain, properties=properties or None)
+        )
 
     async def close(
         self,
-        reason_code: int = ADMINISTRATIVE_ACTION,
+        reason_code: int = ReasonCode.ADMINISTRATIVE_ACTION,
         reason_string: str | None = None,
         *,
         log_reason: str | None = None,
@@ -303,7 +311,14 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
     ) -> None:
         """Closes the connection; MQTT 5 clients are told why, `log_reason` is for the log. With `will=False` the
         client's will is not published: for one that has lost the right to publish."""
-        await self._gateway_send(close_event(reason_code, reason_string, log_reason, will))
+        await self._gateway_send(
+            events.close(
+                reason_code=reason_code,
+                reason_string=reason_string or None,
+                log_reason=log_reason or None,
+                will=None if will else False,
+            )
+        )
         self._gateway_closed = True
 
     async def mqtt_disconnect(self, event: Event) -> None:
@@ -334,7 +349,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
 
     async def mailbox_overflow(self, event: Event) -> None:
         """Closes with 0x97, quota exceeded."""
-        await self.close(QUOTA_EXCEEDED)
+        await self.close(ReasonCode.QUOTA_EXCEEDED)
 
     async def _gateway_send(self, event: Event) -> None:
         if self._gateway_peer_gone():

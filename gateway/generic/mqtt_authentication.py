@@ -3,8 +3,9 @@
 from typing import Any, ClassVar, Protocol
 
 from gateway.exceptions import Reject
-from gateway.generic.mqtt_replies import BAD_AUTHENTICATION_METHOD, NOT_AUTHORIZED, SUCCESS, MqttPeer
+from gateway.generic.mqtt_replies import MqttPeer
 from protocols.asgi import Event
+from protocols.mqtt import ReasonCode, events
 
 
 class Exchange(Protocol):
@@ -48,7 +49,7 @@ class MqttAuthentication(MqttPeer):
         """
         assert self.authenticated is not None
         if self.authenticated.identity != before.identity:
-            raise Reject(NOT_AUTHORIZED, "another identity than before")
+            raise Reject(ReasonCode.NOT_AUTHORIZED, "another identity than before")
 
     async def _gateway_authenticated(self, event: Event) -> bool:
         """Whether `connect` is to be called now: the client has named no method, or needs no further message."""
@@ -63,7 +64,7 @@ class MqttAuthentication(MqttPeer):
         if before is None:
             return True
         await self.reauthenticated(before)
-        await self._gateway_send(_auth_event(self.__answer, SUCCESS))
+        await self._gateway_send(events.auth_to_client(data=self.__answer, reason_code=ReasonCode.SUCCESS))
         return False
 
     def _gateway_proof(self) -> dict[str, Any]:
@@ -77,7 +78,7 @@ class MqttAuthentication(MqttPeer):
         assert self.__method is not None
         self.__exchange = await self.begin_authentication(self.__method)
         if self.__exchange is None:
-            raise Reject(BAD_AUTHENTICATION_METHOD, "no such authentication method here")
+            raise Reject(ReasonCode.BAD_AUTHENTICATION_METHOD, "no such authentication method here")
         return await self.__step(data)
 
     async def __step(self, data: bytes | None) -> bool:
@@ -85,15 +86,10 @@ class MqttAuthentication(MqttPeer):
         assert exchange is not None
         self.__answer = await exchange.step(data)
         if not exchange.done:
-            await self._gateway_send(_auth_event(self.__answer, None))
+            await self._gateway_send(events.auth_to_client(data=self.__answer))
             return False
         self.authenticated, self.__exchange = exchange, None
         return True
 
     async def _gateway_send(self, event: Event) -> None:
         raise NotImplementedError
-
-
-def _auth_event(data: bytes | None, reason_code: int | None) -> Event:
-    event: dict[str, Any] = {"type": "mqtt.auth", "data": data}
-    return event if reason_code is None else event | {"reason_code": reason_code}

@@ -2,31 +2,26 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from gateway.exceptions import InvalidChannelLayerError, Reject
 from gateway.metrics import consumer_sends_after_close, mqtt_refusals
 from gateway.mqtt.topics import TopicTable, is_topic_handler
 from protocols.asgi import Event
 from protocols.log_lines import Peer, PeerLog
+from protocols.mqtt import ReasonCode, events
 from protocols.mqtt.codec.topic_rules import is_status_topic
+from protocols.mqtt.events import AckEvent
 from protocols.runner import describe
 
 logger = logging.getLogger("gateway.mqtt")
 peer_log = PeerLog("gateway.mqtt")
 
-# Reason codes of MQTT 5 [MQTT5-2.4]
-SUCCESS = 0x00
-IMPLEMENTATION_SPECIFIC_ERROR = 0x83
-BAD_USER_NAME_OR_PASSWORD = 0x86
-NOT_AUTHORIZED = 0x87
-BAD_AUTHENTICATION_METHOD = 0x8C
-QUOTA_EXCEEDED = 0x97
-ADMINISTRATIVE_ACTION = 0x98
-
 EVENTS = ("mqtt.connect", "mqtt.publish", "mqtt.subscribe", "mqtt.retained", "mqtt.unsubscribe", "mqtt.disconnect")
 
-FAILED = Reject(IMPLEMENTATION_SPECIFIC_ERROR)
+_SUCCESS: Final = int(ReasonCode.SUCCESS)
+
+FAILED = Reject(ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR)
 """A failure of ours. Who cannot be told of it sends the publish again when it is back."""
 
 
@@ -111,14 +106,14 @@ class MqttPeer:
         will = self.scope["will"]
         if will is None or self.allow_will(will):
             return None
-        self.note_refusal("will", will["topic"], Reject(NOT_AUTHORIZED))
+        self.note_refusal("will", will["topic"], Reject(ReasonCode.NOT_AUTHORIZED))
         return False
 
     def _require_unrestricted(self, publish_to: str = "") -> None:
         if not self.unrestricted:
-            raise Reject(NOT_AUTHORIZED)
+            raise Reject(ReasonCode.NOT_AUTHORIZED)
         if is_status_topic(publish_to):
-            raise Reject(NOT_AUTHORIZED, "a topic of the broker itself")
+            raise Reject(ReasonCode.NOT_AUTHORIZED, "a topic of the broker itself")
 
     def note_refusal(
         self, request: str, about: object, refusal: Reject, count: int = 1, *, answered: bool = True
@@ -155,62 +150,18 @@ class MqttPeer:
         return refusal
 
     def _note_failure(self, request: str, about: object, error: BaseException, count: int = 1) -> None:
-        mqtt_refusals.labels(request, f"{IMPLEMENTATION_SPECIFIC_ERROR:#04x}").inc(count)
+        mqtt_refusals.labels(request, f"{ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR:#04x}").inc(count)
         message, peer = "%s %r of %s failed (%d)", self.__peer()
         kind = f"{message} {request} {type(error).__name__}"
         peer_log.error(peer, message, request, about, self._who(), count, kind=kind, exc_info=error)
 
 
-def accept_event(
-    client_id: str | None,
-    name: str,
-    properties: dict[str, Any] | None,
-    maximum_qos: int | None,
-    owner: str | None,
-    will: bool | None,
-) -> Event:
-    options = {
-        "client_id": client_id,
-        "name": name or None,
-        "properties": properties,
-        "maximum_qos": maximum_qos,
-        "owner": owner,
-        "will": will,
-    }
-    return {"type": "mqtt.accept"} | {key: value for key, value in options.items() if value is not None}
-
-
-def reason_event(event_type: str, reason_code: int, reason_string: str | None, log_reason: str | None) -> Event:
-    event: dict[str, Any] = {"type": event_type, "reason_code": reason_code}
-    if reason_string:
-        event["reason_string"] = reason_string
-    if log_reason:
-        event["log_reason"] = log_reason
-    return event
-
-
-def close_event(reason_code: int, reason_string: str | None, log_reason: str | None, will: bool) -> Event:
-    event = reason_event("mqtt.close", reason_code, reason_string, log_reason)
-    if not will:
-        event["will"] = False
-    return event
-
-
-def publish_event(
-    topic_name: str, payload: bytes | str, qos: int, retain: bool, properties: dict[str, Any] | None
-) -> Event:
-    data = payload.encode() if isinstance(payload, str) else payload
-    event = {"type": "mqtt.publish", "topic": topic_name, "payload": data, "qos": qos, "retain": retain}
-    if properties:
-        event["properties"] = properties
-    return event
-
-
 def publish_ack(ack_id: int, route: bool) -> Event:
-    ack: dict[str, Any] = {"type": "mqtt.ack", "ack_id": ack_id, "reason_code": SUCCESS}
+    # events.ack(...), written out: what every publish gets.
+    ack: AckEvent = {"type": "mqtt.ack", "ack_id": ack_id, "reason_code": _SUCCESS}
     if not route:
         ack["route"] = False
-    return ack
+    return ack  # type: ignore[return-value]
 
 
 def broker_ack(ack_id: int, route: bool, unrestricted: bool) -> Event:
@@ -235,7 +186,5 @@ def filters_ack(ack_id: int, results: "list[int | Reject]") -> Event:
     """The answer to a subscribe or unsubscribe, with the reason of the first refusal."""
     refusals = [result for result in results if isinstance(result, Reject)]
     codes = [result.reason_code if isinstance(result, Reject) else result for result in results]
-    ack: dict[str, Any] = {"type": "mqtt.ack", "ack_id": ack_id, "reason_codes": codes}
-    if refusals and refusals[0].reason_string:
-        ack["reason_string"] = refusals[0].reason_string
-    return ack
+    reason = refusals[0].reason_string if refusals else None
+    return events.ack(ack_id=ack_id, reason_codes=codes, reason_string=reason or None)

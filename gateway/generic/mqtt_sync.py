@@ -7,25 +7,16 @@ from asgiref.sync import async_to_sync
 from gateway.consumer import SyncConsumer
 from gateway.exceptions import AcceptConnection, DenyConnection, Reject, StopConsumer
 from gateway.generic.mqtt_replies import (
-    ADMINISTRATIVE_ACTION,
-    BAD_AUTHENTICATION_METHOD,
-    BAD_USER_NAME_OR_PASSWORD,
     EVENTS,
     FAILED,
-    NOT_AUTHORIZED,
-    QUOTA_EXCEEDED,
-    SUCCESS,
     MqttPeer,
-    accept_event,
     broker_ack,
-    close_event,
     filters_ack,
     publish_ack,
-    publish_event,
-    reason_event,
     refuse,
 )
 from protocols.asgi import Event
+from protocols.mqtt import ReasonCode, events
 
 
 class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
@@ -39,7 +30,7 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         """Asks `connect`, then joins the groups."""
         self.allow_anonymous = event["allow_anonymous"]
         if event.get("authentication_method") is not None:
-            self.reject(BAD_AUTHENTICATION_METHOD)
+            self.reject(ReasonCode.BAD_AUTHENTICATION_METHOD)
             return
         try:
             self.connect(event["password"])
@@ -58,7 +49,7 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
             self.unrestricted = True
             self.accept()
         else:
-            self.reject(BAD_USER_NAME_OR_PASSWORD)
+            self.reject(ReasonCode.BAD_USER_NAME_OR_PASSWORD)
 
     def accept(
         self,
@@ -73,15 +64,28 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         self.accepted = True
         self.client_name = name
         self._gateway_owner = owner
-        event = accept_event(client_id, name, properties, maximum_qos, owner, self._gateway_will())
+        event = events.accept(
+            client_id=client_id,
+            name=name or None,
+            will=self._gateway_will(),
+            owner=owner,
+            properties=properties,
+            maximum_qos=maximum_qos,
+        )
         self._gateway_send(event)
 
     def reject(
-        self, reason_code: int = NOT_AUTHORIZED, reason_string: str | None = None, *, log_reason: str | None = None
+        self,
+        reason_code: int = ReasonCode.NOT_AUTHORIZED,
+        reason_string: str | None = None,
+        *,
+        log_reason: str | None = None,
     ) -> None:
         """Refuses the connection; `log_reason` is for the log, see `mqtt.reject` in docs/events.md."""
         self.note_refusal("connect", self.scope["client_id"], Reject(reason_code, reason_string))
-        self._gateway_send(reason_event("mqtt.reject", reason_code, reason_string, log_reason))
+        self._gateway_send(
+            events.reject(reason_code=reason_code, reason_string=reason_string or None, log_reason=log_reason or None)
+        )
         self._gateway_closed = True
 
     def mqtt_publish(self, event: Event) -> None:
@@ -160,7 +164,7 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         except Exception as error:
             self._note_failure("retained", topic, error)
             return FAILED
-        return SUCCESS if allowed else self._note_withheld(topic, Reject(NOT_AUTHORIZED))
+        return ReasonCode.SUCCESS if allowed else self._note_withheld(topic, Reject(ReasonCode.NOT_AUTHORIZED))
 
     def authorize_retained(self, topic: str) -> bool:
         """As AsyncMqttConsumer.authorize_retained."""
@@ -170,7 +174,7 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         """Tells `unsubscribe` of each filter."""
         for topic_filter in event["topic_filters"]:
             self.unsubscribe(topic_filter)
-        self._gateway_send(filters_ack(event["ack_id"], [SUCCESS] * len(event["topic_filters"])))
+        self._gateway_send(filters_ack(event["ack_id"], [ReasonCode.SUCCESS] * len(event["topic_filters"])))
 
     def unsubscribe(self, topic_filter: str) -> None:
         """Called with each filter that the client gives up; to be overridden."""
@@ -185,11 +189,14 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         properties: dict[str, Any] | None = None,
     ) -> None:
         """Sends a message to this client, whether it has subscribed or not; text is sent as UTF-8."""
-        self._gateway_send(publish_event(topic, payload, qos, retain, properties))
+        data = payload.encode() if isinstance(payload, str) else payload
+        self._gateway_send(
+            events.publish_to_client(topic=topic, payload=data, qos=qos, retain=retain, properties=properties or None)
+        )
 
     def close(
         self,
-        reason_code: int = ADMINISTRATIVE_ACTION,
+        reason_code: int = ReasonCode.ADMINISTRATIVE_ACTION,
         reason_string: str | None = None,
         *,
         log_reason: str | None = None,
@@ -197,7 +204,14 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
     ) -> None:
         """Closes the connection; MQTT 5 clients are told why, `log_reason` is for the log. With `will=False` the
         client's will is not published: for one that has lost the right to publish."""
-        self._gateway_send(close_event(reason_code, reason_string, log_reason, will))
+        self._gateway_send(
+            events.close(
+                reason_code=reason_code,
+                reason_string=reason_string or None,
+                log_reason=log_reason or None,
+                will=None if will else False,
+            )
+        )
         self._gateway_closed = True
 
     def mqtt_disconnect(self, event: Event) -> None:
@@ -214,7 +228,7 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
 
     def mailbox_overflow(self, event: Event) -> None:  # type: ignore[override]
         """Closes with 0x97, quota exceeded."""
-        self.close(QUOTA_EXCEEDED)
+        self.close(ReasonCode.QUOTA_EXCEEDED)
 
     def _gateway_send(self, event: Event) -> None:
         if not self._gateway_peer_gone():

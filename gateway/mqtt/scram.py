@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from gateway.exceptions import Reject
+from protocols.mqtt import ReasonCode
 
 METHOD: Final = "SCRAM-SHA-256"
 ITERATIONS: Final = 15_000
-NOT_AUTHORIZED: Final = 0x87
 
 # What unknown names are told instead of a salt: the same each time, as a real one is.
 _SECRET = secrets.token_bytes(32)
@@ -97,7 +97,7 @@ class ScramServer:
             text = (data or b"").decode()
             return (self._finish(text) if self._nonce else await self._begin(text)).encode()
         except ValueError as error:
-            raise Reject(NOT_AUTHORIZED, f"{METHOD}: {error}") from error
+            raise Reject(ReasonCode.NOT_AUTHORIZED, f"{METHOD}: {error}") from error
 
     async def _begin(self, text: str) -> str:
         match = _CLIENT_FIRST.fullmatch(text)

@@ -7,6 +7,7 @@ from typing import Any
 
 from gateway.testing.application import ApplicationCommunicator
 from protocols.asgi import Application, Event
+from protocols.mqtt import events
 
 
 class MqttCommunicator(ApplicationCommunicator):
@@ -31,24 +32,24 @@ class MqttCommunicator(ApplicationCommunicator):
         super().__init__(
             application,
             {
-                "type": "mqtt",
-                "asgi": {"version": "3.0", "spec_version": "1.0"},
-                "mqtt_version": mqtt_version,
-                "client_id": client_id,
-                "username": username,
-                "clean_start": True,
-                "keep_alive_s": 60,
-                "will": None,
-                "properties": {},
-                "client": ("127.0.0.1", 50000),
-                "server": ("127.0.0.1", 1883),
-                "scheme": "mqtt",
-                "extensions": {},
-                "state": state if state is not None else {},
+                **events.scope(
+                    mqtt_version=mqtt_version,
+                    client_id=client_id,
+                    username=username,
+                    clean_start=True,
+                    keep_alive_s=60,
+                    will=None,
+                    properties={},
+                    client=("127.0.0.1", 50000),
+                    server=("127.0.0.1", 1883),
+                    scheme="mqtt",
+                    extensions={},
+                    state=state if state is not None else {},
+                ),
                 **scope,
             },
         )
-        self._connect: Event = {"type": "mqtt.connect", "password": password, "allow_anonymous": allow_anonymous}
+        self._connect = events.connect(password=password, allow_anonymous=allow_anonymous)
         self._ack_ids = itertools.count(1)
         self._connected = False
 
@@ -81,8 +82,17 @@ class MqttCommunicator(ApplicationCommunicator):
     ) -> int:
         """Publishes; returns the `ack_id`, by which `receive_ack` can be told to be its own."""
         ack_id = next(self._ack_ids)
-        event = {"type": "mqtt.publish", "ack_id": ack_id, "topic": topic, "payload": payload, "qos": qos}
-        await self.send_input(event | {"retain": retain, "dup": dup, "properties": properties or {}})
+        await self.send_input(
+            events.publish(
+                ack_id=ack_id,
+                topic=topic,
+                payload=payload,
+                qos=qos,
+                retain=retain,
+                dup=dup,
+                properties=properties or {},
+            )
+        )
         return ack_id
 
     async def receive_ack(self, ack_id: int | None = None, timeout: float = 1) -> Event:
@@ -100,24 +110,20 @@ class MqttCommunicator(ApplicationCommunicator):
     async def subscribe(self, *topic_filters: str, qos: int = 0) -> Sequence[int]:
         """Subscribes; returns the reason code of each filter."""
         ack_id = next(self._ack_ids)
-        subscriptions = [_subscription(topic_filter, qos) for topic_filter in topic_filters]
-        await self.send_input(
-            {"type": "mqtt.subscribe", "ack_id": ack_id, "subscriptions": subscriptions, "properties": {}}
-        )
+        subscriptions = [events.subscription_request(topic_filter, qos) for topic_filter in topic_filters]
+        await self.send_input(events.subscribe(ack_id=ack_id, subscriptions=subscriptions, properties={}))
         return list((await self.receive_ack(ack_id))["reason_codes"])
 
     async def check_retained(self, *topics: str) -> Sequence[int]:
         """Asks about retained messages, as a server does that was told to; returns the reason code of each."""
         ack_id = next(self._ack_ids)
-        await self.send_input({"type": "mqtt.retained", "ack_id": ack_id, "topics": list(topics)})
+        await self.send_input(events.retained(ack_id=ack_id, topics=list(topics)))
         return list((await self.receive_ack(ack_id))["reason_codes"])
 
     async def unsubscribe(self, *topic_filters: str) -> Sequence[int]:
         """Unsubscribes; returns the reason code of each filter."""
         ack_id = next(self._ack_ids)
-        await self.send_input(
-            {"type": "mqtt.unsubscribe", "ack_id": ack_id, "topic_filters": list(topic_filters), "properties": {}}
-        )
+        await self.send_input(events.unsubscribe(ack_id=ack_id, topic_filters=list(topic_filters), properties={}))
         return list((await self.receive_ack(ack_id))["reason_codes"])
 
     async def receive_publish(self, timeout: float = 1) -> Event:
@@ -128,20 +134,5 @@ class MqttCommunicator(ApplicationCommunicator):
 
     async def disconnect(self, reason_code: int = 0, reason: str = "client", timeout: float = 1) -> None:
         """Disconnects and waits until the application has ended."""
-        event: Event = {"type": "mqtt.disconnect", "reason_code": reason_code, "reason": reason, "properties": {}}
-        await self.send_input(event)
+        await self.send_input(events.disconnect(reason_code=reason_code, reason=reason))
         await self.wait(timeout)
-
-
-def _subscription(topic_filter: str, qos: int) -> dict[str, Any]:
-    share_name = None
-    if topic_filter.startswith("$share/"):
-        _, share_name, topic_filter = topic_filter.split("/", 2)
-    return {
-        "topic_filter": topic_filter,
-        "qos": qos,
-        "no_local": False,
-        "retain_as_published": False,
-        "retain_handling": 0,
-        "share_name": share_name,
-    }

@@ -16,9 +16,7 @@ from gateway.token_auth.senders import HttpResponse, WebSocket, note_expiry, ref
 from gateway.token_auth.sources import FIRST_MESSAGE, SOURCES, SUBPROTOCOL, Found, find, without_parameter
 from protocols.asgi import Application, Event, Receive, Scope, Send
 from protocols.inbox import Inbox
-
-MQTT_BAD_CREDENTIALS: Final = 0x86
-MQTT_NOT_AUTHORIZED: Final = 0x87
+from protocols.mqtt import ReasonCode, events
 
 _LONGEST_TIMER_S: Final = 3600.0  # so that a clock that was set, or a machine that slept, is noticed
 
@@ -224,9 +222,9 @@ class TokenAuthMiddleware:
         found = find(scope, self.sources, None, password=connect["password"])
         authentication = await self._authenticate(found)
         if authentication is None and (found or self.required):
-            code = MQTT_BAD_CREDENTIALS if found else MQTT_NOT_AUTHORIZED
+            code = ReasonCode.BAD_USER_NAME_OR_PASSWORD if found else ReasonCode.NOT_AUTHORIZED
             why = self._count_refusal(scope, found)
-            await send({"type": "mqtt.reject", "reason_code": code, "log_reason": why})
+            await send(events.reject(reason_code=code, log_reason=why))
             return None
         scope = _with_user(dict(scope), authentication)
         if authentication is None:
@@ -238,9 +236,7 @@ class TokenAuthMiddleware:
 
         async def expire() -> None:
             note_expiry(scope)
-            await send(
-                {"type": "mqtt.close", "reason_code": MQTT_NOT_AUTHORIZED, "reason_string": "the token has expired"}
-            )
+            await send(events.close(reason_code=ReasonCode.NOT_AUTHORIZED, reason_string="the token has expired"))
 
         async with authentication.ending_by(expire):
             return await self.inner(scope, _again(connect, receive), send)

@@ -12,9 +12,10 @@ from amqtt.errors import AMQTTError, NoDataError
 from amqtt.session import ApplicationMessage, Session
 
 from protocols.amqtt.options import LISTENER, AmqttOptions
-from protocols.asgi import ASGI_VERSION, MQTT_SPEC_VERSION, Application, Event, Scope
+from protocols.asgi import Application, Event, Scope
 from protocols.inbox import Inbox
 from protocols.log_lines import PeerLog
+from protocols.mqtt import ReasonCode, events, is_failure
 from protocols.runner import ApplicationRun, ClientDisconnectedError, printable
 from protocols.sockets import client_address, server_address, tls_extension
 
@@ -28,9 +29,6 @@ ANSWER_TIMEOUT_S: Final = 30.0
 """How long the application may take to accept or reject."""
 ANSWER_GRACE_S: Final = 10.0
 """How long the application may take to answer a client that has gone."""
-_FAILURE: Final = 0x80
-_NOT_AUTHORIZED: Final = 0x87
-_UNAVAILABLE: Final = 0x88
 
 
 class Owner(Protocol):
@@ -104,7 +102,7 @@ class Connection:
         """Answers in the application's place what it has not answered."""
         for future in (self._answered, *self._acks.values()):
             if future is not None and not future.done():
-                future.set_result({"type": "mqtt.reject", "reason_code": _UNAVAILABLE})
+                future.set_result(events.reject(reason_code=ReasonCode.SERVER_UNAVAILABLE))
 
     def _end(self) -> None:
         if self._giving_up is not None:
@@ -113,9 +111,7 @@ class Connection:
         if self._run is None:
             self._server.left(self)
         else:
-            self._run.disconnect(
-                {"type": "mqtt.disconnect", "reason_code": 0, "reason": self._reason, "properties": {}}
-            )
+            self._run.disconnect(events.disconnect(reason_code=ReasonCode.SUCCESS, reason=self._reason))
 
     def close(self, reason: str) -> None:
         """Ends the connection."""
@@ -141,14 +137,12 @@ class Connection:
             self._server.application, self._scope(session), self.send, inbox=Inbox(), on_finished=self._finished
         )
         password = None if session.password is None else session.password.encode()
-        self._run.inbox.feed(
-            {"type": "mqtt.connect", "password": password, "allow_anonymous": self.options.allow_anonymous}, 0
-        )
+        self._run.inbox.feed(events.connect(password=password, allow_anonymous=self.options.allow_anonymous), 0)
         answer = await self._answered
         if answer["type"] != "mqtt.accept":
             why = answer.get("log_reason") or answer.get("reason_string", "")
             who = printable(session.client_id or "")
-            message, code = "refused %s: application, %#04x %s", answer.get("reason_code", _NOT_AUTHORIZED)
+            message, code = "refused %s: application, %#04x %s", answer.get("reason_code", ReasonCode.NOT_AUTHORIZED)
             peer_log.info(self.client, message, who, code, why, kind=f"{message} {code:#04x}")
             return False
         self._name = answer.get("name", "")
@@ -170,64 +164,61 @@ class Connection:
             return False
         packet = message.publish_packet
         answer = await self._ask(
-            {
-                "type": "mqtt.publish",
-                "topic": topic,
-                "payload": bytes(message.data),
-                "qos": message.qos or 0,
-                "retain": bool(packet and packet.retain_flag),
-                "dup": bool(packet and packet.dup_flag),
-                "properties": {},
-            }
+            events.publish(
+                ack_id=self._new_ack_id(),
+                topic=topic,
+                payload=bytes(message.data),
+                qos=message.qos or 0,
+                retain=bool(packet and packet.retain_flag),
+                dup=bool(packet and packet.dup_flag),
+                properties={},
+            )
         )
         code = answer.get("reason_code", 0)
-        if code >= _FAILURE and not answer.get("drop") and not self._writer.transport.is_closing():
+        if is_failure(code) and not answer.get("drop") and not self._writer.transport.is_closing():
             why = f"refused a publish to {topic!r}: {code:#04x} {answer.get('reason_string') or ''}".rstrip()
             who = printable((self._session and self._session.client_id) or "")
             named = f"{printable(self._name)} ({who})" if self._name else who
             message = "closed %s: application, %s"
             peer_log.warning(self.client, message, named, why, kind=f"{message} {code:#04x}")
             self.close("application")
-        return bool(code < _FAILURE and answer.get("route", True))
+        return bool(not is_failure(code) and answer.get("route", True))
 
     async def may_subscribe(self, topic_filter: str) -> bool:
         """Whether the application allows the filter. amqtt does not say at which QoS it is asked for."""
-        subscription = {
-            "topic_filter": topic_filter,
-            "qos": 2,
-            "no_local": False,
-            "retain_as_published": False,
-            "retain_handling": 0,
-            "share_name": None,
-        }
-        answer = await self._ask({"type": "mqtt.subscribe", "subscriptions": [subscription], "properties": {}})
-        codes = answer.get("reason_codes") or [_FAILURE]
+        subscription = events.subscription_request(topic_filter, 2)
+        answer = await self._ask(
+            events.subscribe(ack_id=self._new_ack_id(), subscriptions=[subscription], properties={})
+        )
+        codes = answer.get("reason_codes") or [ReasonCode.UNSPECIFIED_ERROR]
         if answer.get("check_retained"):  # which amqtt asks nobody about
             message = "refused %r: the application wants to be asked about retained messages"
             peer_log.warning(self.client, message, topic_filter)
             return False
-        return bool(codes[0] < _FAILURE)
+        return not is_failure(codes[0])
 
     def unsubscribed(self, topic_filter: str) -> None:
         """The client has given a filter up."""
-        self._feed({"type": "mqtt.unsubscribe", "topic_filters": [topic_filter], "properties": {}})
+        self._feed(events.unsubscribe(ack_id=self._new_ack_id(), topic_filters=[topic_filter], properties={}))
 
     async def _ask(self, event: Event) -> Event:
-        ack_id = self._feed(event)
+        self._feed(event)
+        ack_id = event["ack_id"]
         answer = self._acks[ack_id] = asyncio.get_running_loop().create_future()
         if self._run is None or self._run.inbox.disconnected:
-            answer.set_result({"reason_code": _UNAVAILABLE})
+            answer.set_result(events.ack(ack_id=ack_id, reason_code=ReasonCode.SERVER_UNAVAILABLE))
         try:
             return cast(Event, await answer)
         finally:
             del self._acks[ack_id]
 
-    def _feed(self, event: Event) -> int:
-        ack_id = self._next_ack
+    def _new_ack_id(self) -> int:
         self._next_ack += 1
+        return self._next_ack - 1
+
+    def _feed(self, event: Event) -> None:
         if self._run is not None:
-            self._run.inbox.feed({**event, "ack_id": ack_id}, len(event.get("payload", b"")))
-        return ack_id
+            self._run.inbox.feed(event, len(event.get("payload", b"")))
 
     # -- the application answers --------------------------------------------------------------------------------------
 
@@ -274,29 +265,27 @@ class Connection:
     def _scope(self, session: Session) -> Scope:
         transport = self._writer.transport
         tls = tls_extension(transport)
-        will = {
-            "topic": session.will_topic,
-            "payload": bytes(session.will_message or b""),
-            "qos": session.will_qos or 0,
-            "retain": bool(session.will_retain),
-            "properties": {},
-        }
-        return {
-            "type": "mqtt",
-            "asgi": {"version": ASGI_VERSION, "spec_version": MQTT_SPEC_VERSION},
-            "mqtt_version": 4,
-            "client_id": session.client_id,
-            "username": session.username,
-            "clean_start": bool(session.clean_session),
-            "keep_alive_s": session.keep_alive,
-            "will": will if session.will_flag else None,
-            "properties": {},
-            "client": self.client,
-            "server": server_address(transport),
-            "scheme": "mqtts" if tls else "mqtt",
-            "extensions": {"tls": tls} if tls else {},
-            "state": dict(self._server.state),
-        }
+        will = events.WillMessage(
+            topic=session.will_topic,
+            payload=bytes(session.will_message or b""),
+            qos=session.will_qos or 0,
+            retain=bool(session.will_retain),
+            properties={},
+        )
+        return events.scope(
+            mqtt_version=4,
+            client_id=session.client_id,
+            username=session.username,
+            clean_start=bool(session.clean_session),
+            keep_alive_s=session.keep_alive,
+            will=will if session.will_flag else None,
+            properties={},
+            client=self.client,
+            server=server_address(transport),
+            scheme="mqtts" if tls else "mqtt",
+            extensions={"tls": tls} if tls else {},
+            state=self._server.state,
+        )
 
 
 current: ContextVar[Connection | None] = ContextVar("amqtt_connection", default=None)

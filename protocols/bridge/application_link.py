@@ -9,13 +9,14 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from protocols.asgi import ASGI_VERSION, MQTT_SPEC_VERSION, Application, Event, Scope
+from protocols.asgi import Application, Event, Scope
 from protocols.bridge import metrics
 from protocols.bridge.options import BridgeOptions
 from protocols.bridge.spool import VIA, Outgoing
 from protocols.bridge.topic_map import first_match
 from protocols.bridge.upstream import Upstream, UpstreamMessage
 from protocols.inbox import Inbox
+from protocols.mqtt import ReasonCode, events, is_failure
 from protocols.mqtt.codec.properties import size_bytes as properties_size
 from protocols.mqtt.storage.committer import Committer
 from protocols.runner import ApplicationRun
@@ -23,8 +24,6 @@ from protocols.runner import ApplicationRun
 HIGH_WATER_BYTES: Final = 4 * 1024 * 1024
 """What may wait for the application before the socket is not read. More than for a device: as long as the bridge does
 not read, it cannot see the answers to its pings."""
-
-_FAILURE: Final = 0x80
 
 
 class Ending(NamedTuple):
@@ -87,7 +86,7 @@ class Exchange:
         self._run = ApplicationRun(
             application, self._scope(state), self.send, inbox=inbox, on_finished=self._application_finished
         )
-        inbox.feed({"type": "mqtt.connect", "password": None, "allow_anonymous": False}, 0)
+        inbox.feed(events.connect(password=None, allow_anonymous=False), 0)
 
     @property
     def unanswered(self) -> int:
@@ -103,9 +102,7 @@ class Exchange:
         self._held.clear()
         if self._committer is not None:
             self._committer.forget(self)
-        self._run.disconnect(
-            {"type": "mqtt.disconnect", "reason_code": 0, "reason": self.ended.result().reason, "properties": {}}
-        )
+        self._run.disconnect(events.disconnect(reason_code=ReasonCode.SUCCESS, reason=self.ended.result().reason))
 
     def stop_reading(self) -> None:
         """Takes nothing more from upstream; what there is, is still answered."""
@@ -132,16 +129,15 @@ class Exchange:
         self._received.inc()
         size = len(topic) + len(message.payload) + properties_size(message.properties)
         self._run.inbox.feed(
-            {
-                "type": "mqtt.publish",
-                "ack_id": ack_id,
-                "topic": topic,
-                "payload": message.payload,
-                "qos": message.qos,
-                "retain": message.retain,
-                "dup": message.dup,
-                "properties": message.properties,
-            },
+            events.publish(
+                ack_id=ack_id,
+                topic=topic,
+                payload=message.payload,
+                qos=message.qos,
+                retain=message.retain,
+                dup=message.dup,
+                properties=message.properties,
+            ),
             size,
         )
         if len(self._pending) >= self._options.receive_maximum:
@@ -150,7 +146,7 @@ class Exchange:
     def _pass_over(self, ack_id: int, message: UpstreamMessage, reason: str, text: str) -> None:
         self._note(reason, text)
         self._pending.append(_Pending(message, ""))
-        self._ack({"type": "mqtt.ack", "ack_id": ack_id, "route": False})
+        self._ack(events.ack(ack_id=ack_id, route=False))
 
     # -- from the application -----------------------------------------------------------------------------------------
 
@@ -175,7 +171,8 @@ class Exchange:
             case "mqtt.reject" | "mqtt.close" as kind:
                 word = "does not take the bridge" if kind == "mqtt.reject" else "has closed the connection"
                 why = event.get("log_reason") or event.get("reason_string", "")
-                text = f"the application {word}: {event.get('reason_code', 0x98):#04x} {why}"
+                code = event.get("reason_code", ReasonCode.ADMINISTRATIVE_ACTION)
+                text = f"the application {word}: {code:#04x} {why}"
                 self._want_end(Ending("application", text.rstrip()))
             case other:
                 raise ValueError(f"no event of an application to an MQTT connection: {other!r}")
@@ -203,14 +200,14 @@ class Exchange:
         """
         message = pending.message
         code = answer.get("reason_code", 0)
-        if code >= _FAILURE:
+        if is_failure(code):
             text = f"{code:#04x} {answer.get('reason_string', '')}".rstrip()
             if not answer.get("drop") and message.qos and not message.dup:
                 self._want_end(Ending("application", f"refused a message to {pending.topic}: {text}"))
                 return False
             self._note("refused", f"the application refuses a message to {pending.topic}: {text}")
         commit_number = 0
-        if code < _FAILURE and answer.get("route", True):
+        if not is_failure(code) and answer.get("route", True):
             commit_number = self._outgoing.route(
                 pending.topic, message.payload, message.qos, message.retain, message.properties, self._client_id
             )
@@ -257,19 +254,17 @@ class Exchange:
 
     def _scope(self, state: Mapping[str, Any]) -> Scope:
         options, address = self._options, self._options.address
-        return {
-            "type": "mqtt",
-            "asgi": {"version": ASGI_VERSION, "spec_version": MQTT_SPEC_VERSION},
-            "mqtt_version": 5 if options.is_5 else 4,
-            "client_id": self._client_id,
-            "username": options.username,
-            "clean_start": False,
-            "keep_alive_s": options.keep_alive_s,
-            "will": None,
-            "properties": {},
-            "client": (address.host, address.port),
-            "server": None,
-            "scheme": "mqtts" if address.is_encrypted else "mqtt",
-            "extensions": {"bridge": {"name": options.name}},
-            "state": dict(state),
-        }
+        return events.scope(
+            mqtt_version=5 if options.is_5 else 4,
+            client_id=self._client_id,
+            username=options.username,
+            clean_start=False,
+            keep_alive_s=options.keep_alive_s,
+            will=None,
+            properties={},
+            client=(address.host, address.port),
+            server=None,
+            scheme="mqtts" if address.is_encrypted else "mqtt",
+            extensions={"bridge": {"name": options.name}},
+            state=state,
+        )

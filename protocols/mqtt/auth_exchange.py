@@ -10,6 +10,7 @@ from protocols.asgi import Event
 from protocols.mqtt.broker.broker import Broker
 from protocols.mqtt.codec.errors import ProtocolError
 from protocols.mqtt.codec.packets import Auth, Connect, Properties, ReasonCode
+from protocols.mqtt.events import auth as auth_event
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.packet_writer import Wire
 from protocols.mqtt.pending_requests import SubscribeReceiver
@@ -54,13 +55,13 @@ class AuthenticationReceiver(SubscribeReceiver):
         if not allowed:
             raise ProtocolError(ReasonCode.PROTOCOL_ERROR, f"AUTH {packet.reason_code:#04x} is not allowed here")
         self._turn = Turn.APPLICATION
-        event: Event = {
-            "type": "mqtt.auth",
-            "reauthenticate": again,
-            "data": packet.properties.get(DATA),
-            "properties": {name: value for name, value in packet.properties.items() if name not in (METHOD, DATA)},
-        }
-        events.append(event)
+        events.append(
+            auth_event(
+                reauthenticate=again,
+                data=packet.properties.get(DATA),
+                properties={name: value for name, value in packet.properties.items() if name not in (METHOD, DATA)},
+            )
+        )
 
     def _send_auth(self, event: Event) -> None:
         """Sends the AUTH of an `mqtt.auth`. Raises RuntimeError if it is not the application's turn, ValueError for

@@ -15,7 +15,7 @@ from protocols.mqtt.codec.packets import (
     ReasonCode,
     Will,
 )
-from protocols.mqtt.codec.reason_codes import sendable
+from protocols.mqtt.codec.reason_codes import is_failure, sendable
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.packet_writer import Wire
@@ -23,8 +23,6 @@ from protocols.mqtt.states import End, State
 from protocols.mqtt.trace import Tap
 
 NEVER: Final = float("inf")
-
-_FAILURE: Final = 0x80
 
 
 class Closing(AuthenticationReceiver):
@@ -146,7 +144,7 @@ class Closing(AuthenticationReceiver):
     def send_reject(self, event: Event, now: float) -> None:
         """Takes an `mqtt.reject`. Raises ValueError for a reason code that is none of a failure."""
         code = event.get("reason_code", ReasonCode.NOT_AUTHORIZED)
-        if code < _FAILURE:
+        if not is_failure(code):
             raise ValueError(f"mqtt.reject: expected a reason_code of 0x80 or more, got {code:#04x}")
         self.close(
             code,

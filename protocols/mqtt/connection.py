@@ -39,6 +39,7 @@ from protocols.mqtt.codec.packets import (
     Unsubscribe,
 )
 from protocols.mqtt.codec.reason_codes import sendable
+from protocols.mqtt.events import connect as connect_event
 from protocols.mqtt.message import Message
 from protocols.mqtt.negotiation import UNLIMITED, agree, check_connect, with_assigned_client_id
 from protocols.mqtt.options import MqttOptions
@@ -232,13 +233,12 @@ class Connection(Closing):
         self._assigned = not packet.client_id
         self.connect = with_assigned_client_id(packet) if self._assigned else packet
         events.append(
-            {
-                "type": "mqtt.connect",
-                "password": packet.password,
-                "allow_anonymous": self._options.allow_anonymous,
-                "authentication_method": self._method,
-                "authentication_data": packet.properties.get(DATA),
-            }
+            connect_event(
+                password=packet.password,
+                allow_anonymous=self._options.allow_anonymous,
+                authentication_method=self._method,
+                authentication_data=packet.properties.get(DATA),
+            )
         )
 
     def _received_auth(self, packet: Auth, events: list[Event], now: float) -> None:

@@ -18,8 +18,8 @@ from protocols.log_lines import Peer, PeerLog
 from protocols.mqtt.closing import NEVER
 from protocols.mqtt.codec.packets import ReasonCode
 from protocols.mqtt.description import describe, kind
+from protocols.mqtt.events import scope_of
 from protocols.mqtt.reading import CONGESTED, UNANSWERED
-from protocols.mqtt.scope import mqtt_scope
 from protocols.mqtt.server_state import ListenerContext
 from protocols.mqtt.states import End, State
 from protocols.mqtt.trace import Tap
@@ -241,7 +241,13 @@ class Endpoint(Writing):
         inbox = Inbox(pause=self._pause_for_inbox, resume=self._resume_for_inbox)
         self._run = ApplicationRun(
             self._server_state.application,
-            mqtt_scope(connect, self._transport, self._context, self._client),
+            scope_of(
+                connect,
+                self._transport,
+                client=self._client,
+                scheme=self._context.scheme,
+                state=self._server_state.state,
+            ),
             self.send,
             inbox=inbox,
             on_finished=self._application_finished,

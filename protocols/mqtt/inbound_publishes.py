@@ -24,7 +24,8 @@ from protocols.mqtt.codec.packets import (
     ReasonCode,
 )
 from protocols.mqtt.codec.properties import size_bytes as properties_size
-from protocols.mqtt.codec.reason_codes import sendable
+from protocols.mqtt.codec.reason_codes import is_failure, sendable
+from protocols.mqtt.events import PublishEvent
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.packet_writer import Output, Wire
 from protocols.mqtt.topic_aliases import InboundAliases
@@ -32,7 +33,6 @@ from protocols.mqtt.topic_aliases import InboundAliases
 MAX_PENDING_BYTES: Final = 1024 * 1024
 """What waits for the application's acknowledgement; above it the socket is not read."""
 
-_FAILURE: Final = 0x80
 _DUPLICATE: Final[Event] = {"route": False}
 """Stands for the application's acknowledgement of a QoS 2 PUBLISH that had been acknowledged before."""
 
@@ -138,18 +138,18 @@ class PublishReceiver(Output):
             self._pending_bytes += properties_size(packet.properties)
         ack_id = self._next
         self._next = ack_id + 1
-        events.append(
-            {
-                "type": "mqtt.publish",
-                "ack_id": ack_id,
-                "topic": packet.topic,
-                "payload": packet.payload,
-                "qos": qos,
-                "retain": packet.retain,
-                "dup": packet.dup,
-                "properties": packet.properties,
-            }
-        )
+        # events.publish(...), written out: a call with keyword arguments for each message. A cast would be one, too.
+        event: PublishEvent = {
+            "type": "mqtt.publish",
+            "ack_id": ack_id,
+            "topic": packet.topic,
+            "payload": packet.payload,
+            "qos": qos,
+            "retain": packet.retain,
+            "dup": packet.dup,
+            "properties": packet.properties,
+        }
+        events.append(event)  # type: ignore[arg-type]
 
     def _without_alias(self, packet: Publish) -> Publish:
         properties = packet.properties
@@ -239,10 +239,10 @@ class PublishReceiver(Output):
         if packet.properties:
             self._pending_bytes -= properties_size(packet.properties)
         code = event.get("reason_code", 0)
-        if packet.retain and packet.qos and self.version == MQTT_5_0 and code < _FAILURE:
+        if packet.retain and packet.qos and self.version == MQTT_5_0 and not is_failure(code):
             event = self._to_retain(packet, event, now)
             code = event.get("reason_code", 0)
-        if code >= _FAILURE and not self._may_answer(packet, event, code):
+        if code and is_failure(code) and not self._may_answer(packet, event, code):
             self._refuse(code, event.get("reason_string") or "", packet.topic, now)
             return
         if packet.qos == 2 and not self._take_over(packet, event, code):
@@ -250,7 +250,7 @@ class PublishReceiver(Output):
         journal = self._broker.journal
         recorded = 0 if journal is None else journal.recorded
         written = len(self.output)
-        if code < _FAILURE and event.get("route", True) and self.session is not None:
+        if not (code and is_failure(code)) and event.get("route", True) and self.session is not None:
             found = self._broker.forward(packet, self.session, now)
             if not found and packet.qos == 1 and not code and self.version == MQTT_5_0 and event.get("no_subscribers"):
                 code = ReasonCode.NO_MATCHING_SUBSCRIBERS
@@ -302,7 +302,7 @@ class PublishReceiver(Output):
             self._receiving.discard(packet.packet_id)
         if self._closed and session.link is not None:
             return False
-        if code >= _FAILURE and self.version == MQTT_5_0:
+        if is_failure(code) and self.version == MQTT_5_0:
             self._unacknowledged -= 1  # the identifier is free again [MQTT5-4.3.3-9]
         elif event is not _DUPLICATE:
             session.remember_received(packet.packet_id)

@@ -16,13 +16,13 @@ from protocols.mqtt.codec.packets import (
     ReasonCode,
     SubAck,
     Subscribe,
-    Subscription,
     UnsubAck,
     Unsubscribe,
 )
-from protocols.mqtt.codec.reason_codes import sendable
-from protocols.mqtt.codec.topic_rules import SHARE_PREFIX, split_shared, validate_topic_filter
+from protocols.mqtt.codec.reason_codes import is_failure, sendable
+from protocols.mqtt.codec.topic_rules import SHARE_PREFIX, validate_topic_filter
 from protocols.mqtt.description import kind
+from protocols.mqtt.events import SubscriptionRequest, retained, subscribe, subscription_request, unsubscribe
 from protocols.mqtt.inbound_publishes import MAX_PENDING_BYTES, PublishReceiver
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.packet_writer import Wire
@@ -31,7 +31,6 @@ from protocols.mqtt.retained_queries import RetainedCheck, retained_for, send_re
 MAX_PENDING_ANSWERS: Final = 64
 """SUBSCRIBE and UNSUBSCRIBE packets that wait for the application; with more, the socket is not read."""
 
-_FAILURE: Final = 0x80
 _BOUNDS: Final = {
     "max_topic_length": ReasonCode.TOPIC_FILTER_INVALID,
     "max_topic_levels": ReasonCode.QUOTA_EXCEEDED,
@@ -76,9 +75,9 @@ def as_of_bridge(packet: Subscribe) -> Subscribe:
 
 def pending_subscribe(
     packet: Subscribe, options: MqttOptions, counts: Counter[str]
-) -> tuple[PendingAnswer, Event | None]:
-    """What is to be remembered of a SUBSCRIBE, and the `mqtt.subscribe` event without its ack_id; no event if every
-    filter is refused already. `counts`: how many are refused because of an option, by its name."""
+) -> tuple[PendingAnswer, list[SubscriptionRequest]]:
+    """What is to be remembered of a SUBSCRIBE, and what the application is to be asked: nothing if every filter is
+    refused already. `counts`: how many are refused because of an option, by its name."""
     refused: list[int | None] = []
     bound = ""
     for index, subscription in enumerate(packet.subscriptions):
@@ -88,24 +87,24 @@ def pending_subscribe(
             bound, code = exceeded, _BOUNDS[exceeded]
         refused.append(code)
     asked = [
-        _as_event(subscription)
-        for subscription, code in zip(packet.subscriptions, refused, strict=True)
+        subscription_request(
+            one.topic_filter,
+            one.qos,
+            no_local=one.no_local,
+            retain_as_published=one.retain_as_published,
+            retain_handling=one.retain_handling,
+        )
+        for one, code in zip(packet.subscriptions, refused, strict=True)
         if code is None
     ]
-    pending = PendingAnswer(packet, refused, bound)
-    if not asked:
-        return pending, None
-    return pending, {"type": "mqtt.subscribe", "subscriptions": asked, "properties": packet.properties}
+    return PendingAnswer(packet, refused, bound), asked
 
 
-def pending_unsubscribe(packet: Unsubscribe) -> tuple[PendingAnswer, Event | None]:
+def pending_unsubscribe(packet: Unsubscribe) -> tuple[PendingAnswer, list[str]]:
     """The same for an UNSUBSCRIBE."""
     refused = [_syntax_error(topic_filter) for topic_filter in packet.topic_filters]
     asked = [topic_filter for topic_filter, code in zip(packet.topic_filters, refused, strict=True) if code is None]
-    pending = PendingAnswer(packet, refused)
-    if not asked:
-        return pending, None
-    return pending, {"type": "mqtt.unsubscribe", "topic_filters": asked, "properties": packet.properties}
+    return PendingAnswer(packet, refused), asked
 
 
 def _syntax_error(topic_filter: str) -> int | None:
@@ -123,18 +122,6 @@ def _exceeded(topic_filter: str, index: int, options: MqttOptions) -> str:
     if topic_filter.count("/") >= options.max_topic_levels:
         return "max_topic_levels"
     return "max_subscriptions" if index >= options.max_subscriptions else ""
-
-
-def _as_event(subscription: Subscription) -> Event:
-    share_name, topic_filter = split_shared(subscription.topic_filter)
-    return {
-        "topic_filter": topic_filter,
-        "qos": subscription.qos,
-        "no_local": subscription.no_local,
-        "retain_as_published": subscription.retain_as_published,
-        "retain_handling": subscription.retain_handling,
-        "share_name": share_name,
-    }
 
 
 def answer_subscribe(
@@ -158,11 +145,11 @@ def answer_subscribe(
         code = next(answers) if refused is None else refused
         topic_filter = subscription.topic_filter
         is_known = topic_filter in session.subscriptions
-        if code < _FAILURE and not is_known and (bound := _bound_of_one_more(topic_filter, broker, session)):
+        if not is_failure(code) and not is_known and (bound := _bound_of_one_more(topic_filter, broker, session)):
             pending.bound = bound
             broker.refused_filters[bound] += 1
             code = _BOUNDS[bound]
-        if code >= _FAILURE:
+        if is_failure(code):
             codes.append(sendable(code, PacketType.SUBACK))
             continue
         subscriber = Subscriber(
@@ -198,7 +185,7 @@ def answer_unsubscribe(
     codes: list[int] = []
     for topic_filter, refused in zip(packet.topic_filters, pending.refused, strict=True):
         code = next(answers) if refused is None else refused
-        if code >= _FAILURE:
+        if is_failure(code):
             codes.append(sendable(code, PacketType.UNSUBACK))
         elif broker.unsubscribe(topic_filter, session, now):
             codes.append(ReasonCode.SUCCESS)
@@ -246,23 +233,27 @@ class SubscribeReceiver(PublishReceiver):
         """Takes a SUBSCRIBE; adds the event to `events`, unless every filter is refused already."""
         if self._is_bridge:
             packet = as_of_bridge(packet)
-        pending, event = pending_subscribe(packet, self._options, self._broker.refused_filters)
-        self._await_answer(pending, event, events)
+        pending, asked = pending_subscribe(packet, self._options, self._broker.refused_filters)
+        if asked:
+            ack_id = self._remember(pending)
+            events.append(subscribe(ack_id=ack_id, subscriptions=asked, properties=packet.properties))
+        else:
+            self._refuse_all(pending)
 
     def received_unsubscribe(self, packet: Unsubscribe, events: list[Event], now: float) -> None:
         """Takes an UNSUBSCRIBE; adds the event to `events`, unless every filter is refused already."""
-        pending, event = pending_unsubscribe(packet)
-        self._await_answer(pending, event, events)
+        pending, asked = pending_unsubscribe(packet)
+        if asked:
+            ack_id = self._remember(pending)
+            events.append(unsubscribe(ack_id=ack_id, topic_filters=asked, properties=packet.properties))
+        else:
+            self._refuse_all(pending)
 
-    def _await_answer(self, pending: PendingAnswer, event: Event | None, events: list[Event]) -> None:
-        if event is None:
-            refusal = pending.refusal({})
-            self._name_bound(pending, refusal.properties)
-            self._tell_refused(pending, refusal.reason_codes, "")
-            self._write_short(refusal)
-            return
-        self._remember(pending, event)
-        events.append(event)
+    def _refuse_all(self, pending: PendingAnswer) -> None:
+        refusal = pending.refusal({})
+        self._name_bound(pending, refusal.properties)
+        self._tell_refused(pending, refusal.reason_codes, "")
+        self._write_short(refusal)
 
     def _name_bound(self, pending: PendingAnswer, properties: Properties) -> None:
         """Says which bound has refused a filter, unless the application has to say something."""
@@ -270,13 +261,13 @@ class SubscribeReceiver(PublishReceiver):
             options = self._broker.limits if hasattr(self._broker.limits, pending.bound) else self._options
             properties["reason_string"] = f"{pending.bound} is {getattr(options, pending.bound)}"
 
-    def _remember(self, asked: PendingAnswer | RetainedCheck, event: Event) -> None:
-        """Gives the event the ack_id under which its answer is looked for."""
+    def _remember(self, asked: PendingAnswer | RetainedCheck) -> int:
+        """The ack_id under which the answer is looked for."""
         if self._answers is None:
             self._answers = {}
         self._last_answer_id -= 1
         self._answers[self._last_answer_id] = asked
-        event["ack_id"] = self._last_answer_id
+        return self._last_answer_id
 
     def _answer(self, event: Event, now: float) -> None:
         pending = self._answers.pop(event["ack_id"], None) if self._answers is not None else None
@@ -330,9 +321,7 @@ class SubscribeReceiver(PublishReceiver):
         while checks:
             topics = checks[0].ask()
             if topics:
-                event: Event = {"type": "mqtt.retained", "topics": topics}
-                self._remember(checks[0], event)
-                self._wire.ask(event)
+                self._wire.ask(retained(ack_id=self._remember(checks[0]), topics=topics))
                 return
             checks.popleft()
 
@@ -360,7 +349,7 @@ class SubscribeReceiver(PublishReceiver):
         else:
             filters = list(packet.topic_filters)
         for index, (topic_filter, code) in enumerate(zip(filters, reason_codes, strict=True)):
-            if code >= _FAILURE:
+            if is_failure(code):
                 by_us = pending.refused[index] is not None
                 self.tap.refused(kind(packet), code, "" if by_us else reason, topic_filter)
 

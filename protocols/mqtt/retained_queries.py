@@ -6,13 +6,12 @@ from typing import Final
 
 from protocols.mqtt.broker.broker import Broker
 from protocols.mqtt.broker.session import Session, Subscriber
+from protocols.mqtt.codec.reason_codes import is_failure
 from protocols.mqtt.codec.topic_rules import split_shared
 from protocols.mqtt.message import Message
 
 MAX_ASKED: Final = 100
 """Topics that the application is asked about at a time."""
-
-_FAILURE: Final = 0x80
 
 
 def retained_for(broker: Broker, topic_filter: str, session: Session) -> list[Message]:
@@ -87,7 +86,7 @@ class RetainedCheck:
         """Sends what the application allows, having been asked. Returns (topic, reason code) of what it does not."""
         refused: list[tuple[str, int]] = []
         for (topic, topic_filter), code in zip(self._asked, reason_codes, strict=True):
-            if code >= _FAILURE:
+            if is_failure(code):
                 refused.append((topic, code))
             elif topic_filter in self._filters:
                 send_retained(broker, broker.retained_matching(topic), session.subscriptions[topic_filter], now)

@@ -4,6 +4,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from protocols.asgi import Event
+from protocols.mqtt import events
 from protocols.mqtt.codec.packets import Properties
 
 
@@ -36,9 +37,4 @@ class End(NamedTuple):
 
     def event(self) -> Event:
         """The `mqtt.disconnect` event."""
-        return {
-            "type": "mqtt.disconnect",
-            "reason_code": int(self.reason_code),
-            "reason": self.reason,
-            "properties": self.properties,
-        }
+        return events.disconnect(reason_code=self.reason_code, reason=self.reason, properties=self.properties)

@@ -18,6 +18,7 @@ from typing import Any, Final
 from protocols.mqtt.broker.owners import Owner
 from protocols.mqtt.codec.errors import ProtocolError
 from protocols.mqtt.codec.packets import ReasonCode
+from protocols.mqtt.codec.reason_codes import is_failure
 from protocols.mqtt.delivery import Delivery, Link
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import MqttOptions
@@ -279,7 +280,7 @@ class Outgoing:
 
     def received_by_client(self, packet_id: int, reason_code: int, now: float) -> None:
         """A PUBREC has come: the client owns the message, or refuses it [MQTT5-4.3.3-4]. Raises ProtocolError."""
-        refused = reason_code >= ReasonCode.UNSPECIFIED_ERROR
+        refused = is_failure(reason_code)
         delivery = self._take_inflight(packet_id, "PUBREC", qos=2)
         if delivery is not None:
             seq = delivery.seq

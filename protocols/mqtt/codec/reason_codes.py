@@ -55,7 +55,13 @@ def sendable(reason_code: int, packet_type: PacketType) -> int:
     return reason_code if reason_code in REASON_CODES[packet_type] else _R.IMPLEMENTATION_SPECIFIC_ERROR
 
 
+def is_failure(reason_code: int) -> bool:
+    """Whether the code is one of an error, 0x80 or more [MQTT5-2.4]."""
+    return reason_code >= 0x80
+
+
 SUBACK_FAILURE: Final = 0x80
+"""The return code of a SUBACK before 5.0 for a filter that is refused."""
 
 
 def suback_return_code(reason_code: int) -> int:
@@ -63,4 +69,4 @@ def suback_return_code(reason_code: int) -> int:
 
     3.1 knows no failure; it gets 0x80 too, since a granted QoS would promise messages that do not come.
     """
-    return reason_code if reason_code < SUBACK_FAILURE else SUBACK_FAILURE
+    return SUBACK_FAILURE if is_failure(reason_code) else reason_code
