@@ -310,7 +310,7 @@ class DeviceAdmin(DeviceModelAdmin):
         """Connections go by what was true when they were authenticated: a change that matters to them cuts them."""
         super().save_model(request, obj, form, change)
         if change and {"enabled", "type"} & set(form.changed_data):
-            credentials.cut(obj, "changed in the admin")
+            credentials.order_disconnect(obj, "changed in the admin")
 
     def response_add(self, request: HttpRequest, obj: Device, post_url_continue: str | None = None) -> HttpResponse:
         """Issues the first token and shows it."""
@@ -439,7 +439,7 @@ class DeviceAdmin(DeviceModelAdmin):
             raise Http404("there is no such name")
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
-        credentials.distrust(name)
+        credentials.revoke_certificate(name)
         return self._revoked(
             request,
             device,

@@ -15,12 +15,12 @@ class DevicesConfig(AppConfig):
         """Connects the signals, and reserves the topics of devices."""
         from django.db.models.signals import pre_delete
 
-        from devices.credentials import cut_deleted
+        from devices.credentials import disconnect_deleted
         from devices.deletion import follow_deleted
         from devices.topics import DEVICE_TOPICS, DEVICE_TOPICS_RESERVED
         from gateway.mqtt import reserve_topics
 
-        pre_delete.connect(cut_deleted, sender="gateway_devices.Device", dispatch_uid="cut_deleted")
+        pre_delete.connect(disconnect_deleted, sender="gateway_devices.Device", dispatch_uid="disconnect_deleted")
         pre_delete.connect(follow_deleted, sender="gateway_devices.Device", dispatch_uid="follow_deleted")
         for prefix in DEVICE_TOPICS:
             reserve_topics(prefix, DEVICE_TOPICS_RESERVED)

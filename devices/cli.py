@@ -149,12 +149,12 @@ def trust(name: str, certificate: str | None, **named: str | None) -> None:
 def distrust(name: str, value: str) -> None:
     """Trust a name in certificates no more. VALUE is as `gateway device show` has it."""
     setup_django()
-    from devices.credentials import distrust
+    from devices.credentials import revoke_certificate
 
     found = _find(name).certificate_names.filter(revoked_at=None, value=value).first()
     if found is None:
         raise GatewayError(f"{name} has no certificate with {value!r}; `{program()} device show {name}` lists them")
-    distrust(found)
+    revoke_certificate(found)
     echo(f"{found} of {name} is not trusted any more; its connections end within two seconds.", err=True)
 
 

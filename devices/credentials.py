@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from devices.client_certificates import HOLDER_FIELDS, Holder, holders_of
 from devices.look_ups import DatabaseReading, LookUps
-from devices.models import CertificateName, ConnectionCut, Credential, Device
+from devices.models import CertificateName, Credential, Device, DisconnectOrder
 from devices.profiles import PROFILES, Profile
 from protocols.addresses import network_of
 from protocols.limits import Client
@@ -95,27 +95,27 @@ def issue(device: Device) -> str:
 
 @transaction.atomic
 def revoke(credential: Credential, *, reason: str = "credential revoked") -> None:
-    """Makes a credential useless, and cuts the connections of its device: every gateway sees that within a second."""
+    """Makes a credential useless, and orders its device disconnected: every gateway sees that within a second."""
     if credential.revoked_at is None:
         credential.revoked_at = timezone.now()
         credential.save(update_fields=["revoked_at"])
-    cut(credential.device, reason)
+    order_disconnect(credential.device, reason)
 
 
 @transaction.atomic
-def distrust(name: CertificateName) -> None:
-    """Lets no holder of a certificate of this name in any more, and cuts the connections of its device."""
+def revoke_certificate(name: CertificateName) -> None:
+    """Lets no holder of a certificate of this name in any more, and orders its device disconnected."""
     if name.revoked_at is None:
         name.revoked_at = timezone.now()
         name.save(update_fields=["revoked_at"])
-    cut(name.device, "certificate revoked")
+    order_disconnect(name.device, "certificate revoked")
 
 
 @transaction.atomic
 def rotate(device: Device) -> str:
     """Revokes every credential of `device` and issues a new one."""
     device.credentials.filter(revoked_at=None).update(revoked_at=timezone.now())
-    cut(device, "credentials rotated")
+    order_disconnect(device, "credentials rotated")
     return issue(device)
 
 
@@ -131,17 +131,17 @@ def set_all_enabled(devices: Sequence[Device], enabled: bool) -> None:
     """Lets devices in, or cuts them off and keeps them out."""
     Device.objects.filter(pk__in=[device.pk for device in devices]).update(enabled=enabled)
     reason = "enabled" if enabled else "disabled"
-    ConnectionCut.objects.bulk_create(ConnectionCut(device_id=device.pk, reason=reason) for device in devices)
+    DisconnectOrder.objects.bulk_create(DisconnectOrder(device_id=device.pk, reason=reason) for device in devices)
 
 
-def cut(device: Device, reason: str) -> None:
+def order_disconnect(device: Device, reason: str) -> None:
     """Orders every gateway to close the connections of `device` and to look its credentials up anew."""
-    ConnectionCut.objects.create(device_id=device.pk, reason=reason)
+    DisconnectOrder.objects.create(device_id=device.pk, reason=reason)
 
 
-def cut_deleted(sender: type[Device], instance: Device, **kwargs: Any) -> None:
+def disconnect_deleted(sender: type[Device], instance: Device, **kwargs: Any) -> None:
     """A receiver of pre_delete: the connections of a device that is deleted end too."""
-    cut(instance, "deleted")
+    order_disconnect(instance, "deleted")
 
 
 class _Kind(Enum):
@@ -167,22 +167,22 @@ Answer: TypeAlias = Holder | str
 Read: TypeAlias = Callable[[dict[Key, Question]], Mapping[Key, Answer]]
 
 
-class Directory:
+class DeviceDirectory:
     """Looks devices up, by token, certificate or name, and remembers what it found: for minutes, and for seconds, apart
     from the rest, what lets nobody in.
 
-    `generation` rises with each batch of cuts. What was looked up before one may be out of date: it is not remembered,
-    and `is_current` tells.
+    `generation` rises with each batch of orders to disconnect. What was looked up before one may be out of date: it is
+    not remembered, and `is_current` tells.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, read: Read | None = None) -> None:
         """`clock` gives seconds; `read` is called in a thread in the place of the database."""
         self.generation = 0
-        self._all_cut_at = 0
+        self._all_disconnected_at = 0
         self._clock = clock
         self._known: OrderedDict[Key, tuple[float, Identity]] = OrderedDict()
         self._denied: OrderedDict[Key, tuple[float, Denied]] = OrderedDict()
-        self._cut_at: OrderedDict[int, int] = OrderedDict()
+        self._disconnected_at: OrderedDict[int, int] = OrderedDict()
         reading = DatabaseReading(read_credentials)
         self._look_ups = LookUps(read or reading.read, stamp=lambda: self.generation, abort=reading.abort)
 
@@ -221,17 +221,17 @@ class Directory:
         return found
 
     def is_current(self, identity: Identity) -> bool:
-        """Whether the device's connections have not been cut since `identity` was looked up."""
-        return self._cut_at.get(identity.device_id, self._all_cut_at) <= identity.as_of
+        """Whether the device's connections have not been closed by an order since `identity` was looked up."""
+        return self._disconnected_at.get(identity.device_id, self._all_disconnected_at) <= identity.as_of
 
     def forget(self, device_ids: set[int]) -> None:
-        """Forgets devices whose connections are being cut, and all that lets nobody in."""
+        """Forgets devices that are being disconnected, and all that lets nobody in."""
         self.generation += 1
         for device_id in device_ids:
-            self._cut_at[device_id] = self.generation
-            self._cut_at.move_to_end(device_id)
-        while len(self._cut_at) > CACHE_SIZE:  # of lookups that began so many cuts ago none is under way
-            self._cut_at.popitem(last=False)
+            self._disconnected_at[device_id] = self.generation
+            self._disconnected_at.move_to_end(device_id)
+        while len(self._disconnected_at) > CACHE_SIZE:  # of look-ups that began so many orders ago none is under way
+            self._disconnected_at.popitem(last=False)
         self._known = OrderedDict(
             (key, (expires, identity))
             for key, (expires, identity) in self._known.items()
@@ -242,8 +242,8 @@ class Directory:
     def forget_all(self) -> None:
         """Forgets every device: the database in which they were looked up is another now."""
         self.generation += 1
-        self._all_cut_at = self.generation
-        self._cut_at.clear()
+        self._all_disconnected_at = self.generation
+        self._disconnected_at.clear()
         self._known.clear()
         self._denied.clear()
 
@@ -265,7 +265,7 @@ def _put(memory: OrderedDict[Key, T], key: Key, value: T, size: int) -> None:
 
 
 def read_credentials(questions: dict[Key, Question]) -> dict[Key, Answer]:
-    """Answers a group of questions of a `Directory`, with a query for each kind of credential."""
+    """Answers a group of questions of a `DeviceDirectory`, with a query for each kind of credential."""
     by_kind: dict[_Kind, dict[Key, Any]] = {}
     for key, question in questions.items():
         by_kind.setdefault(key.kind, {})[key] = question

@@ -181,7 +181,7 @@ class CertificateName(models.Model):
         return f"{self.kind} {self.value}"
 
 
-class ConnectionCut(models.Model):
+class DisconnectOrder(models.Model):
     """An order to every gateway process to close a device's connections and forget its cached credentials.
 
     It outlives the device: the deletion of a device is such an order, too.

@@ -7,7 +7,7 @@ another, and none waits for that of a device: nothing is decided by comparing th
 Clocks may be set, and nothing here believes them: intervals are measured by the monotonic clock, and a process is taken
 for dead by the others when they have looked UNCHANGED_LOOKS times and its heartbeat was the same, whatever it says.
 
-Orders to cut a device off (`ConnectionCut`) come through the database, since they are given in any process: a command,
+Orders to disconnect a device (`DisconnectOrder`) come through the database, since any process gives them: a command,
 the admin of another gateway. Each process looks for new ones every POLL_INTERVAL_S, in a thread of its own: a database
 that does not let it record who is connected must not keep a device that was cut off.
 """
@@ -22,13 +22,13 @@ from django.db import Error as DatabaseFault
 from django.db import transaction
 
 from devices import metrics
-from devices.credentials import Directory, Identity
+from devices.credentials import DeviceDirectory, Identity
 from devices.models import (
     HEARTBEAT_INTERVAL_S,
     ConnectedDevice,
-    ConnectionCut,
     DatabaseNow,
     Device,
+    DisconnectOrder,
     GatewayInstance,
     now_ms,
 )
@@ -40,7 +40,7 @@ logger = logging.getLogger("gateway.devices")
 POLL_INTERVAL_S: Final = 1.0
 LOOK_LIMIT_S: Final = 4.0
 """How long a look for orders may take: a connection that does not answer is given up, and a new one is made."""
-KEEP_CUTS: Final = 100_000
+KEEP_ORDERS: Final = 100_000
 """How many orders are kept for those who have not seen them yet; a number, as a wrong clock would delete all."""
 UNCHANGED_LOOKS: Final = 7
 """After so many looks, one each HEARTBEAT_INTERVAL_S, a process whose heartbeat is still the same is dead. Looks count,
@@ -69,12 +69,12 @@ class Keeper(Protocol):
     def forget_owners(self, reasons: Mapping[str, str]) -> None: ...
 
 
-class Connections:
+class ConnectionRegistry:
     """The devices' open connections in this process."""
 
     def __init__(
         self,
-        directory: Directory,
+        directory: DeviceDirectory,
         *,
         announce: Callable[[int, bool], None],
         servers: Callable[[], Sequence[Keeper]] = tuple,
@@ -89,21 +89,22 @@ class Connections:
         self._changed: dict[int, int] = {}
         metrics.device_connections.set_function(lambda: sum(map(len, self._closers.values())))
 
-    def add(self, device: Identity, close: Close, *, seat: Hashable = None) -> bool:
+    def add(self, device: Identity, close: Close, *, session_key: Hashable = None) -> bool:
         """Notes an open connection; False, and nothing noted, if the device has been cut off since it was looked up.
-        One that has a `seat` takes it from the device's connection that had it before, which is about to end."""
+        With a `session_key` it takes the place of the device's connection that has the same one, which is about to
+        end."""
         if not self._directory.is_current(device):
             return False
         closers = self._closers.setdefault(device.device_id, {})
-        closers[close] = seat
+        closers[close] = session_key
         if len(closers) == 1:
             self._change(device.device_id, True)
         return True
 
     def count(self, device_id: int, *, beside: Hashable = None) -> int:
-        """How many connections of a device are open, not counting one that has the seat `beside`."""
-        seats = self._closers.get(device_id, {}).values()
-        return sum(seat is None or seat != beside for seat in seats)
+        """How many connections of a device are open, not counting one whose session key is `beside`."""
+        session_keys = self._closers.get(device_id, {}).values()
+        return sum(session_key is None or session_key != beside for session_key in session_keys)
 
     def remove(self, device: Identity, close: Close) -> None:
         """Notes that a connection has ended."""
@@ -113,7 +114,7 @@ class Connections:
             del self._closers[device.device_id]
             self._change(device.device_id, False)
 
-    def cut(self, reasons: dict[int, str]) -> None:
+    def disconnect(self, reasons: dict[int, str]) -> None:
         """Closes the connections of devices, given with the reasons."""
         self._directory.forget(set(reasons))
         for device_id, reason in reasons.items():
@@ -122,7 +123,7 @@ class Connections:
                 close(reason)
         self._forget(reasons)
 
-    def cut_all(self, reason: str) -> None:
+    def disconnect_all(self, reason: str) -> None:
         """Closes every connection, and forgets as whom their devices were let in; what is kept for them stays."""
         self._directory.forget_all()
         for closers in list(self._closers.values()):
@@ -148,13 +149,13 @@ class Connections:
         for server in self._servers():
             server.forget_owners(owners)
 
-    def take_changes(self) -> dict[int, tuple[bool, int]]:
+    def drain_changes(self) -> dict[int, tuple[bool, int]]:
         """What has changed since the last call: device -> whether it is connected, and since when (ms)."""
         changes = {device_id: (device_id in self._closers, at_ms) for device_id, at_ms in self._changed.items()}
         self._changed.clear()
         return changes
 
-    def put_back(self, changes: dict[int, tuple[bool, int]]) -> None:
+    def restore(self, changes: dict[int, tuple[bool, int]]) -> None:
         """Takes back changes that could not be recorded."""
         for device_id, (_, at_ms) in changes.items():
             self._changed.setdefault(device_id, at_ms)
@@ -182,13 +183,13 @@ def _owners(servers: Iterable[Keeper]) -> Iterator[str]:
         yield from server.owners()
 
 
-class Watchman:
+class PresenceRecorder:
     """Records in the database who is connected here, and carries out orders found there; a task for each, once a
     second."""
 
     def __init__(
         self,
-        connections: Connections,
+        connections: ConnectionRegistry,
         *,
         poll_interval_s: float = POLL_INTERVAL_S,
         heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S,
@@ -202,8 +203,8 @@ class Watchman:
         self._looked_at = float("-inf")
         self._others: dict[int, tuple[int, int]] = {}
         """Other processes: the heartbeat of each, and how often it was the same again."""
-        self._last_cut = 0
-        self._done_cuts: set[int] = set()
+        self._last_order = 0
+        self._done_orders: set[int] = set()
         self._has_compared = False
         self._must_start_over = False
         self._task: asyncio.Task[None] | None = None
@@ -221,7 +222,7 @@ class Watchman:
         """Registers this process, and begins; the task that is returned ends by `close` only. Raises what the database
         driver raises."""
         await self._recording.call(self._register, self._note_slow(RECORDING))
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="watchman")
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="presence")
         return self._task
 
     def start_over(self) -> None:
@@ -253,13 +254,13 @@ class Watchman:
 
     async def _carry_out_orders(self) -> None:
         try:
-            cuts = await self._looking.call(self._new_cuts, self._note_slow(LOOKING))
+            orders = await self._looking.call(self._new_orders, self._note_slow(LOOKING))
         except Exception as error:  # whatever a driver raises, or the start of a thread
             self._note_failure(LOOKING, _one_line(error))
         else:
             self._note_success(LOOKING)
-            if cuts:
-                self._connections.cut({cut.device_id: cut.reason for cut in cuts})
+            if orders:
+                self._connections.disconnect({order.device_id: order.reason for order in orders})
         if not self._has_compared:
             await self._compare_kept()
 
@@ -277,11 +278,11 @@ class Watchman:
             self._connections.forget_all_but(enabled)
 
     async def _record_changes(self) -> None:
-        changes = self._connections.take_changes()
+        changes = self._connections.drain_changes()
         try:
             states = await self._recording.call(self._round, self._note_slow(RECORDING), changes)
         except Exception as error:
-            self._connections.put_back(changes)
+            self._connections.restore(changes)
             self._note_failure(RECORDING, _one_line(error))
         else:
             if states is not None:
@@ -303,10 +304,10 @@ class Watchman:
     # In a thread
 
     def _register(self) -> None:
-        newest = ConnectionCut.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
-        ConnectionCut.objects.filter(pk__lte=newest - KEEP_CUTS).delete()
+        newest = DisconnectOrder.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
+        DisconnectOrder.objects.filter(pk__lte=newest - KEEP_ORDERS).delete()
         self._instance = self._new_instance()
-        self._new_cuts()
+        self._new_orders()
 
     def _new_instance(self) -> GatewayInstance:
         self._note_beat()
@@ -326,19 +327,19 @@ class Watchman:
         self._bury_the_dead()
         return states
 
-    def _new_cuts(self) -> list[ConnectionCut]:
+    def _new_orders(self) -> list[DisconnectOrder]:
         """The orders that have not been returned before."""
         if self._must_start_over:
             self._must_start_over = self._has_compared = False
-            self._last_cut, self._done_cuts = 0, set()
-            self._new_cuts()
-        recent = ConnectionCut.objects.filter(pk__gt=self._last_cut - OVERLAP).order_by("pk")
-        cuts = [cut for cut in recent if cut.pk not in self._done_cuts]
-        if cuts:
-            self._last_cut = max(self._last_cut, cuts[-1].pk)
-            self._done_cuts.update(cut.pk for cut in cuts)
-            self._done_cuts = {pk for pk in self._done_cuts if pk > self._last_cut - OVERLAP}
-        return cuts
+            self._last_order, self._done_orders = 0, set()
+            self._new_orders()
+        recent = DisconnectOrder.objects.filter(pk__gt=self._last_order - OVERLAP).order_by("pk")
+        orders = [order for order in recent if order.pk not in self._done_orders]
+        if orders:
+            self._last_order = max(self._last_order, orders[-1].pk)
+            self._done_orders.update(order.pk for order in orders)
+            self._done_orders = {pk for pk in self._done_orders if pk > self._last_order - OVERLAP}
+        return orders
 
     def _is_beat_due(self) -> bool:
         has_jumped = abs(_wall_offset_ms() - self._wall_offset_ms) > CLOCK_JUMP_MS

@@ -7,12 +7,12 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-from devices.credentials import Directory
+from devices.credentials import DeviceDirectory
 from devices.deletion import Deleter
 from devices.fanout import Fanout
 from devices.ingest import Group, Ingest
 from devices.limits import DeviceLimits, configured
-from devices.presence import Connections, Watchman
+from devices.presence import ConnectionRegistry, PresenceRecorder
 from devices.writers import make_writer
 from gateway.health import Lifecycle, NotReadyError
 from gateway.layers import get_channel_layer
@@ -25,10 +25,10 @@ class DeviceServices:
     """The collaborators of every consumer of devices."""
 
     ingest: Ingest
-    directory: Directory
-    connections: Connections
+    directory: DeviceDirectory
+    connections: ConnectionRegistry
     limits: DeviceLimits
-    watchman: Watchman
+    presence: PresenceRecorder
 
 
 def services_of(scope: Scope) -> DeviceServices:
@@ -46,7 +46,7 @@ async def readings_are_committed(scope: Scope) -> None:
 async def connections_are_watched(scope: Scope) -> None:
     """A check for /readyz. Raises NotReadyError while the database does not take this process's heartbeat, which is
     written every few seconds whether devices send or not, or cannot be asked whom to cut off."""
-    if services_of(scope).watchman.failure is not None:
+    if services_of(scope).presence.failure is not None:
         raise NotReadyError("connections of devices cannot be recorded or watched")
 
 
@@ -58,29 +58,29 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
         raise ImproperlyConfigured("devices need a channel layer: CHANNEL_LAYERS['default']")
 
     def replaced() -> None:
-        connections.cut_all("database replaced")
-        watchman.start_over()
+        connections.disconnect_all("database replaced")
+        presence.start_over()
 
     def committed(group: Group) -> None:
         fanout.committed(group)
 
     options = configured()
     lifecycle: Lifecycle = state.get("lifecycle") or Lifecycle()
-    directory = Directory()
+    directory = DeviceDirectory()
     ingest = Ingest(make_writer(options.max_clock_skew_ms), on_commit=committed, on_replaced=replaced, options=options)
     fanout = Fanout(layer, ingest)
-    connections = Connections(directory, announce=fanout.connection, servers=lambda: lifecycle.servers)
-    watchman = Watchman(connections)
+    connections = ConnectionRegistry(directory, announce=fanout.connection, servers=lambda: lifecycle.servers)
+    presence = PresenceRecorder(connections)
     deleter = Deleter(ingest.between_commits, forget_keys=ingest.forget_keys)
     async with AsyncExitStack() as started:
         started.push_async_callback(directory.close)
         started.push_async_callback(fanout.close)
-        watching = await watchman.start()
-        started.push_async_callback(watchman.close)
+        watching = await presence.start()
+        started.push_async_callback(presence.close)
         committing = ingest.start()
         started.push_async_callback(ingest.close)
         deleting = deleter.start()
         started.push_async_callback(deleter.close)
-        state["devices"] = DeviceServices(ingest, directory, connections, DeviceLimits.of(options), watchman)
+        state["devices"] = DeviceServices(ingest, directory, connections, DeviceLimits.of(options), presence)
         async with relying_on(committing, watching, deleting):
             yield

@@ -125,10 +125,10 @@ class Revocable:
         A connection that is about to take over a session ends the one that has it, and is not one too many beside it:
         a device whose line broke comes back before anybody has noticed that the old connection is dead.
         """
-        most, seat = services.limits.options.max_connections, scope.get("client_id")
-        if most and services.connections.count(device.device_id, beside=seat) >= most:
+        most, session_key = services.limits.options.max_connections, scope.get("client_id")
+        if most and services.connections.count(device.device_id, beside=session_key) >= most:
             raise refused(TOO_MANY, scope, f"{device} has {most} connections already")
-        if not services.connections.add(device, self._cut_off, seat=seat):
+        if not services.connections.add(device, self._cut_off, session_key=session_key):
             raise refused(CUT, scope, f"{device} was {CUT.reason}")
         self._registered = (services, device)
 

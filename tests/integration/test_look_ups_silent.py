@@ -4,7 +4,7 @@ import pytest
 from django.db import connections
 
 from devices import look_ups
-from devices.credentials import Directory, Identity, issue
+from devices.credentials import DeviceDirectory, Identity, issue
 from devices.look_ups import LookUpError
 from devices.models import Device, DeviceType
 from gateway.db import database_sync_to_async
@@ -22,7 +22,7 @@ async def test_a_look_up_that_gets_no_answer_is_ended_and_the_next_has_a_new_con
     postgresql_database: str, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = await database_sync_to_async(add_devices)()
-    directory = Directory()
+    directory = DeviceDirectory()
     with silent_proxy(postgres_server.port) as proxy:
         settings = {"PORT": proxy.port, "CONN_MAX_AGE": 60}
         monkeypatch.setitem(connections.settings, "default", connections.settings["default"] | settings)

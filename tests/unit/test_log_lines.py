@@ -47,8 +47,8 @@ NOT_OF_PEERS: Final = {
     "devices/ingest.py Ingest._store": "once after each failure",
     "devices/ingest.py Ingest._start_over": "the database file was replaced",
     "gateway/serve/data_dir.py": "at the start",
-    "devices/presence.py Watchman.close": "at the end",
-    "devices/presence.py Watchman._note_success": "once after each failure",
+    "devices/presence.py PresenceRecorder.close": "at the end",
+    "devices/presence.py PresenceRecorder._note_success": "once after each failure",
 }
 """By file, class and function, or what it begins with: why no peer can have it logged as often as it likes."""
 

@@ -86,7 +86,7 @@ def test_disabling_rotating_and_enabling_each_order_the_connections_cut(device: 
     assert rotated.returncode == 0
     assert TOKEN.fullmatch(rotated.stdout)
     assert rotated.stdout != first
-    assert device.query("SELECT reason FROM gateway_devices_connectioncut ORDER BY id") == [
+    assert device.query("SELECT reason FROM gateway_devices_disconnectorder ORDER BY id") == [
         ("disabled",),
         ("enabled",),
         ("credentials rotated",),

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from devices import credentials
 from devices.client_certificates import Holder, fingerprint_in, holders_of, names_in, normalized, trust
-from devices.models import ConnectionCut, Device, DeviceType
+from devices.models import Device, DeviceType, DisconnectOrder
 from tests.support.authority import Authority, fingerprint
 
 
@@ -116,9 +116,9 @@ def test_a_name_is_of_one_device_until_it_is_revoked(authority: Authority, add: 
     with pytest.raises(ValueError, match="cn sensor is trusted for one already"):
         trust(other, "cn", "sensor")
 
-    credentials.distrust(name)
+    credentials.revoke_certificate(name)
 
-    assert ConnectionCut.objects.get().device_id == one.pk
+    assert DisconnectOrder.objects.get().device_id == one.pk
     trust(other, "cn", "sensor")
 
 
@@ -141,7 +141,7 @@ def test_a_revoked_name_says_whose_it_was_unless_it_is_valid_for_another(
     one, other = add("one"), add("other")
     name = trust(one, "cn", "moved")
 
-    credentials.distrust(name)
+    credentials.revoke_certificate(name)
 
     holder = holder_of(path)
     assert isinstance(holder, Holder)

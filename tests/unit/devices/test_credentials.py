@@ -23,7 +23,7 @@ from devices.credentials import (
     NEGATIVE_CACHE_SIZE,
     Answer,
     Denied,
-    Directory,
+    DeviceDirectory,
     Found,
     Identity,
     Key,
@@ -36,7 +36,7 @@ from devices.credentials import (
     rotate,
     set_enabled,
 )
-from devices.models import ConnectionCut, Credential, Device
+from devices.models import Credential, Device, DisconnectOrder
 from devices.profiles import PROFILES
 from gateway.db import database_sync_to_async
 from tests.support.authority import Authority
@@ -59,8 +59,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def directory(clock: Clock) -> AsyncIterator[Directory]:
-    directory = Directory(clock=clock)
+async def directory(clock: Clock) -> AsyncIterator[DeviceDirectory]:
+    directory = DeviceDirectory(clock=clock)
     yield directory
     await directory.close()
 
@@ -79,7 +79,7 @@ def known(found: Found) -> bool:
 
 
 def cuts() -> list[tuple[int, str]]:
-    return list(ConnectionCut.objects.order_by("pk").values_list("device_id", "reason"))
+    return list(DisconnectOrder.objects.order_by("pk").values_list("device_id", "reason"))
 
 
 class TestTokens:
@@ -137,7 +137,7 @@ class TestLookingUp:
     def device(self, database: str, new_device: MakeStoredDevice) -> Device:
         return new_device("thermo-1")
 
-    async def test_a_valid_token_is_that_of_its_device(self, directory: Directory, device: Device) -> None:
+    async def test_a_valid_token_is_that_of_its_device(self, directory: DeviceDirectory, device: Device) -> None:
         token = await database_sync_to_async(issue)(device)
 
         identity = await directory.authenticate(token)
@@ -148,7 +148,7 @@ class TestLookingUp:
         assert directory.is_current(identity)
 
     async def test_several_tokens_of_a_device_are_valid_side_by_side(
-        self, directory: Directory, device: Device
+        self, directory: DeviceDirectory, device: Device
     ) -> None:
         for _ in range(2):
             assert known(await directory.authenticate(await database_sync_to_async(issue)(device)))
@@ -167,11 +167,11 @@ class TestLookingUp:
         ],
     )
     async def test_any_other_text_is_nobodys_and_named_by_its_end_or_its_length(
-        self, directory: Directory, device: Device, token: str, named: str
+        self, directory: DeviceDirectory, device: Device, token: str, named: str
     ) -> None:
         assert await directory.authenticate(token) == Denied(f"unknown token {named}")
 
-    async def test_that_of_a_disabled_device_says_whose_it_is(self, directory: Directory, device: Device) -> None:
+    async def test_that_of_a_disabled_device_says_whose_it_is(self, directory: DeviceDirectory, device: Device) -> None:
         token = await database_sync_to_async(issue)(device)
         await database_sync_to_async(set_enabled)(device, False)
 
@@ -180,7 +180,9 @@ class TestLookingUp:
         assert isinstance(denied, Denied)
         assert (str(denied), denied.device_id) == (f"device thermo-1 ({device.pk}) is disabled", device.pk)
 
-    async def test_a_revoked_one_says_whose_it_was_and_since_when(self, directory: Directory, device: Device) -> None:
+    async def test_a_revoked_one_says_whose_it_was_and_since_when(
+        self, directory: DeviceDirectory, device: Device
+    ) -> None:
         token = await database_sync_to_async(issue)(device)
         await database_sync_to_async(rotate)(device)
         two_hours_ago = timezone.now() - timedelta(hours=2, minutes=5)
@@ -193,7 +195,9 @@ class TestLookingUp:
         assert str(denied) == f"token …{token[-4:]} of thermo-1 ({device.pk}) was revoked 2 h ago"
         assert denied.device_id == device.pk
 
-    async def test_a_device_is_found_by_its_name_if_it_is_enabled(self, directory: Directory, device: Device) -> None:
+    async def test_a_device_is_found_by_its_name_if_it_is_enabled(
+        self, directory: DeviceDirectory, device: Device
+    ) -> None:
         assert known(await directory.named("thermo-1"))
         assert str(await directory.named("nul\0")) == r"there is no device 'nul\x00'"
 
@@ -203,7 +207,7 @@ class TestLookingUp:
         assert str(await directory.named("thermo-1")) == f"device thermo-1 ({device.pk}) is disabled"
 
     async def test_a_certificate_is_that_of_its_device(
-        self, directory: Directory, device: Device, tmp_path: Path
+        self, directory: DeviceDirectory, device: Device, tmp_path: Path
     ) -> None:
         path, _ = Authority(tmp_path).issue("thermo", "/CN=thermo", "DNS:thermo.example.org")
         unknown = await directory.certified(path.read_text())
@@ -228,7 +232,7 @@ class TestLookingUp:
 
 
 class TestRemembering:
-    async def test_a_known_token_for_minutes(self, directory: Directory, device: Device, clock: Clock) -> None:
+    async def test_a_known_token_for_minutes(self, directory: DeviceDirectory, device: Device, clock: Clock) -> None:
         token = await database_sync_to_async(issue)(device)
         await directory.authenticate(token)
         await database_sync_to_async(Credential.objects.all().delete)()  # behind the directory's back
@@ -238,7 +242,7 @@ class TestRemembering:
         clock.now += 2
         assert not known(await directory.authenticate(token))
 
-    async def test_an_unknown_one_for_seconds(self, directory: Directory, device: Device, clock: Clock) -> None:
+    async def test_an_unknown_one_for_seconds(self, directory: DeviceDirectory, device: Device, clock: Clock) -> None:
         assert not known(await directory.authenticate("a" * 32))
         await database_sync_to_async(Credential.objects.create)(device=device, token_sha256=hash_of("a" * 32), hint="a")
 
@@ -247,7 +251,7 @@ class TestRemembering:
         assert known(await directory.authenticate("a" * 32))
 
     async def test_another_database_makes_it_forget_every_device_and_what_is_being_looked_up(self) -> None:
-        directory = Directory()
+        directory = DeviceDirectory()
         identity = Identity(7, "thermo-1", PROFILES["thingsboard"], directory.generation)
         assert directory.is_current(identity)
 
@@ -257,7 +261,7 @@ class TestRemembering:
         assert directory.is_current(Identity(7, "thermo-1", PROFILES["thingsboard"], directory.generation))
 
     async def test_a_cut_forgets_the_device_and_every_unknown_token(
-        self, directory: Directory, device: Device, new_device: MakeStoredDevice
+        self, directory: DeviceDirectory, device: Device, new_device: MakeStoredDevice
     ) -> None:
         token = await database_sync_to_async(issue)(device)
         other = await database_sync_to_async(new_device)("thermo-2")
@@ -280,7 +284,7 @@ class TestRemembering:
             asked.update(key.value for key in questions)
             return {key: VALID if key.value == hash_of("valid") else "unknown" for key in questions}
 
-        directory = Directory(clock=clock, read=read)
+        directory = DeviceDirectory(clock=clock, read=read)
         await directory.authenticate("valid")
         for number in range(NEGATIVE_CACHE_SIZE + 10):
             await directory.authenticate(f"guess-{number}")
@@ -317,12 +321,12 @@ class TestCutWhileLookingUp:
         return SlowDatabase()
 
     @pytest.fixture
-    async def directory(self, slow: SlowDatabase) -> AsyncIterator[Directory]:
-        directory = Directory(read=slow.read)
+    async def directory(self, slow: SlowDatabase) -> AsyncIterator[DeviceDirectory]:
+        directory = DeviceDirectory(read=slow.read)
         yield directory
         await directory.close()
 
-    async def look_up(self, directory: Directory, slow: SlowDatabase, *, cut: int) -> Identity:
+    async def look_up(self, directory: DeviceDirectory, slow: SlowDatabase, *, cut: int) -> Identity:
         """What is found of a look-up during which a device is cut."""
         looking_up = asyncio.create_task(directory.authenticate("a" * 32))
         while not slow.asked.is_set():
@@ -334,7 +338,7 @@ class TestCutWhileLookingUp:
         return identity
 
     async def test_the_identity_is_not_current_and_not_remembered(
-        self, directory: Directory, slow: SlowDatabase
+        self, directory: DeviceDirectory, slow: SlowDatabase
     ) -> None:
         identity = await self.look_up(directory, slow, cut=VALID.device_id)
 
@@ -343,13 +347,13 @@ class TestCutWhileLookingUp:
         assert isinstance(again, Identity)
         assert directory.is_current(again)
 
-    async def test_that_of_another_device_stays_current(self, directory: Directory, slow: SlowDatabase) -> None:
+    async def test_that_of_another_device_stays_current(self, directory: DeviceDirectory, slow: SlowDatabase) -> None:
         identity = await self.look_up(directory, slow, cut=VALID.device_id + 1)
 
         assert directory.is_current(identity)
 
     async def test_one_that_waits_while_a_device_is_cut_is_looked_up_after_it(
-        self, directory: Directory, slow: SlowDatabase
+        self, directory: DeviceDirectory, slow: SlowDatabase
     ) -> None:
         first = asyncio.create_task(directory.authenticate("a" * 32))
         while not slow.asked.is_set():
@@ -367,7 +371,7 @@ class TestCutWhileLookingUp:
         assert directory.is_current(after)
 
     async def test_an_identity_from_before_is_never_current_again(
-        self, directory: Directory, slow: SlowDatabase
+        self, directory: DeviceDirectory, slow: SlowDatabase
     ) -> None:
         slow.gate.set()
         identity = await directory.authenticate("a" * 32)

@@ -23,19 +23,19 @@ from devices.consumers import login, refusals
 from devices.consumers.refusals import REFUSALS, Refusal
 from devices.credentials import (
     Answer,
-    Directory,
+    DeviceDirectory,
     Identity,
     Key,
     Question,
-    distrust,
     issue,
     read_credentials,
+    revoke_certificate,
     rotate,
     set_enabled,
 )
 from devices.limits import DeviceLimits, DeviceOptions, FailedLogins, Flapping
 from devices.models import CertificateName, Credential, Device
-from devices.presence import Connections, Watchman
+from devices.presence import ConnectionRegistry, PresenceRecorder
 from devices.profiles import PROFILES
 from devices.routing import http_routes, mqtt_application, websocket_routes
 from devices.services import DeviceServices
@@ -68,16 +68,16 @@ class World:
     token: str
     other_token: str
     certificate: str
-    directory: Directory = field(init=False)
+    directory: DeviceDirectory = field(init=False)
     services: DeviceServices = field(init=False)
 
     def __post_init__(self) -> None:
-        self.directory = Directory(read=self.read)
+        self.directory = DeviceDirectory(read=self.read)
         self.answer: Callable[[dict[Key, Question]], Any] = read_credentials
         limits = DeviceLimits(DeviceOptions(max_connections=1), FailedLogins(1, pause_s=0), Flapping(1, 3600))
-        connections = Connections(self.directory, announce=lambda *change: None)
+        connections = ConnectionRegistry(self.directory, announce=lambda *change: None)
         ingest: Any = None  # nobody gets that far
-        self.services = DeviceServices(ingest, self.directory, connections, limits, Watchman(connections))
+        self.services = DeviceServices(ingest, self.directory, connections, limits, PresenceRecorder(connections))
 
     def read(self, questions: dict[Key, Question]) -> dict[Key, Answer]:
         """What the directory has for a database."""
@@ -177,7 +177,7 @@ async def certificate_of_disabled(world: World) -> Login:
 
 
 async def revoked_certificate(world: World) -> Login:
-    await database_sync_to_async(lambda: distrust(CertificateName.objects.get()))()
+    await database_sync_to_async(lambda: revoke_certificate(CertificateName.objects.get()))()
     return Login(certificate=world.certificate)
 
 

@@ -8,17 +8,17 @@ import pytest
 from django.db import connections as database_connections
 from django.db.models import F
 
-from devices.credentials import Directory, Identity, cut, set_enabled
+from devices.credentials import DeviceDirectory, Identity, order_disconnect, set_enabled
 from devices.models import (
     HEARTBEAT_INTERVAL_S,
     HEARTBEAT_TIMEOUT_MS,
     ConnectedDevice,
-    ConnectionCut,
     Device,
+    DisconnectOrder,
     GatewayInstance,
     now_ms,
 )
-from devices.presence import KEEP_CUTS, POLL_INTERVAL_S, Connections, Watchman, owner_of
+from devices.presence import KEEP_ORDERS, POLL_INTERVAL_S, ConnectionRegistry, PresenceRecorder, owner_of
 from devices.profiles import PROFILES
 from gateway.db import database_sync_to_async
 from tests.support.databases import default_database, postgresql_settings
@@ -52,21 +52,21 @@ class Gateway:
 
     def __init__(self, *, poll_interval_s: float = 0.02, heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S) -> None:
         self.announced: list[tuple[int, bool]] = []
-        self.directory = Directory()
+        self.directory = DeviceDirectory()
         self.servers: list[Keeping] = []
-        self.connections = Connections(
+        self.connections = ConnectionRegistry(
             self.directory, announce=lambda *change: self.announced.append(change), servers=lambda: self.servers
         )
-        self.watchman = Watchman(
+        self.presence = PresenceRecorder(
             self.connections, poll_interval_s=poll_interval_s, heartbeat_interval_s=heartbeat_interval_s
         )
 
     async def __aenter__(self) -> "Gateway":
-        await self.watchman.start()
+        await self.presence.start()
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await self.watchman.close()
+        await self.presence.close()
 
     def identity(self, device: Device) -> Identity:
         """As of now."""
@@ -143,7 +143,7 @@ class TestOrders:
         server = Keeping(mine, other)
         gateway.servers.append(server)
 
-        await database_sync_to_async(cut)(device, "credentials rotated")
+        await database_sync_to_async(order_disconnect)(device, "credentials rotated")
 
         await until(lambda: server.forgotten)
         assert server.forgotten == {mine: "credentials rotated"}
@@ -171,7 +171,7 @@ class TestOrders:
         other = await database_sync_to_async(new_device)("thermo-2")
         connection, other_connection = gateway.connect(device), gateway.connect(other)
 
-        await database_sync_to_async(cut)(device, "disabled")
+        await database_sync_to_async(order_disconnect)(device, "disabled")
 
         await until(lambda: connection.closed_for)
         assert other_connection.closed_for is None
@@ -180,7 +180,7 @@ class TestOrders:
         async with Gateway() as other:
             here, there = gateway.connect(device), other.connect(device)
 
-            await database_sync_to_async(cut)(device, "disabled")
+            await database_sync_to_async(order_disconnect)(device, "disabled")
 
             await until(lambda: here.closed_for and there.closed_for)
 
@@ -190,7 +190,7 @@ class TestOrders:
         looked_up_before = gateway.identity(device)
         watched = gateway.connect(device)
 
-        await database_sync_to_async(cut)(device, "disabled")
+        await database_sync_to_async(order_disconnect)(device, "disabled")
 
         await until(lambda: watched.closed_for)
         assert not gateway.connections.add(looked_up_before, lambda reason: None)
@@ -198,11 +198,11 @@ class TestOrders:
 
     async def test_each_is_carried_out_once(self, gateway: Gateway, device: Device) -> None:
         first = gateway.connect(device)
-        await database_sync_to_async(cut)(device, "disabled")
+        await database_sync_to_async(order_disconnect)(device, "disabled")
         await until(lambda: first.closed_for)
 
         again = gateway.connect(device)
-        await database_sync_to_async(cut)(Device(pk=device.pk + 1), "another")
+        await database_sync_to_async(order_disconnect)(Device(pk=device.pk + 1), "another")
         await until(lambda: gateway.directory.generation == 2)
 
         assert again.closed_for is None
@@ -210,35 +210,35 @@ class TestOrders:
     async def test_one_with_a_lower_number_that_is_committed_later_counts_too(
         self, gateway: Gateway, device: Device
     ) -> None:
-        await database_sync_to_async(ConnectionCut.objects.create)(pk=500, device_id=device.pk + 1, reason="first")
+        await database_sync_to_async(DisconnectOrder.objects.create)(pk=500, device_id=device.pk + 1, reason="first")
         await until(lambda: gateway.directory.generation == 1)
         connection = gateway.connect(device)
 
-        await database_sync_to_async(ConnectionCut.objects.create)(pk=499, device=device, reason="late")
+        await database_sync_to_async(DisconnectOrder.objects.create)(pk=499, device=device, reason="late")
 
         await until(lambda: connection.closed_for)
 
     async def test_those_from_before_the_start_are_not_its_business(self, device: Device) -> None:
-        await database_sync_to_async(cut)(device, "disabled")
+        await database_sync_to_async(order_disconnect)(device, "disabled")
 
         async with Gateway() as gateway:
             connection = gateway.connect(device)
-            await database_sync_to_async(cut)(Device(pk=device.pk + 1), "another")
+            await database_sync_to_async(order_disconnect)(Device(pk=device.pk + 1), "another")
             await until(lambda: gateway.directory.generation)
 
         assert connection.closed_for is None
 
     async def test_a_bounded_number_is_kept_whatever_the_clock_says(self, device: Device) -> None:
         order = {"device": device, "reason": "disabled"}
-        numbers = (1, KEEP_CUTS, KEEP_CUTS + 1)
-        await database_sync_to_async(ConnectionCut.objects.bulk_create)(
-            [ConnectionCut(pk=number, **order) for number in numbers]
+        numbers = (1, KEEP_ORDERS, KEEP_ORDERS + 1)
+        await database_sync_to_async(DisconnectOrder.objects.bulk_create)(
+            [DisconnectOrder(pk=number, **order) for number in numbers]
         )
 
         async with Gateway():
-            kept = await database_sync_to_async(lambda: list(ConnectionCut.objects.values_list("pk", flat=True)))()
+            kept = await database_sync_to_async(lambda: list(DisconnectOrder.objects.values_list("pk", flat=True)))()
 
-        assert kept == [KEEP_CUTS, KEEP_CUTS + 1]
+        assert kept == [KEEP_ORDERS, KEEP_ORDERS + 1]
 
     async def test_they_are_carried_out_while_nothing_can_be_written(self, gateway: Gateway, device: Device) -> None:
         connection = gateway.connect(device)
@@ -247,7 +247,7 @@ class TestOrders:
         gateway.connect(device).end()  # something that would be written
         connection_of_another = gateway.connect(Device(pk=device.pk + 1, name="another"))
 
-        await database_sync_to_async(cut)(device, "disabled")
+        await database_sync_to_async(order_disconnect)(device, "disabled")
 
         await until(lambda: connection.closed_for)
         connection_of_another.end()
@@ -264,7 +264,7 @@ class TestAnotherDatabase:
         looked_up_before = gateway.identity(device)
         connections = [gateway.connect(device), gateway.connect(device), gateway.connect(other)]
 
-        gateway.connections.cut_all("database replaced")
+        gateway.connections.disconnect_all("database replaced")
 
         assert [connection.closed_for for connection in connections] == ["database replaced"] * 3
         assert not gateway.connections.add(looked_up_before, lambda reason: None)
@@ -272,16 +272,16 @@ class TestAnotherDatabase:
     async def test_its_orders_of_before_are_old_and_those_that_come_are_carried_out(
         self, gateway: Gateway, device: Device
     ) -> None:
-        await database_sync_to_async(ConnectionCut.objects.create)(pk=5_000, device=device, reason="long ago")
+        await database_sync_to_async(DisconnectOrder.objects.create)(pk=5_000, device=device, reason="long ago")
         await until(lambda: gateway.directory.generation)
-        await database_sync_to_async(ConnectionCut.objects.all().delete)()
-        await database_sync_to_async(ConnectionCut.objects.create)(pk=17, device=device, reason="in the backup")
+        await database_sync_to_async(DisconnectOrder.objects.all().delete)()
+        await database_sync_to_async(DisconnectOrder.objects.create)(pk=17, device=device, reason="in the backup")
         connection = gateway.connect(device)
 
-        gateway.watchman.start_over()
-        await until(lambda: gateway.watchman._last_cut == 17)
+        gateway.presence.start_over()
+        await until(lambda: gateway.presence._last_order == 17)
         assert connection.closed_for is None
-        await database_sync_to_async(ConnectionCut.objects.create)(pk=18, device=device, reason="disabled")
+        await database_sync_to_async(DisconnectOrder.objects.create)(pk=18, device=device, reason="disabled")
 
         await until(lambda: connection.closed_for)
         assert connection.closed_for == "disabled"
@@ -369,15 +369,15 @@ class TestWhoIsConnected:
         assert again.getMessage() == "can record who is connected again"
 
     async def test_while_they_cannot_be_written_it_says_so(self, gateway: Gateway, device: Device) -> None:
-        assert gateway.watchman.failure is None
+        assert gateway.presence.failure is None
         await database_sync_to_async(break_writing)()
         gateway.connect(device)
-        await until(lambda: gateway.watchman.failure)
-        assert str(gateway.watchman.failure).startswith("cannot record who is connected: ")
+        await until(lambda: gateway.presence.failure)
+        assert str(gateway.presence.failure).startswith("cannot record who is connected: ")
 
         await database_sync_to_async(mend_writing)()
 
-        await until(lambda: gateway.watchman.failure is None)
+        await until(lambda: gateway.presence.failure is None)
 
 
 class TestTwoGateways:
@@ -403,10 +403,10 @@ class TestTwoGateways:
             leaving = old.connect(device)
             new.connect(device)
             for gateway in (new, old):
-                await gateway.watchman._record_changes()
+                await gateway.presence._record_changes()
 
             leaving.end()
-            await old.watchman._record_changes()
+            await old.presence._record_changes()
 
             assert await database_sync_to_async(is_connected)(device)
 
@@ -436,7 +436,7 @@ class TestAClockThatIsSet:
     async def test_a_connection_after_it_is_recorded_as_any_other(self, device: Device, shift_ms: int) -> None:
         async with Gateway() as gateway:
             await database_sync_to_async(ConnectedDevice.objects.create)(
-                device=device, instance=gateway.watchman._instance, since_ms=now_ms() + shift_ms
+                device=device, instance=gateway.presence._instance, since_ms=now_ms() + shift_ms
             )
 
             gateway.connect(device).end()
@@ -451,19 +451,19 @@ class TestAClockThatIsSet:
         async with Gateway(heartbeat_interval_s=0.03) as gateway:
             await until_stored(lambda: not GatewayInstance.objects.filter(pk=dead.pk).exists())
 
-            assert await database_sync_to_async(GatewayInstance.objects.get)() == gateway.watchman._instance
+            assert await database_sync_to_async(GatewayInstance.objects.get)() == gateway.presence._instance
         await database_sync_to_async(device.refresh_from_db)()
         assert device.disconnected_at_ms == beat, "the last that was heard of it"
         assert not await database_sync_to_async(is_connected)(device)
 
     async def test_the_living_are_not_buried(self, device: Device) -> None:
         async with Gateway(heartbeat_interval_s=0.05) as gateway, Gateway(heartbeat_interval_s=0.05) as other:
-            first = [one.watchman._instance for one in (gateway, other)]
+            first = [one.presence._instance for one in (gateway, other)]
             gateway.connect(device)
             dead = await database_sync_to_async(GatewayInstance.objects.create)(heartbeat_ms=now_ms())
             await until_stored(lambda: not GatewayInstance.objects.filter(pk=dead.pk).exists())
 
-            assert [one.watchman._instance for one in (gateway, other)] == first
+            assert [one.presence._instance for one in (gateway, other)] == first
             assert await database_sync_to_async(is_connected)(device)
 
 
@@ -486,11 +486,11 @@ class TestARowThatSomebodyHasLocked:
         connection = gateway.connect(device)
         await until_stored(lambda: is_connected(device))
 
-        await database_sync_to_async(cut)(device, "revoked")
+        await database_sync_to_async(order_disconnect)(device, "revoked")
 
         await until(lambda: connection.closed_for)
         await until(lambda: gateway.announced == [(device.pk, True), (device.pk, False)])
-        assert gateway.watchman.failure is None
+        assert gateway.presence.failure is None
 
     async def test_that_of_the_gateway_itself_keeps_no_revoked_device_connected(
         self, gateway: Gateway, device: Device, postgresql_database: str, postgres_server: PostgresServer
@@ -501,13 +501,13 @@ class TestARowThatSomebodyHasLocked:
             holder.execute(b"SELECT 1 FROM gateway_devices_gatewayinstance FOR UPDATE")
             gateway.connect(device).end()
             gateway.connect(Device(pk=device.pk + 1, name="another")).end()
-            await until(lambda: gateway.watchman.failure)
-            assert "lock timeout" in str(gateway.watchman.failure)
+            await until(lambda: gateway.presence.failure)
+            assert "lock timeout" in str(gateway.presence.failure)
 
-            await database_sync_to_async(cut)(device, "revoked")
+            await database_sync_to_async(order_disconnect)(device, "revoked")
 
             await until(lambda: connection.closed_for)
-        await until(lambda: gateway.watchman.failure is None)
+        await until(lambda: gateway.presence.failure is None)
 
 
 class TestAPostgresqlThatHasFallenSilent:
@@ -530,18 +530,18 @@ class TestAPostgresqlThatHasFallenSilent:
 
         proxy.silence_established()
         connection.end()
-        await until(lambda: gateway.watchman.failure)
+        await until(lambda: gateway.presence.failure)
 
         await until(lambda: gateway.announced == [(device.pk, True), (device.pk, False)])
-        await until(lambda: gateway.watchman.failure is None)
+        await until(lambda: gateway.presence.failure is None)
         told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
         assert sum("look for devices to cut off, trying again" in line for line in told) == 1
         assert sum("record who is connected, trying again" in line for line in told) == 1
 
 
 def stored_heartbeat(gateway: Gateway) -> int:
-    assert gateway.watchman._instance is not None
-    return GatewayInstance.objects.get(pk=gateway.watchman._instance.pk).heartbeat_ms
+    assert gateway.presence._instance is not None
+    return GatewayInstance.objects.get(pk=gateway.presence._instance.pk).heartbeat_ms
 
 
 _TABLE = "gateway_devices_gatewayinstance"

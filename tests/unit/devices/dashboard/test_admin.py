@@ -11,7 +11,7 @@ from django.test import Client
 from django.urls import get_resolver
 
 from devices import credentials
-from devices.models import ConnectionCut, Credential, Device, DeviceType, GatewayInstance, Key, LatestValue, Reading
+from devices.models import Credential, Device, DeviceType, DisconnectOrder, GatewayInstance, Key, LatestValue, Reading
 from tests.support.addresses import addresses, arguments_for
 from tests.unit.devices.dashboard.conftest import MakeDevice
 
@@ -68,7 +68,7 @@ def test_rotating_revokes_all_tokens_cuts_connections_and_shows_the_new_one(oper
     (token,) = TOKEN.findall(response.content.decode())
     assert token != old
     assert [credential.hint for credential in device.credentials.filter(revoked_at=None)] == [token[-4:]]
-    assert ConnectionCut.objects.filter(device=device).exists()
+    assert DisconnectOrder.objects.filter(device=device).exists()
 
 
 def test_revoking_one_token_leaves_the_others(operator: Client, device: Device) -> None:
@@ -79,7 +79,7 @@ def test_revoking_one_token_leaves_the_others(operator: Client, device: Device) 
 
     assert f"…{first[-4:]} is revoked" in response.content.decode()
     assert [credential.hint for credential in device.credentials.filter(revoked_at=None)] == [second[-4:]]
-    assert ConnectionCut.objects.filter(device=device).exists()
+    assert DisconnectOrder.objects.filter(device=device).exists()
 
 
 @pytest.mark.parametrize("page", ["issue/", "rotate/"])
@@ -108,7 +108,7 @@ def test_disabling_cuts_a_device_off_and_enabling_lets_it_in(operator: Client, d
     operator.post(CHANGELIST, {"action": "disable_devices", "_selected_action": [device.pk]})
     device.refresh_from_db()
     assert not device.enabled
-    assert ConnectionCut.objects.count() == 1
+    assert DisconnectOrder.objects.count() == 1
 
     operator.post(CHANGELIST, {"action": "enable_devices", "_selected_action": [device.pk]})
     device.refresh_from_db()
@@ -121,10 +121,10 @@ def test_a_change_that_matters_to_connections_cuts_them_and_another_does_not(ope
 
     operator.post(add_path(device, "change/"), {"name": "renamed", **unchanged})
     device.refresh_from_db()
-    assert (device.name, ConnectionCut.objects.count()) == ("renamed", 0)
+    assert (device.name, DisconnectOrder.objects.count()) == ("renamed", 0)
 
     operator.post(add_path(device, "change/"), {"name": "renamed", "type": device.type_id, **management})
-    assert ConnectionCut.objects.count() == 1
+    assert DisconnectOrder.objects.count() == 1
 
 
 def management_forms(**certificate: str) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class TestCertificates:
         answer = operator.post(add_path(device, f"distrust/{name.pk}/"))
 
         assert answer.status_code == 302
-        assert [cut.reason for cut in ConnectionCut.objects.all()] == ["certificate revoked"]
+        assert [order.reason for order in DisconnectOrder.objects.all()] == ["certificate revoked"]
         assert self.add(operator, make_device("other"), "cn", "sensor-7").status_code == 302
 
     def test_who_may_only_look_cannot(self, operator: Client, device: Device) -> None:
@@ -190,7 +190,7 @@ class TestCertificates:
 
         assert "sensor-7" in viewer.get(add_path(device, "change/")).content.decode()
         assert viewer.post(add_path(device, f"distrust/{name.pk}/")).status_code in (403, 404)
-        assert not ConnectionCut.objects.exists()
+        assert not DisconnectOrder.objects.exists()
 
 
 def test_the_list_finds_filters_and_sorts(
@@ -220,7 +220,7 @@ def test_deleting_a_device_names_it_without_reading_its_readings(
     assert "thermo-1, with its access tokens and all of its readings" in page
     operator.post(add_path(device, "delete/"), {"post": "yes"})
     assert not Device.objects.exists()
-    assert [order.device_id for order in ConnectionCut.objects.all()] == [device.pk]
+    assert [order.device_id for order in DisconnectOrder.objects.all()] == [device.pk]
 
 
 def test_the_first_device_needs_no_type_made_first(operator: Client) -> None:

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 
 from devices import deletion
 from devices.admin import DEVICES_PER_TRANSACTION
-from devices.models import ConnectionCut, Deletion, Device, DeviceType, Key, LatestValue, Reading
+from devices.models import Deletion, Device, DeviceType, DisconnectOrder, Key, LatestValue, Reading
 from tests.unit.devices.dashboard.conftest import MakeDevice
 
 CHANGELIST = "/admin/gateway_devices/device/"
@@ -152,7 +152,7 @@ def test_a_device_that_is_deleted_is_gone_at_once_and_the_record_says_by_whom_an
     assert "Readings are deleted in the background" in answer.content.decode()
     assert not Device.objects.exists()
     assert Reading.objects.count() == 10
-    assert ConnectionCut.objects.get().device_id == device.pk
+    assert DisconnectOrder.objects.get().device_id == device.pk
     delete_all()
     assert not Reading.objects.exists()
     order = Deletion.objects.get()
@@ -170,7 +170,7 @@ def test_what_is_done_with_many_devices_takes_few_transactions(operator: Client,
 
     begun = [query for query in queries if query["sql"].startswith("SAVEPOINT")]
     assert len(begun) <= 3 * -(-250 // DEVICES_PER_TRANSACTION)
-    assert ConnectionCut.objects.count() == 250
+    assert DisconnectOrder.objects.count() == 250
     if action != "delete_selected":
         assert len(queries) < 60
         assert LogEntry.objects.count() == 250
