@@ -113,7 +113,7 @@ def serve_theirs(url: str) -> None:
 
 async def serve_bare(url: str) -> None:
     from gateway.layers.pubsub import RedisPubSubChannelLayer
-    from protocols.http.websocket_frames import message_frame
+    from protocols.http.websocket_wire import message_frame
 
     loop = asyncio.get_running_loop()
     layer = RedisPubSubChannelLayer(**layer_options(BARE, url))

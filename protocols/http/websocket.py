@@ -22,9 +22,8 @@ from protocols.http.options import PIPELINE_BYTES, ListenerContext
 from protocols.http.request import Refusal, websocket_scope
 from protocols.http.response import plain_response
 from protocols.http.websocket_connection import WebSocketConnection, peer_log
-from protocols.http.websocket_frames import may_close_with, message_frame
-from protocols.http.websocket_handshake import Offer, accept_response, offer_of
 from protocols.http.websocket_tunnel import open_tunnel
+from protocols.http.websocket_wire import Offer, accept_response, may_close_with, message_frame, offer_of
 from protocols.inbox import Inbox
 from protocols.masking import printable
 from protocols.runner import ApplicationRun, ClientDisconnectedError, describe

@@ -14,7 +14,7 @@ from protocols.bytes_in_hand import UNCOUNTED_BYTES, Holding
 from protocols.http.aiohttp_parsers import BINARY, CLOSE, PING, TEXT, FrameReader
 from protocols.http.connections import NEVER, Connection
 from protocols.http.options import ListenerContext
-from protocols.http.websocket_frames import PONG_OPCODE, close_frame, frame, may_close_with
+from protocols.http.websocket_wire import PONG_OPCODE, close_frame, frame, may_close_with
 from protocols.log_lines import PeerLog
 from protocols.sockets import client_address, peer_name
 

@@ -8,8 +8,7 @@ from protocols.asgi import Scope
 from protocols.http.options import ListenerContext
 from protocols.http.request import Refusal
 from protocols.http.websocket_connection import SHUTDOWN_TIMEOUT_S, WebSocketConnection
-from protocols.http.websocket_frames import BINARY_OPCODE, frame
-from protocols.http.websocket_handshake import Offer, accept_response
+from protocols.http.websocket_wire import BINARY_OPCODE, Offer, accept_response, frame
 from protocols.server import Tunnel
 
 

@@ -1,0 +1,92 @@
+"""The server of HTTP and WebSocket: its listeners, and its way out."""
+
+import asyncio
+import functools
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from protocols.http.connection import HttpConnection
+from protocols.http.connections import Connections
+from protocols.http.options import HttpOptions, ListenerContext
+from protocols.server import Listener, ProtocolServer
+from protocols.sockets import Listening, listen_at_all
+
+
+class HttpServer(ProtocolServer):
+    """Serves HTTP and WebSocket; runs on asyncio's own loop and on uvloop."""
+
+    protocol: ClassVar[str] = "http"
+    Options: ClassVar[type] = HttpOptions
+
+    response_grace_s: ClassVar[float] = 5.0
+    """How long `close` lets responses end before it tells their applications that the client has gone."""
+
+    _servers: Sequence[Listening] = ()
+    _addresses: Sequence[str] = ()
+    _connections: Connections | None = None
+
+    async def start(self) -> None:
+        """See ProtocolServer."""
+        shortest_s = min((listener.options.shortest_timeout_s for listener in self.listeners), default=4.0)
+        connections = Connections(asyncio.get_running_loop(), tick_s=min(1.0, max(shortest_s / 4, 0.01)))
+        try:
+            factories = [self._factory(listener, connections) for listener in self.listeners]
+            self._servers = await listen_at_all(self.listeners, factories)
+        except BaseException:
+            connections.stop()
+            raise
+        self._connections = connections
+        self._addresses = [listening.address for listening in self._servers]
+
+    def _factory(self, listener: Listener, connections: Connections) -> Callable[[], HttpConnection]:
+        context = ListenerContext(
+            self.application,
+            listener.options,
+            connections,
+            tls=listener.ssl_context is not None,
+            state=self.state,
+            tunnels=self.tunnels,
+        )
+        return functools.partial(HttpConnection, context)
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """See ProtocolServer."""
+        return self._addresses
+
+    def stop_accepting(self) -> None:
+        """See ProtocolServer."""
+        for server in self._servers:
+            server.close()
+
+    async def close(self) -> None:
+        """See ProtocolServer. Event streams end at once, other responses have `response_grace_s`."""
+        self.stop_accepting()
+        connections, self._connections = self._connections, None
+        if connections is None:
+            return
+        connections.closing = True
+        for connection in list(connections.open):
+            connection.shut_down()
+        grace = connections.loop.call_later(self.response_grace_s, _give_up, connections)
+        try:
+            await connections.wait_until_empty()
+        except asyncio.CancelledError:
+            _abort(connections)
+            raise
+        finally:
+            grace.cancel()
+            connections.stop()
+
+
+def _give_up(connections: Connections) -> None:
+    for connection in list(connections.open):
+        if isinstance(connection, HttpConnection):
+            connection.give_up()
+
+
+def _abort(connections: Connections) -> None:
+    for connection in list(connections.open):
+        connection.transport.abort()
+    for run in list(connections.runs):
+        run.cancel()
