@@ -15,23 +15,25 @@ it is the application's turn.
 
 import asyncio
 import logging
-from typing import Final, cast
+from typing import Final
 
 from protocols import metrics
 from protocols.asgi import Scope
 from protocols.bytes_in_hand import UNCOUNTED_BYTES, Holding
+from protocols.connection_base import INBOX_FULL, NEVER
 from protocols.http.aiohttp_parsers import BadRequestError, RequestHead, RequestParser
-from protocols.http.connections import NEVER, Connection, log_refusal, peer_log
 from protocols.http.exchange import AskedInbox, Exchange
-from protocols.http.options import MAX_HEAD_BYTES, PIPELINE_BYTES, ListenerContext
-from protocols.http.request import Refusal, http_scope, lowered, refusal_of, split_target
+from protocols.http.listener import AHEAD, ListenerConnection, ListenerContext
+from protocols.http.options import MAX_HEAD_BYTES, PIPELINE_BYTES
+from protocols.http.refusals import Refusal, log_refusal, peer_log
+from protocols.http.request import http_scope, lowered, refusal_of, split_target
 from protocols.http.response import plain_response
 from protocols.http.websocket import open_websocket
 from protocols.inbox import Inbox
 from protocols.limits import MAX_CONNECTIONS
 from protocols.masking import redact_path
 from protocols.runner import ApplicationRun, ClientDisconnectedError, describe
-from protocols.sockets import client_address, peer_name, server_address, tls_extension
+from protocols.sockets import peer_name, server_address, tls_extension
 
 access_logger = logging.getLogger("gateway.access")
 
@@ -45,8 +47,11 @@ have five.)"""
 
 LATER: Final = ((b"retry-after", b"5"),)
 
+_BODY_REFUSED: Final = 4
+"""A reason not to read: the body is larger than any may be, which the application is let say first."""
 
-class HttpConnection(Connection):
+
+class HttpConnection(ListenerConnection):
     """One connection of an HTTP listener, until it ends or becomes a WebSocket."""
 
     __slots__ = (
@@ -63,12 +68,10 @@ class HttpConnection(Connection):
         "_request_due",
         "_server",
         "_tls",
-        "context",
     )
 
     def __init__(self, context: ListenerContext) -> None:
-        super().__init__(context.connections, write_timeout_s=context.options.write_timeout_s)
-        self.context = context
+        super().__init__(context)
         options = context.options
         self._parser = RequestParser(
             max_target_bytes=options.max_target_bytes,
@@ -90,10 +93,10 @@ class HttpConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accepts, or refuses with 503 above the listener's limit."""
         context = self.context
-        self._client = client_address(transport)
+        super().connection_made(transport)
+        self._client = self.client
         self._server = server_address(transport)
         self._tls = tls_extension(transport)
-        self.attach(cast(asyncio.Transport, transport), self._client)
         metrics.http_connections.inc()
         exceeded = context.connection_limits.enter(self._client, self.connections.now)
         if exceeded is not None:
@@ -121,10 +124,10 @@ class HttpConnection(Connection):
         """Takes the next bytes: of the request in hand, or of one that waits its turn."""
         if self.leaving:
             return
-        if not self._reading_body and (self._exchange is not None or self._drained is not None):
+        if not self._reading_body and (self._exchange is not None or not self.writable):
             self._pipelined += data
             if len(self._pipelined) > PIPELINE_BYTES:
-                self.transport.pause_reading()
+                self.reading.close(AHEAD)
             if len(self._pipelined) > UNCOUNTED_BYTES:
                 self._count_ahead()
             return
@@ -254,7 +257,7 @@ class HttpConnection(Connection):
         if has_body and too_large:
             assert isinstance(inbox, AskedInbox)
             self._reading_body = True
-            self.transport.pause_reading()
+            self.reading.close(_BODY_REFUSED)
             inbox.ask = self._refuse_too_large
         elif has_body:
             self._body_bytes = 0
@@ -344,7 +347,7 @@ class HttpConnection(Connection):
     def _pause_body(self) -> None:
         self.deadline = NEVER
         self._paused_at = self.connections.now
-        self.transport.pause_reading()
+        self.pause_reading()
 
     def _resume_body(self) -> None:
         if self._exchange is None or self.leaving or self.transport.is_closing():
@@ -352,7 +355,7 @@ class HttpConnection(Connection):
         if self._reading_body:
             self._request_due += self.connections.now - self._paused_at  # the application's time, not the client's
             self._await_body()
-        self.transport.resume_reading()
+        self.resume_reading()
 
     def _await_body(self) -> None:
         """It is the client's turn now, after the application's."""
@@ -366,29 +369,29 @@ class HttpConnection(Connection):
 
     def end_response(self, exchange: Exchange, data: bytes) -> None:
         """Writes the end of a response and turns to the next request."""
-        if self._out:
+        if self._out is not None:
             self.write(data)
             self.flush()
         else:
             self.transport.write(data)
         self._exchange = None
         exchange.complete()
-        self._note_response(exchange.status)
+        self.context.counts.response(exchange.status)
         if exchange.log_line:
             access_logger.info("%s %d %d", exchange.log_line, exchange.status, exchange.sent_bytes)
         if self._reading_body:
-            self._linger()
+            self._end(reading_body=True)
         elif not exchange.keep_alive or self.connections.closing:
             self.close_transport()
         else:
             self._wait_for_request()
-            if self._drained is None:
+            if self.writable:
                 self._next_request()
 
     def _next_request(self) -> None:
         data, self._pipelined = self._pipelined, b""
-        if len(data) > PIPELINE_BYTES:
-            self.transport.resume_reading()
+        if self.reading.closed_by:  # also by a body that the application has not taken
+            self.reading.open(AHEAD | INBOX_FULL)
         self._feed(data)
 
     def resume_writing(self) -> None:
@@ -417,7 +420,7 @@ class HttpConnection(Connection):
     def _answer(self, status: int, text: str = "", extra: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         """A response of the server's own, after which the connection ends."""
         self.write(plain_response(status, text, server=self.context.encoder, extra=extra))
-        self._note_response(status)
+        self.context.counts.response(status)
 
     def _refuse(self, refusal: Refusal, scope: Scope | None = None) -> None:
         """`scope` is that of the request, if its head has been read: it has the client that a trusted proxy tells."""
@@ -440,27 +443,13 @@ class HttpConnection(Connection):
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def _end(self, *, reading_body: bool) -> None:
-        if reading_body:
-            self._linger()
-        else:
-            self.close_transport()
-
-    def _linger(self) -> None:
-        """Ends our half, and reads what the client still sends for a moment: closing on unread bytes resets the
-        connection, and the client may lose the response with it (RFC 9112 §9.6)."""
+        """Ends the connection. A client that still sends its body might lose the response with a reset: it is listened
+        to for a moment."""
         self._reading_body = False
-        self.flush()
-        transport = self.transport
-        if not transport.is_closing() and transport.can_write_eof():
-            transport.write_eof()
-            transport.resume_reading()
+        if reading_body and self.half_close():
             self.leave(LINGER_S)
         else:
             self.close_transport()
-
-    def _note_response(self, status: int) -> None:
-        responses = self.connections.responses
-        responses[status] = responses.get(status, 0) + 1
 
     def _note_abort(self, reason: str, text: str) -> None:
         metrics.http_aborted.labels(reason).inc()

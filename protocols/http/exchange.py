@@ -1,17 +1,15 @@
 """One HTTP request and its response: the ASGI `send` of an http scope."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from protocols.asgi import Event
 from protocols.bytes_in_hand import Holding
-from protocols.http.connections import log_refusal
+from protocols.http.listener import ListenerContext
+from protocols.http.refusals import log_refusal
 from protocols.http.response import is_event_stream
 from protocols.inbox import Inbox
 from protocols.runner import ApplicationRun, ClientDisconnectedError, describe
-
-if TYPE_CHECKING:
-    from protocols.http.connection import HttpConnection
 
 
 class AskedInbox(Inbox):
@@ -31,6 +29,27 @@ class AskedInbox(Inbox):
             ask()
         if not self.disconnected:
             await super().wait()
+
+
+class ResponseWriter(Protocol):
+    """The connection, as an exchange sees it."""
+
+    context: ListenerContext
+
+    def write(self, data: bytes) -> None:
+        """Writes a part of the response."""
+
+    async def drain(self) -> None:
+        """Waits while the client takes less than it is sent."""
+
+    def may_keep_alive(self) -> bool:
+        """Whether another request can follow the one whose response begins now."""
+
+    def end_response(self, exchange: "Exchange", data: bytes) -> None:
+        """Writes the last part, and turns to the next request."""
+
+    def application_ended(self, exchange: "Exchange", exception: BaseException | None) -> None:
+        """The application has ended before the response is complete."""
 
 
 class Exchange:
@@ -63,15 +82,15 @@ class Exchange:
 
     def __init__(
         self,
-        connection: "HttpConnection",
+        connection: ResponseWriter,
         inbox: Inbox,
         *,
         head_only: bool,
         http_10: bool,
         keep_alive: bool,
     ) -> None:
-        self.connection: HttpConnection | None = connection
-        self._connections = connection.connections
+        self.connection: ResponseWriter | None = connection
+        self._connections = connection.context.connections
         self.run = None
         self.inbox = inbox
         self.holding: Holding | None = None

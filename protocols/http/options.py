@@ -1,18 +1,10 @@
-"""What can be set of an HTTP listener, and what all connections of one listener share."""
+"""What can be set of an HTTP listener, and the bounds that cannot."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from protocols.asgi import Application
-from protocols.bytes_in_hand import UNCOUNTED_BYTES, BytesInHand
-from protocols.http.aiohttp_parsers import MAX_MESSAGE_BYTES, FrameCollector
-from protocols.http.connections import Connections
+from protocols.http.aiohttp_parsers import MAX_MESSAGE_BYTES
 from protocols.http.request import Forwarding
-from protocols.http.response import HeadEncoder
-from protocols.limits import ConnectionLimits
-from protocols.server import Tunnel
-from protocols.trusted_peers import TrustedPeers
 
 
 def _option(default: Any, help_text: str) -> Any:
@@ -99,51 +91,3 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 
 PIPELINE_BYTES: Final = 64 * 1024
 """How much a client may send ahead of the response it waits for before its socket is no longer read."""
-
-
-class ListenerContext:
-    """What the connections of one listener are served with."""
-
-    __slots__ = (
-        "application",
-        "bytes_in_hand",
-        "collector",
-        "connection_limits",
-        "connections",
-        "encoder",
-        "forwarding",
-        "options",
-        "scheme",
-        "state",
-        "tunnels",
-        "unchecked_bytes",
-    )
-
-    def __init__(
-        self,
-        application: Application,
-        options: HttpOptions,
-        connections: Connections,
-        *,
-        tls: bool,
-        state: Mapping[str, Any],
-        tunnels: Mapping[str, Tunnel],
-    ) -> None:
-        self.application = application
-        self.options = options
-        self.connections = connections
-        self.scheme = "https" if tls else "http"
-        self.state = state
-        self.tunnels = tunnels
-        self.encoder = HeadEncoder(options.server_header)
-        self.forwarding = Forwarding(options.trusted_proxies)
-        self.collector = FrameCollector()
-        proxies = TrustedPeers(options.trusted_proxies)
-        self.connection_limits = ConnectionLimits(
-            connections=options.max_connections, per_address=options.max_connections_per_address, proxies=proxies
-        )
-        self.unchecked_bytes = min(UNCOUNTED_BYTES, options.max_body_bytes)
-        """A body that is there at once and no longer exceeds nothing."""
-        self.bytes_in_hand = BytesInHand(
-            in_all=options.max_body_bytes_in_all, per_address=options.max_body_bytes_per_address, proxies=proxies
-        )

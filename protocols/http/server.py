@@ -1,13 +1,13 @@
 """The server of HTTP and WebSocket: its listeners, and its way out."""
 
-import asyncio
 import functools
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+from protocols.connection_base import Connections
 from protocols.http.connection import HttpConnection
-from protocols.http.connections import Connections
-from protocols.http.options import HttpOptions, ListenerContext
+from protocols.http.listener import Counts, ListenerConnection, ListenerContext
+from protocols.http.options import HttpOptions
 from protocols.server import Listener, ProtocolServer
 from protocols.sockets import Listening, listen_at_all
 
@@ -23,12 +23,15 @@ class HttpServer(ProtocolServer):
 
     _servers: Sequence[Listening] = ()
     _addresses: Sequence[str] = ()
-    _connections: Connections | None = None
+    _connections: Connections[ListenerConnection] | None = None
+    _counts: Counts
 
     async def start(self) -> None:
         """See ProtocolServer."""
+        self._counts = Counts()
+        connections: Connections[ListenerConnection] = Connections(self._counts.export)
         shortest_s = min((listener.options.shortest_timeout_s for listener in self.listeners), default=4.0)
-        connections = Connections(asyncio.get_running_loop(), tick_s=min(1.0, max(shortest_s / 4, 0.01)))
+        connections.start(shortest_timeout_s=shortest_s)
         try:
             factories = [self._factory(listener, connections) for listener in self.listeners]
             self._servers = await listen_at_all(self.listeners, factories)
@@ -38,11 +41,14 @@ class HttpServer(ProtocolServer):
         self._connections = connections
         self._addresses = [listening.address for listening in self._servers]
 
-    def _factory(self, listener: Listener, connections: Connections) -> Callable[[], HttpConnection]:
+    def _factory(
+        self, listener: Listener, connections: Connections[ListenerConnection]
+    ) -> Callable[[], HttpConnection]:
         context = ListenerContext(
             self.application,
             listener.options,
             connections,
+            self._counts,
             tls=listener.ssl_context is not None,
             state=self.state,
             tunnels=self.tunnels,
@@ -65,28 +71,15 @@ class HttpServer(ProtocolServer):
         connections, self._connections = self._connections, None
         if connections is None:
             return
-        connections.closing = True
-        for connection in list(connections.open):
-            connection.shut_down()
         grace = connections.loop.call_later(self.response_grace_s, _give_up, connections)
         try:
-            await connections.wait_until_empty()
-        except asyncio.CancelledError:
-            _abort(connections)
-            raise
+            await connections.close()
         finally:
             grace.cancel()
-            connections.stop()
+            self._counts.export()
 
 
-def _give_up(connections: Connections) -> None:
+def _give_up(connections: Connections[ListenerConnection]) -> None:
     for connection in list(connections.open):
         if isinstance(connection, HttpConnection):
             connection.give_up()
-
-
-def _abort(connections: Connections) -> None:
-    for connection in list(connections.open):
-        connection.transport.abort()
-    for run in list(connections.runs):
-        run.cancel()

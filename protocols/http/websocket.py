@@ -17,9 +17,10 @@ from protocols import metrics
 from protocols.asgi import Event, Scope
 from protocols.bytes_in_hand import UNCOUNTED_BYTES
 from protocols.http.aiohttp_parsers import RequestHead
-from protocols.http.connections import log_refusal
-from protocols.http.options import PIPELINE_BYTES, ListenerContext
-from protocols.http.request import Refusal, websocket_scope
+from protocols.http.listener import AHEAD, ListenerContext
+from protocols.http.options import PIPELINE_BYTES
+from protocols.http.refusals import Refusal, log_refusal
+from protocols.http.request import websocket_scope
 from protocols.http.response import plain_response
 from protocols.http.websocket_connection import WebSocketConnection, peer_log
 from protocols.http.websocket_tunnel import open_tunnel
@@ -91,7 +92,7 @@ class WebSocket(WebSocketConnection):
             return
         self._early += data
         if len(self._early) > PIPELINE_BYTES:
-            self.transport.pause_reading()
+            self.reading.close(AHEAD)
         exceeded = self._hold_early()
         if exceeded is not None:
             self._refuse(Refusal(exceeded))
@@ -139,10 +140,10 @@ class WebSocket(WebSocketConnection):
         if self.is_open and event["type"] == "websocket.send":
             text = event.get("text")
             self.write(message_frame(event["bytes"] if text is None else text))
-            self.connections.sent_messages += 1
+            self.context.counts.sent_messages += 1
         else:
             self._send_control(event)
-        if self._drained is not None:
+        if not self.writable:
             await self.drain()
 
     def _send_control(self, event: Event) -> None:
@@ -181,12 +182,11 @@ class WebSocket(WebSocketConnection):
                 )
             )
             self._offer = None
-            self._note_response(101)
+            self.context.counts.response(101)
             self.opened()
             early, self._early = self._early, b""
             self.hold(0)
-            if len(early) > PIPELINE_BYTES:
-                self.transport.resume_reading()
+            self.reading.open(AHEAD)
             if early:
                 super().data_received(early)
         elif kind == "websocket.close":
@@ -213,7 +213,7 @@ class WebSocket(WebSocketConnection):
                 http_10=True,  # a body that is streamed ends with the connection
                 keep_alive=False,
             )
-            self._note_response(start["status"])
+            self.context.counts.response(start["status"])
             self.write(head)
         self.write(body)
         if last:
@@ -249,7 +249,7 @@ class WebSocket(WebSocketConnection):
         self._log_refusal(level, refusal.status, refusal.reason, log_text or refusal.text)
         self._offer = None
         self.write(plain_response(refusal.status, refusal.text, server=self.context.encoder))
-        self._note_response(refusal.status)
+        self.context.counts.response(refusal.status)
         self._leave()
 
     def _log_refusal(self, level: int, status: int, reason: str, text: str) -> None:
@@ -265,7 +265,3 @@ class WebSocket(WebSocketConnection):
         self._early = b""
         self.hold(0)
         self.close_transport()
-
-    def _note_response(self, status: int) -> None:
-        responses = self.connections.responses
-        responses[status] = responses.get(status, 0) + 1

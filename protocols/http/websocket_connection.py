@@ -11,9 +11,9 @@ from typing import Final
 
 from protocols import metrics
 from protocols.bytes_in_hand import UNCOUNTED_BYTES, Holding
+from protocols.connection_base import INBOX_FULL, NEVER
 from protocols.http.aiohttp_parsers import BINARY, CLOSE, PING, TEXT, FrameReader
-from protocols.http.connections import NEVER, Connection
-from protocols.http.options import ListenerContext
+from protocols.http.listener import ListenerConnection, ListenerContext
 from protocols.http.websocket_wire import PONG_OPCODE, close_frame, frame, may_close_with
 from protocols.log_lines import PeerLog
 from protocols.sockets import client_address, peer_name
@@ -28,8 +28,11 @@ SLICE_BYTES: Final = 16 * 1024
 
 _PING: Final = b"\x89\x00"
 
+_BACKLOG: Final = 8
+"""A reason not to read: what has been read of the socket comes first."""
 
-class WebSocketConnection(Connection):
+
+class WebSocketConnection(ListenerConnection):
     """The wire of one WebSocket; begins when the opening handshake is through."""
 
     __slots__ = (
@@ -40,21 +43,17 @@ class WebSocketConnection(Connection):
         "_message_bytes",
         "_message_due",
         "_opened",
-        "_paused",
         "_pinged_at",
         "_reader",
         "_unread",
-        "context",
         "is_open",
     )
 
     def __init__(self, context: ListenerContext) -> None:
-        super().__init__(context.connections, write_timeout_s=context.options.write_timeout_s)
-        self.context = context
+        super().__init__(context)
         self.is_open = False
         self._reader: FrameReader | None = None
         self._opened = False
-        self._paused = False
         self._unread = b""
         self._heard_at = 0.0
         self._pinged_at = float("-inf")
@@ -101,21 +100,15 @@ class WebSocketConnection(Connection):
             self._unread = data
             self._read_on()
 
-    def pause_reading(self) -> None:
-        """Stops reading: the user of this connection has enough in hand."""
-        self._paused = True
-        if not self.transport.is_closing():
-            self.transport.pause_reading()
-
     def resume_reading(self) -> None:
-        """Reads on."""
-        self._paused = False
+        """Reads on: first what has been read of the socket already, which may be too much again."""
+        self.reading.close(_BACKLOG)
+        self.reading.open(INBOX_FULL)
         self._read_on()
-        if not self._paused and not self.transport.is_closing():
-            self.transport.resume_reading()
+        self.reading.open(_BACKLOG)
 
     def _read_on(self) -> None:
-        while self._unread and not self._paused:
+        while self._unread and not self.reading.closed_by & INBOX_FULL:
             data = self._unread[:SLICE_BYTES]
             self._unread = self._unread[SLICE_BYTES:]
             self._read(data)
@@ -141,7 +134,7 @@ class WebSocketConnection(Connection):
             elif kind is CLOSE:
                 self._close_received(payload, extra)
                 break
-        self.connections.received_messages += count
+        self.context.counts.received_messages += count
         unfinished = reader.unfinished_bytes
         if (unfinished >= 0 or self._message_bytes >= 0) and self.is_open:
             self._follow_message(unfinished, is_new=count > 0)
@@ -175,7 +168,7 @@ class WebSocketConnection(Connection):
         """Looks which of three times has come: that of the next ping, an interval after the peer was last heard of;
         that of the answer to the last one; and that by which more of a message must have come."""
         now, options = self.connections.now, self.context.options
-        if self._paused:  # what the peer says is not read: its silence is ours
+        if self.reading.closed_by:  # what the peer says is not read: its silence is ours
             self._heard_at = now
             if self._message_due != NEVER:
                 self._message_due = now + options.body_timeout_s
@@ -222,7 +215,7 @@ class WebSocketConnection(Connection):
             self.deadline = min(self.deadline, self._message_due)
 
     def _pong(self, payload: bytes) -> None:
-        if self._drained is None:
+        if self.writable:
             self.write(frame(PONG_OPCODE, payload))
         else:
             self._late_pong = payload
@@ -252,8 +245,7 @@ class WebSocketConnection(Connection):
         peer_log.info(self.client, message, peer_name(self.client), code, reason)
         self.close(code, reason, timeout_s=FAIL_TIMEOUT_S)
         self._reader = None
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        self.half_close()
 
     def shut_down(self) -> None:
         """The server restarts: 1012 tells clients to come back, and none is waited for long."""

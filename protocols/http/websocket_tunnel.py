@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from protocols.asgi import Scope
-from protocols.http.options import ListenerContext
-from protocols.http.request import Refusal
+from protocols.http.listener import ListenerContext
+from protocols.http.refusals import Refusal
 from protocols.http.websocket_connection import SHUTDOWN_TIMEOUT_S, WebSocketConnection
 from protocols.http.websocket_wire import BINARY_OPCODE, Offer, accept_response, frame
 from protocols.server import Tunnel

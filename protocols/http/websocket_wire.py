@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from protocols.http.aiohttp_parsers import RequestHead
-from protocols.http.request import Refusal
+from protocols.http.refusals import Refusal
 from protocols.http.response import HeadEncoder
 
 TEXT_OPCODE: Final = 0x81

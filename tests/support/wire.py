@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from protocols.asgi import Application, Event, Receive, Scope, Send
+from protocols.connection_base import Connections
 from protocols.http.connection import HttpConnection
-from protocols.http.connections import Connections
-from protocols.http.options import HttpOptions, ListenerContext
+from protocols.http.listener import Counts, ListenerConnection, ListenerContext
+from protocols.http.options import HttpOptions
 from protocols.server import Tunnel
 
 
@@ -75,20 +76,21 @@ class Client:
         context: ListenerContext | None = None,
         **options: Any,
     ) -> None:
-        self.connections = (
-            Connections(asyncio.get_running_loop(), tick_s=3600) if context is None else context.connections
+        self.context = context or self._context(
+            application, HttpOptions(**options), tls=tls, state=state or {}, tunnels=tunnels or {}
         )
-        self.context = context or ListenerContext(
-            application,
-            HttpOptions(**options),
-            self.connections,
-            tls=tls,
-            state=state or {},
-            tunnels=tunnels or {},
-        )
+        self.connections = self.context.connections
         self.transport = FakeTransport(**(extra or {}))
         self.transport.protocol = HttpConnection(self.context)
         self.transport.protocol.connection_made(self.transport)
+
+    @staticmethod
+    def _context(application: Application, options: HttpOptions, **facts: Any) -> ListenerContext:
+        counts = Counts()
+        connections: Connections[ListenerConnection] = Connections(counts.export)
+        connections.start(shortest_timeout_s=1)
+        connections.stop()  # from here on `wait` is the clock
+        return ListenerContext(application, options, connections, counts, **facts)
 
     async def send(self, data: bytes) -> bytes:
         """Sends `data`, lets the server work, and returns what it has written since the last call."""

@@ -84,6 +84,17 @@ class TestRequests:
         assert not client.transport.reading_paused
         assert body_of(await client.send(b"end")).endswith(b"xend")
 
+    async def test_the_socket_is_read_on_after_a_large_body_that_the_application_did_not_take(self) -> None:
+        async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 403})
+            await send({"type": "http.response.body"})
+
+        client = Client(refuse)
+        assert status_of(await client.send(post(b"x" * 300_000))) == 403
+
+        assert not client.transport.reading_paused
+        assert status_of(await client.send(GET)) == 403
+
     async def test_state_tls_and_proxies_are_in_the_scope(self) -> None:
         recorder = Recorder()
         state = {"shared": object()}

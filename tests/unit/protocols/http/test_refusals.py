@@ -9,7 +9,7 @@ import pytest
 
 from protocols.bytes_in_hand import MAX_IN_ALL, MAX_PER_ADDRESS
 from protocols.http.aiohttp_parsers import BadRequestError
-from protocols.http.request import REFUSALS, Refusal
+from protocols.http.refusals import REFUSALS, Refusal
 from protocols.limits import MAX_PER_ADDRESS as MAX_CONNECTIONS_PER_ADDRESS
 
 PROTOCOLS = Path(__file__).parents[4] / "protocols"

@@ -3,7 +3,7 @@
 import pytest
 
 from protocols.http.aiohttp_parsers import RequestParser
-from protocols.http.request import Refusal
+from protocols.http.refusals import Refusal
 from protocols.http.response import HeadEncoder
 from protocols.http.websocket_wire import (
     Offer,
