@@ -4,7 +4,7 @@
     {"type": "connection", "id": ..., "connected": bool, "now": ms}
 
 What follows the time is that of devices.values.told, so no value is longer than a line. The group of a device gets its
-newest readings, up to devices.ingest.NEWEST_PER_DEVICE a commit; the group of the fleet, of each device, the newest of
+newest readings, up to NEWEST_PER_DEVICE a commit; the group of the fleet, of each device, the newest of
 the first KEYS_PER_ROW keys by name, which is what a row has room for. This is never the durable path: a channel layer
 that is slow or away delays nobody but dashboards. Commits that come while it is busy wait; of more than MAX_WAITING the
 oldest is dropped and counted, and dashboards make up for it with their next snapshot.
@@ -21,8 +21,8 @@ import msgspec
 
 from devices import metrics
 from devices.dashboard.device_list import KEYS_PER_ROW
-from devices.ingest import Group, Ingest
 from devices.models import now_ms
+from devices.reading_batch import ReadingBatch
 from devices.values import told
 from devices.writers import Row
 from gateway.layers import BaseChannelLayer
@@ -43,21 +43,20 @@ def device_group(device_id: int) -> str:
 class Fanout:
     """Sends what was committed to the groups of the dashboards, from one task."""
 
-    def __init__(self, layer: BaseChannelLayer, ingest: Ingest) -> None:
+    def __init__(self, layer: BaseChannelLayer) -> None:
         self._layer = layer
-        self._ingest = ingest
-        self._waiting: deque[Group] = deque()
+        self._waiting: deque[ReadingBatch] = deque()
         self._connections: dict[int, bool] = {}
         self._work = asyncio.Event()
         self._limited_log = RateLimitedLog(logger)
         self._task = asyncio.get_running_loop().create_task(self._run(), name="fanout")
 
-    def committed(self, group: Group) -> None:
+    def committed(self, batch: ReadingBatch) -> None:
         """Announces what was committed. Never waits."""
         if len(self._waiting) >= MAX_WAITING:
             self._waiting.popleft()
             self._note_failure("the channel layer is slow: dropped the oldest message")
-        self._waiting.append(group)
+        self._waiting.append(batch)
         self._work.set()
 
     def connection(self, device_id: int, connected: bool) -> None:
@@ -87,43 +86,25 @@ class Fanout:
             await self._send(FLEET_GROUP, change)
             await self._send(device_group(device_id), change)
         while self._waiting:
-            await self._announce_group(self._waiting.popleft())
+            await self._announce_batch(self._waiting.popleft())
 
-    async def _announce_group(self, group: Group) -> None:
+    async def _announce_batch(self, batch: ReadingBatch) -> None:
         if not self._layer.group_is_empty(FLEET_GROUP):
             latest: dict[int, list[Row]] = {}
-            for step in group.latest:
+            for step in batch.latest:
                 for row in step:
                     latest.setdefault(row[0], []).append(row)
+            names = batch.key_names
             for device_id, rows in latest.items():
                 if len(rows) > KEYS_PER_ROW:
-                    latest[device_id] = nsmallest(KEYS_PER_ROW, rows, key=self._key_of)
-            await self._send(FLEET_GROUP, self._readings(group, latest))
+                    latest[device_id] = nsmallest(KEYS_PER_ROW, rows, key=lambda row: names[row[1]])
+            await self._send(FLEET_GROUP, _readings(batch, latest))
         watched = {
-            device_id for device_id in group.submissions if not self._layer.group_is_empty(device_group(device_id))
+            device_id for device_id in batch.submissions if not self._layer.group_is_empty(device_group(device_id))
         }
         if watched:  # mostly few of many devices, whose rows are gone through only then
-            for device_id, newest in group.newest_of(watched).items():
-                await self._send(device_group(device_id), self._readings(group, {device_id: newest}))
-
-    def _readings(self, group: Group, rows: Mapping[int, Iterable[Row]]) -> dict[str, Any]:
-        name = self._ingest.key_name
-        devices = {
-            str(device_id): {
-                "name": group.submissions[device_id].name,
-                "readings": [
-                    (name(row[1]), row[2], row[5])
-                    if row[6] is None and row[5] is not None
-                    else (name(row[1]), row[2], *told(row[5], row[6]))
-                    for row in of_device
-                ],
-            }
-            for device_id, of_device in rows.items()
-        }
-        return {"type": "readings", "now": now_ms(), "devices": devices}
-
-    def _key_of(self, row: Row) -> str:
-        return self._ingest.key_name(row[1])
+            for device_id, newest in batch.newest_of(watched).items():
+                await self._send(device_group(device_id), _readings(batch, {device_id: newest}))
 
     async def _send(self, group: str, message: dict[str, Any]) -> None:
         if self._layer.group_is_empty(group):
@@ -137,3 +118,21 @@ class Fanout:
     def _note_failure(self, why: str) -> None:
         metrics.fanout_failures.inc()
         self._limited_log.warning("dashboards fall behind: %s", why)
+
+
+def _readings(batch: ReadingBatch, rows: Mapping[int, Iterable[Row]]) -> dict[str, Any]:
+    """The message with these rows of devices."""
+    names = batch.key_names
+    devices = {
+        str(device_id): {
+            "name": batch.submissions[device_id].name,
+            "readings": [
+                (names[row[1]], row[2], row[5])
+                if row[6] is None and row[5] is not None
+                else (names[row[1]], row[2], *told(row[5], row[6]))
+                for row in of_device
+            ],
+        }
+        for device_id, of_device in rows.items()
+    }
+    return {"type": "readings", "now": now_ms(), "devices": devices}

@@ -1,14 +1,14 @@
-"""The only writer of readings: collects them from all connections and commits them in groups.
+"""The only writer of readings: collects them from all connections and commits them in batches.
 
-A group is whatever came while the last commit ran, so there is no interval to tune: an idle gateway commits each
-reading at once, a busy one thousands together. The acknowledgement of everything that a device has in a group waits for
+A batch is whatever came while the last commit ran, so there is no interval to tune: an idle gateway commits each
+reading at once, a busy one thousands together. The acknowledgement of everything that a device has in a batch waits for
 one future, which is resolved when the commit has returned; dashboards are told after that.
 
-While the database is away, locked or read-only, the same group is tried again until it is stored. An attempt that
+While the database is away, locked or read-only, the same batch is tried again until it is stored. An attempt that
 takes longer than SLOW_S is told of as a failure while it goes on; one that takes longer than ATTEMPT_S is ended, and
-the group tried again: whatever became of it, nothing is stored twice. Meanwhile at most MAX_WAITING further readings
+the batch tried again: whatever became of it, nothing is stored twice. Meanwhile at most MAX_WAITING further readings
 are taken, then `ready` blocks, consumers stop taking events, and sockets wait. Nothing is dropped. Should the database
-refuse a value as data, which profiles are there to prevent, the devices of the group are written one by one, and only
+refuse a value as data, which profiles are there to prevent, the devices of the batch are written one by one, and only
 the one at fault is refused.
 
 A message with a key that its device is not known to have is looked at in the thread, before anything is written, and
@@ -24,12 +24,9 @@ import logging
 import random
 import struct
 import time
-from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import pairwise
-from operator import itemgetter
 from typing import Final, TypeVar
 from zlib import crc32
 
@@ -41,6 +38,7 @@ from devices.keys import NO_KEYS, KeyBounds, KnownKeys, NewKeysMessage, Unnumber
 from devices.limits import DeviceOptions
 from devices.models import now_ms
 from devices.profiles import Point
+from devices.reading_batch import ReadingBatch, Submission
 from devices.refusals import MessageRefusal, RefusedError
 from devices.values import duration_text
 from devices.writers import DatabaseReplacedError, Row, Seen, UnknownKeyError, Writer
@@ -50,7 +48,6 @@ logger = logging.getLogger("gateway.ingest")
 peer_log = PeerLog("gateway.ingest")
 
 MAX_WAITING: Final = 50_000
-NEWEST_PER_DEVICE: Final = 200
 RETRY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0)
 SLOW_S: Final = 4.0
 """How long an attempt may take before /readyz and the log say that readings are not committed."""
@@ -66,134 +63,10 @@ EARLIEST_PLAUSIBLE_TS: Final = 100_000_000_000
 
 
 _MASK: Final = 0x7FFF_FFFF
-_time = itemgetter(2)
 _pack_double = struct.Struct("<d").pack
 
 
 T = TypeVar("T")
-
-
-class Submission:
-    """What one device has in a group: its name, and the future of the commit; and from the name of a key to its number,
-    as it was known of the device when the group began: a look-up less for each message."""
-
-    __slots__ = ("future", "known_key", "name")
-
-    def __init__(self, name: str, future: "asyncio.Future[None]", known_key: Callable[[str], int | None]) -> None:
-        self.name = name
-        self.future = future
-        self.known_key = known_key
-
-
-class Group:
-    """Readings to be committed together."""
-
-    __slots__ = (
-        "_max_clock_skew_ms",
-        "ahead",
-        "clock_went_back",
-        "is_numbered",
-        "latest",
-        "new_keys",
-        "now_ms",
-        "received_ms",
-        "rows",
-        "seen",
-        "skews_ms",
-        "submissions",
-    )
-
-    def __init__(self, max_clock_skew_ms: int) -> None:
-        """`max_clock_skew_ms` is how far the time of a reading may be ahead of when it was received."""
-        self._max_clock_skew_ms = max_clock_skew_ms
-        self.rows: list[Row] = []
-        self.new_keys: list[NewKeysMessage] = []
-        """The messages that have keys which their device is not known to have."""
-        self.is_numbered = False
-        """Whether they have been looked at, and those that are not refused are among `rows`."""
-        self.submissions: dict[int, Submission] = {}
-        """The devices in it, by their id."""
-        self.received_ms = 0
-        self.now_ms = 0
-        self.clock_went_back = False
-        """Whether a row was received, by the gateway's clock, before one that had come before it."""
-        self.skews_ms: dict[int, int] = {}
-        """The devices of which there are rows too far ahead, and how far the worst of each is."""
-        self.seen: Sequence[Seen] = ()
-        """The devices that are to be marked as heard of, each with the time."""
-        self.latest: Sequence[Sequence[Row]] = ()
-        """The rows with the greatest time of each device and key, once `summarize` has found them: in one step, or in
-        one more for each time that the clock was put back."""
-        self.ahead: Sequence[Row] = ()
-        """One row that is too far ahead of each device and key that has such rows."""
-
-    def part_of(self, device_id: int) -> "Group":
-        """What one device has in it, as a group of its own."""
-        part = Group(self._max_clock_skew_ms)
-        part.rows = [row for row in self.rows if row[0] == device_id]
-        part.new_keys = [message for message in self.new_keys if message.device.device_id == device_id]
-        part.is_numbered = self.is_numbered
-        part.submissions = {device_id: self.submissions[device_id]}
-        part.received_ms = self.received_ms
-        part.clock_went_back = self.clock_went_back
-        part.skews_ms = {device: skew_ms for device, skew_ms in self.skews_ms.items() if device == device_id}
-        part.seen = [entry for entry in self.seen if entry.device_id == device_id]
-        return part
-
-    def size(self) -> int:
-        """How many readings it has."""
-        looked_at = 0 if self.is_numbered else sum(message.size() for message in self.new_keys)
-        return len(self.rows) + looked_at
-
-    def number(self) -> None:
-        """Takes the messages that have been looked at and are not refused among `rows`, in the order of arrival."""
-        rows: list[Row] = []
-        place = 0
-        refused: set[int] = set()
-        for message in self.new_keys:
-            if message.refusal is not None:
-                refused.add(message.device.device_id)
-                continue
-            # `place` counts rows of before, and those of a part are fewer: what is beyond them comes at the end.
-            rows += self.rows[place : message.place]
-            rows += message.numbered()
-            place = max(place, message.place)
-        rows += self.rows[place:]
-        self.rows = rows
-        self.is_numbered = True
-        if refused:
-            refused -= {row[0] for row in rows}
-            self.seen = [entry for entry in self.seen if entry.device_id not in refused]
-
-    def renumber(self, numbers: dict[int, int]) -> None:
-        """Gives keys other numbers."""
-        self.rows = [(row[0], numbers[row[1]], *row[2:]) for row in self.rows]
-
-    def summarize(self) -> None:
-        """Finds `latest` and `ahead`; of rows with the same time, the last to arrive."""
-        rows = self.rows
-        if self.skews_ms:
-            self.ahead = list({row[:2]: row for row in rows if self._is_ahead(row)}.values())
-            rows = [row for row in rows if not self._is_ahead(row)]
-        # The sort keeps the order of arrival among equals, and the dict the last of them. Most rows come in the order
-        # of their times, which sorting makes use of: it all takes half of the time of a loop that compares.
-        steps = _steps(rows) if self.clock_went_back else [rows]
-        self.latest = [list({row[:2]: row for row in sorted(step, key=_time)}.values()) for step in steps if step]
-
-    def newest_of(self, device_ids: Container[int]) -> dict[int, deque[Row]]:
-        """The newest rows of these devices, NEWEST_PER_DEVICE of each at most, in the order of arrival; none that is
-        too far ahead."""
-        newest: dict[int, deque[Row]] = {}
-        for row in self.rows:
-            device_id = row[0]
-            if device_id in device_ids and not (self.skews_ms and self._is_ahead(row)):
-                if device_id not in newest:
-                    newest[device_id] = deque(maxlen=NEWEST_PER_DEVICE)
-                newest[device_id].append(row)
-        return newest
-
-    def _is_ahead(self, row: Row) -> bool:
-        return row[2] - self._max_clock_skew_ms > row[4]
 
 
 class Ingest:
@@ -203,7 +76,7 @@ class Ingest:
         self,
         writer: Writer,
         *,
-        on_commit: Callable[[Group], None],
+        on_commit: Callable[[ReadingBatch], None],
         on_replaced: Callable[[], None] = lambda: None,
         options: DeviceOptions,
         slow_s: float = SLOW_S,
@@ -211,7 +84,7 @@ class Ingest:
         now_ms: Callable[[], int] = now_ms,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_commit` is called in the event loop with each group that is stored; `on_replaced` when another database
+        """`on_commit` is called in the event loop with each batch that is stored; `on_replaced` when another database
         has taken the place of the one before, so that nothing that was read from it is true any more. `now_ms` and
         `monotonic` are the clocks, that of people and one in seconds that nobody puts right."""
         self._writer = writer
@@ -236,7 +109,7 @@ class Ingest:
         self._room = asyncio.Event()
         self._room.set()
         self._closing = False
-        self._group = Group(self._max_clock_skew_ms)
+        self._batch = self._new_batch()
         self._task: asyncio.Task[None] | None = None
         self._limited_log = RateLimitedLog(logger)
         self.failure: str | None = None
@@ -245,7 +118,7 @@ class Ingest:
 
     def start(self) -> "asyncio.Task[None]":
         """Begins to commit, in the task that is returned; it ends by `close` only."""
-        self._task = asyncio.get_running_loop().create_task(self._commit_groups(), name="ingest")
+        self._task = asyncio.get_running_loop().create_task(self._commit_batches(), name="ingest")
         return self._task
 
     async def close(self) -> None:
@@ -278,13 +151,13 @@ class Ingest:
         Do not await that future itself, since cancelling the waiter would cancel it for all; see `store`. It ends in
         `RefusedError` if the database can never take the device's readings, or for new keys that are too many.
         """
-        group = self._group
+        batch = self._batch
         device_id = device.device_id
-        submission = group.submissions.get(device_id)
+        submission = batch.submissions.get(device_id)
         known_key: Callable[[str], int | None]
         if submission is None:
             known_key = self._keys_of_device.get(device_id, NO_KEYS).get
-            submission = group.submissions[device_id] = Submission(device.name, _new_future(), known_key)
+            submission = batch.submissions[device_id] = Submission(device.name, _new_future(), known_key)
             self._work.set()
         else:
             known_key = submission.known_key
@@ -312,16 +185,16 @@ class Ingest:
                 unnumbered.append((device_id, key, ts, seq, received_ms, number, text))
         if odd:
             self._note_times(device, odd, received_ms)
-        if received_ms < group.received_ms:
-            group.clock_went_back = True
-        group.received_ms = received_ms
+        if received_ms < batch.received_ms:
+            batch.clock_went_back = True
+        batch.received_ms = received_ms
         self._uncommitted += size
         self._submitted += size
         if unnumbered:
             future = _new_future()
-            group.new_keys.append(NewKeysMessage(device, rows, unnumbered, len(group.rows), future))
+            batch.new_keys.append(NewKeysMessage(device, rows, unnumbered, len(batch.rows), future))
             return future
-        group.rows += rows
+        batch.rows += rows
         return submission.future
 
     async def store(self, device: Identity, points: Sequence[Point]) -> None:
@@ -337,64 +210,63 @@ class Ingest:
         """Looks up the keys of a device anew, of which some may have been deleted."""
         self._known_keys.forget(device_id)
 
-    def key_name(self, key_id: int) -> str:
-        """The name of a key that was in a committed group."""
-        return self._key_names[key_id]
-
     # Committing
 
-    async def _commit_groups(self) -> None:
+    def _new_batch(self) -> ReadingBatch:
+        return ReadingBatch(self._max_clock_skew_ms, self._key_names)
+
+    async def _commit_batches(self) -> None:
         while True:
             await self._work.wait()
             self._work.clear()
-            group = self._group
-            if not group.submissions:
+            batch = self._batch
+            if not batch.submissions:
                 if self._closing:
                     return
                 continue
-            self._group = Group(self._max_clock_skew_ms)
+            self._batch = self._new_batch()
             size, self._submitted = self._submitted, 0
-            group.seen = self._newly_seen(group)
-            await self._commit(group)
+            batch.seen = self._newly_seen(batch)
+            await self._commit(batch)
             self._uncommitted -= size
             self._room.set()
             if self._closing:
                 self._work.set()
 
-    async def _commit(self, group: Group) -> None:
-        """Stores the group and resolves its futures."""
+    async def _commit(self, batch: ReadingBatch) -> None:
+        """Stores the batch and resolves its futures."""
         try:
-            await self._store(group)
+            await self._store(batch)
         except DatabaseReplacedError as error:
-            self._start_over(group, error)
+            self._start_over(batch, error)
             return
         except self._writer.data_errors as error:
-            if len(group.submissions) > 1:
+            if len(batch.submissions) > 1:
                 text = "the database refuses a value among %d readings"
-                peer_log.error("readings", text, group.size(), exc_info=error)
-                for device_id in group.submissions:
-                    await self._commit(group.part_of(device_id))
+                peer_log.error("readings", text, batch.size(), exc_info=error)
+                for device_id in batch.submissions:
+                    await self._commit(batch.part_of(device_id))
                 return
-            ((device_id, submission),) = group.submissions.items()
-            metrics.readings_unstorable.inc(group.size())
+            ((device_id, submission),) = batch.submissions.items()
+            metrics.readings_unstorable.inc(batch.size())
             text, peer = "the database refuses what %s (%d) sent: %s", f"device/{device_id}"
             peer_log.error(peer, text, submission.name, device_id, error)
             refusal = RefusedError(MessageRefusal.UNSTORABLE, f"cannot be stored: {error}")
             _resolve(submission.future, refusal)
-            for message in group.new_keys:
+            for message in batch.new_keys:
                 _resolve(message.future, message.refusal or refusal)
             return
-        for submission in group.submissions.values():
+        for submission in batch.submissions.values():
             _resolve(submission.future)
-        for message in group.new_keys:
+        for message in batch.new_keys:
             _resolve(message.future, message.refusal)
         try:
-            self._on_commit(group)
+            self._on_commit(batch)
         except Exception as error:  # what becomes of it elsewhere must not stop the commits
             peer_log.error("readings", "announcing a commit failed", exc_info=error)
 
-    async def _store(self, group: Group) -> None:
-        """Writes the group, trying again as long as the database is away. Raises the writer's data_errors."""
+    async def _store(self, batch: ReadingBatch) -> None:
+        """Writes the batch, trying again as long as the database is away. Raises the writer's data_errors."""
         loop = asyncio.get_running_loop()
         attempt = doublings = 0
         began = time.perf_counter()
@@ -403,7 +275,7 @@ class Ingest:
             limit_s = self._attempt_s * 2**doublings
             try:
                 with self._limited(limit_s):
-                    keys_are_known = await loop.run_in_executor(self._thread, self._write, group)
+                    keys_are_known = await loop.run_in_executor(self._thread, self._write, batch)
             except DatabaseReplacedError:
                 self.failure = None
                 raise
@@ -424,18 +296,18 @@ class Ingest:
             self.failure = None
         if not keys_are_known:
             self._known_keys.clear()
-        for message in group.new_keys:
+        for message in batch.new_keys:
             if keys_are_known and message.refusal is None:
                 self._known_keys.add(message.device.device_id, message.numbers)
         metrics.commit_seconds.observe(time.perf_counter() - started)
         metrics.commits.inc()
-        metrics.readings_committed.inc(len(group.rows))
+        metrics.readings_committed.inc(len(batch.rows))
 
-    def _start_over(self, group: Group, error: DatabaseReplacedError) -> None:
+    def _start_over(self, batch: ReadingBatch, error: DatabaseReplacedError) -> None:
         """Forgets all that was true of the database before, and refuses what waits: whose readings they are, the
         database that is there now may see otherwise. Who sends them again has been looked up in that one."""
         logger.error("%s: devices are cut off, and come back as they are known to this one", error)
-        forming, self._group = self._group, Group(self._max_clock_skew_ms)
+        forming, self._batch = self._batch, self._new_batch()
         self._uncommitted -= self._submitted
         self._submitted = 0
         self._known_keys.clear()
@@ -443,7 +315,7 @@ class Ingest:
         self._flagged.clear()
         self._on_replaced()  # first, so that connections end without an answer, and the readings are sent again
         refusal = RefusedError(MessageRefusal.REPLACED, "the database was replaced; send it again")
-        for refused in (group, forming):
+        for refused in (batch, forming):
             for submission in refused.submissions.values():
                 _resolve(submission.future, refusal)
             for message in refused.new_keys:
@@ -461,48 +333,48 @@ class Ingest:
             slow.cancel()
             end.cancel()
 
-    def _write(self, group: Group) -> bool:
-        """In the thread: stores the group. False if a number of a key that was known had been given up meanwhile."""
+    def _write(self, batch: ReadingBatch) -> bool:
+        """In the thread: stores the batch. False if a number of a key that was known had been given up meanwhile."""
         try:
-            if group.new_keys and not group.is_numbered:
-                self._key_bounds.look_at(group.new_keys)
-                for message in group.new_keys:
+            if batch.new_keys and not batch.is_numbered:
+                self._key_bounds.look_at(batch.new_keys)
+                for message in batch.new_keys:
                     self._key_names.update({key_id: name for name, key_id in message.numbers.items()})
-                group.number()
-            group.summarize()
-            group.now_ms = self._now_ms()
+                batch.number()
+            batch.summarize()
+            batch.now_ms = self._now_ms()
             try:
-                self._writer.write(group)
+                self._writer.write(batch)
             except UnknownKeyError:
-                self._renumber(group)
-                group.summarize()
-                self._writer.write(group)
+                self._renumber(batch)
+                batch.summarize()
+                self._writer.write(batch)
                 return False
         except Exception:
             self._writer.close()
             raise
         return True
 
-    def _renumber(self, group: Group) -> None:
-        names = {row[1]: self._key_names[row[1]] for row in group.rows}
+    def _renumber(self, batch: ReadingBatch) -> None:
+        names = {row[1]: self._key_names[row[1]] for row in batch.rows}
         key_ids = self._writer.key_ids(sorted(set(names.values())))
         self._key_names.update({key_id: name for name, key_id in key_ids.items()})
-        group.renumber({number: key_ids[name] for number, name in names.items()})
+        batch.renumber({number: key_ids[name] for number, name in names.items()})
 
-    def _newly_seen(self, group: Group) -> list[Seen]:
+    def _newly_seen(self, batch: ReadingBatch) -> list[Seen]:
         """Devices to be marked as heard of: each once a second at most, which is as fine as people look at it; and at
         once where its clock is found to be ahead, or is so no longer."""
         now = self._monotonic()
         not_since = now - SEEN_INTERVAL_S
         seen = self._seen
-        due = [device_id for device_id in group.submissions if seen.get(device_id, not_since) <= not_since]
+        due = [device_id for device_id in batch.submissions if seen.get(device_id, not_since) <= not_since]
         seen.update(dict.fromkeys(due, now))
-        skews_ms = group.skews_ms
+        skews_ms = batch.skews_ms
         if skews_ms or self._flagged:
-            changed = group.submissions.keys() & (self._flagged | skews_ms.keys())
+            changed = batch.submissions.keys() & (self._flagged | skews_ms.keys())
             due = [*changed.union(due)]
             self._flagged = self._flagged - changed | skews_ms.keys()
-        return [Seen(device_id, group.received_ms, skews_ms.get(device_id)) for device_id in due]
+        return [Seen(device_id, batch.received_ms, skews_ms.get(device_id)) for device_id in due]
 
     def _note_slow(self) -> None:
         metrics.commits_slow.inc()
@@ -527,16 +399,10 @@ class Ingest:
         if len(early) < len(odd):
             metrics.timestamps_in_the_future.inc(len(odd) - len(early))
             skew_ms = max(odd) - received_ms
-            skews_ms = self._group.skews_ms
+            skews_ms = self._batch.skews_ms
             skews_ms[device.device_id] = max(skew_ms, skews_ms.get(device.device_id, 0))
             text = "%s (%d) sends the time %d, %s ahead of the gateway's clock: it does not become the latest value"
             peer_log.warning(peer, text, device.name, device.device_id, max(odd), duration_text(skew_ms))
-
-
-def _steps(rows: list[Row]) -> list[list[Row]]:
-    """The rows, in their order, in parts: of each, no row was received before the one before it."""
-    starts = [place for place in range(1, len(rows)) if rows[place][4] < rows[place - 1][4]]
-    return [rows[start:end] for start, end in pairwise([0, *starts, len(rows)])]
 
 
 def _stable_hash(number: float | None, text: str | None) -> int:

@@ -109,7 +109,7 @@ class NewKeysMessage:
         place: int,
         future: "asyncio.Future[None]",
     ) -> None:
-        """`place` is how many rows the group had when it came. `future` is that of its own commit."""
+        """`place` is how many rows the batch had when it came. `future` is that of its own commit."""
         self.device = device
         self.rows = rows
         self.unnumbered = unnumbered

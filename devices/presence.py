@@ -226,7 +226,9 @@ class PresenceRecorder:
         return self._task
 
     def start_over(self) -> None:
-        """The database is another now: orders that are in it are old, and what is kept here may be nobody's there."""
+        """The database is another now: it has let nobody in who is here, orders that are in it are old, and what is
+        kept here may be nobody's there."""
+        self._connections.disconnect_all("database replaced")
         self._must_start_over = True
 
     async def close(self) -> None:

@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from devices.credentials import DeviceDirectory
 from devices.deletion import Deleter
 from devices.fanout import Fanout
-from devices.ingest import Group, Ingest
+from devices.ingest import Ingest
 from devices.limits import DeviceLimits, configured
 from devices.presence import ConnectionRegistry, PresenceRecorder
 from devices.writers import make_writer
@@ -57,20 +57,18 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
     if layer is None:
         raise ImproperlyConfigured("devices need a channel layer: CHANNEL_LAYERS['default']")
 
-    def replaced() -> None:
-        connections.disconnect_all("database replaced")
-        presence.start_over()
-
-    def committed(group: Group) -> None:
-        fanout.committed(group)
-
     options = configured()
     lifecycle: Lifecycle = state.get("lifecycle") or Lifecycle()
     directory = DeviceDirectory()
-    ingest = Ingest(make_writer(options.max_clock_skew_ms), on_commit=committed, on_replaced=replaced, options=options)
-    fanout = Fanout(layer, ingest)
+    fanout = Fanout(layer)
     connections = ConnectionRegistry(directory, announce=fanout.connection, servers=lambda: lifecycle.servers)
     presence = PresenceRecorder(connections)
+    ingest = Ingest(
+        make_writer(options.max_clock_skew_ms),
+        on_commit=fanout.committed,
+        on_replaced=presence.start_over,
+        options=options,
+    )
     deleter = Deleter(ingest.between_commits, forget_keys=ingest.forget_keys)
     async with AsyncExitStack() as started:
         started.push_async_callback(directory.close)

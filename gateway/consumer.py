@@ -63,7 +63,9 @@ class AsyncConsumer(BackgroundWork):
     under `channel_layer_alias`; and, with a layer, `channel_name`.
     """
 
-    channel_layer_alias: ClassVar[str] = DEFAULT_CHANNEL_LAYER
+    channel_layer_alias: ClassVar[str | None] = DEFAULT_CHANNEL_LAYER
+    """The layer, by its alias in CHANNEL_LAYERS, in which this consumer has a channel. None: it takes part in no layer,
+    and costs none of its work, which is for consumers that live as long as one request."""
 
     mailbox_capacity: ClassVar[int | None] = None
     """How many layer messages may wait for this consumer; None: as many as the layer gives a channel (100)."""

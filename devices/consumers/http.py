@@ -18,6 +18,7 @@ _JSON = (b"content-type", b"application/json")
 class DeviceApiConsumer(AsyncHttpConsumer):
     """Base of the requests of devices. Answers are empty, or {"error": why}."""
 
+    channel_layer_alias: ClassVar[str | None] = None
     max_body_bytes: ClassVar[int | None] = MAX_PAYLOAD_BYTES
 
     async def respond(self, status: int, error: str = "", *headers: tuple[bytes, bytes]) -> None:

@@ -17,7 +17,7 @@ through the layer, so at most once: `members` is the truth.
 """
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 from gateway.consumer import AsyncConsumer
 from gateway.layers import LayerUnavailableError
@@ -36,6 +36,9 @@ LEAVE_TIMEOUT_S = 5.0
 
 class PresentConsumer(AsyncConsumer, events=()):
     """To be put before a consumer class: what it entered it leaves when its connection ends, however that ends."""
+
+    channel_layer_alias: ClassVar[str]
+    """Not None: members are those of a layer."""
 
     __entries: dict[str, Entry] = {}
 

@@ -18,7 +18,7 @@ lost.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlencode
 
 from gateway.consumer import AsyncConsumer
@@ -37,6 +37,9 @@ MAX_CURSOR_LENGTH = 8192
 
 class ResumableGroups(AsyncConsumer, events=("layer.reconnected", "group.gap")):
     """To be put before a consumer class. All groups joined by `resume` are followed; `group_add` joins as ever."""
+
+    channel_layer_alias: ClassVar[str]
+    """Not None: what is followed are groups of a layer."""
 
     __followed: dict[str, Position] = {}
     __log: GroupLog

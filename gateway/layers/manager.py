@@ -113,10 +113,10 @@ class ChannelLayerManager:
 channel_layers = ChannelLayerManager()
 
 
-def get_channel_layer(alias: str = DEFAULT_CHANNEL_LAYER) -> BaseChannelLayer | None:
-    """The layer of the alias `alias`, or None when CHANNEL_LAYERS does not name it."""
+def get_channel_layer(alias: str | None = DEFAULT_CHANNEL_LAYER) -> BaseChannelLayer | None:
+    """The layer of the alias `alias`, or None when CHANNEL_LAYERS does not name it, or for None."""
     # Not by catching KeyError, which would hide one that the layer's own constructor raises.
-    if alias in channel_layers.backends or alias in channel_layers:
+    if alias is not None and (alias in channel_layers.backends or alias in channel_layers):
         return channel_layers[alias]
     return None
 

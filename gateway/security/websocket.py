@@ -98,7 +98,7 @@ def _developing() -> bool:
 class WebsocketDenier(AsyncWebsocketConsumer):
     """Refuses the connection. It takes part in no channel layer: none needs to work for that."""
 
-    channel_layer_alias: ClassVar[str] = ""
+    channel_layer_alias: ClassVar[str | None] = None
 
     def __init__(self, reason: str | None = None) -> None:
         """`reason` is for the server's log."""

@@ -16,10 +16,11 @@ from django.db import connections
 
 from devices import metrics
 from devices.credentials import Identity
-from devices.ingest import MAX_WAITING, SEEN_INTERVAL_S, Group, Ingest
+from devices.ingest import MAX_WAITING, SEEN_INTERVAL_S, Ingest
 from devices.limits import DeviceOptions
 from devices.models import Device, DeviceType, Key, LatestValue, Reading
 from devices.profiles import PROFILES, Point
+from devices.reading_batch import ReadingBatch
 from devices.refusals import MessageRefusal, RefusedError
 from devices.writers import Batch, Row, Seen, Writer, make_writer
 from devices.writers.base import DEVICES
@@ -238,7 +239,7 @@ class Running:
 
     def __init__(self, options: DeviceOptions = OPTIONS) -> None:
         self.writer = Unsteady(make_writer(DAY))
-        self.committed: list[Group] = []
+        self.committed: list[ReadingBatch] = []
         self.now_ms = TS
         self.monotonic_s = 0.0
         self.ingest = Ingest(
@@ -358,7 +359,7 @@ class TestIngest:
         await futures[-1]
 
         assert all(future is futures[0] for future in futures)
-        assert [len(group.rows) for group in running.committed] == [1, 1, 99]
+        assert [len(batch.rows) for batch in running.committed] == [1, 1, 99]
 
     async def test_a_new_key_is_known_to_other_processes(self, running: Running, device: Identity) -> None:
         other = Running()
@@ -529,7 +530,7 @@ class TestKeys:
         await running.send(device, *points("tu"))
         await running.send(device, *points("t"))
 
-        assert [len(group.new_keys) for group in running.committed] == [1, 0]
+        assert [len(batch.new_keys) for batch in running.committed] == [1, 0]
 
 
 def give_up(device_id: int, key: str) -> None:
@@ -780,7 +781,7 @@ class TestDatabaseSilent:
         writer = Hanging(make_writer(DAY))
         writer.hangs = 1
         before = metrics.commits_slow._value.get()
-        ingest = Ingest(writer, on_commit=lambda group: None, options=OPTIONS, slow_s=0.01)
+        ingest = Ingest(writer, on_commit=lambda batch: None, options=OPTIONS, slow_s=0.01)
         ingest.start()
 
         submitted = ingest.submit(device, [("t", TS, 1.0, None)], TS)
@@ -803,7 +804,7 @@ class TestDatabaseSilent:
     ) -> None:
         writer = Hanging(make_writer(DAY))
         writer.hangs = 2
-        ingest = Ingest(writer, on_commit=lambda group: None, options=OPTIONS, attempt_s=0.05)
+        ingest = Ingest(writer, on_commit=lambda batch: None, options=OPTIONS, attempt_s=0.05)
         ingest.start()
 
         await ingest.submit(device, [("t", TS, 1.0, None), ("t", None, 2.0, None)], TS + 5)
@@ -836,7 +837,7 @@ async def test_readings_go_through_a_new_connection_when_postgresql_has_fallen_s
 ) -> None:
     proxy, writer = proxied
     device = await ask(make_device, "thermo-1")
-    ingest = Ingest(writer, on_commit=lambda group: None, options=OPTIONS, slow_s=0.1, attempt_s=2)
+    ingest = Ingest(writer, on_commit=lambda batch: None, options=OPTIONS, slow_s=0.1, attempt_s=2)
     ingest.start()
     await ingest.submit(device, [("t", TS, 1.0, None)], TS)
 
@@ -920,7 +921,7 @@ class TestPostgresqlSession:
 class TestDataThatTheDatabaseRefuses:
     async def test_is_refused_to_its_device_alone(self, running: Running, device: Identity) -> None:
         other = await ask(make_device, "thermo-2")
-        running.writer.failures = 1  # so that both are in the second group
+        running.writer.failures = 1  # so that both are in the second batch
         running.send(device)
         while running.writer.attempts == 0:
             await asyncio.sleep(0)

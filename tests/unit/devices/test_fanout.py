@@ -12,9 +12,10 @@ from devices import metrics
 from devices.credentials import Identity
 from devices.dashboard.device_list import KEYS_PER_ROW
 from devices.fanout import FLEET_GROUP, MAX_WAITING, Fanout, device_group
-from devices.ingest import NEWEST_PER_DEVICE, Ingest
+from devices.ingest import Ingest
 from devices.limits import ANY_SKEW_MS, DeviceOptions
 from devices.profiles import PROFILES, Point
+from devices.reading_batch import NEWEST_PER_DEVICE
 from devices.writers import make_writer
 from gateway.layers import InMemoryChannelLayer
 from gateway.layers.base import GroupSendResult
@@ -52,12 +53,12 @@ class Setting:
 
     def __init__(self) -> None:
         self.layer = CountingLayer()
+        self.fanout = Fanout(self.layer)
         self.ingest = Ingest(
             make_writer(ANY_SKEW_MS),
-            on_commit=lambda group: self.fanout.committed(group),
+            on_commit=self.fanout.committed,
             options=DeviceOptions(max_clock_skew_s=0),
         )
-        self.fanout = Fanout(self.layer, self.ingest)
 
     async def watch(self, group: str) -> "Watcher":
         channel = await self.layer.new_channel()

@@ -9,10 +9,11 @@ import pytest
 
 from devices import metrics
 from devices.credentials import Identity
-from devices.ingest import Group, Ingest
+from devices.ingest import Ingest
 from devices.limits import DeviceOptions
 from devices.models import Reading
 from devices.profiles import PROFILES
+from devices.reading_batch import ReadingBatch
 from devices.refusals import MessageRefusal, RefusedError
 from devices.writers import make_writer
 from gateway.db import database_sync_to_async
@@ -26,11 +27,11 @@ class Announced:
     """What is called with each commit; fails if told to."""
 
     def __init__(self) -> None:
-        self.groups: list[Group] = []
+        self.batches: list[ReadingBatch] = []
         self.fault: Exception | None = None
 
-    def __call__(self, group: Group) -> None:
-        self.groups.append(group)
+    def __call__(self, batch: ReadingBatch) -> None:
+        self.batches.append(batch)
         if self.fault is not None:
             raise self.fault
 
@@ -58,7 +59,7 @@ async def test_of_a_database_that_was_replaced_nothing_is_believed_and_nothing_t
         replaced += 1
 
     ingest = Ingest(
-        make_writer(OPTIONS.max_clock_skew_ms), on_commit=lambda group: None, on_replaced=note, options=OPTIONS
+        make_writer(OPTIONS.max_clock_skew_ms), on_commit=lambda batch: None, on_replaced=note, options=OPTIONS
     )
     ingest.start()
     for key in ("a", "t"):
@@ -127,7 +128,7 @@ async def test_what_becomes_of_a_commit_elsewhere_stops_no_commit(
         await ingest.store(DEVICE, [("t", TS + number, 1.0, None)])
 
     assert await count() == 2
-    assert len(announced.groups) == 2
+    assert len(announced.batches) == 2
     assert caplog.text.count("announcing a commit failed") == 2
 
 

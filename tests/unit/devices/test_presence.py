@@ -264,7 +264,7 @@ class TestAnotherDatabase:
         looked_up_before = gateway.identity(device)
         connections = [gateway.connect(device), gateway.connect(device), gateway.connect(other)]
 
-        gateway.connections.disconnect_all("database replaced")
+        gateway.presence.start_over()
 
         assert [connection.closed_for for connection in connections] == ["database replaced"] * 3
         assert not gateway.connections.add(looked_up_before, lambda reason: None)
@@ -276,9 +276,9 @@ class TestAnotherDatabase:
         await until(lambda: gateway.directory.generation)
         await database_sync_to_async(DisconnectOrder.objects.all().delete)()
         await database_sync_to_async(DisconnectOrder.objects.create)(pk=17, device=device, reason="in the backup")
-        connection = gateway.connect(device)
 
         gateway.presence.start_over()
+        connection = gateway.connect(device)
         await until(lambda: gateway.presence._last_order == 17)
         assert connection.closed_for is None
         await database_sync_to_async(DisconnectOrder.objects.create)(pk=18, device=device, reason="disabled")

@@ -168,6 +168,16 @@ async def test_long_polling_the_client_may_leave_before_the_response(served: Any
     assert layer.local.channels == {}
 
 
+async def test_a_consumer_without_an_alias_takes_part_in_no_layer(served: Any, layer: InMemoryChannelLayer) -> None:
+    class Apart(Consumer):
+        channel_layer_alias = None
+
+        async def handle(self, body: bytes) -> None:
+            await self.send_response(200, f"{self.channel_layer} {len(layer.local.channels)}".encode())
+
+    assert (await HttpCommunicator(served(Apart.as_asgi()), "GET", "/").get_response())["body"] == b"None 0"
+
+
 async def test_an_endless_handle_is_cancelled_when_the_client_leaves(served: Any) -> None:
     class Endless(Consumer):
         async def handle(self, body: bytes) -> None:
