@@ -40,8 +40,8 @@ from gateway.serve import control, data_dir
 from gateway.serve.assembly import make_listeners, make_servers
 from gateway.serve.certificate_renewal import renewed
 from protocols.asgi import Application
-from protocols.mqtt.storage.base import Store, StoreError
 from protocols.mqtt.storage.redis import RedisStore
+from protocols.mqtt.storage.rows import Store, StoreError
 from protocols.mqtt.storage.sqlite import SqliteStore
 from protocols.server import ProtocolServer
 

@@ -10,7 +10,7 @@ from protocols.asgi import Application
 from protocols.bridge.bridge import Bridge
 from protocols.bridge.options import BridgeOptions
 from protocols.mqtt.broker.broker import Broker
-from protocols.mqtt.broker.store import MemoryRetainedStore, MemorySessionStore
+from protocols.mqtt.broker.retained_messages import MemoryRetainedStore, MemorySessionStore
 from protocols.mqtt.options import BrokerLimits, MqttOptions
 from protocols.mqtt.server import MqttServer
 from protocols.server import Listener, ProtocolServer, Tunnel

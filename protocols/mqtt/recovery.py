@@ -17,7 +17,8 @@ from protocols.mqtt.codec.properties import WILL, read_properties
 from protocols.mqtt.delivery import Delivery
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.storage.base import (
+from protocols.mqtt.storage.journal import Journal
+from protocols.mqtt.storage.rows import (
     DELIVERIES,
     MESSAGES,
     RECEIVED,
@@ -35,7 +36,6 @@ from protocols.mqtt.storage.base import (
     SessionRow,
     SubscriptionRow,
 )
-from protocols.mqtt.storage.journal import Journal
 
 
 @dataclass(frozen=True, slots=True)

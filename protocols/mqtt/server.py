@@ -20,16 +20,16 @@ from typing import Any, ClassVar
 
 from protocols.asgi import Application
 from protocols.mqtt.broker.broker import Broker
-from protocols.mqtt.broker.store import MemoryRetainedStore, MemorySessionStore
+from protocols.mqtt.broker.retained_messages import MemoryRetainedStore, MemorySessionStore
 from protocols.mqtt.codec.packets import Properties
 from protocols.mqtt.endpoint import Endpoint
 from protocols.mqtt.operator_commands import Inspection
 from protocols.mqtt.options import BrokerLimits, MqttOptions
 from protocols.mqtt.recovery import Clock, Restoring
 from protocols.mqtt.server_state import ListenerContext, ServerState
-from protocols.mqtt.storage.base import Store
 from protocols.mqtt.storage.committer import Committer
 from protocols.mqtt.storage.journal import Journal
+from protocols.mqtt.storage.rows import Store
 from protocols.mqtt.trace import Trace
 from protocols.server import Command, Listener, ProtocolServer, Tunnel
 from protocols.sockets import Listening, listen_at_all

@@ -13,9 +13,9 @@ from protocols import metrics
 from protocols.asgi import Application
 from protocols.limits import ConnectionLimits
 from protocols.mqtt.broker.broker import Broker
-from protocols.mqtt.losses import Losses
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.states import State
+from protocols.mqtt.statistics import Losses
 from protocols.mqtt.storage.committer import Committer
 from protocols.mqtt.sys_topics import StatusTopics
 from protocols.mqtt.trace import Trace, Tracing

@@ -12,7 +12,8 @@ import redis
 from protocols.durable_sqlite import DatabaseFile
 from protocols.mqtt.storage import redis as redis_store
 from protocols.mqtt.storage import sqlite as sqlite_store
-from protocols.mqtt.storage.base import (
+from protocols.mqtt.storage.redis import RedisStore
+from protocols.mqtt.storage.rows import (
     DELIVERIES,
     KINDS,
     MESSAGES,
@@ -36,9 +37,8 @@ from protocols.mqtt.storage.base import (
     StoreTakenError,
     SubscriptionRow,
 )
-from protocols.mqtt.storage.memory import MemoryStore
-from protocols.mqtt.storage.redis import RedisStore
 from protocols.mqtt.storage.sqlite import SqliteStore
+from tests.support.mqtt_store import MemoryStore
 from tests.support.redis import RedisServer
 
 OpenStore = Callable[[], Store]

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from protocols.asgi import Event
 from protocols.mqtt.broker.broker import Broker
-from protocols.mqtt.broker.store import MemoryRetainedStore, MemorySessionStore
+from protocols.mqtt.broker.retained_messages import MemoryRetainedStore, MemorySessionStore
 from protocols.mqtt.codec.decoder import Decoder, encode
 from protocols.mqtt.codec.errors import MqttError
 from protocols.mqtt.codec.packets import (

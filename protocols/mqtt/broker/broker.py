@@ -16,18 +16,18 @@ from typing import Final
 
 from protocols.mqtt.broker.matching import one_per_session
 from protocols.mqtt.broker.owners import NOBODY, Owner, Owners
+from protocols.mqtt.broker.retained_messages import MemoryRetainedStore, RetainedStore, SessionStore
 from protocols.mqtt.broker.session import Session, Subscriber
 from protocols.mqtt.broker.shared_subscriptions import SharedGroup
-from protocols.mqtt.broker.store import MemoryRetainedStore, RetainedStore, SessionStore
-from protocols.mqtt.broker.topic_trees import TopicTree
+from protocols.mqtt.broker.subscription_tree import TopicTree
 from protocols.mqtt.codec.errors import KeepingError, SessionQuotaError
 from protocols.mqtt.codec.packets import Properties, Publish, Will
 from protocols.mqtt.codec.topic_rules import is_status_topic, split_shared
 from protocols.mqtt.delivery import Link
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import LEVELS_PER_RETAINED, BrokerLimits, MqttOptions
-from protocols.mqtt.storage.base import SubscriptionRow
 from protocols.mqtt.storage.journal import Journal
+from protocols.mqtt.storage.rows import SubscriptionRow
 
 
 class Broker:

@@ -15,8 +15,8 @@ from typing import Any, Final, Protocol
 
 from protocols import metrics
 from protocols.log_lines import RateLimitedLog
-from protocols.mqtt.storage.base import Changes, Kind, Row, Store, StoreError, StoreTakenError
 from protocols.mqtt.storage.journal import Journal
+from protocols.mqtt.storage.rows import Changes, Kind, Row, Store, StoreError, StoreTakenError
 
 logger = logging.getLogger("gateway.mqtt")
 

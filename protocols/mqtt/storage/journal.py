@@ -16,7 +16,7 @@ import msgspec
 from protocols.mqtt.codec.packets import PacketType, Will
 from protocols.mqtt.codec.properties import WILL, encode_properties
 from protocols.mqtt.message import Message
-from protocols.mqtt.storage.base import (
+from protocols.mqtt.storage.rows import (
     DELIVERIES,
     MESSAGES,
     RECEIVED,

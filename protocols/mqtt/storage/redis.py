@@ -21,7 +21,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from protocols.mqtt.storage.base import (
+from protocols.mqtt.storage.rows import (
     DELIVERIES,
     KINDS,
     RETAINED,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from protocols.durable_sqlite import DatabaseFile, Identity, RowsStatement, execute_with_rows
-from protocols.mqtt.storage.base import (
+from protocols.mqtt.storage.rows import (
     DELIVERIES,
     KINDS,
     MESSAGES,

@@ -13,7 +13,7 @@ from protocols.bridge.server import BridgeServer
 from protocols.bridge.topic_map import ReceiveRule, SendRule
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.server import MqttServer
-from protocols.mqtt.storage.base import Store
+from protocols.mqtt.storage.rows import Store
 from protocols.server import Listener
 from tests.integration.mqtt.paho_client import PahoClient
 from tests.support.mosquitto import Mosquitto

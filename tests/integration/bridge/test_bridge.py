@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from protocols.bridge.topic_map import ReceiveRule, SendRule
-from protocols.mqtt.storage.base import Changes
+from protocols.mqtt.storage.rows import Changes
 from protocols.mqtt.storage.sqlite import SqliteStore
 from tests.integration.bridge.conftest import DEADLINE_S, Application_, Connect, OpenGateway, until
 from tests.support.mosquitto import Mosquitto

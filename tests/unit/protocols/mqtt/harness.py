@@ -4,7 +4,7 @@ from typing import Any
 
 from protocols.asgi import Event
 from protocols.mqtt.broker.broker import Broker
-from protocols.mqtt.broker.store import MemoryRetainedStore, MemorySessionStore
+from protocols.mqtt.broker.retained_messages import MemoryRetainedStore, MemorySessionStore
 from protocols.mqtt.codec.decoder import Decoder, encode
 from protocols.mqtt.codec.packets import (
     ConnAck,

@@ -25,11 +25,11 @@ from protocols.mqtt.codec.packets import (
 )
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.server import MqttServer
-from protocols.mqtt.storage.base import Changes, StoreError, StoreTakenError
 from protocols.mqtt.storage.committer import Committer
 from protocols.mqtt.storage.journal import Journal
-from protocols.mqtt.storage.memory import MemoryStore
+from protocols.mqtt.storage.rows import Changes, StoreError, StoreTakenError
 from protocols.server import Listener
+from tests.support.mqtt_store import MemoryStore
 from tests.unit.protocols.mqtt.test_server import Client, broker, until
 
 HOUR = {"session_expiry_interval": 3_600}

@@ -8,7 +8,7 @@ import pytest
 
 from protocols.asgi import Event, Receive, Scope, Send
 from protocols.mqtt.broker.broker import Broker
-from protocols.mqtt.broker.store import MemoryRetainedStore, MemorySessionStore
+from protocols.mqtt.broker.retained_messages import MemoryRetainedStore, MemorySessionStore
 from protocols.mqtt.codec.decoder import Decoder, encode
 from protocols.mqtt.codec.packets import (
     Auth,

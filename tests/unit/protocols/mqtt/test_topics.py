@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from protocols.mqtt.broker.topic_trees import RetainedTree, TopicTree
+from protocols.mqtt.broker.subscription_tree import RetainedTree, TopicTree
 from protocols.mqtt.codec.errors import InvalidTopicError
 from protocols.mqtt.codec.packets import ReasonCode
 from protocols.mqtt.codec.topic_rules import matches, split_shared, validate_topic_filter, validate_topic_name

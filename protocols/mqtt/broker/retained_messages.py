@@ -9,7 +9,7 @@ import abc
 from collections.abc import Iterator
 
 from protocols.mqtt.broker.session import Session
-from protocols.mqtt.broker.topic_trees import RetainedTree
+from protocols.mqtt.broker.subscription_tree import RetainedTree
 from protocols.mqtt.message import Message
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from protocols.mqtt.losses import INTERVAL_S, Losses
 from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.statistics import INTERVAL_S, Losses
 from tests.unit.protocols.mqtt.harness import World
 
 

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
+from protocols.mqtt.broker.retained_messages import MemoryRetainedStore, MemorySessionStore, RetainedStore, SessionStore
 from protocols.mqtt.broker.session import Session
-from protocols.mqtt.broker.store import MemoryRetainedStore, MemorySessionStore, RetainedStore, SessionStore
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import MqttOptions
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from protocols.mqtt.storage.base import KINDS, Changes, Kind, Row, Store
+from protocols.mqtt.storage.rows import KINDS, Changes, Kind, Row, Store
 
 
 class MemoryStore(Store):

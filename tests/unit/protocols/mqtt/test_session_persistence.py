@@ -6,7 +6,7 @@ import pytest
 
 from protocols.mqtt.broker.broker import Broker
 from protocols.mqtt.broker.owners import size_of_subscription
-from protocols.mqtt.broker.store import MemoryRetainedStore, MemorySessionStore
+from protocols.mqtt.broker.retained_messages import MemoryRetainedStore, MemorySessionStore
 from protocols.mqtt.codec.packets import (
     ConnAck,
     Connect,
@@ -26,9 +26,9 @@ from protocols.mqtt.codec.packets import (
 )
 from protocols.mqtt.options import NEVER_EXPIRES, BrokerLimits, MqttOptions
 from protocols.mqtt.recovery import Clock, Restoring
-from protocols.mqtt.storage.base import KINDS, Changes
 from protocols.mqtt.storage.journal import Journal
-from protocols.mqtt.storage.memory import MemoryStore
+from protocols.mqtt.storage.rows import KINDS, Changes
+from tests.support.mqtt_store import MemoryStore
 from tests.unit.protocols.mqtt.harness import Client, World
 
 HOUR_S = 3_600
