@@ -20,7 +20,6 @@ from typing import Any, Final
 import msgspec
 
 from devices import metrics
-from devices.dashboard.device_list import KEYS_PER_ROW
 from devices.models import now_ms
 from devices.reading_batch import ReadingBatch
 from devices.values import told
@@ -32,6 +31,8 @@ peer_log = PeerLog("gateway.fanout")
 logger = logging.getLogger("gateway.fanout")
 
 FLEET_GROUP: Final = "devices"
+KEYS_PER_ROW: Final = 6
+"""Keys of a device for which a row of the dashboard has room."""
 MAX_WAITING: Final = 100
 
 

@@ -12,12 +12,12 @@ from urllib.parse import urlencode
 from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet, Window
 from django.db.models.functions import RowNumber
 
+from devices.fanout import KEYS_PER_ROW
 from devices.models import ConnectedDevice, Credential, Device, DeviceQuerySet, LatestValue
 from devices.queries import CodePoints, contains_words, heads
 from devices.values import Value
 
 PAGE_SIZE: Final = 50
-KEYS_PER_ROW: Final = 6
 KEYS_PER_DEVICE: Final = 500
 MAX_SEARCH_LENGTH: Final = 200
 
@@ -67,7 +67,7 @@ class DeviceFacts(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class BoardQuery:
+class DeviceListQuery:
     """What a dashboard shows, as its address says it. Anything that is not understood is the default."""
 
     q: str = ""
@@ -77,7 +77,7 @@ class BoardQuery:
     page: int = 1
 
     @classmethod
-    def parse(cls, parameters: Mapping[str, str]) -> "BoardQuery":
+    def parse(cls, parameters: Mapping[str, str]) -> "DeviceListQuery":
         """Reads the query parameters of an address."""
         state, sort, page = (parameters.get(name, "") for name in ("state", "sort", "page"))
         return cls(
@@ -96,7 +96,7 @@ class BoardQuery:
     def address(self, **changes: Any) -> str:
         """The query string for this, with `changes`; defaults are left out of it."""
         changed = replace(self, **changes)
-        default = BoardQuery()
+        default = DeviceListQuery()
         fields = {name: getattr(changed, name) for name in ("q", "state", "type", "sort", "page")}
         return urlencode({name: value for name, value in fields.items() if value != getattr(default, name)})
 
@@ -106,7 +106,7 @@ class BoardQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class Board:
+class DeviceList:
     """A page of devices. `newest_id` is above every device there was: a greater one is new."""
 
     devices: list[DeviceFacts]
@@ -121,7 +121,7 @@ def search_text(text: str) -> str:
     return text.replace("\0", "").strip()[:MAX_SEARCH_LENGTH]
 
 
-def read_board(query: BoardQuery) -> Board:
+def read_device_list(query: DeviceListQuery) -> DeviceList:
     """The page that `query` asks for, or the last one if there are fewer. Two to four database queries."""
     newest_id = Device.objects.aggregate(newest=Max("id"))["newest"] or 0
     chosen = _filter(Device.objects.with_connected(), query)
@@ -129,7 +129,7 @@ def read_board(query: BoardQuery) -> Board:
     pages = max(1, -(-total // PAGE_SIZE))
     page = min(query.page, pages)
     rows = _order(chosen, query.sort)[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
-    return Board(_with_values(rows, KEYS_PER_ROW), total, page, pages, newest_id)
+    return DeviceList(_with_values(rows, KEYS_PER_ROW), total, page, pages, newest_id)
 
 
 def read_device(device_id: int, keys: str = "") -> DeviceFacts | None:
@@ -158,7 +158,7 @@ def found_by(text: str) -> Q:
     return found
 
 
-def _filter(devices: DeviceQuerySet, query: BoardQuery) -> DeviceQuerySet:
+def _filter(devices: DeviceQuerySet, query: DeviceListQuery) -> DeviceQuerySet:
     if query.q:
         devices = devices.filter(found_by(query.q))
     if query.type:

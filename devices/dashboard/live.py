@@ -22,8 +22,8 @@ import msgspec
 from django.urls import path
 
 from devices.dashboard.access import may_watch, session_may_watch
-from devices.dashboard.device_list import Board, BoardQuery, as_message, read_board, read_device
-from devices.dashboard.page_changes import ConnectionChanged, Watch, decode
+from devices.dashboard.device_list import DeviceList, DeviceListQuery, as_message, read_device, read_device_list
+from devices.dashboard.page_changes import ConnectionChanged, PageChanges, decode
 from devices.fanout import FLEET_GROUP, device_group
 from devices.models import now_ms
 from gateway.auth import AuthMiddlewareStack
@@ -53,7 +53,7 @@ class LiveStream(AsyncConsumer):
     mailbox_policy: ClassVar[MailboxPolicy] = "drop_oldest"
 
     _device_id: int | None
-    _watch: Watch | None = None
+    _changes: PageChanges | None = None
     _ticks = 0
     _snapshot_at = float("-inf")
     _pushed_at = float("-inf")
@@ -109,10 +109,10 @@ class LiveStream(AsyncConsumer):
             await self._resync()
         elif self._resync_pending:
             pass  # the snapshot that is due will show it
-        elif self._watch is None:
+        elif self._changes is None:
             await self._send_text(message["text"])
         else:
-            await self._take(self._watch, message["text"])
+            await self._take(self._changes, message["text"])
 
     async def layer_disconnected(self, message: Event) -> None:
         """The layer lost its server: commits of other processes do not come."""
@@ -149,25 +149,25 @@ class LiveStream(AsyncConsumer):
 
     # The dashboard's share of the fleet
 
-    async def _take(self, watch: Watch, text: str) -> None:
+    async def _take(self, changes: PageChanges, text: str) -> None:
         message = decode(text)
         if message is None:
             return  # the next snapshot shows what it had
         if isinstance(message, ConnectionChanged):
-            if watch.take_connection(message):
+            if changes.take_connection(message):
                 await self._send_text(text)
-        elif watch.take_readings(message) and not self._push_pending:
+        elif changes.take_readings(message) and not self._push_pending:
             wait_s = self._pushed_at + PUSH_INTERVAL_S - time.monotonic()
             if wait_s <= 0:
                 await self._push()
             else:
                 self._push_pending = True
                 self._later(wait_s, "live.push")
-        if watch.outdated:
+        if changes.outdated:
             await self._resync()
 
     async def _push(self) -> None:
-        message = None if self._watch is None else self._watch.drain()
+        message = None if self._changes is None else self._changes.drain()
         if message is not None:
             self._pushed_at = time.monotonic()
             await self._tell(message)
@@ -192,10 +192,10 @@ class LiveStream(AsyncConsumer):
     async def _send_snapshot(self, *, gap: bool) -> None:
         """`gap`: whether updates may have been missed before it, so that a chart has to read its history again."""
         if self._device_id is None:
-            board = await self._read_board()
-            self._watch = Watch(board)
-            devices = [as_message(device) for device in board.devices]
-            snapshot = {"devices": devices, "total": board.total, "page": board.page, "pages": board.pages}
+            shown = await self._read_device_list()
+            self._changes = PageChanges(shown)
+            devices = [as_message(device) for device in shown.devices]
+            snapshot = {"devices": devices, "total": shown.total, "page": shown.page, "pages": shown.pages}
         else:
             facts = await database_sync_to_async(read_device)(self._device_id, self._parameters().get("q", ""))
             snapshot = {"devices": [] if facts is None else [as_message(facts)]}
@@ -205,8 +205,8 @@ class LiveStream(AsyncConsumer):
         if self._is_cut_off():
             await self._tell({"type": "stale", "why": "layer"})
 
-    async def _read_board(self) -> Board:
-        return await database_sync_to_async(read_board)(BoardQuery.parse(self._parameters()))
+    async def _read_device_list(self) -> DeviceList:
+        return await database_sync_to_async(read_device_list)(DeviceListQuery.parse(self._parameters()))
 
     def _parameters(self) -> dict[str, str]:
         return dict(parse_qsl(self.scope["query_string"].decode("latin-1"), errors="replace"))

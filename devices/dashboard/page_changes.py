@@ -10,13 +10,14 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from devices import metrics
-from devices.dashboard.device_list import KEYS_PER_ROW, Board
+from devices.dashboard.device_list import DeviceList
+from devices.fanout import KEYS_PER_ROW
 
 Reading: TypeAlias = tuple[str, int, msgspec.Raw]
 """Key, device time in ms, and the JSON of the whole reading, whose value nobody here has to understand."""
 
 
-class DeviceNews(msgspec.Struct):
+class DeviceReadings(msgspec.Struct):
     """What a commit holds of one device."""
 
     name: str
@@ -30,26 +31,26 @@ class _Beginning(msgspec.Struct, array_like=True):
     ts: int
 
 
-_news = msgspec.json.Decoder(DeviceNews).decode
+_device_readings = msgspec.json.Decoder(DeviceReadings).decode
 _beginning = msgspec.json.Decoder(_Beginning).decode
 
 
 class ReadingsCommitted(msgspec.Struct, tag_field="type", tag="readings", dict=True):
-    """A commit, as devices.fanout announces it: by the id of a device, the JSON of its news.
+    """A commit, as devices.fanout announces it: by the id of a device, the JSON of its readings.
 
-    Only the news of devices that somebody looks at are read, so what cannot be read ends nobody else's stream; and
-    they are read once, however many look.
+    Only the readings of devices that somebody looks at are decoded, so what cannot be read ends nobody else's stream;
+    and they are decoded once, however many look.
     """
 
     devices: dict[int, msgspec.Raw]
 
-    def news_of(self, device_id: int) -> tuple[str, list[Reading]]:
+    def readings_of(self, device_id: int) -> tuple[str, list[Reading]]:
         """The name of a device and its readings. Raises ValueError or RecursionError for what cannot be read."""
         read = self._read.get(device_id)
         if read is None:
-            news = _news(self.devices[device_id])
-            beginnings = [(_beginning(raw), raw) for raw in news.readings]
-            read = news.name, [(beginning.key, beginning.ts, raw) for beginning, raw in beginnings]
+            found = _device_readings(self.devices[device_id])
+            beginnings = [(_beginning(raw), raw) for raw in found.readings]
+            read = found.name, [(beginning.key, beginning.ts, raw) for beginning, raw in beginnings]
             self._read[device_id] = read
         return read
 
@@ -80,25 +81,25 @@ def decode(text: str) -> ReadingsCommitted | ConnectionChanged | None:
     return message
 
 
-class Watch:
+class PageChanges:
     """The devices of one page and what has happened to them since it was last told.
 
     Bounded: the devices of a page, with as many keys each as a row shows.
     """
 
-    def __init__(self, board: Board) -> None:
-        self._keys: Final = {device["id"]: set(device["values"]) for device in board.devices}
-        self._newest_id: Final = board.newest_id
+    def __init__(self, device_list: DeviceList) -> None:
+        self._keys: Final = {device["id"]: set(device["values"]) for device in device_list.devices}
+        self._newest_id: Final = device_list.newest_id
         self._names: dict[int, str] = {}
         self._pending: dict[int, dict[str, Reading]] = {}
         self.outdated = False
-        """Whether a device has come that the board may have to show: time for a new snapshot."""
+        """Whether a device has come that the list may have to show: time for a new snapshot."""
 
     def take_readings(self, message: ReadingsCommitted) -> bool:
         """Merges a commit; returns whether there is anything to tell."""
         for device_id in self._keys.keys() & message.devices.keys():
             try:
-                self._merge(device_id, *message.news_of(device_id))
+                self._merge(device_id, *message.readings_of(device_id))
             except (ValueError, RecursionError):
                 metrics.announcements_unreadable.inc()
         if max(message.devices, default=0) > self._newest_id:

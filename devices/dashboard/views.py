@@ -15,7 +15,7 @@ from django.views.decorators.http import require_safe
 
 from devices.dashboard.access import watchers_only
 from devices.dashboard.command_lines import add_line, publish_lines
-from devices.dashboard.device_list import STATES, BoardQuery, read_board, read_device, search_text
+from devices.dashboard.device_list import STATES, DeviceListQuery, read_device, read_device_list, search_text
 from devices.history import end_of, history
 from devices.models import Credential, Device, DeviceType, LatestValue, Reading, now_ms
 from devices.values import number_text
@@ -56,18 +56,18 @@ def favicon(request: HttpRequest) -> HttpResponse:
 @watchers_only
 def dashboard(request: HttpRequest) -> HttpResponse:
     """A page of devices, found, sorted and paged by the server; the live stream keeps it current."""
-    query = BoardQuery.parse(request.GET.dict())
-    board = read_board(query)
-    watched = query.address(page=board.page)
+    query = DeviceListQuery.parse(request.GET.dict())
+    device_list = read_device_list(query)
+    watched = query.address(page=device_list.page)
     context = {
         "nav": "devices",
         "query": query,
-        "board": board,
+        "device_list": device_list,
         "states": STATES.items(),
         "types": list(DeviceType.objects.order_by("name").values_list("name", flat=True)),
         "columns": [_column(query, name, label) for name, label in COLUMNS],
-        "previous_href": _page_href(query, board.page - 1) if board.page > 1 else "",
-        "next_href": _page_href(query, board.page + 1) if board.page < board.pages else "",
+        "previous_href": _page_href(query, device_list.page - 1) if device_list.page > 1 else "",
+        "next_href": _page_href(query, device_list.page + 1) if device_list.page < device_list.pages else "",
         "socket_path": f"/ws/live/?{watched}",
         "events_path": f"/events/live/?{watched}",
         "add_line": add_line("thermo-1"),
@@ -161,11 +161,11 @@ def _stored_value(device_id: int, key: str, ts: str | None, seq: str | None) -> 
     return (math.nan if number is None else number), text
 
 
-def _page_href(query: BoardQuery, page: int) -> str:
+def _page_href(query: DeviceListQuery, page: int) -> str:
     return f"{reverse('dashboard')}?{query.address(page=page)}"
 
 
-def _column(query: BoardQuery, name: str, label: str) -> dict[str, Any]:
+def _column(query: DeviceListQuery, name: str, label: str) -> dict[str, Any]:
     """A heading that sorts: by its column, or the other way round if that is the order already."""
     direction = query.direction(name)
     # What is asked for first: those who are connected, those who were heard last.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from devices.dashboard.device_list import BoardQuery, read_board, read_device
+from devices.dashboard.device_list import DeviceListQuery, read_device, read_device_list
 from devices.models import Device, DeviceType, Key, LatestValue
 from devices.queries import CodePoints, heads
 from devices.values import HEAD, Value
@@ -45,7 +45,7 @@ def names(database: str) -> None:
     ],
 )
 def test_devices_are_found_by_their_words_in_any_case(names: None, text: str, found: list[str]) -> None:
-    assert sorted(device["name"] for device in read_board(BoardQuery(q=text)).devices) == found
+    assert sorted(device["name"] for device in read_device_list(DeviceListQuery(q=text)).devices) == found
 
 
 def test_keys_come_in_the_order_of_their_code_points(database: str) -> None:
@@ -54,7 +54,7 @@ def test_keys_come_in_the_order_of_their_code_points(database: str) -> None:
         LatestValue.objects.create(device=device, key=Key.objects.create(name=key), ts=1, received=1, number=1.0)
 
     assert list(Key.objects.order_by(CodePoints("name")).values_list("name", flat=True)) == sorted(keys)
-    assert list(read_board(BoardQuery()).devices[0]["values"]) == sorted(keys)[:6]
+    assert list(read_device_list(DeviceListQuery()).devices[0]["values"]) == sorted(keys)[:6]
     facts = read_device(device.pk)
     assert facts is not None
     assert list(facts["values"]) == sorted(keys)

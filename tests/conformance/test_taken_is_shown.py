@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 
 from devices import credentials
 from devices.credentials import Identity
-from devices.dashboard.device_list import KEYS_PER_DEVICE, KEYS_PER_ROW
+from devices.dashboard.device_list import KEYS_PER_DEVICE
 from devices.dashboard.live import live_http_routes, live_websocket_routes
-from devices.fanout import FLEET_GROUP, Fanout, device_group
+from devices.fanout import FLEET_GROUP, KEYS_PER_ROW, Fanout, device_group
 from devices.ingest import Ingest
 from devices.limits import DeviceOptions
 from devices.models import Credential, Device, DeviceType, Key, LatestValue, Reading

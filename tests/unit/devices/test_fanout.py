@@ -10,8 +10,7 @@ import pytest
 
 from devices import metrics
 from devices.credentials import Identity
-from devices.dashboard.device_list import KEYS_PER_ROW
-from devices.fanout import FLEET_GROUP, MAX_WAITING, Fanout, device_group
+from devices.fanout import FLEET_GROUP, KEYS_PER_ROW, MAX_WAITING, Fanout, device_group
 from devices.ingest import Ingest
 from devices.limits import ANY_SKEW_MS, DeviceOptions
 from devices.profiles import PROFILES, Point

@@ -11,9 +11,9 @@ from devices.dashboard.device_list import (
     KEYS_PER_DEVICE,
     MAX_CHARACTERS,
     PAGE_SIZE,
-    BoardQuery,
-    read_board,
+    DeviceListQuery,
     read_device,
+    read_device_list,
 )
 from devices.models import Device, DeviceType, GatewayInstance, Key, LatestValue, now_ms
 from devices.values import CUT
@@ -22,7 +22,7 @@ from tests.unit.devices.dashboard.conftest import MakeDevice
 
 
 def names(**query: Any) -> list[str]:
-    return [device["name"] for device in read_board(BoardQuery(**query)).devices]
+    return [device["name"] for device in read_device_list(DeviceListQuery(**query)).devices]
 
 
 def test_without_devices_the_page_shows_how_to_send_a_first_reading(watching: Client) -> None:
@@ -86,7 +86,7 @@ def test_a_device_of_a_gateway_that_was_killed_is_not_connected(make_device: Mak
     dead = GatewayInstance.objects.create(heartbeat_ms=now_ms() - 60_000)
     make_device("thermo-1", connected_to=dead)
 
-    assert read_board(BoardQuery()).devices[0]["connected"] is False
+    assert read_device_list(DeviceListQuery()).devices[0]["connected"] is False
 
 
 def test_search_finds_parts_of_names_and_types(make_device: MakeDevice) -> None:
@@ -169,10 +169,10 @@ def test_a_page_beyond_the_last_is_the_last(make_device: MakeDevice) -> None:
     for number in range(PAGE_SIZE + 1):
         make_device(f"device-{number:03}")
 
-    board = read_board(BoardQuery(page=99))
+    device_list = read_device_list(DeviceListQuery(page=99))
 
-    assert (board.page, board.pages, board.total) == (2, 2, PAGE_SIZE + 1)
-    assert [device["name"] for device in board.devices] == [f"device-{PAGE_SIZE:03}"]
+    assert (device_list.page, device_list.pages, device_list.total) == (2, 2, PAGE_SIZE + 1)
+    assert [device["name"] for device in device_list.devices] == [f"device-{PAGE_SIZE:03}"]
 
 
 def test_ten_thousand_devices_cost_as_many_queries_as_one(
@@ -196,7 +196,7 @@ def test_ten_thousand_devices_cost_as_many_queries_as_one(
 def test_a_row_shows_six_keys_and_says_how_many_more_there_are(make_device: MakeDevice) -> None:
     make_device("busy", values={f"key-{number}": number for number in range(9)})
 
-    row = read_board(BoardQuery()).devices[0]
+    row = read_device_list(DeviceListQuery()).devices[0]
 
     assert list(row["values"]) == [f"key-{number}" for number in range(6)]
     assert row["more"] == 3
@@ -215,22 +215,22 @@ def test_the_page_of_a_device_has_all_keys(make_device: MakeDevice) -> None:
 @pytest.mark.parametrize(
     ("parameters", "understood"),
     [
-        ({"page": "-1"}, BoardQuery()),
-        ({"page": "9" * 40}, BoardQuery()),
-        ({"page": "²"}, BoardQuery()),
-        ({"sort": "password"}, BoardQuery()),
-        ({"state": "broken", "q": "  a\0b "}, BoardQuery(q="ab")),
-        ({"sort": "-seen", "page": "3"}, BoardQuery(sort="-seen", page=3)),
+        ({"page": "-1"}, DeviceListQuery()),
+        ({"page": "9" * 40}, DeviceListQuery()),
+        ({"page": "²"}, DeviceListQuery()),
+        ({"sort": "password"}, DeviceListQuery()),
+        ({"state": "broken", "q": "  a\0b "}, DeviceListQuery(q="ab")),
+        ({"sort": "-seen", "page": "3"}, DeviceListQuery(sort="-seen", page=3)),
     ],
 )
 def test_what_is_not_understood_of_an_address_is_the_default(
-    parameters: dict[str, str], understood: BoardQuery
+    parameters: dict[str, str], understood: DeviceListQuery
 ) -> None:
-    assert BoardQuery.parse(parameters) == understood
+    assert DeviceListQuery.parse(parameters) == understood
 
 
 def test_an_address_leaves_defaults_out_and_reads_back() -> None:
-    query = BoardQuery(q="ä & b", state="connected", sort="-seen", page=2)
+    query = DeviceListQuery(q="ä & b", state="connected", sort="-seen", page=2)
 
-    assert BoardQuery().address() == ""
+    assert DeviceListQuery().address() == ""
     assert query.address(page=1) == "q=%C3%A4+%26+b&state=connected&sort=-seen"

@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from devices import metrics
-from devices.dashboard.device_list import KEYS_PER_ROW, Board, DeviceFacts
-from devices.dashboard.page_changes import ConnectionChanged, ReadingsCommitted, Watch, decode
+from devices.dashboard.device_list import DeviceFacts, DeviceList
+from devices.dashboard.page_changes import ConnectionChanged, PageChanges, ReadingsCommitted, decode
+from devices.fanout import KEYS_PER_ROW
 from devices.values import Value
 
 
@@ -26,88 +27,88 @@ def facts(device_id: int, *keys: str) -> DeviceFacts:
     }
 
 
-def watch(*devices: DeviceFacts, newest_id: int = 100) -> Watch:
-    return Watch(Board(list(devices), total=len(devices), page=1, pages=1, newest_id=newest_id))
+def page_changes(*devices: DeviceFacts, newest_id: int = 100) -> PageChanges:
+    return PageChanges(DeviceList(list(devices), total=len(devices), page=1, pages=1, newest_id=newest_id))
 
 
 def commit(**devices: list[list[Any]]) -> ReadingsCommitted:
     """A commit as it comes over the layer; `d3=[["t", 1, 21.5]]` is a reading of device 3."""
-    news = {name[1:]: {"name": f"device-{name[1:]}", "readings": readings} for name, readings in devices.items()}
-    message = decode(msgspec.json.encode({"type": "readings", "now": 1, "devices": news}).decode())
+    readings_of = {name[1:]: {"name": f"device-{name[1:]}", "readings": readings} for name, readings in devices.items()}
+    message = decode(msgspec.json.encode({"type": "readings", "now": 1, "devices": readings_of}).decode())
     assert isinstance(message, ReadingsCommitted)
     return message
 
 
-def told(watched: Watch) -> Any:
+def told(changes: PageChanges) -> Any:
     """What a browser is told of the devices."""
-    message = watched.drain()
+    message = changes.drain()
     return None if message is None else msgspec.json.decode(msgspec.json.encode(message))["devices"]
 
 
 def test_it_tells_of_the_devices_on_the_page_only() -> None:
-    watched = watch(facts(3, "t"))
+    changes = page_changes(facts(3, "t"))
 
-    assert watched.take_readings(commit(d3=[["t", 5, 21.5]], d4=[["t", 5, 1]]))
+    assert changes.take_readings(commit(d3=[["t", 5, 21.5]], d4=[["t", 5, 1]]))
 
-    assert told(watched) == {"3": {"name": "device-3", "readings": [["t", 5, 21.5]]}}
+    assert told(changes) == {"3": {"name": "device-3", "readings": [["t", 5, 21.5]]}}
 
 
 def test_a_commit_without_them_is_nothing_to_tell() -> None:
-    watched = watch(facts(3, "t"))
+    changes = page_changes(facts(3, "t"))
 
-    assert not watched.take_readings(commit(d4=[["t", 5, 1]]))
-    assert told(watched) is None
+    assert not changes.take_readings(commit(d4=[["t", 5, 1]]))
+    assert told(changes) is None
 
 
 def test_commits_are_merged_to_the_value_with_the_greatest_time() -> None:
-    watched = watch(facts(3, "t"))
+    changes = page_changes(facts(3, "t"))
 
-    watched.take_readings(commit(d3=[["t", 5, "new"]]))
-    watched.take_readings(commit(d3=[["t", 4, "late"]]))
+    changes.take_readings(commit(d3=[["t", 5, "new"]]))
+    changes.take_readings(commit(d3=[["t", 4, "late"]]))
 
-    assert told(watched)["3"]["readings"] == [["t", 5, "new"]]
-    assert told(watched) is None
+    assert told(changes)["3"]["readings"] == [["t", 5, "new"]]
+    assert told(changes) is None
 
 
 def test_a_new_key_is_told_while_the_row_has_room() -> None:
-    watched = watch(facts(3, *(f"key-{number}" for number in range(KEYS_PER_ROW - 1))))
+    changes = page_changes(facts(3, *(f"key-{number}" for number in range(KEYS_PER_ROW - 1))))
 
-    watched.take_readings(commit(d3=[["one more", 5, 1], ["too many", 5, 1]]))
+    changes.take_readings(commit(d3=[["one more", 5, 1], ["too many", 5, 1]]))
 
-    assert [reading[0] for reading in told(watched)["3"]["readings"]] == ["one more"]
+    assert [reading[0] for reading in told(changes)["3"]["readings"]] == ["one more"]
 
 
 def test_values_pass_through_untouched_whatever_they_are() -> None:
     value = {"nested": [None, True, 12345678901234567890123, "ä"]}
-    watched = watch(facts(3))
+    changes = page_changes(facts(3))
     text = '{"type":"readings","now":1,"devices":{"3":{"name":"x","readings":[["k",5,%s]]}}}'
     message = decode(text % '{"nested":[null,true,12345678901234567890123,"ä"]}')
     assert isinstance(message, ReadingsCommitted)
 
-    watched.take_readings(message)
+    changes.take_readings(message)
 
-    assert msgspec.json.decode(msgspec.json.encode(watched.drain()))["devices"]["3"]["readings"] == [["k", 5, value]]
+    assert msgspec.json.decode(msgspec.json.encode(changes.drain()))["devices"]["3"]["readings"] == [["k", 5, value]]
 
 
 def test_a_device_newer_than_the_snapshot_makes_it_outdated() -> None:
-    watched = watch(facts(3), newest_id=7)
+    changes = page_changes(facts(3), newest_id=7)
 
-    watched.take_readings(commit(d7=[["t", 5, 1]]))
-    assert not watched.outdated
+    changes.take_readings(commit(d7=[["t", 5, 1]]))
+    assert not changes.outdated
 
-    watched.take_readings(commit(d8=[["t", 5, 1]]))
-    assert watched.outdated
+    changes.take_readings(commit(d8=[["t", 5, 1]]))
+    assert changes.outdated
 
 
 def test_a_connection_is_told_if_its_device_is_on_the_page() -> None:
-    watched = watch(facts(3), newest_id=7)
+    changes = page_changes(facts(3), newest_id=7)
 
-    assert watched.take_connection(ConnectionChanged(id=3, connected=True))
-    assert not watched.take_connection(ConnectionChanged(id=4, connected=True))
-    assert not watched.outdated
+    assert changes.take_connection(ConnectionChanged(id=3, connected=True))
+    assert not changes.take_connection(ConnectionChanged(id=4, connected=True))
+    assert not changes.outdated
 
-    assert not watched.take_connection(ConnectionChanged(id=8, connected=True))
-    assert watched.outdated
+    assert not changes.take_connection(ConnectionChanged(id=8, connected=True))
+    assert changes.outdated
 
 
 def test_one_text_is_decoded_once_for_all_who_get_it() -> None:
@@ -126,25 +127,25 @@ def unreadable() -> float:
 
 
 def test_what_cannot_be_read_of_a_device_costs_no_other_anything() -> None:
-    watched = watch(facts(3, "t"), facts(4, "t"))
+    changes = page_changes(facts(3, "t"), facts(4, "t"))
     before = unreadable()
     text = '{"type":"readings","devices":{"3":{"name":"x","readings":"none"},"4":{"name":"y","readings":[["t",5,1]]}}}'
     message = decode(text)
     assert isinstance(message, ReadingsCommitted)
 
-    assert watched.take_readings(message)
+    assert changes.take_readings(message)
 
-    assert told(watched) == {"4": {"name": "y", "readings": [["t", 5, 1]]}}
+    assert told(changes) == {"4": {"name": "y", "readings": [["t", 5, 1]]}}
     assert unreadable() == before + 1
 
 
-def test_the_news_of_a_device_that_is_not_on_the_page_are_not_read() -> None:
-    watched = watch(facts(4, "t"))
+def test_the_readings_of_a_device_that_is_not_on_the_page_are_not_decoded() -> None:
+    changes = page_changes(facts(4, "t"))
     before = unreadable()
     message = decode('{"type":"readings","devices":{"3":{"readings":"none"},"4":{"name":"y","readings":[]}}}')
     assert isinstance(message, ReadingsCommitted)
 
-    watched.take_readings(message)
+    changes.take_readings(message)
 
     assert unreadable() == before
 
@@ -158,11 +159,11 @@ def test_a_message_that_cannot_be_read_is_counted_and_left_out(text: str) -> Non
 
 
 def test_what_a_reading_says_beside_its_value_passes_through() -> None:
-    watched = watch(facts(3))
+    changes = page_changes(facts(3))
 
-    watched.take_readings(commit(d3=[["k", 5, "9007199254740993", "9007199254740993"], ["c", 5, None, "xx…", 250_000]]))
+    changes.take_readings(commit(d3=[["k", 5, "9007199254740993", "9007199254740993"], ["c", 5, None, "xx…", 250_000]]))
 
-    assert told(watched)["3"]["readings"] == [
+    assert told(changes)["3"]["readings"] == [
         ["k", 5, "9007199254740993", "9007199254740993"],
         ["c", 5, None, "xx…", 250_000],
     ]
