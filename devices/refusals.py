@@ -1,55 +1,84 @@
-"""What a device sends and does not get stored: each kind of refusal, and how each wire tells it. This is the one table.
+"""What devices are refused: each kind of refusal, and how each wire tells it. These are the tables.
 
-Consumers, ingest and profiles raise `RefusedError` with a member of it and with the reason in words. A wire that speaks
-of MQTT's reason codes or of HTTP's statuses finds them here; a WebSocket answers {"error": reason}.
+A login is refused by a member of `LoginRefusal`, a message by one of `MessageRefusal`, with the reason in words. A wire
+that speaks of MQTT's reason codes or of HTTP's statuses finds them here; a WebSocket answers {"error": reason}.
 """
 
 from enum import Enum, unique
+from typing import Final
 
 from gateway.exceptions import Reject
 from protocols.mqtt import ReasonCode
 
 
-@unique
-class MessageRefusal(Enum):
-    """Name = (the label `reason` at /metrics, MQTT 5's reason code [MQTT5-2.4], HTTP's status, whether it is dropped).
+class Refusal(Enum):
+    """Name = (the label `reason` at /metrics, MQTT 5's reason code [MQTT5-2.4], HTTP's status, and where there is one,
+    after how many seconds to try again)."""
 
-    What is dropped gets, before MQTT 5, the acknowledgement of what is stored. That is for what ThingsBoard
-    acknowledges and ignores, and never for telemetry: the acknowledgement of telemetry means that it is stored.
-    """
-
-    PAYLOAD = ("payload", ReasonCode.PAYLOAD_FORMAT_INVALID, 400, False)
-    """No telemetry as the profile of the device knows it."""
-    TOO_LARGE = ("too_large", ReasonCode.PACKET_TOO_LARGE, 413, False)
-    """More bytes than a message may have. An MQTT server closes by itself, when it has read a packet's length."""
-    UNSTORABLE = ("unstorable", ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, 422, False)
-    """A value that the database refuses as data."""
-    REPLACED = ("database_replaced", ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, 503, False)
-    """What waited for its commit when another database took the place of the one before. The connection is closed."""
-    KEYS = ("keys", ReasonCode.QUOTA_EXCEEDED, 507, False)
-    """A new key, while there are as many as there may be in all."""
-    KEYS_OF_DEVICE = ("keys_of_device", ReasonCode.QUOTA_EXCEEDED, 429, False)
-    """A new key of a device that has as many as one device may have."""
-    NO_DEVICE = ("device", ReasonCode.TOPIC_NAME_INVALID, 404, False)
-    """Telemetry in the name of a device that is not there or is disabled, by a bridge."""
-    NOT_LOGGED_IN = ("not_logged_in", ReasonCode.NOT_AUTHORIZED, 401, False)
-    """What only a device may send, from a client that is none."""
-    TOPIC = ("topic", ReasonCode.TOPIC_NAME_INVALID, 404, False)
-    """A topic by which ThingsBoard takes telemetry, or what gateways say of their devices, and which is not served."""
-    IGNORED = ("ignored", ReasonCode.TOPIC_NAME_INVALID, 404, True)
-    """Any other topic of a device, or none: ThingsBoard acknowledges what it has no use for."""
-
-    def __init__(self, reason: str, reason_code: int, status: int, drop: bool) -> None:
+    def __init__(self, reason: str, reason_code: ReasonCode, status: int, retry_after_s: int | None = None) -> None:
         self.reason = reason
         self.reason_code = reason_code
         self.status = status
-        self.drop = drop
+        self.retry_after_s = retry_after_s
+
+
+@unique
+class LoginRefusal(Refusal):
+    """A device is not let in, or not any more. The reason is what the peer is told: that, and no more."""
+
+    UNKNOWN = ("unknown token", ReasonCode.BAD_USER_NAME_OR_PASSWORD, 401)
+    MISSING = ("no token", ReasonCode.BAD_USER_NAME_OR_PASSWORD, 401)
+    CUT = ("cut off while logging in", ReasonCode.BAD_USER_NAME_OR_PASSWORD, 401)
+    UNKNOWN_CERTIFICATE = ("certificate of no device", ReasonCode.BAD_USER_NAME_OR_PASSWORD, 401)
+    OTHER_DEVICE = ("token of another device than the certificate", ReasonCode.BAD_USER_NAME_OR_PASSWORD, 401)
+    UNAVAILABLE = ("database away", ReasonCode.SERVER_UNAVAILABLE, 503, 5)
+    BUSY = ("too many logins at once", ReasonCode.SERVER_BUSY, 503, 5)
+    FAILED_OFTEN = ("too many failed logins", ReasonCode.CONNECTION_RATE_EXCEEDED, 429, 60)
+    TOO_MANY = ("too many connections of the device", ReasonCode.QUOTA_EXCEEDED, 429)
+    FLAPPING = ("flapping", ReasonCode.CONNECTION_RATE_EXCEEDED, 429)
+
+
+@unique
+class MessageRefusal(Refusal):
+    """Nothing of a message is stored."""
+
+    PAYLOAD = ("payload", ReasonCode.PAYLOAD_FORMAT_INVALID, 400)
+    """No telemetry as the profile of the device knows it."""
+    TOO_LARGE = ("too_large", ReasonCode.PACKET_TOO_LARGE, 413)
+    """More bytes than a message may have. An MQTT server closes by itself, when it has read a packet's length."""
+    UNSTORABLE = ("unstorable", ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, 422)
+    """A value that the database refuses as data."""
+    REPLACED = ("database_replaced", ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, 503)
+    """What waited for its commit when another database took the place of the one before. The connection is closed."""
+    KEYS = ("keys", ReasonCode.QUOTA_EXCEEDED, 507)
+    """A new key, while there are as many as there may be in all."""
+    KEYS_OF_DEVICE = ("keys_of_device", ReasonCode.QUOTA_EXCEEDED, 429)
+    """A new key of a device that has as many as one device may have."""
+    NO_DEVICE = ("device", ReasonCode.TOPIC_NAME_INVALID, 404)
+    """Telemetry in the name of a device that is not there or is disabled, by a bridge."""
+    NOT_LOGGED_IN = ("not_logged_in", ReasonCode.NOT_AUTHORIZED, 401)
+    """What only a device may send, from a client that is none."""
+    TOPIC = ("topic", ReasonCode.TOPIC_NAME_INVALID, 404)
+    """A topic by which ThingsBoard takes telemetry, or what gateways say of their devices, and which is not served."""
+    IGNORED = ("ignored", ReasonCode.TOPIC_NAME_INVALID, 404)
+    """Any other topic of a device, or none: ThingsBoard acknowledges what it has no use for."""
+
+
+DROPPED: Final = frozenset({MessageRefusal.IGNORED})
+"""What gets, before MQTT 5, the acknowledgement of what is stored. That is for what ThingsBoard acknowledges and
+ignores, and never for telemetry: the acknowledgement of telemetry means that it is stored."""
 
 
 class RefusedError(Reject):
     """Raised when nothing of a message is stored. `text` tells the author of the firmware why."""
 
-    def __init__(self, refusal: MessageRefusal, text: str) -> None:
-        super().__init__(refusal.reason_code, text, drop=refusal.drop)
+    def __init__(self, refusal: Refusal, text: str, *, log_reason: str | None = None) -> None:
+        """`log_reason` is for the log, where it may know more than the peer."""
+        super().__init__(refusal.reason_code, text, drop=refusal in DROPPED, log_reason=log_reason)
         self.refusal = refusal
         self.text = text
+
+
+class LoginError(RefusedError):
+    """Raised when a device is not let in. `text` is what the peer is told; `log_reason` is who it is, and the true
+    reason."""

@@ -5,10 +5,10 @@ from typing import ClassVar
 import msgspec
 
 from devices.consumers.login import bearer_token, log_in
-from devices.consumers.refusals import LoginError, http_response, note_payload
+from devices.consumers.refusals import http_response, note_payload
 from devices.credentials import Identity
 from devices.profiles import MAX_PAYLOAD_BYTES
-from devices.refusals import MessageRefusal, RefusedError
+from devices.refusals import LoginError, MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
 from gateway.generic.http import AsyncHttpConsumer
 

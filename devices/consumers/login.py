@@ -4,26 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Iterable
 from typing import Any
 
-from devices.consumers.refusals import (
-    BUSY,
-    CUT,
-    FAILED_OFTEN,
-    MISSING,
-    OTHER_DEVICE,
-    TOO_MANY,
-    UNAVAILABLE,
-    UNKNOWN,
-    UNKNOWN_CERTIFICATE,
-    LoginError,
-    refused,
-)
+from devices.consumers.refusals import refused
 from devices.credentials import Denied, Found, Identity, looks_like_token
 from devices.look_ups import LookUpError, TooManyLookUpsError
+from devices.refusals import LoginError, LoginRefusal
 from devices.services import DeviceServices
 from protocols.asgi import Event, Scope
 from protocols.inbox import Inbox
-
-__all__ = ["LoginError", "Revocable", "bearer_token", "log_in"]
 
 
 async def log_in(
@@ -42,16 +29,16 @@ async def log_in(
         if isinstance(certified, Identity):
             return certified
         if certified is not None:
-            raise refused(UNKNOWN_CERTIFICATE, scope, str(certified))
+            raise refused(LoginRefusal.UNKNOWN_CERTIFICATE, scope, str(certified))
         # A look-up for the log's sake: one that is counted, as no other bounds those of who gives a password alone.
         is_counted = bool(password) and services.limits.failed_logins.note(scope["client"])
         hint = await _password_hint(services, scope, password) if is_counted else ""
-        raise refused(MISSING, scope, MISSING.reason + hint)
+        raise refused(LoginRefusal.MISSING, scope, LoginRefusal.MISSING.reason + hint)
     found = await _look_up(services.directory.authenticate(token, scope["client"]), scope)
     if isinstance(found, Denied):
         raise await _failed(services, found, scope, password)
     if isinstance(certified, Identity) and certified.device_id != found.device_id:
-        raise refused(OTHER_DEVICE, scope, f"token of {found}, certificate of {certified}")
+        raise refused(LoginRefusal.OTHER_DEVICE, scope, f"token of {found}, certificate of {certified}")
     return found
 
 
@@ -75,16 +62,16 @@ async def _look_up(looking_up: Awaitable[Found], scope: Scope) -> Found:
     try:
         return await looking_up
     except TooManyLookUpsError as error:
-        raise refused(BUSY, scope, str(error)) from error
+        raise refused(LoginRefusal.BUSY, scope, str(error)) from error
     except LookUpError as error:
-        raise refused(UNAVAILABLE, scope, f"{UNAVAILABLE.reason}: {error}") from error
+        raise refused(LoginRefusal.UNAVAILABLE, scope, f"{LoginRefusal.UNAVAILABLE.reason}: {error}") from error
 
 
 async def _failed(services: DeviceServices, denied: Denied, scope: Scope, password: bytes | None) -> LoginError:
     failed_logins = services.limits.failed_logins
     if failed_logins.note(scope["client"]):
-        return refused(UNKNOWN, scope, str(denied) + await _password_hint(services, scope, password))
-    error = refused(FAILED_OFTEN, scope, f"{denied}; {FAILED_OFTEN.reason} of this address")
+        return refused(LoginRefusal.UNKNOWN, scope, str(denied) + await _password_hint(services, scope, password))
+    error = refused(LoginRefusal.FAILED_OFTEN, scope, f"{denied}; {LoginRefusal.FAILED_OFTEN.reason} of this address")
     # As many wait as there are connections, which are bounded. Other logins of the address do not wait for these.
     await asyncio.sleep(failed_logins.pause_s)
     return error
@@ -127,9 +114,9 @@ class Revocable:
         """
         most, session_key = services.limits.options.max_connections, scope.get("client_id")
         if most and services.connections.count(device.device_id, beside=session_key) >= most:
-            raise refused(TOO_MANY, scope, f"{device} has {most} connections already")
+            raise refused(LoginRefusal.TOO_MANY, scope, f"{device} has {most} connections already")
         if not services.connections.add(device, self._cut_off, session_key=session_key):
-            raise refused(CUT, scope, f"{device} was {CUT.reason}")
+            raise refused(LoginRefusal.CUT, scope, f"{device} was {LoginRefusal.CUT.reason}")
         self._registered = (services, device)
 
     def unregister(self) -> None:

@@ -4,20 +4,13 @@ import asyncio
 from typing import Any, Final
 
 from devices.consumers.login import Revocable, certified_device, log_in
-from devices.consumers.refusals import (
-    FLAPPING,
-    UNKNOWN_CERTIFICATE,
-    LoginError,
-    count_payloads,
-    mqtt_rejection,
-    refused,
-)
+from devices.consumers.refusals import count_payloads, refused
 from devices.credentials import Denied, Identity, looks_like_token
 from devices.ingest import Ingest
 from devices.limits import Flapping
 from devices.models import now_ms
 from devices.presence import owner_of
-from devices.refusals import MessageRefusal, RefusedError
+from devices.refusals import LoginRefusal, MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
 from devices.topics import DEVICE_TOPICS, NOT_SERVED, OWN_FILTERS
 from gateway.generic.mqtt import AsyncMqttConsumer, Reject, topic
@@ -39,16 +32,13 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         """Logs the device in by its token or its certificate. 0x86 (5 before MQTT 5) for an unknown one, 0x88 if the
         database is away, 0x97 for one connection too many, 0x9F for who comes too often (3 before MQTT 5)."""
         services = services_of(self.scope)
-        try:
-            if self._is_no_device() and await self._certifies_no_device(services):
-                self.unrestricted = True
-                await self.accept(client_id=f"anonymous/{self.scope['client_id']}")
-                return
-            device = await log_in(services, self.scope["username"], self.scope, password=password)
-            self._refuse_flapping(services, device)
-            self.register(services, device, self.scope)
-        except LoginError as error:
-            raise mqtt_rejection(error, self.scope["mqtt_version"]) from None
+        if self._is_no_device() and await self._certifies_no_device(services):
+            self.unrestricted = True
+            await self.accept(client_id=f"anonymous/{self.scope['client_id']}")
+            return
+        device = await log_in(services, self.scope["username"], self.scope, password=password)
+        self._refuse_flapping(services, device)
+        self.register(services, device, self.scope)
         self.device = device
         self._flapping = services.limits.flapping
         self._ingest = services.ingest
@@ -71,7 +61,7 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         or whose device is disabled: that shall not go on as somebody else either."""
         found = await certified_device(services, self.scope)
         if isinstance(found, Denied) and found.device_id is not None:
-            raise refused(UNKNOWN_CERTIFICATE, self.scope, str(found))
+            raise refused(LoginRefusal.UNKNOWN_CERTIFICATE, self.scope, str(found))
         return not isinstance(found, Identity)
 
     @topic("v1/devices/me/telemetry", route=False)
@@ -138,4 +128,4 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         pause_s = services.limits.flapping.pause_s(device.device_id)
         if pause_s:
             told = f"flapping: too many connections ended without DISCONNECT; come again in {pause_s:.0f} s"
-            raise refused(FLAPPING, self.scope, f"{device} is {told}", told=told)
+            raise refused(LoginRefusal.FLAPPING, self.scope, f"{device} is {told}", told=told)

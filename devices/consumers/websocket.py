@@ -15,12 +15,12 @@ from typing import Any, Final
 import msgspec
 
 from devices.consumers.login import Revocable, bearer_token, log_in
-from devices.consumers.refusals import LoginError, http_response, note_payload
+from devices.consumers.refusals import http_response, note_payload
 from devices.credentials import Identity
 from devices.models import now_ms
 from devices.profiles import MAX_DEPTH, MAX_PAYLOAD_BYTES, NotJsonError, PayloadError, is_too_deep
 from devices.profiles.lenient_json import LenientJsonError, read
-from devices.refusals import MessageRefusal, RefusedError
+from devices.refusals import LoginError, MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
 from gateway.generic.websocket import AsyncWebsocketConsumer
 from protocols.asgi import Event

@@ -19,8 +19,7 @@ from prometheus_client import REGISTRY
 
 from devices import consumers, look_ups
 from devices.client_certificates import trust
-from devices.consumers import login, refusals
-from devices.consumers.refusals import REFUSALS, Refusal
+from devices.consumers import login
 from devices.credentials import (
     Answer,
     DeviceDirectory,
@@ -37,6 +36,7 @@ from devices.limits import DeviceLimits, DeviceOptions, FailedLogins, Flapping
 from devices.models import CertificateName, Credential, Device
 from devices.presence import ConnectionRegistry, PresenceRecorder
 from devices.profiles import PROFILES
+from devices.refusals import LoginRefusal
 from devices.routing import http_routes, mqtt_application, websocket_routes
 from devices.services import DeviceServices
 from gateway.db import database_sync_to_async
@@ -217,7 +217,7 @@ class Row:
     """A situation, the refusal that it ends in, what the log says, and the wires on which it can come up."""
 
     arrange: Callable[[World], Awaitable[Login]]
-    refusal: Refusal
+    refusal: LoginRefusal
     why: str
     wires: tuple[str, ...] = ALL
 
@@ -225,57 +225,57 @@ class Row:
 _WHOSE = f"{NAME} (PK)"
 _HINT = "; the password is"
 TABLE: Final = [
-    Row(unknown, refusals.UNKNOWN, "unknown token …Z9aq"),
-    Row(short, refusals.UNKNOWN, "unknown token of 7 characters"),
-    Row(disabled, refusals.UNKNOWN, f"device {_WHOSE} is disabled"),
-    Row(revoked, refusals.UNKNOWN, f"token …LAST of {_WHOSE} was revoked 2 h ago"),
-    Row(deleted, refusals.UNKNOWN, "unknown token …LAST"),
-    Row(nothing, refusals.MISSING, "no token"),
+    Row(unknown, LoginRefusal.UNKNOWN, "unknown token …Z9aq"),
+    Row(short, LoginRefusal.UNKNOWN, "unknown token of 7 characters"),
+    Row(disabled, LoginRefusal.UNKNOWN, f"device {_WHOSE} is disabled"),
+    Row(revoked, LoginRefusal.UNKNOWN, f"token …LAST of {_WHOSE} was revoked 2 h ago"),
+    Row(deleted, LoginRefusal.UNKNOWN, "unknown token …LAST"),
+    Row(nothing, LoginRefusal.MISSING, "no token"),
     Row(
         token_as_password,
-        refusals.UNKNOWN,
+        LoginRefusal.UNKNOWN,
         f"unknown token of 6 characters{_HINT} the token of {_WHOSE}, which belongs into the user name",
         MQTT,
     ),
     Row(
         wrong_token_as_password,
-        refusals.UNKNOWN,
+        LoginRefusal.UNKNOWN,
         f"unknown token of 6 characters{_HINT} like a token, which belongs into the user name",
         MQTT,
     ),
     Row(
         password_alone,
-        refusals.MISSING,
+        LoginRefusal.MISSING,
         f"no token{_HINT} the token of {_WHOSE}, which belongs into the user name",
         ("mqtt 5",),
     ),
-    Row(away, refusals.UNAVAILABLE, "database away: OperationalError: server closed the connection"),
+    Row(away, LoginRefusal.UNAVAILABLE, "database away: OperationalError: server closed the connection"),
     Row(
         away_while_a_certificate_is_looked_up,
-        refusals.UNAVAILABLE,
+        LoginRefusal.UNAVAILABLE,
         "database away: OperationalError: server closed the connection",
     ),
-    Row(busy, refusals.BUSY, "1 credentials wait to be looked up already"),
+    Row(busy, LoginRefusal.BUSY, "1 credentials wait to be looked up already"),
     Row(
         failed_often,
-        refusals.FAILED_OFTEN,
+        LoginRefusal.FAILED_OFTEN,
         f"token …LAST of {_WHOSE} was revoked 2 h ago; too many failed logins of this address",
     ),
     Row(
         unknown_certificate,
-        refusals.UNKNOWN_CERTIFICATE,
+        LoginRefusal.UNKNOWN_CERTIFICATE,
         "no device has a certificate of these names: san DNS:localhost, san IP:127.0.0.1, cn thermo",
     ),
-    Row(certificate_of_disabled, refusals.UNKNOWN_CERTIFICATE, f"device {_WHOSE} is disabled"),
+    Row(certificate_of_disabled, LoginRefusal.UNKNOWN_CERTIFICATE, f"device {_WHOSE} is disabled"),
     Row(
         revoked_certificate,
-        refusals.UNKNOWN_CERTIFICATE,
+        LoginRefusal.UNKNOWN_CERTIFICATE,
         f"certificate (cn thermo) of {_WHOSE} was revoked SECONDS ago",
     ),
-    Row(other_device, refusals.OTHER_DEVICE, f"token of other (OTHER), certificate of {_WHOSE}"),
-    Row(crowded, refusals.TOO_MANY, f"{_WHOSE} has 1 connections already", CONNECTIONS),
-    Row(cut, refusals.CUT, f"{_WHOSE} was cut off while logging in", CONNECTIONS),
-    Row(flapping, refusals.FLAPPING, f"{_WHOSE} is flapping: too many connections ended without DISCONNECT", MQTT),
+    Row(other_device, LoginRefusal.OTHER_DEVICE, f"token of other (OTHER), certificate of {_WHOSE}"),
+    Row(crowded, LoginRefusal.TOO_MANY, f"{_WHOSE} has 1 connections already", CONNECTIONS),
+    Row(cut, LoginRefusal.CUT, f"{_WHOSE} was cut off while logging in", CONNECTIONS),
+    Row(flapping, LoginRefusal.FLAPPING, f"{_WHOSE} is flapping: too many connections ended without DISCONNECT", MQTT),
 ]
 
 
@@ -336,7 +336,7 @@ def seen(sent: list[dict[str, Any]]) -> tuple[Any, ...]:
     return start["status"], json.loads(body["body"])["error"], sorted(start["headers"])
 
 
-def count(wire: str, refusal: Refusal) -> float:
+def count(wire: str, refusal: LoginRefusal) -> float:
     labels = {"protocol": wire.partition(" ")[0], "reason": refusal.reason}
     return REGISTRY.get_sample_value("gateway_device_logins_refused_total", labels) or 0
 
@@ -356,10 +356,11 @@ async def test_the_peer_is_told_its_kind_and_the_log_whose_it_was_and_why(
 
     told = seen(sent)
     if wire.startswith("mqtt"):
-        before_5 = row.refusal.mqtt if row.refusal.mqtt_before_5 is None else row.refusal.mqtt_before_5
-        assert told[0] == (row.refusal.mqtt if wire == "mqtt 5" else before_5)
+        code = row.refusal.reason_code
+        before_5 = 0x87 if code == 0x86 else code
+        assert told[0] == (code if wire == "mqtt 5" else before_5)
     else:
-        assert told[0] == row.refusal.http
+        assert told[0] == row.refusal.status
         assert (b"retry-after" in dict(told[2])) is (row.refusal.retry_after_s is not None)
     assert told[1].startswith(row.refusal.reason)
     assert NAME not in told[1]
@@ -388,8 +389,8 @@ def test_the_table_has_every_wire_on_which_devices_log_in() -> None:
 
 
 def test_the_table_has_every_refusal_there_is() -> None:
-    assert {row.refusal for row in TABLE} == set(REFUSALS)
-    assert len({refusal.reason for refusal in REFUSALS}) == len(REFUSALS)
+    assert {row.refusal for row in TABLE} == set(LoginRefusal)
+    assert len({refusal.reason for refusal in LoginRefusal}) == len(LoginRefusal)
 
 
 @pytest.mark.parametrize("wire", ALL)
