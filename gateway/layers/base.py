@@ -15,10 +15,12 @@ import fnmatch
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 logger = logging.getLogger("gateway.layer")
+
+T = TypeVar("T")
 
 Message: TypeAlias = dict[str, Any]
 
@@ -246,6 +248,17 @@ def require_message(message: object) -> None:
     """Raises AssertionError, as Channels does, when `message` is not a dict that may be sent over a layer."""
     assert isinstance(message, dict), "message is not a dict"
     assert "__asgi_channel__" not in message, "message may not have the key __asgi_channel__"
+
+
+def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never waits, without an event loop. Raises RuntimeError if it does wait."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    coroutine.close()
+    raise RuntimeError("this needs an event loop")
 
 
 class _SyncByLoop:

@@ -1,13 +1,11 @@
-"""Logs of groups: what was sent to a group lately, numbered, for those who come back and those who missed something.
+"""Group logs: what was sent to a group lately, numbered, for those who come back and those who missed something.
 
 A layer delivers at most once. `GroupLog.send` first appends the message to the log of its group, then sends it to the
-members as ever, with its position; so a member sees from the position whether it missed one, and reads that from the
-log (gateway.generic.resume does so). The log is bounded, and says when it no longer has what was asked for: a gap.
+members as usual, with its position. A member sees from the position whether it missed a message, and reads that from
+the log (gateway.generic.resume does so). The log is bounded, and reports what it no longer has: a gap.
 
 A position is written "EPOCH-NUMBER". The epoch is when the log began, in milliseconds: one that was lost, or forgotten
 because nothing was sent for long, begins anew, with another epoch and number 1. Numbers have no holes.
-
-In Redis a log is a stream, under `{prefix}:log:{group}`, and a position is the ID of its entry.
 """
 
 import copy
@@ -16,47 +14,13 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
-from gateway.layers.base import BaseChannelLayer, GroupSendResult, LayerUnavailableError, Message, require_message
-from gateway.layers.dropped import UNDECODABLE
-from gateway.layers.options import require_count, require_seconds
-from gateway.layers.per_loop import PerLoop
-from gateway.layers.redis.commands import Scripts
-from gateway.layers.redis.layer import RemoteChannelLayer
-from gateway.layers.redis.scripts import digest
-from gateway.layers.redis.sync_clients import SyncClients, SyncScripts, run_now
-from gateway.layers.validation import escape_name, require_name
+from gateway.layers.base import NOBODY, BaseChannelLayer, LayerUnavailableError, Message, require_message, run_now
+from gateway.layers.validation import require_count, require_name, require_seconds
 
-LENGTH = 1000
-EXPIRY_S = 3600.0
-POSITION_BYTES = 200
-"""More than what the position of a message adds to it, but for the name of its group, in JSON six bytes a character."""
-
-APPEND: Final = """
--- KEYS: log. ARGV: payload, length, expiry in ms. The position.
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-local position
-if last then
-  local epoch, number = string.match(last[1], '(%d+)-(%d+)')
-  position = epoch .. '-' .. string.format('%.0f', number + 1)
-else
-  local time = redis.call('TIME')
-  position = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)) .. '-1'
-end
-redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[2], position, 'm', ARGV[1])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return position
-"""
-
-
-READ: Final = """
--- KEYS: log. ARGV: a position, or '+'. The last entry of the log, and those from that position on.
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-return {last or false, redis.call('XRANGE', KEYS[1], ARGV[1], '+')}
-"""
-
-SCRIPTS: Final = {script: digest(script) for script in (APPEND, READ)}
+LENGTH: Final = 1000
+EXPIRY_S: Final = 3600.0
 
 
 class Position(NamedTuple):
@@ -70,7 +34,7 @@ class Position(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The position that `str` wrote; ValueError when it did not."""
+        """The position that `str` wrote. Raises ValueError for any other text."""
         match = re.fullmatch(r"([0-9]{1,18})-([0-9]{1,18})", text)
         if match is None:
             raise ValueError(f"not a position in a log: {text!r}")
@@ -94,7 +58,7 @@ class Sent(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """Messages of a log in order. `gap`: some that were sent before them are gone. `end`: where the log ends."""
+    """Messages of a log in order. `gap`: some that were sent before them are gone. `end`: the end of the log."""
 
     messages: list[Message]
     gap: bool
@@ -102,13 +66,16 @@ class Replay(NamedTuple):
 
 
 class GroupLog:
-    """The logs of all groups of one layer. Not used by itself: see `gateway.layers.manager.group_log`."""
+    """The logs of all groups of one layer, made by `gateway.layers.manager.group_log`.
+
+    A subclass implements `_append`, `_read` and `_end`.
+    """
 
     def __init__(self, layer: BaseChannelLayer, *, length: int = LENGTH, expiry_s: float = EXPIRY_S) -> None:
-        """A log has its last `length` messages, and is forgotten `expiry_s` after the last one."""
+        """A log keeps its last `length` messages, and is forgotten `expiry_s` seconds after the last one."""
         require_count("length of a group log", length)
         require_seconds("expiry_s of a group log", expiry_s)
-        self._layer = layer
+        self.layer = layer
         self.length = length
         self.expiry_s = expiry_s
 
@@ -119,17 +86,21 @@ class GroupLog:
         this are in the order sent, for all. Raises LayerUnavailableError when it is not known to be in the log; members
         that could not be reached find it there.
         """
-        require_name("Group", group)
-        require_message(message)
-        position = await self._append(group, message)
+        position = await self.append(group, message)
         try:
-            result = await self._group_send(group, logged(message, group, position))
+            result = await self.layer.group_send(group, logged(message, group, position))
         except LayerUnavailableError as error:
             result = error.result
-        return Sent(position, *(result or GroupSendResult(0, 0)))
+        return Sent(position, *(result or NOBODY))
+
+    async def append(self, group: str, message: Message) -> Position:
+        """Appends `message` to the log of `group` without sending it: the first half of `send`."""
+        require_name("Group", group)
+        require_message(message)
+        return await self._append(group, message)
 
     async def read(self, group: str, after: Position) -> Replay:
-        """What was sent to `group` after the position `after`, as far as the log has it, as members get it."""
+        """What was sent to `group` after the position `after`, as members get it, as far as the log has it."""
         require_name("Group", group)
         end, entries = await self._read(group, after)
         messages = [logged(message, group, position) for position, message in entries]
@@ -151,14 +122,11 @@ class GroupLog:
         """The same for synchronous code: views, Celery tasks, threads, scripts."""
         return SyncGroupLog(self)
 
-    async def _group_send(self, group: str, message: Message) -> GroupSendResult | None:
-        return await self._layer.group_send(group, message)
-
     async def _append(self, group: str, message: Message) -> Position:
         raise NotImplementedError
 
     async def _read(self, group: str, after: Position) -> tuple[Position, list[tuple[Position, Message]]]:
-        """Where the log ended before, or when, the entries after `after` were read; and those."""
+        """The end of the log, and the entries after `after`, which are read with it or later."""
         raise NotImplementedError
 
     async def _end(self, group: str) -> Position:
@@ -166,14 +134,20 @@ class GroupLog:
 
 
 class SyncGroupLog:
-    """A log whose coroutines wait for nothing, as functions."""
+    """Group logs for synchronous code."""
 
     def __init__(self, log: GroupLog) -> None:
+        """The coroutines of `log`, `send` apart, never wait."""
         self._log = log
 
     def send(self, group: str, message: Message) -> Sent:
         """As `GroupLog.send`."""
-        return run_now(self._log.send(group, message))
+        position = run_now(self._log.append(group, message))
+        try:
+            result = self._log.layer.sync.group_send(group, logged(message, group, position))
+        except LayerUnavailableError as error:
+            result = error.result
+        return Sent(position, *result)
 
     def read(self, group: str, after: Position) -> Replay:
         """As `GroupLog.read`."""
@@ -203,7 +177,7 @@ class MemoryGroupLog(GroupLog):
         self._clock = clock
         self._lock = threading.Lock()
         self._epoch = 0
-        # The group that was sent to longest ago is first.
+        # Oldest last message first.
         self._logs: OrderedDict[str, _Log] = OrderedDict()
 
     async def _append(self, group: str, message: Message) -> Position:
@@ -254,83 +228,6 @@ class _Log:
         self.sent_at = sent_at
 
 
-class RedisGroupLog(GroupLog):
-    """Logs in Redis, shared by all processes, over connections of their own."""
-
-    _layer: RemoteChannelLayer[Any]
-
-    def __init__(self, layer: RemoteChannelLayer[Any], *, length: int = LENGTH, expiry_s: float = EXPIRY_S) -> None:
-        super().__init__(layer, length=length, expiry_s=expiry_s)
-        self._serializer = layer.serializer_of_what_is_kept()
-        self._loops = PerLoop(lambda: layer.make_commands(SCRIPTS))
-        self._sync: SyncGroupLog | None = None
-
-    @property
-    def sync(self) -> SyncGroupLog:
-        """The same for synchronous code, over plain synchronous clients that the threads of this process share."""
-        if self._sync is None:
-            self._sync = SyncGroupLog(_RedisGroupLogOfThreads(self))
-        return self._sync
-
-    async def _append(self, group: str, message: Message) -> Position:
-        payload = self._serializer.serialize(message)
-        # Before it is in the log: members are sent it with its position, and their copy has the same limit.
-        self._layer.require_size(len(payload) + 6 * len(group) + POSITION_BYTES, message)
-        arguments = (payload, self.length, int(self.expiry_s * 1000))
-        reply: bytes = await self._scripts.run_script(APPEND, self._key(group), arguments)
-        return Position.parse(reply.decode())
-
-    async def _read(self, group: str, after: Position) -> tuple[Position, list[tuple[Position, Message]]]:
-        start = f"{after.epoch}-{after.number + 1}"
-        last, found = await self._scripts.run_script(READ, self._key(group), (start,))
-        entries = [(Position.parse(entry[0].decode()), self._decode(group, entry[1][1])) for entry in found]
-        readable = [(position, message) for position, message in entries if message is not None]
-        return _end_of(last), readable
-
-    async def _end(self, group: str) -> Position:
-        last, _ = await self._scripts.run_script(READ, self._key(group), ("+",))
-        return _end_of(last)
-
-    async def close(self) -> None:
-        """Closes the connections of this event loop, which are made again when used."""
-        commands = self._loops.pop()
-        if commands is not None:
-            await commands.close()
-
-    @property
-    def _scripts(self) -> Scripts:
-        return self._loops.here
-
-    def _key(self, group: str) -> bytes:
-        return f"{self._layer.prefix}:log:{escape_name(group)}".encode()
-
-    def _decode(self, group: str, payload: bytes) -> Message | None:
-        """The message, or None when it is not one: then the log has a gap there."""
-        try:
-            return dict(self._serializer.deserialize(payload))
-        except Exception as error:  # whatever a serializer raises on bytes that are not its own
-            self._layer.drops.add(UNDECODABLE, f"the log of {group} ({type(error).__name__})")
-            return None
-
-
-class _RedisGroupLogOfThreads(RedisGroupLog):
-    """The same logs by synchronous clients."""
-
-    def __init__(self, log: RedisGroupLog) -> None:
-        super().__init__(log._layer, length=log.length, expiry_s=log.expiry_s)
-        self._by_clients = SyncScripts(SyncClients(log._layer.hosts), SCRIPTS)
-
-    @property
-    def _scripts(self) -> Scripts:
-        return self._by_clients
-
-    async def _group_send(self, group: str, message: Message) -> GroupSendResult:
-        return self._layer.sync.group_send(group, message)
-
-    async def close(self) -> None:
-        self._by_clients.clients.close()
-
-
 def logged(message: Message, group: str, position: Position) -> Message:
     """`message` as members get it."""
     return {**message, "log": {"group": group, "position": str(position)}}
@@ -338,7 +235,3 @@ def logged(message: Message, group: str, position: Position) -> Message:
 
 def _contiguous(after: Position, positions: list[Position]) -> bool:
     return all(one.directly_before(two) for one, two in zip([after, *positions], positions, strict=False))
-
-
-def _end_of(last: Any) -> Position:
-    return Position.parse(last[0].decode()) if last else START

@@ -13,10 +13,11 @@ from django.utils.module_loading import import_string
 from gateway import DEFAULT_CHANNEL_LAYER
 from gateway.exceptions import InvalidChannelLayerError
 from gateway.layers.base import BaseChannelLayer, LayerUnavailableError
-from gateway.layers.group_log import GroupLog, MemoryGroupLog, RedisGroupLog
+from gateway.layers.group_log import GroupLog, MemoryGroupLog
 from gateway.layers.memory import InMemoryChannelLayer
 from gateway.layers.presence import MemoryPresence, Presence
-from gateway.layers.redis.layer import RemoteChannelLayer
+from gateway.layers.redis.group_log import RedisGroupLog
+from gateway.layers.redis.layer import RedisLayerBase
 from gateway.layers.redis.presence import LEASE_S, RedisPresence
 
 Extension = TypeVar("Extension")
@@ -131,7 +132,7 @@ def group_log(alias: str = DEFAULT_CHANNEL_LAYER) -> GroupLog:
 
 def make_group_log(layer: BaseChannelLayer, **options: Any) -> GroupLog:
     """Group logs for `layer`; `options` are those of GroupLog."""
-    if isinstance(layer, RemoteChannelLayer):
+    if isinstance(layer, RedisLayerBase):
         return RedisGroupLog(layer, **options)
     if isinstance(layer, InMemoryChannelLayer):
         return MemoryGroupLog(layer, **options)
@@ -148,7 +149,7 @@ def presence(alias: str = DEFAULT_CHANNEL_LAYER) -> Presence:
 
 def make_presence(layer: BaseChannelLayer, *, lease_s: float = LEASE_S) -> Presence:
     """Presence for `layer`. `lease_s`: how long a killed process still counts; only Redis uses it."""
-    if isinstance(layer, RemoteChannelLayer):
+    if isinstance(layer, RedisLayerBase):
         return RedisPresence(layer, lease_s=lease_s)
     if isinstance(layer, InMemoryChannelLayer):
         return MemoryPresence(layer)

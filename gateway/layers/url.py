@@ -9,15 +9,17 @@
 - `redis+cluster://[user:password@]host[:port],host[:port]...`, `rediss+cluster://`: publish/subscribe on a Redis
   Cluster, some of whose nodes are named; `redis+core+cluster://`: lists there.
 
-Options of the layer (prefix, expiry, group_expiry, capacity, serializer_format, max_message_bytes) and of the
-connection, which are those of redis-py (socket_timeout, ssl_ca_certs, ...), are given in the query.
+The query has options of the layer, those that are text or a number, and options of the connection, which are those of
+redis-py (socket_timeout, ssl_ca_certs, ...).
 """
 
-from typing import Any
+import dataclasses
+from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from gateway import DEFAULT_CHANNEL_LAYER
 from gateway.exceptions import InvalidChannelLayerError
+from gateway.layers.redis.options import RedisOptions
 
 MEMORY = "gateway.layers.InMemoryChannelLayer"
 PUBSUB = "gateway.layers.pubsub.RedisPubSubChannelLayer"
@@ -26,14 +28,10 @@ CORE = "gateway.layers.redis.RedisChannelLayer"
 DEFAULT_PORT = 6379
 DEFAULT_SENTINEL_PORT = 26379
 
-LAYER_OPTIONS: dict[str, type] = {
-    "prefix": str,
-    "expiry": float,
-    "group_expiry": float,
-    "capacity": int,
-    "serializer_format": str,
-    "max_message_bytes": int,
+LAYER_OPTIONS: Final = {
+    field.name: field.type for field in dataclasses.fields(RedisOptions) if field.type in (str, float, int)
 }
+"""The options of a layer that are given in the query, with their types."""
 
 
 def channel_layers_from_url(url: str) -> dict[str, dict[str, Any]]:

@@ -29,7 +29,7 @@ class Logs:
 
     def __call__(self, **options: Any) -> GroupLog:
         layer = self._make_layer()
-        known = [log for log in self._made if log._layer is layer]  # in memory, there is one process
+        known = [log for log in self._made if log.layer is layer]  # in memory, there is one process
         self._made.append(known[0] if known else make_group_log(layer, **options))
         return self._made[-1]
 
@@ -89,7 +89,7 @@ class TestTheLog:
 
     async def test_members_get_the_message_with_its_position(self, logs: Logs) -> None:
         log = logs()
-        layer = log._layer
+        layer = log.layer
         channel = await layer.new_channel()
         await layer.group_add("g", channel)
 

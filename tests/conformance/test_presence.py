@@ -41,7 +41,7 @@ async def processes(make_layer: MakeLayer) -> AsyncIterator[MakePresence]:
 
 async def watcher(process: Presence, group: str) -> tuple[list[Member], Callable[[], Any]]:
     """Who is there, and a function for the next event."""
-    layer = process._layer
+    layer = process.layer
     channel = await layer.new_channel()
     members = await process.watch(group, channel)
 
@@ -134,7 +134,7 @@ async def redis_process(
     yield make
     for process in made:
         await process.close()
-        await process._layer.close()
+        await process.layer.close()
 
 
 MEMBERS_ELSEWHERE = """

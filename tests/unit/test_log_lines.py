@@ -35,7 +35,7 @@ NOT_OF_PEERS: Final = {
     "gateway/layers/redis/presence.py": "Redis: a line a round",
     "gateway/layers/presence.py": "Redis",
     "gateway/layers/base.py": "waits between attempts",
-    "gateway/layers/redis/link.py": "Redis, as it comes and goes",
+    "gateway/layers/redis/connection.py": "Redis, as it comes and goes",
     "gateway/layers/redis/layer.py": "Redis, as it comes and goes",
     "gateway/serve/supervisor.py": "start and stop",
     "gateway/lifespan.py": "start and stop",

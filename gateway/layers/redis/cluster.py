@@ -1,25 +1,27 @@
-"""Redis Cluster: which node serves a key, kept up to date, and commands that find their way there.
+"""Redis Cluster: commands to the node that serves their key, by a map of slots that is kept up to date.
 
-The map of slots is asked for once, and again when a node says that a slot has moved, when a connection is lost, and
-every `POLL_S` until each slot has a node that answers: so a node that fails over is followed, however long the cluster
-takes to agree. Only commands with one key are sent, so no slot has to be shared by keys.
+The map is asked for once, and again when a node says that a slot has moved, when a connection is lost, and every
+`POLL_S` until each slot has a node that answers: so a failover is followed, however long the cluster takes to agree.
+Only commands with one key are sent, so keys need not share a slot.
 
 While a slot moves, messages of one sender may overtake each other: the redirected ones take the longer way.
 """
 
 import asyncio
 import contextlib
+import functools
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from redis.crc import key_slot
-from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, ResponseError, TryAgainError
+from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TryAgainError
 
 from gateway.layers.base import LayerUnavailableError
+from gateway.layers.redis.commands import run_script
+from gateway.layers.redis.connection import Argument, CommandConnection, Locate, RedisConnection, Script
 from gateway.layers.redis.hosts import Host, describe_host, node_host
-from gateway.layers.redis.link import Argument, CommandLink, Link, Locate
 
 Address: TypeAlias = tuple[str, int]
 
@@ -34,7 +36,7 @@ class SlotMap:
     """Ranges of slots and the masters that serve them."""
 
     def __init__(self, ranges: Iterable[tuple[int, int, Address]] = (), nodes: Iterable[Address] = ()) -> None:
-        """`ranges` are (first slot, last slot, master); `nodes` all nodes, the replicas included."""
+        """`ranges` are (first slot, last slot, master); `nodes` are all nodes, replicas included."""
         self._ranges = sorted(ranges)
         self._starts = [start for start, _, _ in self._ranges]
         self.masters = {master for _, _, master in self._ranges}
@@ -63,10 +65,13 @@ class SlotMap:
 
 
 class ClusterCommands:
-    """Commands to the nodes of a cluster; and, for those who subscribe or block there, where the nodes are."""
+    """Commands to the nodes of a cluster; for other connections, the places of the nodes.
 
-    def __init__(self, host: Host, scripts: Mapping[str, str] | None = None) -> None:
-        """`host` has "cluster", some nodes to begin with; "sharded" False forbids sharded publish and subscribe."""
+    `on_change` is called when the map has changed, `on_well` when every slot has a node that answers and `is_well()`.
+    """
+
+    def __init__(self, host: Host, scripts: Sequence[Script] = ()) -> None:
+        """`host` has "cluster": some nodes to begin with. "sharded" False forbids sharded publish and subscribe."""
         self.host = host
         self.map = SlotMap()
         self.sharded: bool | None = None
@@ -75,7 +80,7 @@ class ClusterCommands:
         self.on_well: Callable[[], None] = _do_nothing
         self._seeds: list[Address] = [(str(name), int(port)) for name, port in host["cluster"]]
         self._scripts = scripts
-        self._links: dict[Address, CommandLink] = {}
+        self._connections: dict[Address, CommandConnection] = {}
         self._loop = asyncio.get_running_loop()
         self._refreshing: asyncio.Task[None] | None = None
         self._refreshed_at = float("-inf")
@@ -83,11 +88,11 @@ class ClusterCommands:
         self._closing: set[asyncio.Task[None]] = set()
         self.error: BaseException | None = None
 
-    # Commands, as commands.Commands
+    # The interface `Commands`
 
     @property
-    def links(self) -> Sequence[CommandLink]:
-        return list(self._links.values())
+    def connections(self) -> Sequence[CommandConnection]:
+        return list(self._connections.values())
 
     async def connect(self) -> None:
         """Raises LayerUnavailableError when no node says how the cluster is made up."""
@@ -103,12 +108,8 @@ class ClusterCommands:
         if owner is not None:
             self._send_quietly(owner, arguments, asking=False, redirections=REDIRECTIONS)
 
-    async def run_script(self, script: str, key: bytes, arguments: Sequence[Argument]) -> Any:
-        digest = (self._scripts or {})[script]
-        try:
-            return await self.execute(key, "EVALSHA", digest, 1, key, *arguments)
-        except NoScriptError:
-            return await self.execute(key, "EVAL", script, 1, key, *arguments)
+    async def run_script(self, script: Script, key: bytes, arguments: Sequence[Argument]) -> Any:
+        return await run_script(functools.partial(self.execute, key), script, key, arguments)
 
     async def publish(self, key: bytes, payload: bytes) -> None:
         await self.connect()
@@ -116,7 +117,7 @@ class ClusterCommands:
 
     def is_down(self, key: bytes) -> bool:
         owner = self.map.owner(key)
-        return owner is None or self._link(owner).down
+        return owner is None or self._connection(owner).down
 
     def was_up(self, key: bytes) -> bool:
         return bool(self.map.masters)
@@ -133,20 +134,20 @@ class ClusterCommands:
             if task is not None:
                 task.cancel()
         self._poll = self._refreshing = None
-        links, self._links = self._links, {}
-        for link in links.values():
-            await link.close()
+        connections, self._connections = self._connections, {}
+        for connection in connections.values():
+            await connection.close()
         self.map = SlotMap()
 
     async def _follow(self, address: Address, arguments: Sequence[Argument]) -> Any:
-        """The reply, after following the cluster's redirections."""
+        """The reply, wherever the cluster redirects the command to."""
         asking = False
         for _ in range(REDIRECTIONS):
-            link = self._link(address)
+            connection = self._connection(address)
             if asking:
-                link.execute_quietly("ASKING")  # leaves with the command that it is for
+                connection.execute_quietly("ASKING")  # leaves with the command that it is for
             try:
-                return await link.execute(*arguments)
+                return await connection.execute(*arguments)
             except AskError as error:  # MovedError is one
                 asking = not isinstance(error, MovedError)
                 address = self._redirected(address, error)
@@ -160,7 +161,7 @@ class ClusterCommands:
     def _send_quietly(
         self, address: Address, arguments: Sequence[Argument], *, asking: bool, redirections: int
     ) -> None:
-        link = self._link(address)
+        connection = self._connection(address)
 
         def follow(future: "asyncio.Future[Any]") -> None:
             error = None if future.cancelled() else future.exception()
@@ -171,8 +172,8 @@ class ClusterCommands:
 
         with contextlib.suppress(LayerUnavailableError):
             if asking:
-                link.execute_quietly("ASKING")
-            link.execute(*arguments).add_done_callback(follow)
+                connection.execute_quietly("ASKING")
+            connection.execute(*arguments).add_done_callback(follow)
 
     def _redirected(self, asked: Address, error: AskError) -> Address:
         if isinstance(error, MovedError):
@@ -186,12 +187,12 @@ class ClusterCommands:
             raise self.unavailable(f"no node serves slot {key_slot(key)}")
         return owner
 
-    def _link(self, address: Address) -> CommandLink:
-        link = self._links.get(address)
-        if link is None:
-            host = node_host(self.host, address)
-            link = self._links[address] = CommandLink(host, scripts=self._scripts, on_lost=self.in_trouble)
-        return link
+    def _connection(self, address: Address) -> CommandConnection:
+        connection = self._connections.get(address)
+        if connection is None:
+            connection = CommandConnection(node_host(self.host, address), self._scripts, on_failure=self.in_trouble)
+            self._connections[address] = connection
+        return connection
 
     def unavailable(self, reason: object = None) -> LayerUnavailableError:
         """The exception for what cannot be done now."""
@@ -201,7 +202,7 @@ class ClusterCommands:
     # The map
 
     async def refresh(self) -> None:
-        """Asks for the map of slots; all who wait at one time share one question."""
+        """Asks for the map of slots; callers that wait at the same time share one question."""
         if self._refreshing is None:
             self._refreshing = self._loop.create_task(self._refresh(), name="redis cluster map")
             self._refreshing.add_done_callback(self._refreshed)
@@ -211,59 +212,58 @@ class ClusterCommands:
         if self._refreshing is task:
             self._refreshing = None
         if not task.cancelled():
-            task.exception()  # seen by those who wait, if anybody does
+            task.exception()  # for asyncio, if no caller waits
 
     async def _refresh(self) -> None:
         wait_s = self._refreshed_at + MIN_REFRESH_S - self._loop.time()
         if wait_s > 0:
             await asyncio.sleep(wait_s)
         self._refreshed_at = self._loop.time()
-        for address in self._whom_to_ask():
-            link = self._link(address)
+        for address in self._nodes_to_ask():
+            connection = self._connection(address)
             try:
                 if self.sharded is None:
-                    await self._ask_version(link)
-                slots = SlotMap.from_reply(await link.execute("CLUSTER", "SLOTS"), address)
+                    self.sharded = await self._is_sharded(connection)
+                slots = SlotMap.from_reply(await connection.execute("CLUSTER", "SLOTS"), address)
             except (LayerUnavailableError, ResponseError) as error:
                 self.error = error.__cause__ or error
                 continue
             if slots.masters:
-                self._take(slots)
+                self._use(slots)
                 return
             self.error = ResponseError("it serves no slots")
         raise self.unavailable()
 
-    async def _ask_version(self, link: CommandLink) -> None:
-        """Sharded publish and subscribe came with Redis 7.0 [Redis, Sharded Pub/Sub]."""
+    async def _is_sharded(self, connection: CommandConnection) -> bool:
+        """Whether the cluster has sharded publish and subscribe: since Redis 7.0 [Redis, Sharded Pub/Sub]."""
         if (configured := self.host.get("sharded")) is not None:
-            self.sharded = bool(configured)
-            return
-        reply = await link.execute("COMMAND", "INFO", "SPUBLISH")
-        self.sharded = bool(reply and reply[0])
+            return bool(configured)
+        reply = await connection.execute("COMMAND", "INFO", "SPUBLISH")
+        return bool(reply and reply[0])
 
-    def _whom_to_ask(self) -> list[Address]:
-        """Those that are connected first, in any order: one that is cut off from the others has an old map."""
+    def _nodes_to_ask(self) -> list[Address]:
+        """The connected nodes first, in random order: one that is cut off from the others has an old map."""
         known = [*self.map.nodes, *(seed for seed in self._seeds if seed not in self.map.nodes)]
         random.shuffle(known)
-        return sorted(known, key=lambda address: address not in self._links or not self._links[address].up)
+        return sorted(known, key=lambda address: not (address in self._connections and self._connections[address].up))
 
-    def _take(self, slots: SlotMap) -> None:
+    def _use(self, slots: SlotMap) -> None:
         self.map = slots
         self.error = None
-        for address in [address for address in self._links if address not in slots.masters]:
-            self.close_soon(self._links.pop(address))
+        for address in [address for address in self._connections if address not in slots.masters]:
+            self.close_soon(self._connections.pop(address))
         self.on_change()
         if not slots.complete:
             self.in_trouble()
 
-    def close_soon(self, link: Link) -> None:
-        """Closes a connection to a node that serves no slots any more."""
-        task = self._loop.create_task(link.close())
+    def close_soon(self, connection: RedisConnection) -> None:
+        """Closes a connection to a node that no longer serves slots, in the background."""
+        task = self._loop.create_task(connection.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
     def in_trouble(self) -> None:
-        """Refreshes the map, again and again until every slot has a node that is there."""
+        """Refreshes the map until every slot has a node that answers."""
         if self._poll is None:
             self._poll = self._loop.create_task(self._refresh_until_well(), name="redis cluster poll")
 
@@ -272,7 +272,8 @@ class ClusterCommands:
             while True:
                 with contextlib.suppress(LayerUnavailableError):
                     await self.refresh()
-                if self.map.complete and not any(link.down for link in self._links.values()) and self.is_well():
+                answering = not any(connection.down for connection in self._connections.values())
+                if self.map.complete and answering and self.is_well():
                     self.on_well()
                     return
                 await asyncio.sleep(POLL_S * random.uniform(0.5, 1.0))  # noqa: S311

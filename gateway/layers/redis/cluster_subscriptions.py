@@ -1,114 +1,31 @@
-"""Subscriptions on a Redis Cluster: each on the node that serves its slot, and after it when that moves.
+"""Subscriptions on a Redis Cluster: each on the node that serves its slot, and on another when the slot moves.
 
-With sharded publish and subscribe (Redis 7) a message goes to the nodes of one slot only. On older ones each message
-goes to all nodes; the same nodes are used all the same, which spreads the connections' load.
+With sharded publish and subscribe (Redis 7) a message goes to the nodes of one slot only. Before, it goes to all
+nodes; the subscriptions are placed in the same way, which spreads the load.
 """
 
 import asyncio
 import contextlib
-from collections import Counter
+import functools
 from collections.abc import Iterable
-from typing import Any, Unpack
-
-from redis.exceptions import MovedError
+from typing import Unpack
 
 from gateway.layers.base import LayerUnavailableError
 from gateway.layers.redis.cluster import Address, ClusterCommands
-from gateway.layers.redis.commands import Hooks
-from gateway.layers.redis.hosts import Host, node_host
-from gateway.layers.redis.link import REPLY_TIMEOUT_S, Link
-
-SHARDED = ("SSUBSCRIBE", "SUNSUBSCRIBE", b"smessage", b"ssubscribe", b"sunsubscribe")
-PLAIN = ("SUBSCRIBE", "UNSUBSCRIBE", b"message", b"subscribe", b"unsubscribe")
-
-
-class NodeLink(Link):
-    """The subscriptions on one node."""
-
-    purpose = "subscriptions"
-
-    def __init__(self, host: Host, *, sharded: bool, owner: "ClusterSubscriptions", address: Address) -> None:
-        super().__init__(host)
-        words = SHARDED if sharded else PLAIN
-        self._subscribe, self._unsubscribe, self._message, self._subscribed, self._unsubscribed = words
-        self._owner = owner
-        self.address = address
-        self.keys: set[bytes] = set()
-        self._unconfirmed: Counter[bytes] = Counter()
-        self._leaving: Counter[bytes] = Counter()
-
-    def add(self, key: bytes) -> None:
-        self.keys.add(key)
-        self.start()
-        if self.up:
-            self._request(key)
-
-    def remove(self, key: bytes) -> None:
-        self.keys.discard(key)
-        if self.up:
-            self._leaving[key] += 1
-            self._write(self._unsubscribe, key)
-
-    def _request(self, key: bytes) -> None:
-        # One key a command: those of different slots may not share one.
-        self._unconfirmed[key] += 1
-        self._write(self._subscribe, key)
-
-    def _on_up(self) -> None:
-        for key in self.keys:
-            self._request(key)
-
-    def _on_reply(self, reply: Any) -> bool:
-        if isinstance(reply, MovedError):
-            self._slot_moved()
-        elif isinstance(reply, Exception):
-            raise reply  # such as CLUSTERDOWN, NOPERM: nothing on this link works now
-        elif reply[0] == self._message:
-            self._owner.on_message(reply[1], reply[2])
-        elif reply[0] == self._subscribed:
-            self._confirm(reply[1])
-        elif reply[0] == self._unsubscribed and reply[1] is not None:
-            self._left(reply[1])
-        return bool(self._unconfirmed)
-
-    def _confirm(self, key: bytes) -> None:
-        if _take_one(self._unconfirmed, key) and key in self.keys:
-            self._owner.confirmed(key, self)
-
-    def _left(self, key: bytes) -> None:
-        """As asked; or the node ended the subscription because the slot is no longer its own."""
-        if key in self._leaving:
-            _take_one(self._leaving, key)
-        elif key in self.keys:
-            self.keys.discard(key)
-            self._owner.gone([key])
-
-    def _slot_moved(self) -> None:
-        """Some key is not served here, and the error does not say which: all that are not confirmed look anew."""
-        gone = [key for key in self._unconfirmed if key in self.keys]
-        self._unconfirmed.clear()
-        self._leaving.clear()
-        self.keys.difference_update(gone)
-        self._owner.gone(gone)
-
-    def _on_lost(self, was_up: bool) -> None:
-        self._unconfirmed.clear()
-        self._leaving.clear()
-        self._owner.lost(self)
-
-    def _ping(self) -> None:
-        self._write("PING")
+from gateway.layers.redis.connection import REPLY_TIMEOUT_S
+from gateway.layers.redis.hosts import node_host
+from gateway.layers.redis.subscriptions import PLAIN, SHARDED, Hooks, SubscriberConnection
 
 
 class ClusterSubscriptions:
-    """Every subscription, and the news of those that were cut off: once, until all of them are back."""
+    """All subscriptions. Reports those that are cut off, and once all of them are back."""
 
     def __init__(self, cluster: ClusterCommands, **hooks: Unpack[Hooks]) -> None:
-        self.on_message = hooks["on_message"]
+        self._on_message = hooks["on_message"]
         self._cluster = cluster
         self._on_lost = hooks["on_lost"]
         self._on_back = hooks["on_back"]
-        self._links: dict[Address, NodeLink] = {}
+        self._connections: dict[Address, SubscriberConnection] = {}
         self._placed: dict[bytes, Address | None] = {}
         self._confirmed: set[bytes] = set()
         self._missing: set[bytes] = set()
@@ -119,7 +36,7 @@ class ClusterSubscriptions:
 
     @property
     def down(self) -> bool:
-        return bool(self._missing) or any(link.down for link in self._links.values())
+        return bool(self._missing) or any(connection.down for connection in self._connections.values())
 
     async def subscribe(self, key: bytes) -> None:
         self._placed.setdefault(key, None)
@@ -144,7 +61,7 @@ class ClusterSubscriptions:
     def unsubscribe(self, key: bytes) -> None:
         address = self._placed.pop(key, None)
         if address is not None:
-            self._links[address].remove(key)
+            self._connections[address].unsubscribe(key)
         self._confirmed.discard(key)
         self._resolve(key)
         self._found(key)
@@ -155,21 +72,22 @@ class ClusterSubscriptions:
             keys.clear()
         for key in list(self._waiters):
             self._resolve(key)
-        links, self._links = self._links, {}
-        for link in links.values():
-            await link.close()
+        connections, self._connections = self._connections, {}
+        for connection in connections.values():
+            await connection.close()
 
     def _is_down(self, key: bytes) -> bool:
         address = self._placed.get(key)
-        return address is None or self._links[address].down
+        return address is None or self._connections[address].down
 
     def _place_all(self) -> None:
-        """The map of slots is known, or has changed."""
+        """Follows the map of slots, which has changed."""
         for key in list(self._placed):
             self._place(key)
-        for address in [address for address, link in self._links.items() if not link.keys]:
+        unused = [address for address, connection in self._connections.items() if not connection.wanted]
+        for address in unused:
             if address not in self._cluster.map.masters:
-                self._cluster.close_soon(self._links.pop(address))
+                self._cluster.close_soon(self._connections.pop(address))
 
     def _place(self, key: bytes) -> None:
         owner = self._cluster.map.owner(key)
@@ -178,41 +96,48 @@ class ClusterSubscriptions:
             self._cluster.in_trouble()
         elif owner != placed:
             if placed is not None:
-                self._links[placed].remove(key)
+                self._connections[placed].unsubscribe(key)
                 self._lose([key])
             self._placed[key] = owner
-            self._link(owner).add(key)
+            self._connection(owner).want(key)
 
-    def _link(self, address: Address) -> NodeLink:
-        link = self._links.get(address)
-        if link is None:
-            host = node_host(self._cluster.host, address)
-            link = NodeLink(host, sharded=bool(self._cluster.sharded), owner=self, address=address)
-            self._links[address] = link
-        return link
+    def _connection(self, address: Address) -> SubscriberConnection:
+        connection = self._connections.get(address)
+        if connection is None:
+            connection = self._connections[address] = SubscriberConnection(
+                node_host(self._cluster.host, address),
+                SHARDED if self._cluster.sharded else PLAIN,
+                on_message=self._on_message,
+                on_settled=functools.partial(self._settled, address),
+                on_lost=functools.partial(self._connection_lost, address),
+                on_gone=self._gone,
+            )
+        return connection
 
-    # What the links say
+    # What the connections report
 
-    def confirmed(self, key: bytes, link: NodeLink) -> None:
-        """`key` is subscribed to."""
-        if self._placed.get(key) == link.address:
+    def _settled(self, address: Address, key: bytes) -> None:
+        if self._placed.get(key) == address:
             self._confirmed.add(key)
             self._resolve(key)
             self._found(key)
 
-    def gone(self, keys: Iterable[bytes]) -> None:
-        """The node that had `keys` does not serve them any more."""
+    def _gone(self, keys: Iterable[bytes]) -> None:
+        """The node that had `keys` no longer serves them."""
         for key in keys:
             self._placed[key] = None
         self._lose(keys)
         self._cluster.in_trouble()
 
-    def lost(self, link: NodeLink) -> None:
-        """The connection to a node failed; it is tried again, and the map asked whether others took over."""
-        self._lose(link.keys)
-        for key in link.keys:
+    def _connection_lost(self, address: Address, was_up: bool) -> None:
+        """It is tried again, and the new map says whether another node took over."""
+        connection = self._connections.get(address)
+        if connection is None:
+            return  # closed by us
+        self._lose(connection.wanted)
+        for key in connection.wanted:
             self._resolve(key)
-        if link.error is not None:
+        if connection.error is not None:
             self._cluster.in_trouble()
 
     def _lose(self, keys: Iterable[bytes]) -> None:
@@ -233,12 +158,3 @@ class ClusterSubscriptions:
         for waiter in self._waiters.pop(key, ()):
             if not waiter.done():
                 waiter.set_result(None)
-
-
-def _take_one(counts: "Counter[bytes]", key: bytes) -> bool:
-    """Counts one down; whether none is left."""
-    counts[key] -= 1
-    if counts[key] > 0:
-        return False
-    del counts[key]
-    return True

@@ -24,9 +24,8 @@ RING_SIZE = 4096
 def decode_hosts(hosts: Hosts | None) -> list[Host]:
     """Each entry of `hosts` as a dict of one of four kinds: with "address", "sentinels", "cluster", or with "host".
 
-    Raises ValueError when `hosts` is a string or no list, InvalidChannelLayerError when an entry cannot be connected to
-    by any server: a wrong scheme, an unknown option; or when there is a cluster and something else. Nothing is
-    connected.
+    Raises ValueError when `hosts` is a string or no list, InvalidChannelLayerError when no connection can be made from
+    an entry (a wrong scheme, an unknown option), or when there is a cluster and another host. Connects to nothing.
     """
     if not hosts:
         return [{"address": DEFAULT_HOST}]
@@ -51,7 +50,7 @@ def _decode_host(entry: "str | Sequence[Any] | Mapping[str, Any]") -> Host:
         case [str(name), port]:
             host = {"host": name, "port": port}
         case _:
-            kind = type(entry).__name__  # and not what it holds, which may be a password
+            kind = type(entry).__name__  # not the value, which may hold a password
             raise InvalidChannelLayerError(f"a Redis host is a URL, a pair (host, port) or a dict, not this {kind}")
     try:
         async_pool(host).make_connection()
@@ -72,7 +71,7 @@ def _addresses(name: str, pairs: Any) -> list[tuple[str, int]]:
 
 
 def describe_host(host: Host) -> str:
-    """Where `host` is, for a log line: no user name, password or query."""
+    """The address of `host` for a log line, without user name, password and query."""
     if "sentinels" in host:
         sentinels = ", ".join(f"{name}:{port}" for name, port in host["sentinels"])
         return f"{host['master_name']} of sentinels {sentinels}"
@@ -85,7 +84,7 @@ def describe_host(host: Host) -> str:
 
 
 def async_pool(host: Host, **defaults: Any) -> AsyncPool:
-    """A pool for `host`, of a cluster its first node; `defaults` are options that `host` may override."""
+    """A pool for `host`, or for the first node of a cluster; `host` may override the options `defaults`."""
     options = {**defaults, **(node_host(host, host["cluster"][0]) if "cluster" in host else host)}
     if "address" in options:
         pool: AsyncPool = redis.asyncio.ConnectionPool.from_url(options.pop("address"), **options)
@@ -107,7 +106,7 @@ def node_host(host: Host, address: "Sequence[Any]") -> Host:
 
 
 async def leave_sentinels(pool: AsyncPool) -> None:
-    """Closes what `pool` has open to Sentinels, which are asked when a connection is made and not in between."""
+    """Closes the connections of `pool` to Sentinels, which are needed only while it connects."""
     manager = getattr(pool, "sentinel_manager", None)
     for sentinel in manager.sentinels if manager is not None else ():
         await sentinel.connection_pool.disconnect()
@@ -149,7 +148,7 @@ def _sentinel(sentinel_class: Any, options: Host) -> tuple[str, Any]:
 
 
 def shard_of(name: bytes, shards: int) -> int:
-    """Which of `shards` hosts keeps `name`: the same in each process with the same list of hosts."""
+    """The index of the host, of `shards` hosts, that keeps `name`: equal in processes with equal lists of hosts."""
     if shards == 1:
         return 0
     return (binascii.crc32(name) % RING_SIZE) * shards // RING_SIZE

@@ -1,40 +1,34 @@
-"""What the layers over Redis share: their options, one state per event loop, and the news of a lost connection."""
+"""What the layers over Redis share: messages as bytes, one state per event loop, and events of a lost connection."""
 
 import asyncio
-import functools
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from gateway.exceptions import MessageTooLarge
 from gateway.layers.base import (
     BaseChannelLayer,
-    Capacities,
     Deliver,
     GroupSendResult,
     LayerEvent,
     Message,
-    SyncChannelLayer,
     require_message,
 )
 from gateway.layers.dropped import TOO_LARGE, UNDECODABLE, DropLog
 from gateway.layers.local import LocalChannels
-from gateway.layers.options import require_count, require_hook, require_options
 from gateway.layers.per_loop import PerLoop
 from gateway.layers.redis.cluster import ClusterCommands
 from gateway.layers.redis.commands import Commands, HostCommands
+from gateway.layers.redis.connection import Script
 from gateway.layers.redis.hosts import Hosts, decode_hosts, shard_of
-from gateway.layers.serializers import Serializer, registry
+from gateway.layers.redis.options import ConnectionHook, RedisOptions
+from gateway.layers.serializers import Serializer
 from gateway.layers.validation import require_name
 
 logger = logging.getLogger("gateway.layer")
 
-ADDRESSES = ("__asgi_channel__", "__asgi_group__")
-
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-
-ConnectionHook: TypeAlias = "str | Callable[[], Awaitable[None] | None] | None"
+ADDRESSES: Final = ("__asgi_channel__", "__asgi_group__")
 
 
 class LoopState(Protocol):
@@ -60,51 +54,36 @@ class LoopState(Protocol):
 State = TypeVar("State", bound=LoopState)
 
 
-class RemoteChannelLayer(BaseChannelLayer, Generic[State]):
+class RedisLayerBase(BaseChannelLayer, Generic[State]):
     """A layer whose work is done by one `LoopState` per event loop. Not used by itself."""
 
     extensions = ["groups", "flush"]
 
-    def __init__(
-        self,
-        make_state: Callable[[], State],
-        *,
-        hosts: Hosts | None,
-        prefix: str,
-        expiry: float,
-        group_expiry: float,
-        capacity: int,
-        channel_capacity: Capacities | None,
-        symmetric_encryption_keys: Sequence[str | bytes] | None,
-        serializer_format: str,
-        random_prefix_length: int,
-        max_message_bytes: int,
-        max_age_s: float | None,
-        on_disconnect: ConnectionHook,
-        on_reconnect: ConnectionHook,
-    ) -> None:
-        """`max_age_s`: how old an encrypted message may be; None: as old as it is."""
-        require_options(expiry=expiry, group_expiry=group_expiry, capacity=capacity, channel_capacity=channel_capacity)
-        require_count("max_message_bytes", max_message_bytes)
-        require_hook("on_disconnect", on_disconnect)
-        require_hook("on_reconnect", on_reconnect)
-        assert isinstance(prefix, str), "Prefix must be unicode"
-        super().__init__(expiry=expiry, capacity=capacity, channel_capacity=channel_capacity)
-        self.hosts = decode_hosts(hosts)
-        self.prefix = prefix
-        self.group_expiry = group_expiry
-        self.max_message_bytes = max_message_bytes
-        self.on_disconnect = on_disconnect
-        self.on_reconnect = on_reconnect
-        self.drops = DropLog()
-        # A class that somebody has registered need not know of what is left out.
-        options: dict[str, Any] = {"random_prefix_length": random_prefix_length} if random_prefix_length else {}
-        self.make_serializer = functools.partial(
-            registry.get_serializer, serializer_format, symmetric_encryption_keys=symmetric_encryption_keys, **options
+    def __init__(self, hosts: Hosts | None = None, **options: Any) -> None:
+        """`hosts` as for `decode_hosts`; names are spread over them. `options` are those of RedisOptions.
+
+        Raises InvalidChannelLayerError for a wrong value, TypeError for an unknown option.
+        """
+        self.options = RedisOptions(**options)
+        super().__init__(
+            expiry=self.options.expiry,
+            capacity=self.options.capacity,
+            channel_capacity=self.options.channel_capacity,
         )
-        self._serializer = self.make_serializer() if max_age_s is None else self.make_serializer(expiry=max_age_s)
-        self._loops: PerLoop[State] = PerLoop(make_state)
-        self._sync: SyncChannelLayer | None = None
+        self.hosts = decode_hosts(hosts)
+        self.prefix = self.options.prefix
+        self.group_expiry = self.options.group_expiry
+        self.drops = DropLog()
+        self._serializer = self._make_serializer()
+        self._loops: PerLoop[State] = PerLoop(self._make_state)
+
+    def _make_state(self) -> State:
+        """A new state for the running event loop."""
+        raise NotImplementedError
+
+    def _make_serializer(self) -> Serializer:
+        """The serializer of messages."""
+        return self.options.make_serializer()
 
     @property
     def channels(self) -> dict[str, Any]:
@@ -117,41 +96,46 @@ class RemoteChannelLayer(BaseChannelLayer, Generic[State]):
         return self._loops.here.local.groups
 
     def serialize(self, message: Message) -> bytes:
-        """`message` as it is sent."""
+        """`message` as bytes. A subclass may override it, together with `deserialize`."""
         return self._serializer.serialize(message)
 
     def deserialize(self, message: bytes) -> Message:
-        """The message of `serialize`; whatever the serializer raises on other bytes, ValueError if not a dict."""
+        """The message of `serialize`. Raises ValueError if it is no dict, and what the serializer raises."""
         content = self._serializer.deserialize(message)
         if not isinstance(content, dict):
             raise ValueError("not a message")  # noqa: TRY004
         return content
 
-    def serializer_of_what_is_kept(self) -> Serializer:
-        """As the layer's, for what may be older than a message, or the layer itself when a subclass has its own way."""
-        own = type(self).serialize is not RemoteChannelLayer.serialize
-        return self if own or type(self).deserialize is not RemoteChannelLayer.deserialize else self.make_serializer()
+    def stored_serializer(self) -> Serializer:
+        """The serializer of logs and presence, which may be older than a message is allowed to be.
+
+        It is the layer itself when a subclass overrides `serialize` or `deserialize`.
+        """
+        own = type(self).serialize is not RedisLayerBase.serialize
+        own = own or type(self).deserialize is not RedisLayerBase.deserialize
+        return self if own else self.options.make_serializer()
 
     def encode(self, message: Message) -> bytes:
-        """`message` as it is sent. Raises MessageTooLarge."""
+        """`message` as bytes. Raises MessageTooLarge."""
         payload = self.serialize(message)
         self.require_size(len(payload), message)
         return payload
 
     def require_size(self, size: int, message: Message) -> None:
         """Raises MessageTooLarge when `size` is more than max_message_bytes."""
-        if size > self.max_message_bytes:
+        limit = self.options.max_message_bytes
+        if size > limit:
             raise MessageTooLarge(
                 f"a message of type {message.get('type')!r:.100} has {size:,} bytes, "
-                f"and the option max_message_bytes is {self.max_message_bytes:,}"
+                f"and the option max_message_bytes is {limit:,}"
             )
 
     def decode(self, payload: bytes, where: str) -> Message | None:
-        """The message that came from Redis, which anybody may have written; None, counted, when it is none.
+        """The message of `payload`, which came from Redis, where anybody may write; None, counted, when it is none.
 
-        What `__asgi_channel__` and `__asgi_group__` say in it are strings.
+        `__asgi_channel__` and `__asgi_group__` in it are strings.
         """
-        if len(payload) > self.max_message_bytes:
+        if len(payload) > self.options.max_message_bytes:
             self.drops.add(TOO_LARGE, where)
             return None
         try:
@@ -165,27 +149,28 @@ class RemoteChannelLayer(BaseChannelLayer, Generic[State]):
         return message
 
     async def send(self, channel: str, message: Message) -> None:
-        """Sends `message` to `channel`. ChannelFull when that is known to be full."""
+        """Sends `message` to `channel`. Raises ChannelFull when that is known to be full."""
         require_name("Channel", channel)
         require_message(message)
         await self._loops.here.send(channel, message)
 
     async def receive(self, channel: str) -> Message:
-        """The next message of `channel`. Cancelling it never loses a message."""
         require_name("Channel", channel)
         return await self._loops.here.receive(channel)
 
     async def new_channel(self, prefix: str = "specific.") -> str:
-        """A new name for a channel that only this event loop reads. LayerUnavailableError if Redis was never there."""
+        """A new name for a channel that only this event loop reads.
+
+        Raises LayerUnavailableError if Redis was never reached.
+        """
         return await self._loops.here.new_channel(prefix)
 
     def attach(self, channel: str, deliver: Deliver) -> None:
-        """Calls `deliver` with each message of `channel` in the running loop."""
         require_name("Channel", channel)
         self._loops.here.attach(channel, deliver)
 
     def detach(self, channel: str) -> None:
-        """Forgets `channel`, its messages and its memberships, and what is kept on Redis for them alone."""
+        """Forgets `channel`, its messages and its memberships, here and on Redis."""
         state = self._loops.existing
         if state is not None:
             state.detach(channel)
@@ -200,13 +185,12 @@ class RemoteChannelLayer(BaseChannelLayer, Generic[State]):
         await self._loops.here.group_add(group, channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """Ends the membership, if there is one."""
         require_name("Group", group)
         require_name("Channel", channel)
         await self._loops.here.group_discard(group, channel)
 
     async def group_send(self, group: str, message: Message) -> GroupSendResult:
-        """Gives `message` to the members in this event loop, and through Redis to the others.
+        """Delivers `message` to the members in this event loop, then sends it to the others through Redis.
 
         Raises LayerUnavailableError, after the delivery here, when Redis is away: at once when that is known, else
         within the reply timeout.
@@ -228,12 +212,11 @@ class RemoteChannelLayer(BaseChannelLayer, Generic[State]):
     close_pools = close
 
     async def check(self) -> None:
-        """Raises LayerUnavailableError unless every host answers."""
         await self._loops.here.check()
 
     @property
     def connected(self) -> bool:
-        """False while the running event loop has lost its connection."""
+        """False while the connection of the running event loop is lost."""
         state = self._loops.existing
         return state is None or state.connected
 
@@ -241,32 +224,32 @@ class RemoteChannelLayer(BaseChannelLayer, Generic[State]):
         """The host for `key`."""
         return shard_of(key, len(self.hosts))
 
-    def make_commands(self, scripts: Mapping[str, str] | None = None) -> Commands:
-        """The connections of the running event loop for commands."""
+    def make_commands(self, scripts: Sequence[Script] = ()) -> Commands:
+        """New connections of the running event loop for commands."""
         if "cluster" in self.hosts[0]:
             return ClusterCommands(self.hosts[0], scripts)
         return HostCommands(self.hosts, scripts)
 
 
-class ConnectionNews:
-    """Tells the channels of one event loop that the connection was lost and that it is back."""
+class ConnectionEvents:
+    """Tells the channels of one event loop when the connection is lost and when it is back."""
 
-    def __init__(self, layer: RemoteChannelLayer[Any], local: LocalChannels) -> None:
-        self._layer = layer
+    def __init__(self, options: RedisOptions, local: LocalChannels) -> None:
+        self._options = options
         self._local = local
         self._hooks: set[asyncio.Task[None]] = set()
         self.generation = 0
 
     def lost(self, affected: Iterable[str]) -> None:
         """Messages of other processes no longer reach the channels `affected`."""
-        self._tell(self._layer.on_disconnect, affected)
+        self._announce(self._options.on_disconnect, affected)
 
     def back(self, affected: Iterable[str]) -> None:
         """They do again; those sent in between did not."""
         self.generation += 1
-        self._tell(self._layer.on_reconnect, affected)
+        self._announce(self._options.on_reconnect, affected)
 
-    def _tell(self, hook: ConnectionHook, affected: Iterable[str]) -> None:
+    def _announce(self, hook: ConnectionHook, affected: Iterable[str]) -> None:
         if isinstance(hook, str):
             self._local.announce(affected, LayerEvent(type=hook, generation=self.generation))
         elif hook is not None:

@@ -1,8 +1,8 @@
 """The layer over Redis's publish and subscribe: for any number of processes, one subscription per group and process.
 
 A message to a group goes to the members in this process at once, without Redis, and in one PUBLISH to the other
-processes, each of which decodes it once and gives it to its members. What Redis carries does not depend on the number
-of members; and while Redis is away, the members in this process go on receiving.
+processes, each of which decodes it once and delivers it to its members. What Redis carries does not depend on the
+number of members; and while Redis is away, the members in this process still receive.
 
 On the wire:
 
@@ -15,14 +15,14 @@ Delivery is at most once. When the connection was lost and is back, each attache
 what other processes sent in between did not arrive.
 """
 
+import functools
 import secrets
 import uuid
-from collections.abc import Sequence
+from typing import Final
 
 from gateway.exceptions import ChannelFull
 from gateway.layers.base import (
     NOBODY,
-    Capacities,
     Deliver,
     GroupSendResult,
     LayerUnavailableError,
@@ -34,76 +34,40 @@ from gateway.layers.dropped import GONE, UNAVAILABLE, UNDECODABLE
 from gateway.layers.local import LocalChannels
 from gateway.layers.redis.cluster import ClusterCommands
 from gateway.layers.redis.cluster_subscriptions import ClusterSubscriptions
-from gateway.layers.redis.commands import Hooks, HostSubscriptions, Owns, Subscriptions, check_all
-from gateway.layers.redis.hosts import Hosts
-from gateway.layers.redis.layer import MAX_MESSAGE_BYTES, ConnectionHook, ConnectionNews, RemoteChannelLayer
+from gateway.layers.redis.commands import check_all
+from gateway.layers.redis.layer import ConnectionEvents, RedisLayerBase
+from gateway.layers.redis.subscriptions import Hooks, HostSubscriptions, Owns, Subscriptions
 from gateway.layers.redis.sync_clients import SyncClients
 from gateway.layers.validation import escape_name, require_name
 
-ORIGIN_BYTES = 8
+ORIGIN_BYTES: Final = 8
 
 
-class RedisPubSubChannelLayer(RemoteChannelLayer["_LoopLayer"]):
+class RedisPubSubChannelLayer(RedisLayerBase["_LoopState"]):
     """Channels and groups over Redis publish and subscribe.
 
     A channel is read by processes, not by workers: two processes that `receive` from one name both get each message.
     Only channels of the own process may be added to a group. `group_send` counts the members in this event loop.
     """
 
-    def __init__(
-        self,
-        hosts: Hosts | None = None,
-        prefix: str = "asgi",
-        expiry: float = 60,
-        group_expiry: float = 86400,
-        capacity: int = 100,
-        channel_capacity: Capacities | None = None,
-        symmetric_encryption_keys: Sequence[str | bytes] | None = None,
-        serializer_format: str = "msgpack",
-        random_prefix_length: int = 0,
-        on_disconnect: ConnectionHook = "layer.disconnected",
-        on_reconnect: ConnectionHook = "layer.reconnected",
-        max_message_bytes: int = MAX_MESSAGE_BYTES,
-    ) -> None:
-        """Options are those of channels_redis. With several `hosts`, names are spread over them.
+    def _make_state(self) -> "_LoopState":
+        return _LoopState(self)
 
-        `on_disconnect`, `on_reconnect`: the type of the event that attached channels get when the connection is lost
-        and when it is back, with all subscriptions; or a function, plain or async, called instead; or None.
-        """
-        super().__init__(
-            lambda: _LoopLayer(self),
-            hosts=hosts,
-            prefix=prefix,
-            expiry=expiry,
-            group_expiry=group_expiry,
-            capacity=capacity,
-            channel_capacity=channel_capacity,
-            symmetric_encryption_keys=symmetric_encryption_keys,
-            serializer_format=serializer_format,
-            random_prefix_length=random_prefix_length,
-            max_message_bytes=max_message_bytes,
-            max_age_s=None,
-            on_disconnect=on_disconnect,
-            on_reconnect=on_reconnect,
-        )
-
-    @property
+    @functools.cached_property
     def sync(self) -> SyncChannelLayer:
         """`send` and `group_send` over a plain synchronous client, shared by the threads of this process."""
-        if self._sync is None:
-            self._sync = _Sync(self)
-        return self._sync
+        return _Sync(self)
 
     def group_key(self, group: str) -> bytes:
-        """Where messages to `group` are published."""
+        """The Redis channel of messages to `group`."""
         return f"{self.prefix}__group__{escape_name(group)}".encode()
 
     def channel_key(self, channel: str) -> bytes:
-        """Where messages to `channel` are published: one place for the channels of one process."""
+        """The Redis channel of messages to `channel`: one for all channels of a process."""
         return f"{self.prefix}__channel__{escape_name(self.non_local_name(channel))}".encode()
 
 
-class _LoopLayer:
+class _LoopState:
     """The part of the layer that belongs to one event loop: its channels and its connections."""
 
     def __init__(self, layer: RedisPubSubChannelLayer) -> None:
@@ -114,7 +78,7 @@ class _LoopLayer:
         self.local = LocalChannels(
             capacity=layer.get_capacity, expiry=layer.expiry, group_expiry=layer.group_expiry, drops=self.drops
         )
-        self.news = ConnectionNews(layer, self.local)
+        self.events = ConnectionEvents(layer.options, self.local)
         self.commands = layer.make_commands()
         hooks = Hooks(on_message=self._receive, on_lost=self._lost, on_back=self._back)
         self.subscriptions: Subscriptions = (
@@ -174,7 +138,7 @@ class _LoopLayer:
             return
         payload = self.layer.encode({**message, "__asgi_channel__": channel})
         key = self.layer.channel_key(channel)
-        # Sent as if by nobody: a channel that is read here gets it as the readers in other processes do.
+        # Without our origin, so that a reader here gets it in the way that readers in other processes do.
         await self._publish(key, bytes(ORIGIN_BYTES) + payload, NOBODY, channel)
 
     # Groups
@@ -256,15 +220,15 @@ class _LoopLayer:
     def _lost(self, owns: Owns) -> None:
         affected = [name for name in self._affected(owns) if name not in self._cut_off]
         self._cut_off.update(affected)
-        self.news.lost(affected)
+        self.events.lost(affected)
 
     def _back(self, owns: Owns) -> None:
         affected = self._affected(owns)
         self._cut_off = {name for name in self._cut_off.difference(affected) if self.local.knows(name)}
-        self.news.back(affected)
+        self.events.back(affected)
 
     def _affected(self, owns: Owns) -> list[str]:
-        """The channels whose own messages, or those of a group they are in, come by a key that `owns` tells."""
+        """The channels whose own key, or that of a group they are in, is one that `owns` accepts."""
         return [
             name
             for name, channel in self.local.channels.items()
@@ -280,7 +244,6 @@ class _Sync:
         self._clients = SyncClients(layer.hosts)
 
     def send(self, channel: str, message: Message) -> None:
-        """As the layer's `send`."""
         require_name("Channel", channel)
         require_message(message)
         self._publish(self._layer.channel_key(channel), {**message, "__asgi_channel__": channel})

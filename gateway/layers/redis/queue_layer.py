@@ -3,27 +3,27 @@
 - `{prefix}:queue:{name}` is the queue of a channel. The channels of one process, named `specific.PROCESS!...`, have one
   queue together, under the name up to the "!", and the message says for whom it is;
 - a group is a set of processes, and of channels that no process owns (group_memberships.py), so a group message costs
-  one element per process on Redis, whatever the number of members;
+  one element per process, whatever the number of members;
 - a message to a group goes to the members in this event loop at once, without Redis.
 
-A queue is read by a connection of its own that outlives whoever waits: a reader that is cancelled takes nothing with
-it. What was taken for somebody who has left meanwhile goes back to the front of the queue.
+A connection of its own reads each queue, and outlives those who wait: a cancelled `receive` takes no message with it.
+What was taken for a receiver that has left meanwhile goes back to the front of the queue.
 
 Delivery is at most once. When the connection was lost and is back, the memberships of this process are written again
 (Redis may have lost them), then each attached channel gets one event that says so.
 """
 
 import asyncio
+import functools
 import re
 import secrets
 import uuid
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, Final
 
 from gateway.exceptions import ChannelFull
 from gateway.layers.base import (
     NOBODY,
-    Capacities,
     Deliver,
     GroupSendResult,
     LayerUnavailableError,
@@ -35,72 +35,44 @@ from gateway.layers.dropped import FULL, GONE, UNAVAILABLE
 from gateway.layers.local import LocalChannels
 from gateway.layers.redis.cluster import ClusterCommands
 from gateway.layers.redis.commands import check_all
-from gateway.layers.redis.group_memberships import Memberships, group_key, member_name, oldest
+from gateway.layers.redis.connection import CommandConnection
+from gateway.layers.redis.group_memberships import GroupMemberships, group_key, oldest
 from gateway.layers.redis.hosts import Hosts
-from gateway.layers.redis.layer import MAX_MESSAGE_BYTES, ConnectionHook, ConnectionNews, RemoteChannelLayer
-from gateway.layers.redis.link import CommandLink
-from gateway.layers.redis.queue_reader import QueueReader
-from gateway.layers.redis.scripts import DIGESTS, PUSH
+from gateway.layers.redis.layer import ConnectionEvents, RedisLayerBase
+from gateway.layers.redis.queue_reader import PUSH, SCRIPTS, QueueReader
 from gateway.layers.redis.sync_clients import SyncClients
-from gateway.layers.validation import escape_name, require_name
+from gateway.layers.serializers import Serializer
+from gateway.layers.validation import decode_name, escape_name, require_name
 
-PROCESS_QUEUE_CAPACITY = 10_000
+PROCESS_QUEUE_CAPACITY: Final = 10_000
 """Elements that wait for one process, which drains them at once: each of its channels is bounded there."""
 
-PROCESS_CHANNEL = re.compile(r"specific\.[0-9a-f]{32}!.*", re.DOTALL)
+PROCESS_CHANNEL: Final = re.compile(r"specific\.[0-9a-f]{32}!.*", re.DOTALL)
 
 
-class RedisChannelLayer(RemoteChannelLayer["_LoopLayer"]):
+class RedisChannelLayer(RedisLayerBase["_LoopState"]):
     """Channels and groups over queues in Redis; the layer for workers.
 
     `capacity` bounds a channel of a process there, and any other channel in Redis. A membership that is neither
-    refreshed by a living process nor added again ends after `group_expiry` seconds.
+    refreshed by a living process nor added again ends after `group_expiry` seconds. `random_prefix_length` is not
+    needed here, where equal messages are two elements of a list.
     """
 
-    def __init__(
-        self,
-        hosts: Hosts | None = None,
-        prefix: str = "asgi",
-        expiry: float = 60,
-        group_expiry: float = 86400,
-        capacity: int = 100,
-        channel_capacity: Capacities | None = None,
-        symmetric_encryption_keys: Sequence[str | bytes] | None = None,
-        random_prefix_length: int = 0,
-        serializer_format: str = "msgpack",
-        on_disconnect: ConnectionHook = "layer.disconnected",
-        on_reconnect: ConnectionHook = "layer.reconnected",
-        max_message_bytes: int = MAX_MESSAGE_BYTES,
-    ) -> None:
-        """Options are those of channels_redis, and `on_disconnect`, `on_reconnect` as in RedisPubSubChannelLayer.
-
-        `random_prefix_length` is not needed here, where equal messages are two elements of a list.
-        """
-        super().__init__(
-            lambda: _LoopLayer(self),
-            hosts=hosts,
-            prefix=prefix,
-            expiry=expiry,
-            group_expiry=group_expiry,
-            capacity=capacity,
-            channel_capacity=channel_capacity,
-            symmetric_encryption_keys=symmetric_encryption_keys,
-            serializer_format=serializer_format,
-            random_prefix_length=random_prefix_length,
-            max_message_bytes=max_message_bytes,
-            max_age_s=expiry,
-            on_disconnect=on_disconnect,
-            on_reconnect=on_reconnect,
-        )
+    def __init__(self, hosts: Hosts | None = None, **options: Any) -> None:
+        super().__init__(hosts, **options)
         self.client_prefix = secrets.token_hex(8)
         """What the names of the channels of this layer, in this process, have after "specific."."""
 
-    @property
+    def _make_state(self) -> "_LoopState":
+        return _LoopState(self)
+
+    def _make_serializer(self) -> Serializer:
+        return self.options.make_serializer(max_age_s=self.options.expiry)
+
+    @functools.cached_property
     def sync(self) -> SyncChannelLayer:
         """`send` and `group_send` over a plain synchronous client, shared by the threads of this process."""
-        if self._sync is None:
-            self._sync = _Sync(self)
-        return self._sync
+        return _Sync(self)
 
     def queue_key(self, channel: str) -> bytes:
         """The queue that `channel` is in."""
@@ -108,13 +80,13 @@ class RedisChannelLayer(RemoteChannelLayer["_LoopLayer"]):
 
     def group_key(self, group: str) -> bytes:
         """The sorted set of the members of `group`."""
-        return group_key(self, group)
+        return group_key(self.options, group)
 
     async def wait_received(self) -> None:
-        """Returns at once: what is received has left Redis. Here for the programs that call it."""
+        """Returns at once, as what is received has left Redis: for programs that call it."""
 
     def require_own(self, channel: str) -> None:
-        """Raises AssertionError when `channel` is of another process, from which reading it would take messages."""
+        """Raises AssertionError when `channel` belongs to another process: reading it would take its messages."""
         own = channel.startswith(f"specific.{self.client_prefix}") or not PROCESS_CHANNEL.fullmatch(channel)
         assert own, f"Wrong client prefix: the channel {channel} is read by the process that made it"
 
@@ -128,7 +100,7 @@ class RedisChannelLayer(RemoteChannelLayer["_LoopLayer"]):
         return self.queue_key(channel), (self.encode(message), capacity, int(self.expiry * 1000), "back")
 
 
-class _LoopLayer:
+class _LoopState:
     """The part of the layer that belongs to one event loop: its channels and its connections."""
 
     def __init__(self, layer: RedisChannelLayer) -> None:
@@ -139,9 +111,15 @@ class _LoopLayer:
         self.local = LocalChannels(
             capacity=layer.get_capacity, expiry=layer.expiry, group_expiry=layer.group_expiry, drops=self.drops
         )
-        self.news = ConnectionNews(layer, self.local)
-        self.commands = layer.make_commands(DIGESTS)
-        self.memberships = Memberships(layer, self.process, local=self.local, commands=self.commands, do=self._do)
+        self.events = ConnectionEvents(layer.options, self.local)
+        self.commands = layer.make_commands(SCRIPTS)
+        self.memberships = GroupMemberships(
+            layer.options,
+            self.process,
+            local=self.local,
+            commands=self.commands,
+            run_in_background=self._run_in_background,
+        )
         if isinstance(self.commands, ClusterCommands):
             self.commands.on_well = self.memberships.write_all_soon
         self.readers: dict[bytes, QueueReader] = {}
@@ -149,15 +127,15 @@ class _LoopLayer:
 
     @property
     def connected(self) -> bool:
-        return not any(link.down for link in (*self.commands.links, *self.readers.values()))
+        return not any(connection.down for connection in (*self.commands.connections, *self.readers.values()))
 
     async def check(self) -> None:
         await check_all(self.commands)
 
     async def flush(self) -> None:
         await self.commands.connect()
-        for link in self.commands.links:
-            await _delete(link, f"{self.layer.prefix}:")
+        for connection in self.commands.connections:
+            await _delete(connection, f"{self.layer.prefix}:")
         await self.close()
         self.local.clear()
 
@@ -176,7 +154,7 @@ class _LoopLayer:
         reader = self._reader(self.process)
         if not await reader.wait_settled() and not reader.ever_up:
             raise reader.unavailable()
-        # A prefix of the caller's own needs a queue of its own to be told apart by other processes: it goes behind.
+        # Other processes find the queue by the name up to the "!", so the caller's prefix comes after it.
         channel = f"{self.process}{'' if prefix == 'specific.' else prefix}{uuid.uuid4().hex}"
         self.local.open(channel)
         return channel
@@ -202,7 +180,7 @@ class _LoopLayer:
             raise
 
     def _stop_reading(self, channel: str, reader: QueueReader) -> None:
-        """What Redis has handed over, or is about to, is for another reader, here or elsewhere."""
+        """Gives back what Redis has handed over, and ends the wait for more: another reader gets it."""
         self._give_back(channel, self.local.take_unread(channel))
         if reader.blocked and reader.client_id is not None and not self.local.waiting(channel):
             self.commands.execute_quietly(self.layer.queue_key(channel), "CLIENT", "UNBLOCK", reader.client_id)
@@ -218,11 +196,11 @@ class _LoopLayer:
                 host,
                 key,
                 locate=locate,
-                # A queue of a process is drained; from any other, nothing is taken that nobody waits for.
+                # The queue of a process is drained; from any other, only what is waited for is taken.
                 wanted=None if shared else lambda: self.local.waiting(channel),
                 on_message=self._receive_shared if shared else lambda payload: self._receive(channel, payload),
-                on_disconnect=lambda: self.news.lost(list(self.local.channels)) if shared else None,
-                on_reconnect=lambda: self._do(self._rejoin()) if shared else None,
+                on_disconnect=lambda: self.events.lost(list(self.local.channels)) if shared else None,
+                on_reconnect=lambda: self._run_in_background(self._rejoin()) if shared else None,
                 on_idle=lambda: self._close_reader(key),
             )
         return reader
@@ -230,13 +208,13 @@ class _LoopLayer:
     def _close_reader(self, key: bytes) -> None:
         reader = self.readers.pop(key, None)
         if reader is not None:
-            self._do(reader.close())
+            self._run_in_background(reader.close())
 
     def _give_back(self, channel: str, messages: Sequence[Message]) -> None:
         for message in reversed(messages):
             key, arguments = self.layer.push_arguments(channel, message)
-            # No task: this may be the end of the event loop.
-            self.commands.execute_quietly(key, "EVALSHA", DIGESTS[PUSH], 1, key, *arguments[:-1], "front")
+            # No task: the event loop may be ending.
+            self.commands.execute_quietly(key, "EVALSHA", PUSH.digest, 1, key, *arguments[:-1], "front")
 
     async def send(self, channel: str, message: Message) -> None:
         if channel.startswith(self.process) and self.local.knows(channel):
@@ -283,7 +261,7 @@ class _LoopLayer:
         try:
             members = await self.memberships.others(group)
             pushes = [self._push(*push) for push in group_pushes(layer, group, message, members)]
-            # Begun in order and within one pass of the loop, so that the order of two messages is kept.
+            # Begun in order and within one loop iteration, so that the order of two messages is kept.
             accepted = await asyncio.gather(*pushes)
         except LayerUnavailableError as error:
             self.drops.add(UNAVAILABLE, group)
@@ -322,10 +300,9 @@ class _LoopLayer:
 
     async def _rejoin(self) -> None:
         await self.memberships.write_all()
-        self.news.back(list(self.local.channels))
+        self.events.back(list(self.local.channels))
 
-    def _do(self, work: Any) -> None:
-        """Runs a coroutine by the way."""
+    def _run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -339,7 +316,6 @@ class _Sync:
         self._clients = SyncClients(layer.hosts)
 
     def send(self, channel: str, message: Message) -> None:
-        """As the layer's `send`."""
         require_name("Channel", channel)
         require_message(message)
         if not self._push(*self._layer.push_arguments(channel, message)):
@@ -350,9 +326,9 @@ class _Sync:
         require_name("Group", group)
         require_message(message)
         key = self._layer.group_key(group)
-        since = oldest(self._layer)
+        since = oldest(self._layer.options)
         names = self._clients.run(key, lambda client: client.zrangebyscore(key, since, "+inf"))
-        pushes = group_pushes(self._layer, group, message, map(member_name, names))
+        pushes = group_pushes(self._layer, group, message, map(decode_name, names))
         return GroupSendResult(0, sum(not self._push(*push) for push in pushes))
 
     def close(self) -> None:
@@ -360,13 +336,13 @@ class _Sync:
         self._clients.close()
 
     def _push(self, key: bytes, arguments: Sequence[Any]) -> bool:
-        return bool(self._clients.run_script(PUSH, DIGESTS[PUSH], key, arguments))
+        return bool(self._clients.run_script(PUSH, key, arguments))
 
 
 def group_pushes(
     layer: RedisChannelLayer, group: str, message: Message, members: Iterable[str]
 ) -> Iterable[tuple[bytes, tuple[Any, ...]]]:
-    """The queue and the ARGV of PUSH for each of `members`; for processes the same bytes, serialized once."""
+    """The queue and the ARGV of PUSH for each of `members`; all processes get the same bytes, serialized once."""
     for_processes: bytes | None = None
     for member in members:
         if not member.endswith("!"):
@@ -377,14 +353,14 @@ def group_pushes(
         yield layer.queue_key(member), (for_processes, PROCESS_QUEUE_CAPACITY, int(layer.expiry * 1000), "back")
 
 
-async def _delete(link: CommandLink, prefix: str) -> None:
+async def _delete(connection: CommandConnection, prefix: str) -> None:
     """Deletes the keys that begin with `prefix`, a thousand at a time."""
     pattern = "".join(f"[{character}]" if character in "*?[]" else character for character in prefix) + "*"
     cursor: Any = b"0"
     while True:
-        cursor, keys = await link.execute("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+        cursor, keys = await connection.execute("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
         for key in keys:  # one by one: on a cluster they are in different slots
-            link.execute_quietly("UNLINK", key)
+            connection.execute_quietly("UNLINK", key)
         if cursor == b"0":
-            await link.execute("PING")
+            await connection.execute("PING")
             return

@@ -1,135 +1,287 @@
-"""Subscriptions of one event loop to one Redis, kept: what is wanted is subscribed to, whatever happens in between."""
+"""Subscriptions of one event loop: what is wanted is subscribed to, now and after each reconnection.
+
+Those on the servers of a fixed list are here, those on a cluster in cluster_subscriptions.py.
+"""
 
 import asyncio
+import functools
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypedDict, Unpack
 
-from gateway.layers.redis.hosts import Host
-from gateway.layers.redis.link import Link
+from redis.exceptions import MovedError
 
-NAMES_PER_COMMAND = 500
+from gateway.layers.redis.connection import RedisConnection
+from gateway.layers.redis.hosts import Host, shard_of
+
+Owns: TypeAlias = Callable[[bytes], bool]
+"""Whether a key is among those that are meant."""
 
 
-class SubscriberLink(Link):
-    """Subscriptions: what is `wanted` is subscribed to, now and after each reconnection."""
+class Hooks(TypedDict):
+    """What subscriptions call: `on_lost` with the keys that are cut off, `on_back` with those subscribed again."""
+
+    on_message: Callable[[bytes, bytes], None]
+    on_lost: Callable[[Owns], None]
+    on_back: Callable[[Owns], None]
+
+
+class Subscriptions(Protocol):
+    """Keys subscribed to, each on its server."""
+
+    @property
+    def down(self) -> bool:
+        """Whether messages are known to be missed now."""
+
+    async def subscribe(self, key: bytes) -> None:
+        """Returns when subscribed, or at once while the connection is lost: it subscribes when it is back.
+
+        Raises LayerUnavailableError if there never was a connection.
+        """
+
+    def want(self, key: bytes) -> None:
+        """Subscribes, without waiting for it."""
+
+    def unsubscribe(self, key: bytes) -> None:
+        """Ends the subscription, if there is one."""
+
+    async def close(self) -> None:
+        """Ends the subscriptions and the connections."""
+
+
+class Words(NamedTuple):
+    """The commands and the replies of one kind of publish and subscribe."""
+
+    subscribe: str
+    unsubscribe: str
+    message: bytes
+    subscribed: bytes
+    unsubscribed: bytes
+    keys_per_command: int
+
+
+PLAIN: Final = Words("SUBSCRIBE", "UNSUBSCRIBE", b"message", b"subscribe", b"unsubscribe", 500)
+# One key per command: keys of different slots may not share one.
+SHARDED: Final = Words("SSUBSCRIBE", "SUNSUBSCRIBE", b"smessage", b"ssubscribe", b"sunsubscribe", 1)
+
+
+class SubscriberConnection(RedisConnection):
+    """The subscriptions on one server."""
 
     purpose = "subscriptions"
 
     def __init__(
         self,
         host: Host,
+        words: Words,
         *,
         on_message: Callable[[bytes, bytes], None],
-        on_disconnect: Callable[[], None],
-        on_reconnect: Callable[[], None],
+        on_settled: Callable[[bytes], None],
+        on_lost: Callable[[bool], None],
+        on_up: Callable[[], None] | None = None,
+        on_gone: Callable[[Iterable[bytes]], None] | None = None,
     ) -> None:
-        """`on_message(channel, payload)` per message; `on_reconnect` when all that is wanted is subscribed again."""
+        """`on_message(key, payload)` is called for each message.
+
+        `on_settled(key)`: the server has confirmed what is wanted of `key`. `on_up()`: connected, and everything is
+        requested. `on_lost(was_up)`: the connection is lost, or an attempt to connect failed. `on_gone(keys)`: the
+        server no longer serves `keys`, which are no longer wanted here; without it, that ends the connection.
+        """
         super().__init__(host)
+        self._words = words
         self._on_message = on_message
-        self._on_disconnect = on_disconnect
-        self._on_reconnect = on_reconnect
+        self._on_settled = on_settled
+        self._on_connection_lost = on_lost
+        self._on_connection_up = on_up
+        self._on_gone = on_gone
         self.wanted: set[bytes] = set()
         self._requested: set[bytes] = set()
         self._unconfirmed: Counter[bytes] = Counter()
         self._changed: set[bytes] = set()
-        self._waiters: dict[bytes, list[asyncio.Future[bool]]] = {}
-        self._restoring: set[bytes] | None = None
 
-    async def subscribe(self, channel: bytes) -> bool:
-        """Subscribes; True when Redis has confirmed it, False when the link is down: it is done when that is back."""
-        self.want(channel)
-        if self.up and not (channel in self._unconfirmed or channel in self._changed):
-            return True
-        if self.down:
-            return False
-        waiter: asyncio.Future[bool] = self._loop.create_future()
-        self._waiters.setdefault(channel, []).append(waiter)
-        return await waiter
-
-    def want(self, channel: bytes) -> None:
-        """Subscribes, without waiting for it."""
+    def want(self, key: bytes) -> None:
+        """Subscribes at the end of this loop iteration, or when the connection is up."""
         self.start()
-        if channel not in self.wanted:
-            self.wanted.add(channel)
-            self._change(channel)
+        if key not in self.wanted:
+            self.wanted.add(key)
+            self._change(key)
 
-    def unsubscribe(self, channel: bytes) -> None:
-        """Unsubscribes at the end of this pass of the loop, unless it is wanted again by then."""
-        if channel in self.wanted:
-            self.wanted.discard(channel)
-            self._change(channel)
+    def unsubscribe(self, key: bytes) -> None:
+        """Unsubscribes at the end of this loop iteration, unless `key` is wanted again by then."""
+        if key in self.wanted:
+            self.wanted.discard(key)
+            self._change(key)
 
-    def _change(self, channel: bytes) -> None:
+    def is_subscribed(self, key: bytes) -> bool:
+        """Whether the server has confirmed the subscription."""
+        return key in self._requested and key not in self._unconfirmed and key not in self._changed
+
+    def _change(self, key: bytes) -> None:
         if not self.up:
             return
         if not self._changed:
             self._loop.call_soon(self._request)
-        self._changed.add(channel)
+        self._changed.add(key)
 
     def _request(self) -> None:
-        """Sends what has changed: one command for all the channels that came and one for those that went."""
+        """Sends what has changed, with as many keys in a command as it may have."""
         if not self.up:
             return
         changed, self._changed = self._changed, set()
-        came = [channel for channel in changed if channel in self.wanted and channel not in self._requested]
-        went = [channel for channel in changed if channel not in self.wanted and channel in self._requested]
+        came = [key for key in changed if key in self.wanted and key not in self._requested]
+        went = [key for key in changed if key not in self.wanted and key in self._requested]
         self._requested.update(came)
         self._requested.difference_update(went)
         self._unconfirmed.update(came)
-        for command, channels in (("SUBSCRIBE", came), ("UNSUBSCRIBE", went)):
-            for start in range(0, len(channels), NAMES_PER_COMMAND):
-                self._write(command, *channels[start : start + NAMES_PER_COMMAND])
-        for channel in changed:
-            if channel in self._requested and channel not in self._unconfirmed:
-                self._resolve(channel, confirmed=True)  # went and came again within one pass
-
-    def _resolve(self, channel: bytes, *, confirmed: bool) -> None:
-        for waiter in self._waiters.pop(channel, ()):
-            if not waiter.done():
-                waiter.set_result(confirmed)
+        for command, keys in ((self._words.subscribe, came), (self._words.unsubscribe, went)):
+            for start in range(0, len(keys), self._words.keys_per_command):
+                self._write(command, *keys[start : start + self._words.keys_per_command])
+        for key in changed:
+            if key not in self._unconfirmed:
+                self._on_settled(key)  # it went, or went and came again, within one loop iteration
 
     def _on_up(self) -> None:
-        self._restoring = set(self.wanted) if self._restoring is not None else None
         self._changed = set(self.wanted)
         self._request()
-        self._end_restoring()
-
-    def _end_restoring(self) -> None:
-        if self._restoring is not None and not self._restoring & self.wanted:
-            self._restoring = None
-            self._on_reconnect()
+        if self._on_connection_up is not None:
+            self._on_connection_up()
 
     def _on_reply(self, reply: Any) -> bool:
-        if isinstance(reply, Exception):
-            raise reply  # such as NOPERM: nothing on this link works
-        kind = reply[0]
-        if kind == b"message":
+        if isinstance(reply, MovedError) and self._on_gone is not None:
+            self._slot_moved(self._on_gone)
+        elif isinstance(reply, Exception):
+            raise reply  # such as NOPERM, CLUSTERDOWN: nothing on this connection works now
+        elif reply[0] == self._words.message:
             self._on_message(reply[1], reply[2])
-        elif kind == b"subscribe":
+        elif reply[0] == self._words.subscribed:
             self._confirm(reply[1])
+        elif reply[0] == self._words.unsubscribed and self._on_gone is not None:
+            self._unsubscribed(reply[1], self._on_gone)
         return bool(self._unconfirmed)
 
-    def _confirm(self, channel: bytes) -> None:
-        self._unconfirmed[channel] -= 1
-        if not self._unconfirmed[channel]:
-            del self._unconfirmed[channel]
-            if channel not in self._changed:
-                self._resolve(channel, confirmed=True)
-                if self._restoring is not None:
-                    self._restoring.discard(channel)
-                    self._end_restoring()
+    def _confirm(self, key: bytes) -> None:
+        if key not in self._unconfirmed:
+            return  # requested before its slot moved
+        self._unconfirmed[key] -= 1
+        if not self._unconfirmed[key]:
+            del self._unconfirmed[key]
+            if key not in self._changed:
+                self._on_settled(key)
+
+    def _unsubscribed(self, key: bytes | None, on_gone: Callable[[Iterable[bytes]], None]) -> None:
+        """The reply to a command; or the node ended the subscription because the slot is no longer its own."""
+        if key is not None and key in self.wanted and self.is_subscribed(key):
+            self._drop([key])
+            on_gone([key])
+
+    def _slot_moved(self, on_gone: Callable[[Iterable[bytes]], None]) -> None:
+        """Drops all unconfirmed keys: one of them is not served here, and the error does not say which."""
+        gone = [key for key in self._unconfirmed if key in self.wanted]
+        self._unconfirmed.clear()
+        self._drop(gone)
+        on_gone(gone)
+
+    def _drop(self, keys: Iterable[bytes]) -> None:
+        self.wanted.difference_update(keys)
+        self._requested.difference_update(keys)
 
     def _on_lost(self, was_up: bool) -> None:
         self._requested.clear()
         self._unconfirmed.clear()
         self._changed.clear()
-        for channel in list(self._waiters):
-            self._resolve(channel, confirmed=False)
-        if was_up:
-            if self._restoring is None:
-                self._on_disconnect()
-            self._restoring = set()
+        self._on_connection_lost(was_up)
 
     def _ping(self) -> None:
         self._write("PING")
+
+
+class HostSubscriptions:
+    """Subscriptions on the servers of a fixed list, over which the keys are spread."""
+
+    def __init__(self, hosts: Sequence[Host], **hooks: Unpack[Hooks]) -> None:
+        def shard(number: int, host: Host) -> _Shard:
+            return _Shard(host, lambda key: shard_of(key, len(hosts)) == number, hooks)
+
+        self._shards = [shard(number, host) for number, host in enumerate(hosts)]
+
+    def _shard(self, key: bytes) -> "_Shard":
+        return self._shards[shard_of(key, len(self._shards))]
+
+    @property
+    def down(self) -> bool:
+        return any(shard.connection.down for shard in self._shards)
+
+    async def subscribe(self, key: bytes) -> None:
+        await self._shard(key).subscribe(key)
+
+    def want(self, key: bytes) -> None:
+        self._shard(key).connection.want(key)
+
+    def unsubscribe(self, key: bytes) -> None:
+        self._shard(key).connection.unsubscribe(key)
+
+    async def close(self) -> None:
+        for shard in self._shards:
+            shard.connection.wanted.clear()
+            await shard.connection.close()
+
+
+class _Shard:
+    """The subscriptions on one of the servers, their waiters, and the reports of a lost connection."""
+
+    def __init__(self, host: Host, owns: Owns, hooks: Hooks) -> None:
+        self.connection = SubscriberConnection(
+            host,
+            PLAIN,
+            on_message=hooks["on_message"],
+            on_settled=self._settled,
+            on_lost=self._lost,
+            on_up=self._up,
+        )
+        self._report_lost = functools.partial(hooks["on_lost"], owns)
+        self._report_back = functools.partial(hooks["on_back"], owns)
+        self._waiters: dict[bytes, list[asyncio.Future[bool]]] = {}
+        # None: nothing to report. Else the keys whose subscriptions are to be confirmed before all are back.
+        self._restoring: set[bytes] | None = None
+
+    async def subscribe(self, key: bytes) -> None:
+        self.connection.want(key)
+        if self.connection.is_subscribed(key):
+            return
+        if not self.connection.down:
+            waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            self._waiters.setdefault(key, []).append(waiter)
+            if await waiter:
+                return
+        if not self.connection.ever_up:
+            self.connection.wanted.discard(key)
+            raise self.connection.unavailable()
+
+    def _settled(self, key: bytes) -> None:
+        self._resolve(key, settled=True)
+        if self._restoring is not None:
+            self._restoring.discard(key)
+            self._report_if_restored()
+
+    def _up(self) -> None:
+        if self._restoring is not None:
+            self._restoring = set(self.connection.wanted)
+            self._report_if_restored()
+
+    def _report_if_restored(self) -> None:
+        if self._restoring is not None and not self._restoring & self.connection.wanted:
+            self._restoring = None
+            self._report_back()
+
+    def _lost(self, was_up: bool) -> None:
+        for key in list(self._waiters):
+            self._resolve(key, settled=False)
+        if was_up:
+            if self._restoring is None:
+                self._report_lost()
+            self._restoring = set()
+
+    def _resolve(self, key: bytes, *, settled: bool) -> None:
+        for waiter in self._waiters.pop(key, ()):
+            if not waiter.done():
+                waiter.set_result(settled)

@@ -1,17 +1,15 @@
 """Plain synchronous clients, for the layers' `sync`: made when first used, safe to share between threads and forks."""
 
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from redis.client import NEVER_DECODE
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from gateway.layers.base import LayerUnavailableError
+from gateway.layers.redis.connection import REPLY_TIMEOUT_S, Argument, Script
 from gateway.layers.redis.hosts import Host, describe_host, shard_of, sync_client
-from gateway.layers.redis.link import REPLY_TIMEOUT_S, Argument
-
-T = TypeVar("T")
 
 TIMEOUTS = {"socket_timeout": REPLY_TIMEOUT_S, "socket_connect_timeout": REPLY_TIMEOUT_S}
 
@@ -26,7 +24,7 @@ class SyncClients:
         self._lock = threading.Lock()
 
     def run(self, key: bytes, command: Callable[[Any], Any]) -> Any:
-        """What `command` returns, called with the client for `key`. LayerUnavailableError when Redis is away."""
+        """The result of `command(client)`, with the client for `key`. Raises LayerUnavailableError if Redis is away."""
         shard = shard_of(key, len(self._hosts))
         try:
             return command(self._client(shard))
@@ -35,19 +33,19 @@ class SyncClients:
             where = describe_host(self._hosts[shard])
             raise LayerUnavailableError(f"Redis at {where} is not available: {error}") from error
 
-    def run_script(self, script: str, digest: str, key: bytes, arguments: Sequence[Argument]) -> Any:
-        """What the Lua script `script` returns for `key`, strings as bytes."""
+    def run_script(self, script: Script, key: bytes, arguments: Sequence[Argument]) -> Any:
+        """The reply to `script`, strings as bytes."""
 
         def run(client: Any) -> Any:
             try:
-                return client.execute_command("EVALSHA", digest, 1, key, *arguments, **{NEVER_DECODE: True})
+                return client.execute_command("EVALSHA", script.digest, 1, key, *arguments, **{NEVER_DECODE: True})
             except NoScriptError:
-                return client.execute_command("EVAL", script, 1, key, *arguments, **{NEVER_DECODE: True})
+                return client.execute_command("EVAL", script.text, 1, key, *arguments, **{NEVER_DECODE: True})
 
         return self.run(key, run)
 
     def publish(self, key: bytes, payload: bytes) -> None:
-        """Gives `payload` to who has subscribed to `key`."""
+        """Publishes `payload` to the subscribers of `key`."""
         self.run(key, lambda client: self._publish(client, key, payload))
 
     def close(self) -> None:
@@ -82,24 +80,13 @@ class SyncClients:
 
 
 class SyncScripts:
-    """Runs scripts as `commands.Scripts` does, by synchronous clients: nothing here waits for a loop."""
+    """Scripts by synchronous clients, behind the interface `commands.Scripts`. Its coroutines never wait."""
 
-    def __init__(self, clients: SyncClients, scripts: Mapping[str, str]) -> None:
-        """`scripts` maps Lua scripts to their digests."""
-        self.clients = clients
-        self._scripts = scripts
+    def __init__(self, hosts: Sequence[Host]) -> None:
+        self._clients = SyncClients(hosts)
 
-    async def run_script(self, script: str, key: bytes, arguments: Sequence[Argument]) -> Any:
-        """What `script` returns for `key`."""
-        return self.clients.run_script(script, self._scripts[script], key, arguments)
+    async def run_script(self, script: Script, key: bytes, arguments: Sequence[Argument]) -> Any:
+        return self._clients.run_script(script, key, arguments)
 
-
-def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that waits for nothing, without an event loop."""
-    try:
-        coroutine.send(None)
-    except StopIteration as done:
-        result: T = done.value
-        return result
-    coroutine.close()
-    raise RuntimeError("this needs an event loop")
+    async def close(self) -> None:
+        self._clients.close()

@@ -14,9 +14,9 @@ from prometheus_client import REGISTRY
 
 from gateway.exceptions import MessageTooLarge
 from gateway.layers.dropped import DropLog
-from gateway.layers.group_log import RedisGroupLog
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.layers.redis import RedisChannelLayer
+from gateway.layers.redis.group_log import RedisGroupLog
 from tests.support.redis import RedisServer
 
 Layer = RedisPubSubChannelLayer | RedisChannelLayer

@@ -104,7 +104,7 @@ class TestLosingRedis:
         member = await Receiver(layer).join("group")
 
         sending = asyncio.create_task(layer.group_send("group", {"type": "m"}))
-        while not layer._loops.here.commands.links[0]._asked_at:
+        while not layer._loops.here.commands.connections[0]._asked_at:
             await asyncio.sleep(0)
         time.sleep(1.6)  # as code that is not made for an event loop does
 
@@ -248,6 +248,21 @@ class TestWhatRedisCarries:
             assert subscribers() == 1
             layer.detach(two.channel)
             await until(lambda: subscribers() == 0)
+
+    async def test_joining_a_group_ends_also_when_the_member_leaves_meanwhile(
+        self, redis_server: RedisServer, make_redis_layer: MakeLayer
+    ) -> None:
+        layer = make_redis_layer(redis_server)
+        member = await Receiver(layer).join()
+
+        async with asyncio.timeout(60):
+            await asyncio.gather(layer.group_add("group", member.channel), layer.group_discard("group", member.channel))
+
+        await make_redis_layer(redis_server).group_send("group", {"type": "m", "group": "group"})
+        await layer.group_send("group", {"type": "m", "group": "group"})
+        await layer.send(member.channel, {"type": "last"})
+        await until(lambda: bool(member.messages))
+        assert member.messages == [{"type": "last"}]
 
     @pytest.mark.parametrize("redis_layer_class", [RedisPubSubChannelLayer])
     async def test_bytes_that_are_no_message_are_counted_and_skipped(

@@ -1,6 +1,8 @@
-"""Wrong options of a layer: each is an error when the layer is made, which says what is wrong and tells no password."""
+"""Options of a layer: the documented ones are those of the code, and a wrong one is an error when the layer is made."""
 
+import dataclasses
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,11 @@ from gateway.layers import InMemoryChannelLayer, channel_layers
 from gateway.layers.manager import make_group_log, make_presence
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.layers.redis import RedisChannelLayer
+from gateway.layers.redis.options import RedisOptions
 from gateway.layers.serializers import JSONSerializer, SerializerDoesNotExist, registry
+from gateway.layers.url import LAYER_OPTIONS, channel_layers_from_url
+
+DOCUMENT = Path(__file__).parents[4] / "docs" / "channel-layers.md"
 
 BOUNDS: list[tuple[dict[str, Any], str]] = [
     ({"expiry": "60"}, "expiry is a number of seconds, more than 0, not '60'"),
@@ -47,6 +53,28 @@ REDIS_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 
 redis_layers = pytest.mark.parametrize("layer_class", [RedisChannelLayer, RedisPubSubChannelLayer])
+
+
+def test_every_option_of_a_redis_layer_is_documented_with_its_default() -> None:
+    documented = re.findall(r"^\| `(\w+)` \| `(.+?)` \| (yes )?\|", DOCUMENT.read_text(), re.MULTILINE)
+
+    assert documented == [
+        ("hosts", "None", ""),
+        *(
+            (field.name, repr(field.default), "yes " if field.name in LAYER_OPTIONS else "")
+            for field in dataclasses.fields(RedisOptions)
+        ),
+    ]
+
+
+def test_a_url_takes_every_option_that_is_text_or_a_number() -> None:
+    query = "&".join(f"{name}=7" for name in LAYER_OPTIONS)
+
+    config = channel_layers_from_url(f"redis://h?{query}")["default"]["CONFIG"]
+
+    assert config.pop("hosts") == ["redis://h"]
+    assert config == {name: option_type("7") for name, option_type in LAYER_OPTIONS.items()}
+    RedisOptions(**config)
 
 
 @pytest.mark.parametrize(("options", "error"), BOUNDS)

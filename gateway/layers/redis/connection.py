@@ -1,11 +1,11 @@
-"""Connections of one event loop to one Redis, kept: remade with jittered back-off when lost, pipelined while up.
+"""Connections of one event loop to one Redis: remade with jittered back-off when lost, pipelined while up.
 
-A `Link` owns one connection. Whoever uses it never touches the socket: a command is appended to a buffer, and all that
-one pass of the loop appended leaves in one write; replies are read by one task that lives as long as the link. So a
-caller that is cancelled, at any moment, disturbs nobody.
+No user of a `RedisConnection` touches the socket: a command is appended to a buffer, and all that one loop iteration
+appended leaves in one write; one task, which lives as long as the connection, reads the replies. So a caller that is
+cancelled, at any moment, disturbs nobody.
 
 The sockets have no read timeout of their own (redis-py 8 would give them 5 s, which a quiet subscription exceeds);
-instead a watchdog sends PING on a quiet link and ends one that leaves a request unanswered for `reply_timeout_s`.
+instead a watchdog sends PING on a quiet connection and ends one that leaves a request unanswered for `reply_timeout_s`.
 """
 
 import asyncio
@@ -13,14 +13,14 @@ import contextlib
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from hashlib import sha1
 from typing import Any, TypeAlias
 
 from redis.exceptions import (
     AskError,
     ClusterDownError,
     MovedError,
-    NoScriptError,
     RedisError,
     ResponseError,
     TryAgainError,
@@ -52,18 +52,32 @@ CLUSTER_ERRORS: dict[str, Callable[[str], ResponseError]] = {
 }
 
 
-class Link:
-    """The part that all kinds of link share. `start` is called when there is something to do on the connection."""
+class Script:
+    """A Lua script with one key. EVALSHA names it by its digest."""
 
-    purpose = "commands"
+    __slots__ = ("digest", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+class RedisConnection:
+    """What the kinds of connection share: `CommandConnection`, `SubscriberConnection`, `QueueReader`.
+
+    A kind calls `start` when it has something to do on the connection.
+    """
+
+    purpose: str
+    """What the connection is for, in the log."""
 
     def __init__(self, host: Host, locate: Locate | None = None) -> None:
         """`host` is one entry of `decode_hosts`; its socket_timeout, if any, is used as the reply timeout.
 
-        `locate` is asked before each attempt to connect, for a server that moves about.
+        `locate`, for a server that moves about, is called before each attempt to connect.
         """
         self._locate = locate
-        self._aim(host)
+        self._use_host(host)
         self.patience_s = 0.0
         self.up = False
         self.ever_up = False
@@ -77,15 +91,15 @@ class Link:
         self._asked_at: float | None = None
         self._heard_at = 0.0
 
-    def _aim(self, host: Host) -> None:
-        """The next connection is made to `host`."""
+    def _use_host(self, host: Host) -> None:
+        """Makes the next attempt connect to `host`."""
         self.where = describe_host(host)
         # RESP 2: a connection that subscribes gets its messages as replies in every version of Redis and redis-py.
         self._pool = async_pool({**host, "protocol": 2}, socket_timeout=None, socket_connect_timeout=REPLY_TIMEOUT_S)
         options: Any = self._pool.connection_kwargs  # where a timeout given in the URL ends up, too
         self.reply_timeout_s: float = options.get("socket_timeout") or REPLY_TIMEOUT_S
         options["socket_timeout"] = None
-        self._connection: Any = self._pool.make_connection()
+        self._transport: Any = self._pool.make_connection()
 
     @property
     def down(self) -> bool:
@@ -93,12 +107,12 @@ class Link:
         return not self.up and self.error is not None
 
     def start(self) -> None:
-        """Connects, unless that was begun."""
+        """Connects, unless it did so before."""
         if self._task is None:
             self._task = self._loop.create_task(self._run(), name=f"redis {self.purpose} {self.where}")
 
     async def wait_settled(self) -> bool:
-        """Starts, and returns whether the connection is up; waits while an attempt is under way."""
+        """Starts, waits while an attempt is under way, and returns whether the connection is up."""
         self.start()
         if not self.up and not self.down:
             settled = self._loop.create_future()
@@ -127,8 +141,8 @@ class Link:
         return LayerUnavailableError(f"Redis at {self.where} is not available: {reason}")
 
     def _write(self, *arguments: Argument) -> None:
-        """Appends a command to what leaves at the end of this pass of the loop."""
-        chunks: list[bytes] = self._connection.pack_command(*arguments)
+        """Appends a command to what leaves at the end of this loop iteration."""
+        chunks: list[bytes] = self._transport.pack_command(*arguments)
         self._unwritten += chunks
         self._unwritten_bytes += sum(map(len, chunks))
         if self._asked_at is None:
@@ -136,23 +150,23 @@ class Link:
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
 
-    # What the kinds of link do at these moments
+    # What a kind of connection does at these moments
 
     def _on_up(self) -> None:
-        """Connected; commands may be written."""
+        """Called when connected; commands may be written."""
 
     def _on_reply(self, reply: Any) -> bool:
-        """Takes a reply, which may be a ResponseError; returns whether replies to earlier commands are missing."""
+        """Handles a reply, which may be a ResponseError; returns whether replies to earlier commands are missing."""
         raise NotImplementedError
 
     def _on_lost(self, was_up: bool) -> None:
-        """No longer connected, or a first attempt failed."""
+        """Called when the connection is lost, or an attempt failed."""
 
     def _ping(self) -> None:
-        """Asks for a sign of life."""
+        """Sends PING."""
         raise NotImplementedError
 
-    # The life of the connection
+    # Life
 
     async def _run(self) -> None:
         failures = 0
@@ -185,7 +199,7 @@ class Link:
                 backoff_s = min(MIN_BACKOFF_S * 2 ** min(failures, 10), MAX_BACKOFF_S)
                 await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311
         finally:
-            self.up = False  # ended by us: nobody is told of a loss
+            self.up = False  # ended by us, so no loss is reported
             self.error = None
             await self._lose()
 
@@ -194,8 +208,8 @@ class Link:
         try:
             async with asyncio.timeout(timeout_s):
                 if self._locate is not None:
-                    self._aim(await self._locate())
-                await self._connection.connect()
+                    self._use_host(await self._locate())
+                await self._transport.connect()
         except TimeoutError:
             raise TimeoutError(f"no connection within {timeout_s:g} s") from None
         finally:
@@ -220,7 +234,7 @@ class Link:
         self._unwritten.clear()
         self._unwritten_bytes = 0
         with contextlib.suppress(RedisError, OSError):
-            await self._connection.disconnect(nowait=True)
+            await self._transport.disconnect(nowait=True)
         self._settle()
         self._on_lost(was_up)
 
@@ -230,10 +244,10 @@ class Link:
                 self._writable = self._loop.create_future()
                 await self._writable
             chunks, self._unwritten, self._unwritten_bytes = self._unwritten, [], 0
-            await self._connection.send_packed_command(chunks, check_health=False)
+            await self._transport.send_packed_command(chunks, check_health=False)
 
     async def _read_all(self) -> None:
-        read_response = self._connection.read_response
+        read_response = self._transport.read_response
         while True:
             try:
                 reply = await read_response(disable_decoding=True)
@@ -247,7 +261,7 @@ class Link:
             slept_at = self._loop.time()
             await asyncio.sleep(WATCH_INTERVAL_S)
             now = self._loop.time()
-            # While the loop was blocked nobody could have seen an answer, which may be here by now.
+            # While the loop was blocked nobody could read the answer, which may be here by now.
             late_s = now - slept_at - WATCH_INTERVAL_S
             if self._asked_at is not None:
                 self._asked_at = min(self._asked_at + late_s, now)
@@ -257,26 +271,25 @@ class Link:
                 self._ping()
 
 
-class CommandLink(Link):
-    """Commands and their replies, pipelined: as many in flight as callers there are."""
+class CommandConnection(RedisConnection):
+    """Commands and their replies, pipelined: any number may be in flight."""
+
+    purpose = "commands"
 
     def __init__(
-        self, host: Host, scripts: Mapping[str, str] | None = None, on_lost: Callable[[], None] | None = None
+        self, host: Host, scripts: Sequence[Script] = (), on_failure: Callable[[], None] | None = None
     ) -> None:
-        """`scripts` maps Lua scripts, loaded whenever the connection is made, to their digests.
-
-        `on_lost` is called whenever the connection fails.
-        """
+        """Loads `scripts` whenever it has connected; calls `on_failure` whenever the connection fails."""
         super().__init__(host)
-        self._scripts = scripts or {}
-        self._on_link_lost = on_lost
+        self._scripts = scripts
+        self._on_failure = on_failure
         self._inflight: deque[asyncio.Future[Any]] = deque()
         self._unsent: list[tuple[Argument, ...]] = []
 
     def execute(self, *arguments: Argument) -> "asyncio.Future[Any]":
         """Sends a command. The future has its reply; or LayerUnavailableError, or Redis's own ResponseError.
 
-        Raises LayerUnavailableError at once while the link is down or what is not yet written is too much.
+        Raises LayerUnavailableError at once while the connection is down, or when MAX_UNWRITTEN_BYTES wait.
         """
         self.start()
         if self.down or self._unwritten_bytes > MAX_UNWRITTEN_BYTES:
@@ -296,20 +309,13 @@ class CommandLink(Link):
         except LayerUnavailableError:
             pass
 
-    async def run_script(self, script: str, key: bytes, arguments: Sequence[Argument]) -> Any:
-        """The reply of one of the `scripts`, run on `key`."""
-        try:
-            return await self.execute("EVALSHA", self._scripts[script], 1, key, *arguments)
-        except NoScriptError:  # somebody flushed the scripts of a server that stayed up
-            return await self.execute("EVAL", script, 1, key, *arguments)
-
     def _on_up(self) -> None:
         # Before all else, so that no script is missing for one command and there for the next.
         for script in self._scripts:
             future: asyncio.Future[Any] = self._loop.create_future()
             future.add_done_callback(_ignore)
             self._inflight.appendleft(future)
-            self._write("SCRIPT", "LOAD", script)
+            self._write("SCRIPT", "LOAD", script.text)
         for arguments in self._unsent:
             self._write(*arguments)
         self._unsent.clear()
@@ -329,15 +335,15 @@ class CommandLink(Link):
             if not future.done():
                 future.set_exception(self.unavailable())
         self._inflight.clear()
-        if self._on_link_lost is not None and self.error is not None:
-            self._on_link_lost()
+        if self._on_failure is not None and self.error is not None:
+            self._on_failure()
 
     def _ping(self) -> None:
         self.execute_quietly("PING")
 
 
 def _specific(error: ResponseError) -> ResponseError:
-    """`error` as the class for what a node of a cluster says; redis-py 5 has that in its own cluster client only."""
+    """`error` as the class of an error of a cluster's node; redis-py 5 makes those in its own cluster client only."""
     word, _, rest = str(error).partition(" ")
     specific = CLUSTER_ERRORS.get(word) if type(error) is ResponseError else None
     return specific(rest) if specific is not None else error
