@@ -43,15 +43,14 @@ class Connections(Generic[AnyConnection]):
     loop: asyncio.AbstractEventLoop
     """The one that `start` was called in."""
 
-    def __init__(self, on_tick: Callable[[float], None] = _do_nothing) -> None:
-        """`on_tick(now)` is called after each tick has looked at the deadlines."""
+    def __init__(self) -> None:
         self.now = 0.0
         """The time of the last tick, in the loop's seconds: what deadlines are set from."""
         self.open: set[AnyConnection] = set()
         self.runs: set[ApplicationRun] = set()
         self.closing = False
         """Whether the server closes: what comes now is turned away."""
-        self._on_tick = on_tick
+        self._on_tick: Callable[[float], None] = _do_nothing
         self._stalled: dict[Connection, float] = {}
         self._unwritten: list[Connection] = []
         self._emptied: asyncio.Future[None] | None = None
@@ -60,10 +59,12 @@ class Connections(Generic[AnyConnection]):
 
     # -- the clock --------------------------------------------------------------------------------------------------
 
-    def start(self, *, shortest_timeout_s: float) -> None:
-        """Starts the clock; deadlines are kept as exactly as a quarter of the shortest timeout."""
+    def start(self, *, shortest_timeout_s: float, on_tick: Callable[[float], None] = _do_nothing) -> None:
+        """Starts the clock; deadlines are kept as exactly as a quarter of the shortest timeout. `on_tick(now)` is
+        called when a tick has looked at them."""
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time()
+        self._on_tick = on_tick
         self._tick_s = max(_SHORTEST_TICK_S, min(_LONGEST_TICK_S, shortest_timeout_s / 4))
         self._timer = self.loop.call_later(self._tick_s, self._tick)
 

@@ -29,9 +29,9 @@ class HttpServer(ProtocolServer):
     async def start(self) -> None:
         """See ProtocolServer."""
         self._counts = Counts()
-        connections: Connections[ListenerConnection] = Connections(self._counts.export)
+        connections: Connections[ListenerConnection] = Connections()
         shortest_s = min((listener.options.shortest_timeout_s for listener in self.listeners), default=4.0)
-        connections.start(shortest_timeout_s=shortest_s)
+        connections.start(shortest_timeout_s=shortest_s, on_tick=self._counts.export)
         try:
             factories = [self._factory(listener, connections) for listener in self.listeners]
             self._servers = await listen_at_all(self.listeners, factories)

@@ -1,37 +1,52 @@
 """One MQTT connection on a transport: between the sans-I/O `Connection` and the application instance that serves it.
 
 The way of a publish: `data_received` -> `Connection.receive` -> `Inbox.feed_many` -> the application -> `send` ->
-`Connection.ack` -> `settle`. There is no task and no callback per packet: the acknowledgements that an application
-gives in one pass of the loop leave in one write.
+`Connection.ack` -> `flush`. There is no task and no callback per packet: the acknowledgements that an application
+gives in one iteration of the loop leave in one write, and not before what they promise is committed.
 """
 
 import asyncio
 import logging
-from typing import Final, cast
+from typing import Final
 
-from protocols import metrics
+from protocols import connection_base, metrics
 from protocols.addresses import network_of
 from protocols.asgi import Event
+from protocols.connection_base import INBOX_FULL
 from protocols.inbox import Inbox
 from protocols.limits import MAX_RATE, MAX_RATE_OF_ADDRESS
 from protocols.log_lines import Peer, PeerLog
-from protocols.mqtt.closing import NEVER
 from protocols.mqtt.codec.packets import ReasonCode
+from protocols.mqtt.commit_gate import CommitGate
+from protocols.mqtt.connection import Connection
 from protocols.mqtt.description import describe, kind
 from protocols.mqtt.events import scope_of
-from protocols.mqtt.reading import CONGESTED, UNANSWERED
-from protocols.mqtt.server_state import ListenerContext
+from protocols.mqtt.rate import Rate
+from protocols.mqtt.server_state import ListenerContext, ServerState
 from protocols.mqtt.states import End, State
 from protocols.mqtt.trace import Tap
 from protocols.mqtt.traffic import Counts
-from protocols.mqtt.writing import Writing
 from protocols.runner import ApplicationRun, printable
-from protocols.sockets import client_address
 
 peer_log = PeerLog("gateway.mqtt")
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """How long a closed connection may take to end: its last bytes to leave, and the client to close its side."""
+
+# The reasons not to read, besides INBOX_FULL.
+CONGESTED: Final = 2
+"""So many publishes or subscriptions wait for the application."""
+UNANSWERED: Final = 4
+"""The application has not said yet whether it accepts the client."""
+NOT_WRITABLE: Final = 8
+"""The client takes less than it is sent."""
+STOPPING: Final = 16
+UNCOMMITTED: Final = 32
+"""What it was told waits for a commit."""
+TOO_FAST: Final = 64
+
+_LINGERING: Final = frozenset({"protocol_error", "application", "operator"})
+"""The ends by which we interrupt the client: the transport is closed in two steps, so that the reason arrives."""
 
 _LOG_LEVELS: Final = {
     "client": logging.DEBUG,
@@ -43,55 +58,78 @@ _LOG_LEVELS: Final = {
 _NOTHING: Final = Counts(0, 0, 0, 0, 0)
 
 
-class Endpoint(Writing):
-    """Owns the transport, the `Connection` and the application instance of one client."""
+class Endpoint(connection_base.Connection):
+    """Owns the transport, the `Connection` and the application instance of one client. It is the sink of the
+    connection's output."""
 
     __slots__ = (
-        "_client",
+        "_answering",
+        "_commit_gate",
+        "_context",
         "_counted",
-        "_lost",
+        "_ended",
         "_name",
+        "_pause",
         "_peer",
+        "_rate",
         "_run",
+        "_server_state",
+        "_to_flush",
         "_too_many_connect",
+        "_watches_answers",
+        "connection",
         "opened_at",
     )
 
     def __init__(self, context: ListenerContext) -> None:
-        super().__init__(context)
+        options, server_state = context.options, context.server_state
+        super().__init__(server_state.connections, write_timeout_s=options.write_timeout_s)
+        self._context = context
+        self._server_state: ServerState = server_state
+        self.opened_at = now = server_state.time()
+        """In the loop's time."""
+        self.connection = Connection(server_state.broker, options, self, now=now)
         self._run: ApplicationRun | None = None
         self._name = ""
-        self.opened_at = context.server_state.loop.time()
-        """In the loop's time."""
-        self._lost = False
-        self._counted = _NOTHING
-        self._client: tuple[str, int] | None = None
         self._peer: Peer = None
         """Whose share of the log it is: the address, and once it is known who has the session, that owner."""
         self._too_many_connect = ""
         """Which rate its connection has exceeded."""
+        self._rate: Rate | None = None
+        if options.max_messages_per_s or options.max_bytes_per_s:
+            self._rate = Rate(messages_per_s=options.max_messages_per_s, bytes_per_s=options.max_bytes_per_s, now=now)
+        self._pause: asyncio.TimerHandle | None = None
+        """Ends the time for which the client, which is too fast, is not read."""
+        self._answering = False
+        """Whether the connection is taking an acknowledgement, and what it has to write is looked at afterwards."""
+        self._to_flush = False
+        self._watches_answers = False
+        """Whether something waits for the application's answers: the socket to be read, or the server to stop."""
+        self._commit_gate: CommitGate | None = None
+        """What waits for a commit; None if nothing does."""
+        self._counted = _NOTHING
+        self._ended = False
+        """Whether the end of the connection has been dealt with; what comes then is thrown away."""
 
     # -- the transport ----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio and uvloop have set TCP_NODELAY already: an acknowledgement never waits for another."""
-        self._transport = cast(asyncio.Transport, transport)
+        super().connection_made(transport)
         metrics.mqtt_connections.inc()
         self._server_state.traffic.sockets += 1
-        self._server_state.open.add(self)
-        self._client = client_address(transport)
-        self._peer = self._client
-        if self._client is not None:
-            self.connection.address = network_of(self._client)
-        exceeded = self._context.connection_limits.enter(self._client, self._server_state.loop.time())
+        client = self._peer = self.client
+        if client is not None:
+            self.connection.address = network_of(client)
+        exceeded = self._context.connection_limits.enter(client, self._server_state.time())
         if exceeded in (MAX_RATE, MAX_RATE_OF_ADDRESS):
             self._too_many_connect = exceeded
         elif exceeded is not None:
             metrics.mqtt_refused.labels(exceeded).inc()
             most = getattr(self._context.options, exceeded)
             peer_log.warning(self._peer, f"refused %s: {exceeded} is %d", self._who(), most)
-            self._transport.abort()
-            self.connection.lost(self._server_state.loop.time())  # also for what a tunnel has read already
+            self.transport.abort()
+            self.connection.lost(self._server_state.time())  # also for what a tunnel has read already
 
     def data_received(self, data: bytes) -> None:
         """Everything that `data` completes goes to the application in one step."""
@@ -111,27 +149,27 @@ class Endpoint(Writing):
             if connection.state is State.AUTHORIZING:
                 self._stop_reading(UNANSWERED)
         if connection.congested:  # also by what is no event: a publish that is sent again and again
+            self._watches_answers = True
             self._stop_reading(CONGESTED)
         if self._rate is not None and not self._ended:
             self._slow_down(self._rate, len(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The last call of the transport."""
-        self._lost = True
-        self._context.connection_limits.leave(self._client)
+        self._context.connection_limits.leave(self.client)
         self._end_pause()
         metrics.mqtt_connections.dec()
-        self.abort_at = NEVER
         self._drop_held()
-        self.connection.lost(self._server_state.loop.time())
-        self.settle()
-        self._leave()
+        self.connection.lost(self._server_state.time())
+        self.flush()
+        self.count()
+        super().connection_lost(exc)
 
     def eof_received(self) -> None:
         """The client sends no more. The transport closes when its buffer is empty, which is given as long as at any
         other end."""
-        self.connection.lost(self._server_state.loop.time())
-        self.settle()
+        self.connection.lost(self._server_state.time())
+        self.flush()
 
     def _refuse_for_now(self) -> None:
         """Its CONNECT has come, and too many others: the application is not asked."""
@@ -140,24 +178,188 @@ class Endpoint(Writing):
         self.connection.close(
             ReasonCode.CONNECTION_RATE_EXCEEDED,
             "application",
-            self._server_state.loop.time(),
+            self._server_state.time(),
             text=f"max_connects_per_s is {most}; come again later",
         )
 
     def certificate_revoked(self) -> None:
         """The certificate of the client is on a revocation list that came after it connected."""
-        now = self._server_state.loop.time()
+        now = self._server_state.time()
         why = "the certificate was revoked"
         self.connection.close(ReasonCode.NOT_AUTHORIZED, "application", now, text=why, with_will=False)
 
-    # -- the connection ---------------------------------------------------------------------------------------------
+    def check(self, now: float) -> None:
+        """The deadline of the connection has passed."""
+        self.connection.check(now, reading=not self.reading.closed_by)
 
-    def settle(self) -> None:
-        """Writes what there is and, if the connection has ended, ends the transport and tells the application."""
-        self.flush()
-        end = self.connection.end
-        if end is None or self._ended:
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def stop_reading(self) -> None:
+        """The server stops: what has been read is still answered."""
+        self._watches_answers = True
+        self._stop_reading(STOPPING)
+
+    def pause_reading(self) -> None:
+        """The inbox of the application is full."""
+        self._stop_reading(INBOX_FULL)
+
+    def _stop_reading(self, why: int) -> None:
+        if not self._ended:
+            self.reading.close(why)
+
+    def _slow_down(self, rate: Rate, size: int) -> None:
+        """Reads a client that is too fast no faster than it may be; in the end tells it to go."""
+        now = self._server_state.time()
+        pause_s, what = rate.received(publishes=self.connection.received_publishes, size=size, now=now)
+        if not pause_s:
             return
+        left_s = self._context.options.max_slowed_s - rate.slowed_s(now)
+        if left_s < 0:
+            self._send_away(what)
+            return
+        if not self.reading.closed_by & TOO_FAST:
+            metrics.mqtt_slowed.labels("paused").inc()
+        self._stop_reading(TOO_FAST)
+        self._end_pause()
+        loop = self.connections.loop
+        if pause_s <= left_s:
+            self._pause = loop.call_later(pause_s, self.reading.open, TOO_FAST)
+        else:  # what it has sent at once is that much
+            self._pause = loop.call_later(left_s, self._send_away, what)
+
+    def _send_away(self, what: str) -> None:
+        """Ends the connection of a client that was slowed down for as long as it may be."""
+        if self._ended:
+            return
+        metrics.mqtt_slowed.labels("closed").inc()
+        code = ReasonCode.MESSAGE_RATE_TOO_HIGH if what == "messages" else ReasonCode.QUOTA_EXCEEDED
+        text = f"too many {what} a second for {self._context.options.max_slowed_s:g} s"
+        self.connection.close(code, "application", self._server_state.time(), text=text)
+
+    def _end_pause(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def flush_soon(self) -> None:
+        """The connection has output, or has ended."""
+        if self._answering:
+            self._to_flush = True
+        else:
+            self.connections.flush_soon(self)
+
+    def flush(self) -> None:
+        """Writes what the connection has for the client, as one piece; sees to its end, if it has ended."""
+        connection = self.connection
+        output = connection.output
+        if output:
+            if self.transport.is_closing():
+                connection.take_output()  # and throws it away: a transport may be closing for long
+            else:
+                traffic = self._server_state.traffic
+                traffic.sent_packets += len(output)
+                data = connection.take_output()
+                traffic.sent_bytes += len(data)
+                if connection.required_commit:
+                    self._hold(data)
+                else:
+                    self.transport.write(data)
+        if connection.end is not None and not self._ended:
+            self._end(connection.end)
+
+    def ask(self, event: Event) -> None:
+        """The connection has a question to the application; it has one at a time, which makes the inbox no fuller."""
+        if self._run is not None:
+            self._run.inbox.feed(event, 0)
+
+    def _hold(self, data: bytes) -> None:
+        """Writes what promises something, or what follows it, when that is committed."""
+        connection, committer = self.connection, self._server_state.committer
+        assert committer is not None
+        if self._commit_gate is None:
+            if connection.required_commit <= committer.journal.committed:
+                connection.required_commit = 0
+                self.transport.write(data)
+                return
+            if committer.is_closed:  # another process has the store: that will never be
+                self.transport.abort()
+                return
+            self._commit_gate = CommitGate(committer, self._write_held)
+        self._commit_gate.add(connection.required_commit, data)
+        if self._commit_gate.is_much:
+            connection.writable = False
+        if not connection.writable or committer.journal.failure is not None:
+            self._stop_reading(UNCOMMITTED)
+
+    def _write_held(self, data: bytes) -> None:
+        """Writes what waited long enough. When nothing waits any more, all goes on."""
+        if data and not self.transport.is_closing():
+            self.transport.write(data)
+        if self._commit_gate:
+            return
+        self._commit_gate = None
+        committer = self._server_state.committer
+        assert committer is not None
+        if self.connection.required_commit <= committer.journal.committed:
+            self.connection.required_commit = 0
+        if self._ended:
+            self._end_transport()
+            return
+        self.reading.open(UNCOMMITTED)
+        if not self.connection.writable and self.writable:
+            self._write_on()
+
+    def _drop_held(self) -> None:
+        if self._commit_gate is not None:
+            self._commit_gate.drop()
+            self._commit_gate = None
+
+    @property
+    def waits_for_commit(self) -> bool:
+        """Whether anything that was written is held until a commit."""
+        return bool(self._commit_gate)
+
+    def pause_writing(self) -> None:
+        """The client takes less than it is sent: messages for it wait in its session, and it is not read."""
+        self.writable = self.connection.writable = False
+        if not self._ended:  # else its time to take the rest runs already
+            self.connections.stalled(self)
+            self._stop_reading(NOT_WRITABLE)
+
+    def resume_writing(self) -> None:
+        """The client has taken enough."""
+        self.writable = True
+        if self._ended:
+            return
+        self.connections.moved(self)
+        self.reading.open(NOT_WRITABLE)
+        if self._commit_gate is None or not self._commit_gate.is_much:
+            self._write_on()
+
+    def write_stalled(self) -> None:
+        """Cuts the client off, which is counted and logged."""
+        metrics.mqtt_aborted.labels("slow_client").inc()
+        peer_log.warning(self._peer, "cut off %s: it took nothing for %g s", self._who(), self.write_timeout_s)
+        super().write_stalled()
+
+    def _write_on(self) -> None:
+        """Sends what waits in the session. That may be too much again: it comes last."""
+        self.connection.resume_writing(self._server_state.time())
+        if self.connection.writable:
+            self.wake_senders()
+
+    async def drain(self) -> None:
+        """Returns when the client has taken enough, and what it was told is committed; or the connection has ended."""
+        while not self.connection.writable and not self._ended:
+            await self.wait_for_room()
+        if self._ended:
+            await asyncio.sleep(0)  # an application that does nothing but send: others go on, and it can be cancelled
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def _end(self, end: End) -> None:
+        """The connection has ended: tells the application, and ends the transport."""
         self._ended = True
         self.connection.output.clear()
         self._log(end)
@@ -165,33 +367,19 @@ class Endpoint(Writing):
         if self._run is not None:
             self._run.disconnect(end.event())
         self.connection.writable = False
-        self._wake_senders()
-        if not self._lost:
-            self.abort_at = self._server_state.loop.time() + CLOSE_TIMEOUT_S
-            if not self._held:  # else when that has left
-                self._close_transport()
+        self.wake_senders()
+        if self._watches_answers:
+            self._look_at_answers()
+        self.connections.moved(self)
+        self.leave(CLOSE_TIMEOUT_S)
+        if not self._commit_gate:  # else when that has left
+            self._end_transport()
 
-    def ask(self, event: Event) -> None:
-        """The connection has a question to the application; it has one at a time, which makes the inbox no fuller."""
-        if self._run is not None:
-            self._run.inbox.feed(event, 0)
-
-    def deadline_passed(self, now: float) -> None:
-        """That of the connection, or `abort_at`."""
-        if self.abort_at <= now:
-            self.abort_at = NEVER
-            if not self._ended:
-                metrics.mqtt_aborted.labels("slow_client").inc()
-                timeout_s = self._context.options.write_timeout_s
-                peer_log.warning(self._peer, "cut off %s: it took nothing for %g s", self._who(), timeout_s)
-            self.abort()
-        else:
-            self.connection.check(now, reading=not self._unread)
-
-    def abort(self) -> None:
-        """Cuts the connection."""
-        if not self._lost:
-            self._transport.abort()
+    def _end_transport(self) -> None:
+        end = self.connection.end
+        assert end is not None
+        if end.reason not in _LINGERING or not self.half_close():
+            self.transport.close()
 
     # -- the application --------------------------------------------------------------------------------------------
 
@@ -204,33 +392,37 @@ class Endpoint(Writing):
                 connection.ack(event, self._server_state.time())
             finally:  # for what a faulty one has led to by then counts, too
                 self._answering = False
-                if self._to_settle:
-                    self._settle_answers()
-                if self._unread & CONGESTED and not connection.congested:
-                    self._read_on(CONGESTED)
+                if self._to_flush:
+                    self._flush_answers()
+                if self._watches_answers:
+                    self._look_at_answers()
             return
-        connection.send(event, self._server_state.loop.time())
-        if self._unread & UNANSWERED and connection.state in (State.CONNECTED, State.AUTHENTICATING):
+        connection.send(event, self._server_state.time())
+        if self.reading.closed_by & UNANSWERED and connection.state in (State.CONNECTED, State.AUTHENTICATING):
             self._server_state.traffic.connections += connection.state is State.CONNECTED
-            self._take_held()
+            self._go_on()
         if not connection.writable:
-            await self._drain()
+            await self.drain()
 
-    def _settle_answers(self) -> None:
+    def _flush_answers(self) -> None:
         """Looks at what an acknowledgement has led to. The last one that is due leaves at once, and with it those
         before: nothing else comes that could share the write, and the way through the loop is a seventh of what a lone
         publish costs."""
         connection = self.connection
-        self._to_settle = False
+        self._to_flush = False
         if connection.unanswered or connection.end is not None:
-            self._server_state.settle_soon(self)
+            self.connections.flush_soon(self)
         else:
             self.flush()
 
-    def cancel(self) -> None:
-        """Ends the application instance, which has had its time."""
-        if self._run is not None:
-            self._run.cancel()
+    def _look_at_answers(self) -> None:
+        """The application has answered something, or the connection has ended: tells those that wait for it."""
+        connection = self.connection
+        if not connection.congested:
+            self.reading.open(CONGESTED)
+        if not connection.unanswered:
+            self._server_state.answered(self)
+        self._watches_answers = connection.congested or connection.unanswered
 
     def _start(self) -> ApplicationRun:
         connect = self.connection.connect
@@ -238,44 +430,41 @@ class Endpoint(Writing):
         self._name = connect.client_id
         # What the client sends before it is accepted stays, but for one read, in its socket.
         self._stop_reading(UNANSWERED)
-        inbox = Inbox(pause=self._pause_for_inbox, resume=self._resume_for_inbox)
         self._run = ApplicationRun(
             self._server_state.application,
             scope_of(
                 connect,
-                self._transport,
-                client=self._client,
+                self.transport,
+                client=self.client,
                 scheme=self._context.scheme,
                 state=self._server_state.state,
             ),
             self.send,
-            inbox=inbox,
+            inbox=Inbox(pause=self.pause_reading, resume=self.resume_reading),
             on_finished=self._application_finished,
         )
+        self.connections.started(self._run)
         if self._server_state.tracing:
             self.watch()
         return self._run
 
-    def _take_held(self) -> None:
+    def _go_on(self) -> None:
         """The client is accepted, or asked for its proof: what it has sent meanwhile counts now."""
         session = self.connection.session
         if session is not None:
             self._name = session.client_id
-            self._peer = session.owner.name or self._client
+            self._peer = session.owner.name or self.client
         if self._server_state.tracing:
             self.watch()
-        self._read_on(UNANSWERED)
+        self.reading.open(UNANSWERED)
         self.data_received(b"")
 
     def _application_finished(self, exception: BaseException | None) -> None:
-        self._run = None
-        self.connection.application_ended(self._server_state.loop.time(), failed=exception is not None)
-        self._leave()
-
-    def _leave(self) -> None:
-        if self._lost and self._run is None:
-            self.count()
-            self._server_state.gone(self)
+        run, self._run = self._run, None
+        self.connection.application_ended(self._server_state.time(), failed=exception is not None)
+        self.count()
+        if run is not None:
+            self.connections.finished(run)
 
     # -- what is known of it ----------------------------------------------------------------------------------------
 
@@ -326,8 +515,7 @@ class Endpoint(Writing):
     @property
     def where(self) -> str:
         """The client's address."""
-        address = client_address(self._transport)
-        return f"{address[0]}:{address[1]}" if address else "a local socket"
+        return f"{self.client[0]}:{self.client[1]}" if self.client else "a local socket"
 
     def _who(self) -> str:
         where, name = self.where, printable(self._name)

@@ -13,6 +13,7 @@ from protocols.mqtt.broker.session import BRIDGE_PREFIX, Session
 from protocols.mqtt.codec.errors import InvalidTopicError
 from protocols.mqtt.codec.packets import MQTT_3_1, MQTT_3_1_1, MQTT_5_0, ReasonCode
 from protocols.mqtt.codec.topic_rules import is_status_topic, validate_topic_filter
+from protocols.mqtt.endpoints import Endpoints
 from protocols.mqtt.server_state import ServerState
 from protocols.mqtt.states import State
 from protocols.mqtt.trace import TooManyTracesError, Trace
@@ -32,8 +33,9 @@ _VERSIONS: Final = {MQTT_3_1: "3.1", MQTT_3_1_1: "3.1.1", MQTT_5_0: "5.0"}
 class Inspection:
     """The commands of one server."""
 
-    def __init__(self, server_state: ServerState) -> None:
+    def __init__(self, server_state: ServerState, endpoints: Endpoints) -> None:
         self._server_state = server_state
+        self._endpoints = endpoints
 
     def commands(self) -> Mapping[str, Command]:
         """By name, as `ProtocolServer.commands` has them."""
@@ -50,7 +52,7 @@ class Inspection:
 
     async def clients(self, arguments: Mapping[str, Any]) -> AsyncGenerator[Row, None]:
         """Those that are connected."""
-        async for endpoint in _slowly([*self._server_state.open]):
+        async for endpoint in _slowly([*self._endpoints.open]):
             connection, session = endpoint.connection, endpoint.connection.session
             if connection.state is not State.CONNECTED or session is None:
                 continue
@@ -59,7 +61,7 @@ class Inspection:
                 "owner": session.owner.name,
                 "address": endpoint.where,
                 "version": _VERSIONS[connection.version],
-                "connected_s": round(self._server_state.loop.time() - endpoint.opened_at),
+                "connected_s": round(self._server_state.time() - endpoint.opened_at),
                 "subscriptions": len(session.subscriptions),
                 "received": connection.received_publishes,
                 "sent": connection.sent_publishes,
@@ -78,7 +80,7 @@ class Inspection:
                 "client_id": session.client_id,
                 "owner": session.owner.name,
                 "connected": session.link is not None,
-                "expires_s": None if ends_at is None else max(0, round(ends_at - self._server_state.loop.time())),
+                "expires_s": None if ends_at is None else max(0, round(ends_at - self._server_state.time())),
                 "subscriptions": len(session.subscriptions),
                 "unacknowledged": session.unacknowledged,
                 "queued": session.queued,
@@ -115,7 +117,7 @@ class Inspection:
                 "owner": name,
                 "qos": message.qos,
                 "bytes": len(message.payload),
-                "expires_s": None if expires_at is None else max(0, round(expires_at - self._server_state.loop.time())),
+                "expires_s": None if expires_at is None else max(0, round(expires_at - self._server_state.time())),
             }
 
     async def kick(self, arguments: Mapping[str, Any]) -> AsyncGenerator[Row, None]:
@@ -123,7 +125,7 @@ class Inspection:
         client_id = arguments["client_id"]
         found = [
             endpoint
-            for endpoint in self._server_state.open
+            for endpoint in self._endpoints.open
             if endpoint.connection.end is None
             and endpoint.connection.session is not None
             and endpoint.connection.session.client_id == client_id
@@ -138,7 +140,7 @@ class Inspection:
             endpoint.connection.close(
                 ReasonCode.ADMINISTRATIVE_ACTION,
                 "operator",
-                self._server_state.loop.time(),
+                self._server_state.time(),
                 text="cut off by an operator",
             )
             yield {"client_id": client_id, "address": endpoint.where}
@@ -160,7 +162,7 @@ class Inspection:
     async def forget(self, arguments: Mapping[str, Any]) -> AsyncGenerator[Row, None]:
         """Ends for good what is kept: all of an owner, the session of a client, or the retained messages that a filter
         matches. Clients that are connected are cut off, and may come back."""
-        broker, now = self._server_state.broker, self._server_state.loop.time()
+        broker, now = self._server_state.broker, self._server_state.time()
         text = "forgotten by an operator"
         if (owner := arguments.get("owner")) is not None:
             if not owner or broker.owners.get(owner) is None:
@@ -187,7 +189,7 @@ class Inspection:
         """What a client does from now on, connected or not; does not end."""
         trace = Trace(arguments["client_id"], payloads=bool(arguments.get("payloads")))
         try:
-            with self._server_state.traced(trace):
+            with self._endpoints.traced(trace):
                 async for event in trace:
                     yield event.as_dict()
         except TooManyTracesError as error:

@@ -1,7 +1,8 @@
 """The MQTT server: a complete broker whose application is the authority.
 
     endpoint      a connection on its transport, and its application instance
-    server_state  what endpoints share: clock, flush, counts
+    endpoints     all of them: deadlines, counts
+    server_state  what they share
     connection    CONNECT to DISCONNECT: packets and events in, packets and events out   } no socket, no clock
     session       what outlives a connection: subscriptions, messages under way, queue   }
     broker        subscriptions, retained messages, wills, takeover                      }
@@ -15,7 +16,7 @@ import functools
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, ClassVar
 
 from protocols.asgi import Application
@@ -23,6 +24,7 @@ from protocols.mqtt.broker.broker import Broker
 from protocols.mqtt.broker.retained_messages import MemoryRetainedStore, MemorySessionStore
 from protocols.mqtt.codec.packets import Properties
 from protocols.mqtt.endpoint import Endpoint
+from protocols.mqtt.endpoints import Endpoints
 from protocols.mqtt.operator_commands import Inspection
 from protocols.mqtt.options import BrokerLimits, MqttOptions
 from protocols.mqtt.recovery import Clock, Restoring
@@ -39,8 +41,6 @@ __all__ = ["MqttOptions", "MqttServer"]
 logger = logging.getLogger("gateway.mqtt")
 
 TUNNEL_PATH = "/mqtt"
-
-_ANSWER_POLL_S = 0.02
 
 
 class MqttServer(ProtocolServer):
@@ -73,6 +73,7 @@ class MqttServer(ProtocolServer):
             journal=None if store is None else Journal(),
         )
         self._server_state = ServerState(application, state, self.broker)
+        self._endpoints = Endpoints(self._server_state)
         self._store = store
         self._servers: Sequence[Listening] = ()
         self._addresses: Sequence[str] = ()
@@ -87,11 +88,11 @@ class MqttServer(ProtocolServer):
             )
             for listener in self.listeners
         ]
-        self._server_state.start(shortest_timeout_s=min((one.shortest_timeout_s for one in self._options), default=5.0))
+        self._endpoints.start(shortest_timeout_s=min((one.shortest_timeout_s for one in self._options), default=5.0))
         try:
             self._servers = await listen_at_all(self.listeners, factories)
         except BaseException:
-            self._server_state.stop()
+            self._endpoints.stop()
             if self._server_state.committer is not None:
                 self._server_state.committer.close()
             raise
@@ -102,7 +103,7 @@ class MqttServer(ProtocolServer):
         journal, loop = self.broker.journal, asyncio.get_running_loop()
         if self._store is None or journal is None:
             return
-        committer = Committer(self._store, journal, on_taken=self._server_state.cut_kept)
+        committer = Committer(self._store, journal, on_taken=self._endpoints.cut_kept)
         rows = await committer.open()
         options = self._options[0] if self._options else MqttOptions()
         restoring = Restoring(self.broker, journal, options, Clock(loop.time(), time.time()))
@@ -143,12 +144,12 @@ class MqttServer(ProtocolServer):
     ) -> int:
         """Publishes to every subscriber of this server. Returns to how many. Raises ValueError or TypeError for what
         MQTT cannot say. To be called in the server's loop; `gateway.mqtt.publish` is the way from elsewhere."""
-        return self.broker.publish(topic, payload, qos, retain, properties, now=self._server_state.loop.time())
+        return self.broker.publish(topic, payload, qos, retain, properties, now=self._server_state.time())
 
     def trace(self, client_id: str, *, payloads: bool = False) -> AbstractContextManager[Trace]:
         """Watches a client, known by the identity of its session or by what it calls itself, connected or not. To be
         used in the server's loop. Entering raises TooManyTracesError."""
-        return self._server_state.traced(Trace(client_id, payloads=payloads))
+        return self._endpoints.traced(Trace(client_id, payloads=payloads))
 
     def owners(self) -> Collection[str]:
         """See ProtocolServer: who has a session or a retained message."""
@@ -156,7 +157,7 @@ class MqttServer(ProtocolServer):
 
     def forget_owners(self, reasons: Mapping[str, str]) -> None:
         """See ProtocolServer: their sessions, with what waits for them, and the messages that they have retained."""
-        self.broker.forget_owners(reasons, self._server_state.loop.time())
+        self.broker.forget_owners(reasons, self._server_state.time())
 
     def failures(self) -> Mapping[str, str]:
         """See ProtocolServer: whether what is to outlive the process is kept."""
@@ -167,7 +168,7 @@ class MqttServer(ProtocolServer):
 
     def commands(self) -> Mapping[str, Command]:
         """See ProtocolServer."""
-        return Inspection(self._server_state).commands()
+        return Inspection(self._server_state, self._endpoints).commands()
 
     def stop_accepting(self) -> None:
         """See ProtocolServer."""
@@ -180,38 +181,26 @@ class MqttServer(ProtocolServer):
         if not self._addresses:
             return
         try:
-            await self._answer_publishes()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.answer_grace_s):
+                    await self._endpoints.wait_for_answers()
             if self._server_state.committer is not None:
                 await self._server_state.committer.flush()
             self._say_goodbye()
-            await self._server_state.wait_until_empty()
+            await self._server_state.connections.wait_until_empty()
             if self._server_state.committer is not None:
                 await self._server_state.committer.flush()
         except asyncio.CancelledError:
-            for endpoint in list(self._server_state.open):
-                endpoint.abort()
-                endpoint.cancel()
+            self._server_state.connections.abort_all()
             raise
         finally:
-            self._server_state.stop()
+            self._endpoints.stop()
             if self._server_state.committer is not None:
                 self._server_state.committer.close()
 
-    async def _answer_publishes(self) -> None:
-        """Reads nothing more, and waits for the application to answer what has been read, up to `answer_grace_s`."""
-        endpoints = list(self._server_state.open)
-        for endpoint in endpoints:
-            endpoint.stop_reading()
-        give_up_at = self._server_state.loop.time() + self.answer_grace_s
-        # An event would have to be looked after by each acknowledgement, for this one moment.
-        while any(endpoint.connection.unanswered for endpoint in endpoints):
-            if self._server_state.loop.time() >= give_up_at:
-                return
-            await asyncio.sleep(_ANSWER_POLL_S)
-
     def _say_goodbye(self) -> None:
-        now = self._server_state.loop.time()
-        endpoints = list(self._server_state.open)
+        now = self._server_state.time()
+        endpoints = list(self._endpoints.open)
         for endpoint in endpoints:
             endpoint.connection.publish_will(now)
         self.broker.publish_pending_wills(now)

@@ -87,8 +87,8 @@ class Client:
     @staticmethod
     def _context(application: Application, options: HttpOptions, **facts: Any) -> ListenerContext:
         counts = Counts()
-        connections: Connections[ListenerConnection] = Connections(counts.export)
-        connections.start(shortest_timeout_s=1)
+        connections: Connections[ListenerConnection] = Connections()
+        connections.start(shortest_timeout_s=1, on_tick=counts.export)
         connections.stop()  # from here on `wait` is the clock
         return ListenerContext(application, options, connections, counts, **facts)
 

@@ -344,7 +344,7 @@ class TestCertificates:
                 session, _ = await asyncio.to_thread(handshake, address)
                 _, resumed = await asyncio.to_thread(handshake, address, session)
                 assert resumed
-                await until(lambda: not server._server_state.open, "the end of both")
+                await until(lambda: not server._endpoints.open, "the end of both")
                 mine.revoke(certificate)
                 assert context.reload()
                 context.announce()
@@ -367,8 +367,8 @@ class TestDeadPeers:
             async with mqtt(AcceptEverything(), ssl_context=context, dead_peer_timeout_s=42) as server:
                 client = await opened(server, ssl=trusting if encrypted else None)
                 await client.connect("c")
-                (endpoint,) = server._server_state.open
-                accepted = endpoint._transport.get_extra_info("socket")
+                (endpoint,) = server._endpoints.open
+                accepted = endpoint.transport.get_extra_info("socket")
                 assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
                 for name, value in (("KEEPIDLE", 21), ("KEEPINTVL", 7), ("KEEPCNT", 3), ("USER_TIMEOUT", 42_000)):
                     assert accepted.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}")) == value

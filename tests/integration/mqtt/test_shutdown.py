@@ -60,7 +60,7 @@ async def test_what_a_client_has_published_is_acknowledged_before() -> None:
     await client.connect("c")
     client.send(*(Publish(topic="t", qos=1, packet_id=number) for number in (1, 2, 3)))
     await until(lambda: server.broker.sessions.get("c"), "the session")
-    (endpoint,) = server._server_state.open
+    (endpoint,) = server._endpoints.open
     await until(lambda: endpoint.connection.received_publishes == 3, "the publishes")
 
     closing = asyncio.create_task(server.close())

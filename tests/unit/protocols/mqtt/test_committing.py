@@ -148,7 +148,7 @@ class TestWaiting:
 
     async def test_no_answer_waits_for_the_clock(self, serve: Serve) -> None:
         server = await serve()
-        server._server_state.stop()
+        server._endpoints.stop()
 
         await absent(server)
         publisher = await Client.connected(server, "p")
@@ -168,7 +168,7 @@ class TestWaiting:
         for number in range(2, 102):
             publisher.send(publish(number))
         server_state = server._server_state
-        await until(lambda: sum(one.connection.received_publishes for one in server_state.open) == 101)
+        await until(lambda: sum(one.connection.received_publishes for one in server_state.connections.open) == 101)
         store.gate.set()
 
         assert [await publisher.receive() for _ in range(101)] == [PubAck(number) for number in range(1, 102)]
@@ -197,8 +197,8 @@ class TestWaiting:
         store.gate.clear()
 
         client.send(publish(1))
-        [endpoint] = server._server_state.open
-        await until(lambda: endpoint._held is not None)
+        [endpoint] = server._endpoints.open
+        await until(lambda: endpoint._commit_gate is not None)
         client.send(Connect(version=5, client_id="again"))
         await until(lambda: endpoint.connection.end is not None)
         store.gate.set()
@@ -216,7 +216,7 @@ class TestWaiting:
         client = await Client.connected(server, "p")
         store.gate.clear()
         client.send(publish(1), publish(2), Disconnect())
-        await until(lambda: len(server._server_state.open) == 0)
+        await until(lambda: len(server._endpoints.open) == 0)
         store.gate.set()
 
         back = await Client.open(server)
@@ -232,8 +232,8 @@ class TestWaiting:
         store.gate.clear()
         client.send(Subscribe(packet_id=2, subscriptions=(Subscription(topic_filter="u", qos=1),)))
         server_state = server._server_state
-        [endpoint] = server_state.open
-        await until(lambda: endpoint._held is not None)
+        [endpoint] = server_state.connections.open
+        await until(lambda: endpoint._commit_gate is not None)
 
         payload = b"x" * 10_000
         for _ in range(10):
@@ -241,8 +241,8 @@ class TestWaiting:
                 server.publish("t", payload, qos=0)
             await asyncio.sleep(0)
 
-        assert endpoint._held is not None
-        assert endpoint._held.size_bytes < 200_000
+        assert endpoint._commit_gate is not None
+        assert endpoint._commit_gate.size_bytes < 200_000
         assert (
             server.broker.dropped.total() + server_state.traffic.dropped > 50
         )  # the clock takes from one to the other
@@ -380,8 +380,8 @@ class TestTrouble:
         await until(lambda: journal.failure is not None)
 
         publisher.send(publish(2))
-        [endpoint] = [one for one in server._server_state.open if one._name == "p"]
-        await until(lambda: not endpoint._transport.is_reading())
+        [endpoint] = [one for one in server._endpoints.open if one._name == "p"]
+        await until(lambda: not endpoint.transport.is_reading())
         publisher.send(*[publish(number) for number in range(3, 103)])
         await served(server, "other")
         assert endpoint.connection.received_publishes == 2

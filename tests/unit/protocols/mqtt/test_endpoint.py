@@ -22,6 +22,7 @@ from protocols.mqtt.codec.packets import (
     Subscription,
 )
 from protocols.mqtt.endpoint import Endpoint
+from protocols.mqtt.endpoints import Endpoints
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import BrokerLimits, MqttOptions
 from protocols.mqtt.server_state import ListenerContext, ServerState
@@ -122,7 +123,7 @@ MakeContext = Callable[..., ListenerContext]
 
 @pytest.fixture
 async def make_context() -> AsyncIterator[MakeContext]:
-    server_states: list[ServerState] = []
+    started: list[tuple[ServerState, Endpoints]] = []
 
     def make(application: Any = broker, **chosen: Any) -> ListenerContext:
         options = MqttOptions(**chosen)
@@ -130,17 +131,17 @@ async def make_context() -> AsyncIterator[MakeContext]:
             sessions=MemorySessionStore(), retained=MemoryRetainedStore(), limits=BrokerLimits.of([options])
         )
         server_state = ServerState(application, {}, the_broker)
-        server_state.start(shortest_timeout_s=60)
-        server_states.append(server_state)
+        endpoints = Endpoints(server_state)
+        endpoints.start(shortest_timeout_s=60)
+        started.append((server_state, endpoints))
         return ListenerContext(server_state, options, "mqtt")
 
     yield make
-    for server_state in server_states:
-        for endpoint in list(server_state.open):
-            endpoint.abort()
+    for server_state, endpoints in started:
+        server_state.connections.abort_all()
         async with asyncio.timeout(30):
-            await server_state.wait_until_empty()
-        server_state.stop()
+            await server_state.connections.wait_until_empty()
+        endpoints.stop()
 
 
 def publish(packet_id: int = 1, topic: str = "t", payload: bytes = b"x") -> Publish:
@@ -258,7 +259,7 @@ class TestSlowClient:
         assert peer.transport.full
         assert session.queued
         assert peer.transport.reading_paused
-        assert peer.endpoint.abort_at < float("inf")
+        assert peer.endpoint in context.server_state.connections._stalled
 
         while peer.transport.full:
             peer.transport.take()
@@ -277,13 +278,13 @@ class TestSlowClient:
         await passes()
         peer.endpoint.connection.close(ReasonCode.ADMINISTRATIVE_ACTION, "operator", context.server_state.time())
         await passes()
-        cut_at = peer.endpoint.abort_at
+        cut_at = peer.endpoint.deadline
         assert cut_at < float("inf")
 
         peer.transport.take()
-        assert peer.endpoint.abort_at == cut_at
+        assert peer.endpoint.deadline == cut_at
 
-        peer.endpoint.deadline_passed(cut_at)
+        context.server_state.connections.expire(cut_at)
         assert peer.transport.aborted
 
     async def test_one_that_is_closed_has_no_longer_because_it_takes_nothing(self, make_context: MakeContext) -> None:
@@ -294,7 +295,8 @@ class TestSlowClient:
 
         peer.endpoint.pause_writing()
 
-        assert peer.endpoint.abort_at < context.server_state.time() + 100
+        context.server_state.connections.expire(context.server_state.time() + 100)
+        assert peer.transport.aborted
 
     async def test_an_application_that_waits_to_send_learns_at_once_that_the_connection_has_ended(
         self, make_context: MakeContext
@@ -337,7 +339,7 @@ class TestSlowClient:
 
         assert peer.endpoint.connection.end is not None
         assert peer.endpoint.connection.output == []
-        assert peer.endpoint.abort_at < float("inf")
+        assert peer.endpoint.deadline < float("inf")
 
     async def test_an_application_that_does_nothing_but_send_lets_others_go_on_when_the_client_has_gone(
         self, make_context: MakeContext
@@ -357,8 +359,8 @@ class TestSlowClient:
         peer.transport.abort()
         await passes()
 
-        peer.endpoint.cancel()
-        await until(lambda: not context.server_state.open)
+        context.server_state.connections.abort_all()
+        await until(lambda: not context.server_state.connections.open)
 
 
 class TestTunnel:

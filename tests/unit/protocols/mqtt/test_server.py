@@ -162,8 +162,8 @@ class TestScope:
         server = await serve()
         await Client.connected(server)
 
-        [endpoint] = server._server_state.open
-        sock = endpoint._transport.get_extra_info("socket")
+        [endpoint] = server._endpoints.open
+        sock = endpoint.transport.get_extra_info("socket")
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
@@ -181,8 +181,8 @@ class TestBackPressure:
         slow, quick = await Client.connected(server, "slow"), await Client.connected(server, "quick")
         packet = Publish(topic="t", payload=b"x" * 50_000)
         slow.send(*[packet] * 1_000)
-        [endpoint] = [one for one in server._server_state.open if one._name == "slow"]
-        await until(lambda: endpoint._unread != 0)
+        [endpoint] = [one for one in server._endpoints.open if one._name == "slow"]
+        await until(lambda: endpoint.reading.closed_by != 0)
 
         quick.send(Publish(topic="t", qos=1, packet_id=1))
         assert await quick.receive() == PubAck(1)
@@ -207,8 +207,8 @@ class TestBackPressure:
 
         client.send(Publish(topic="t", qos=1, packet_id=2), *[again] * 1_000)
 
-        [endpoint] = server._server_state.open
-        await until(lambda: endpoint._unread != 0)
+        [endpoint] = server._endpoints.open
+        await until(lambda: endpoint.reading.closed_by != 0)
         assert endpoint.connection.received_publishes < 200
 
     async def test_a_client_that_takes_nothing_is_not_read_and_is_cut_off(
@@ -218,7 +218,7 @@ class TestBackPressure:
         client = await Client.connected(server)
         await client.subscribe("t")
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        [endpoint] = server._server_state.open
+        [endpoint] = server._endpoints.open
 
         for _ in range(200):
             server.publish("t", b"x" * 100_000, qos=1)
@@ -230,7 +230,7 @@ class TestBackPressure:
             server.broker.dropped.total() + server._server_state.traffic.dropped > 0
         )  # the clock takes from one to the other
 
-        await until(lambda: not server._server_state.open)
+        await until(lambda: not server._endpoints.open)
         assert "cut off c from 127.0.0.1:" in caplog.text
 
     async def test_sending_waits_until_the_client_has_taken_enough(self, serve: Serve) -> None:
@@ -246,7 +246,7 @@ class TestBackPressure:
         server = await serve(application)
         client = await Client.connected(server)
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        [endpoint] = server._server_state.open
+        [endpoint] = server._endpoints.open
         await until(lambda: not endpoint.connection.writable)
         waiting_at = len(sent)
         await asyncio.sleep(0)
@@ -264,7 +264,7 @@ class TestEnds:
         await watcher.subscribe("gone")
         client = await Client.connected(server, will=Will(topic="gone", payload=b"x"))
 
-        [endpoint] = [one for one in server._server_state.open if one._name == "c"]
+        [endpoint] = [one for one in server._endpoints.open if one._name == "c"]
         endpoint.certificate_revoked()
 
         assert [packet.reason_code for packet in await client.ended() if isinstance(packet, Disconnect)] == [0x87]
@@ -416,7 +416,7 @@ class TestClose:
 
         await cancelled.wait()
         await client.ended()
-        await until(lambda: not server._server_state.open)
+        await until(lambda: not server._endpoints.open)
 
     async def test_a_taken_port_is_named(self, serve: Serve) -> None:
         server = await serve()

@@ -136,7 +136,7 @@ async def test_or_from_the_middle_of_its_connection(server: MqttServer, connecte
     client = await connected("c")
     half = encode(Publish(topic="a", payload=b"12345", qos=1, packet_id=9), 5)
     client.writer.write(half[:5])
-    [endpoint] = server._server_state.open
+    [endpoint] = server._endpoints.open
     async with asyncio.timeout(DEADLINE_S):
         while not endpoint.connection._decoder._rest:
             await asyncio.sleep(0)
@@ -271,7 +271,7 @@ async def test_payloads_are_shown_to_who_asks(server: MqttServer, connected: Ope
 
 async def test_a_connection_that_is_not_watched_any_more_is_as_it_was(server: MqttServer, connected: Open) -> None:
     client = await connected("c")
-    [endpoint] = server._server_state.open
+    [endpoint] = server._endpoints.open
     connection = endpoint.connection
     before = type(connection._decoder), type(connection.output), connection._dropped
 
