@@ -39,12 +39,15 @@ async def serve(kind: str, port: int) -> None:
     bind = f"127.0.0.1:{port}"
     if kind == "mqtt":
         from gateway.generic.mqtt import AsyncMqttConsumer
-        from protocols.mqtt.server import MqttOptions, MqttServer
+        from protocols.mqtt.server import BrokerOptions, MqttOptions, MqttServer
 
-        options = MqttOptions(
-            allow_anonymous=True, max_connections=100_000, max_connections_per_address=0, max_sessions_per_owner=100_000
+        options = MqttOptions(allow_anonymous=True, max_connections=100_000, max_connections_per_address=0)
+        server = MqttServer(
+            AsyncMqttConsumer.as_asgi(),
+            [Listener(bind=bind, options=options)],
+            state={},
+            server_options=BrokerOptions(max_sessions_per_owner=100_000),
         )
-        server = MqttServer(AsyncMqttConsumer.as_asgi(), [Listener(bind=bind, options=options)], state={})
     else:
         from gateway.generic.websocket import AsyncWebsocketConsumer
         from protocols.http import HttpOptions, HttpServer

@@ -40,17 +40,18 @@ async def serve(port: int) -> None:
     settings.configure(CHANNEL_LAYERS={"default": {"BACKEND": "gateway.layers.InMemoryChannelLayer"}})
     from gateway.generic.mqtt import AsyncMqttConsumer
     from gateway.serve.supervisor import spare_what_stays
-    from protocols.mqtt.server import MqttOptions, MqttServer
+    from protocols.mqtt.server import BrokerOptions, MqttOptions, MqttServer
     from protocols.server import Listener
 
-    options = MqttOptions(
-        allow_anonymous=True,
-        sys_interval_s=0,
-        max_connections_per_address=0,
-        max_sessions_per_owner=100_000,
-        max_subscription_bytes_per_owner=1_073_741_824,
+    options = MqttOptions(allow_anonymous=True, max_connections_per_address=0)
+    server = MqttServer(
+        AsyncMqttConsumer.as_asgi(),
+        [Listener(bind=f"127.0.0.1:{port}", options=options)],
+        state={},
+        server_options=BrokerOptions(
+            sys_interval_s=0, max_sessions_per_owner=100_000, max_subscription_bytes_per_owner=1_073_741_824
+        ),
     )
-    server = MqttServer(AsyncMqttConsumer.as_asgi(), [Listener(bind=f"127.0.0.1:{port}", options=options)], state={})
     await server.start()
     spare_what_stays()
     await asyncio.Event().wait()

@@ -35,23 +35,15 @@ async def serve(port: int, store: str, directory: str) -> None:
     """What runs in the server process."""
     sys.path.insert(0, str(ROOT))
     from gateway.serve.supervisor import spare_what_stays
-    from protocols.mqtt.server import MqttOptions, MqttServer
-    from protocols.mqtt.storage.redis import RedisStore
-    from protocols.mqtt.storage.sqlite import SqliteStore
+    from protocols.mqtt.server import BrokerOptions, MqttOptions, MqttServer
     from protocols.server import Listener
 
-    kept = {"memory": None, "sqlite": SqliteStore(Path(directory) / "mqtt.sqlite3")}
-    options = MqttOptions(
-        allow_anonymous=True,
-        max_queued_messages=ENOUGH,
-        max_queued_bytes=ENOUGH * 100,
-        max_queued_bytes_per_owner=ENOUGH * 100,
-    )
+    options = MqttOptions(allow_anonymous=True, max_queued_messages=ENOUGH, max_queued_bytes=ENOUGH * 100)
     server = MqttServer(
         application,
         [Listener(bind=f"127.0.0.1:{port}", options=options)],
-        state={},
-        store=kept[store] if store in kept else RedisStore(store, place=directory),
+        state={"data_dir": Path(directory)},
+        server_options=BrokerOptions(store=store, max_queued_bytes_per_owner=ENOUGH * 100),
     )
     await server.start()
     spare_what_stays()  # as `gateway serve` does

@@ -3,12 +3,13 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from gateway.config import current
 from protocols.addresses import network_of
 from protocols.limits import REMEMBERED, TokenBuckets
+from protocols.options import check_options, option
 
 FAILED_LOGIN_PAUSE_S: Final = 1.0
 
@@ -16,36 +17,37 @@ ANY_SKEW_MS: Final = 10**15
 """More than any time that is taken is ahead of any clock, in ms."""
 
 
-def _option(default: Any, help_text: str) -> Any:
-    return field(default=default, metadata={"help": help_text})
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceOptions:
     """`[devices]`. Raises ValueError for values out of range."""
 
-    max_failed_logins: int = _option(
-        20, "failed logins of one address in a minute before those that fail are answered late; 0: any number"
+    max_failed_logins: int = option(
+        20,
+        "failed logins of one address in a minute before those that fail are answered late; 0: any number",
+        at_least=0,
     )
-    max_connections: int = _option(32, "connections of one device at a time, MQTT and WebSocket; 0: any number")
-    max_lost_connections: int = _option(
-        30, "MQTT connections of one device in a minute that may end without DISCONNECT; 0: any number"
+    max_connections: int = option(
+        32, "connections of one device at a time, MQTT and WebSocket; 0: any number", at_least=0
     )
-    lost_connections_pause_s: float = _option(60.0, "how long a device that flaps is kept out")
-    max_keys_per_device: int = _option(
-        1_000, "different keys of one device; a message with one more is refused; 0: any number"
+    max_lost_connections: int = option(
+        30, "MQTT connections of one device in a minute that may end without DISCONNECT; 0: any number", at_least=0
     )
-    max_keys: int = _option(100_000, "different keys of all devices; a message with one more is refused; 0: any number")
-    max_clock_skew_s: float = _option(
+    lost_connections_pause_s: float = option(60.0, "how long a device that flaps is kept out", at_least=0)
+    max_keys_per_device: int = option(
+        1_000, "different keys of one device; a message with one more is refused; 0: any number", at_least=0
+    )
+    max_keys: int = option(
+        100_000, "different keys of all devices; a message with one more is refused; 0: any number", at_least=0
+    )
+    max_clock_skew_s: float = option(
         86_400.0,
         "how far the time of a reading may be ahead of the gateway's clock; beyond it the reading is stored, but does"
         " not become the latest value; 0: any time",
+        at_least=0,
     )
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            if getattr(self, option.name) < 0:
-                raise ValueError(f"{option.name} must be at least 0, not {getattr(self, option.name)!r}")
+        check_options(self)
 
     @property
     def max_clock_skew_ms(self) -> int:

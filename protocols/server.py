@@ -82,6 +82,11 @@ class CommandError(Exception):
     """Raised when a command cannot do what is asked, with a text for the operator."""
 
 
+class CannotServeError(Exception):
+    """Raised by `ProtocolServer.start` when something that the server needs is missing, with a text for the
+    operator."""
+
+
 class ProtocolServer(abc.ABC):
     """Serves one protocol on all of its listeners: each connection becomes a scope, run by protocols.runner.
 
@@ -94,7 +99,14 @@ class ProtocolServer(abc.ABC):
 
     Options: ClassVar[type] = NoOptions
     """A frozen dataclass: the keys that a `[[listeners]]` table of this protocol may have besides `protocol`, `bind`
-    and `tls`, with their types and defaults. Each field's docstring-like `metadata={"help": "..."}` is its manual."""
+    and `tls`, with their types and defaults, declared by `protocols.options.option`."""
+
+    ServerOptions: ClassVar[type] = NoOptions
+    """A frozen dataclass, declared alike: the keys of the protocol as a whole, whatever listeners it has. Their table
+    has the name of the entry point: `[mqtt]`."""
+
+    carries_tunnels: ClassVar[bool] = False
+    """True for a protocol that carries the tunnels of others: it is made after them."""
 
     listens: ClassVar[bool] = True
     """False for a protocol that connects to others: its `[[listeners]]` tables have neither `bind` nor `tls`, its
@@ -107,19 +119,22 @@ class ProtocolServer(abc.ABC):
         *,
         state: Mapping[str, Any],
         tunnels: Mapping[str, Tunnel] | None = None,
+        server_options: Any = None,
     ) -> None:
         """`state` is the lifespan state, copied shallowly into each scope; its "data_dir" is the directory in which a
-        server may keep files. `tunnels` maps a path to what other servers want carried over WebSocket; servers other
-        than HTTP ignore it. Raises ValueError for listeners that do not go together."""
+        server may keep files, if it is there. `tunnels` maps a path to what other servers want carried over WebSocket,
+        for a server that `carries_tunnels`. `server_options` is an instance of `ServerOptions`; None: its defaults.
+        Raises ValueError for listeners that do not go together."""
         self.application = application
         self.listeners = listeners
         self.state = state
         self.tunnels: Mapping[str, Tunnel] = tunnels or {}
+        self.server_options: Any = self.ServerOptions() if server_options is None else server_options
 
     @abc.abstractmethod
     async def start(self) -> None:
         """Binds every listener and begins to accept. Raises OSError, with the address in its text, if one is taken;
-        then none is left open."""
+        then none is left open. Raises CannotServeError for whatever else keeps the server from working."""
 
     @abc.abstractmethod
     def stop_accepting(self) -> None:
@@ -186,3 +201,8 @@ def load_protocol(name: str) -> type[ProtocolServer]:
         raise UnknownProtocolError(name, sorted(found))
     server: type[ProtocolServer] = found[name].load()
     return server
+
+
+def protocol_names() -> frozenset[str]:
+    """The names of all installed protocols; none is loaded."""
+    return frozenset(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))

@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from protocols import metrics
+from protocols.options import check_options, option
 
 logger = logging.getLogger("gateway.tls")
 
@@ -36,20 +37,21 @@ Signature: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 class TlsOptions:
     """`[listeners.tls]`: the certificates of one listener. Raises ValueError for keys that do not go together."""
 
-    certfile: Path
-    """PEM: the certificate and the chain above it."""
-    keyfile: Path | None = None
-    """PEM; without it the key is in `certfile`."""
-    minimum_version: Literal["1.2", "1.3"] = "1.2"
-    """The oldest version of TLS that is spoken."""
-    client_ca: Path | None = None
-    """PEM: the authorities whose client certificates are believed. Without it clients are asked for none."""
-    client_certificate: Literal["required", "optional"] = "required"
-    """Whether clients without a certificate are refused, where there is a `client_ca`."""
-    crl: Path | None = None
-    """PEM: the certificate revocation lists of these authorities, one for each that issues client certificates."""
+    certfile: Path = option(help_text="PEM: the certificate and the chain above it")
+    keyfile: Path | None = option(None, "PEM; without it the key is in certfile")
+    minimum_version: Literal["1.2", "1.3"] = option("1.2", "the oldest version of TLS that is spoken")
+    client_ca: Path | None = option(
+        None, "PEM: the authorities whose client certificates are believed; without it clients are asked for none"
+    )
+    client_certificate: Literal["required", "optional"] = option(
+        "required", "whether clients without a certificate are refused, where there is a client_ca"
+    )
+    crl: Path | None = option(
+        None, "PEM: the revocation lists of these authorities, one for each that issues client certificates"
+    )
 
     def __post_init__(self) -> None:
+        check_options(self)
         if self.crl is not None and self.client_ca is None:
             raise ValueError("a crl says nothing without a client_ca")
 

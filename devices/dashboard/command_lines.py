@@ -52,7 +52,7 @@ def publish_lines(request: HttpRequest, config: Config, token: str = "TOKEN") ->
 def _mqtt_options(config: Config, host: str) -> str | None:
     """Options of mosquitto_pub for the first MQTT listener on TCP; None if there is none with a known port."""
     for listener in config.listeners:
-        port = listener.bind.rpartition(":")[2]
+        port = (listener.bind or "").rpartition(":")[2]
         if listener.protocol != "mqtt" or not port.isdigit() or port == "0":
             continue
         encrypted = " --tls-use-os-certs" if listener.tls else ""

@@ -5,27 +5,28 @@ command line loaded, or what GATEWAY_CONFIG names. Relative paths are relative t
 on the command line.
 
 A distribution adds a section by an entry point in the group "gateway.sections": its name is the table in the file, its
-value a frozen dataclass of the keys. A protocol's listener keys are those of its server's `Options`.
+value a frozen dataclass of the keys. A protocol's listener keys are those of its server's `Options`; those of its
+`ServerOptions` are in a table that has the name of the protocol.
 """
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, get_type_hints
 
 from gateway.config.build import Builder
 from gateway.config.model import (
     DEFAULT_LISTENERS,
-    BrokerOptions,
     Config,
     DatabaseOptions,
     LayerOptions,
     ListenerConfig,
     LogOptions,
     ServerOptions,
+    is_secret,
 )
 from gateway.config.sources import (
     FILE_VARIABLE,
@@ -39,13 +40,12 @@ from gateway.config.sources import (
     merge_text,
     read_toml,
 )
-from protocols.server import UnknownProtocolError, load_protocol
+from protocols.server import ProtocolServer, UnknownProtocolError, load_protocol, protocol_names
 from protocols.tls import TlsOptions
 
 __all__ = [
     "DEFAULT_FILE",
     "FILE_VARIABLE",
-    "BrokerOptions",
     "Config",
     "ConfigError",
     "DatabaseOptions",
@@ -94,7 +94,7 @@ def load(
     builder = Builder()
     if "listeners" not in root.items:
         root.items["listeners"] = _default_listeners()
-    builder.problems += merge_environment(root, environ)
+    builder.problems += merge_environment(root, environ, _is_secret_key)
     for flag in flags:
         key, equals, value = flag.partition("=")
         if not equals:
@@ -128,25 +128,80 @@ def _leaves(values: Mapping[str, Any]) -> "dict[str, Any]":
 
 
 def _build(root: Table, builder: Builder) -> Config | None:
-    added = section_types()
+    sections = section_types()
+    servers: dict[str, type[ProtocolServer]] = {}
+    listeners = _build_listeners(root.items["listeners"], servers, builder)
+    for name in sorted(_protocol_tables() & root.items.keys() - servers.keys()):
+        if (server := _load(name, root.items[name].origin, name, builder)) is not None:
+            servers[name] = server
     given = {
-        "listeners": _build_listeners(root.items["listeners"], builder),
+        "listeners": listeners,
+        "protocols": MappingProxyType(
+            {name: _build_server_options(root, name, server, builder) for name, server in sorted(servers.items())}
+        ),
         "sections": MappingProxyType(
-            {name: _build_section(root, name, cls, builder) for name, cls in sorted(added.items())}
+            {name: _build_table(root, name, cls, builder) for name, cls in sorted(sections.items())}
         ),
     }
-    config: Config | None = builder.build(Config, root, given=given, known={"listeners", *added})
+    known = {"listeners", *_protocol_tables(), *sections}
+    config: Config | None = builder.build(Config, root, given=given, known=known)
     return config
 
 
-def _build_section(root: Table, name: str, cls: type[Any], builder: Builder) -> Any:
+def _build_server_options(root: Table, name: str, server: type[ProtocolServer], builder: Builder) -> Any:
+    place = f'a [[listeners]] table with protocol = "{name}"'
+    return _build_table(root, name, server.ServerOptions, builder, elsewhere=_keys(server.Options, place))
+
+
+def _keys(cls: type[Any], place: str) -> dict[str, str]:
+    return {item.name: place for item in fields(cls)}
+
+
+def _build_table(
+    root: Table, name: str, cls: type[Any], builder: Builder, elsewhere: Mapping[str, str] = MappingProxyType({})
+) -> Any:
     table = root.items.get(name, Table("default"))
     if isinstance(table, Table):
-        return builder.build(cls, table, name)
+        return builder.build(cls, table, name, elsewhere=elsewhere)
     return builder.fault(table.origin, f"{name}: expected a table [{name}]")
 
 
-def _build_listeners(node: Node, builder: Builder) -> tuple[ListenerConfig, ...]:
+def _protocol_tables() -> frozenset[str]:
+    """The names of tables that are those of installed protocols."""
+    return protocol_names() - _own_tables().keys()
+
+
+def _own_tables() -> dict[str, type[Any]]:
+    """The dataclass of each table that is neither a protocol's nor a listener, by its name."""
+    own = {name: cls for name, cls in get_type_hints(Config).items() if isinstance(cls, type) and is_dataclass(cls)}
+    return {**own, **section_types()}
+
+
+def _load(protocol: str, origin: str, path: str, builder: Builder) -> type[ProtocolServer] | None:
+    try:
+        return load_protocol(protocol)
+    except UnknownProtocolError as error:
+        builder.fault(origin, f"{path}: {error}")
+    except ImportError as error:
+        builder.fault(origin, f"{path}: {protocol} cannot be loaded: {error}")
+    return None
+
+
+def _is_secret_key(keys: list[str]) -> bool:
+    """Whether the value of a key is or contains a secret."""
+    if len(keys) != 2:
+        return False
+    table, key = keys
+    cls = _own_tables().get(table)
+    if cls is None and table in protocol_names():
+        cls = load_protocol(table).ServerOptions
+    return cls is not None and any(item.name == key and is_secret(item) for item in fields(cls))
+
+
+def _build_listeners(
+    node: Node, servers: dict[str, type[ProtocolServer]], builder: Builder
+) -> tuple[ListenerConfig, ...]:
+    """The listeners; `servers` gets the class of each protocol that one of them names."""
     if isinstance(node, Leaf) and node.value == []:
         builder.fault(node.origin, "listeners: there must be at least one")
         return ()
@@ -156,7 +211,7 @@ def _build_listeners(node: Node, builder: Builder) -> tuple[ListenerConfig, ...]
     listeners = []
     seen: dict[str, str] = {}
     for index, table in enumerate(node.items):
-        listener = _build_listener(table, f"listeners.{index}", builder)
+        listener = _build_listener(table, f"listeners.{index}", servers, builder)
         if listener is None:
             continue
         listeners.append(listener)
@@ -168,7 +223,9 @@ def _build_listeners(node: Node, builder: Builder) -> tuple[ListenerConfig, ...]
     return tuple(listeners)
 
 
-def _build_listener(table: Table, path: str, builder: Builder) -> ListenerConfig | None:
+def _build_listener(
+    table: Table, path: str, servers: dict[str, type[ProtocolServer]], builder: Builder
+) -> ListenerConfig | None:
     """A listener; the keys that are not every listener's are those of its protocol."""
     own = {item.name for item in fields(ListenerConfig)} - {"options"}
     common = Table(table.origin, {key: node for key, node in table.items.items() if key in own})
@@ -176,16 +233,14 @@ def _build_listener(table: Table, path: str, builder: Builder) -> ListenerConfig
     given: dict[str, Any] = {"options": None}
     match common.items.get("protocol"):
         case Leaf(value=str(protocol), origin=origin):
-            try:
-                server = load_protocol(protocol)
-                given["options"] = builder.build(server.Options, rest, path, known=own)
+            server = _load(protocol, origin, f"{path}.protocol", builder)
+            if server is not None:
+                servers[protocol] = server
+                elsewhere = _keys(server.ServerOptions, f"the table [{protocol}]")
+                given["options"] = builder.build(server.Options, rest, path, known=own, elsewhere=elsewhere)
                 if not server.listens:
-                    given["bind"] = ""
+                    given["bind"] = None
                     _refuse_bind(protocol, common, path, builder)
-            except UnknownProtocolError as error:
-                builder.fault(origin, f"{path}.protocol: {error}")
-            except ImportError as error:
-                builder.fault(origin, f"{path}.protocol: {protocol} cannot be loaded: {error}")
     listener: ListenerConfig | None = builder.build(ListenerConfig, common, path, given=given, known=given)
     return listener
 

@@ -1,6 +1,6 @@
 """Turns a tree of written values into frozen dataclasses, collecting every fault instead of stopping at the first.
 
-A field's type says what may be written; `Annotated[..., pydantic validators]` says more. Values from TOML are taken
+A field's type says what may be written, `protocols.options.option` says more. Values from TOML are taken
 strictly (the string "8000" is no number), values from the environment and the command line are text and are read as
 what the field wants.
 """
@@ -11,11 +11,12 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from gateway.config.sources import Leaf, Node, Problem, Table, Tables
+from protocols.options import checked
 
 _WORDS: Mapping[Any, str] = {
     str: "a string",
@@ -42,18 +43,22 @@ class Builder:
         *,
         given: Mapping[str, Any] = MappingProxyType({}),
         known: Iterable[str] = (),
+        elsewhere: Mapping[str, str] = MappingProxyType({}),
     ) -> Any:
         """An instance of the dataclass `cls` from `table`; None if anything in it was at fault.
 
         `given` are fields that are not read from the table. `known` are keys of the table that the caller reads.
+        `elsewhere` says of other keys which table they belong to.
         """
         fault_count = len(self.problems)
-        types = get_type_hints(cls, include_extras=True)
+        types = get_type_hints(cls)
         fields = {item.name: item for item in dataclasses.fields(cls) if item.name not in given}
         values = dict(given)
         for key, node in table.items.items():
             if key in fields:
-                values[key] = self._value(types[key], node, _join(path, key))
+                values[key] = self._value(fields[key], types[key], node, _join(path, key))
+            elif key in elsewhere:
+                self.fault(node.origin, f"{_join(path, key)} is a key of {elsewhere[key]}")
             elif key not in known:
                 self.unknown(node.origin, path, key, {*fields, *known})
         for name, item in fields.items():
@@ -70,13 +75,13 @@ class Builder:
     def unknown(self, origin: str, path: str, key: str, known: Iterable[str]) -> None:
         """Notes a key that nothing reads, with the nearest that something does."""
         nearest = difflib.get_close_matches(key, sorted(known), n=1)
-        hint = f'; did you mean "{nearest[0]}"?' if nearest else f"; known here: {', '.join(sorted(known))}"
+        hint = f'; did you mean "{nearest[0]}"?' if nearest else f"; known here: {', '.join(sorted(known)) or 'none'}"
         self.fault(origin, f'unknown key "{_join(path, key)}"{hint}')
 
     def fault(self, origin: str, message: str) -> None:
         self.problems.append(Problem(origin, message))
 
-    def _value(self, wanted: Any, node: Node, path: str) -> Any:
+    def _value(self, declared: "dataclasses.Field[Any]", wanted: Any, node: Node, path: str) -> Any:
         nested = _dataclass_in(wanted)
         if nested is not None:
             if isinstance(node, Table):
@@ -92,7 +97,11 @@ class Builder:
         if not isinstance(node, Leaf):
             return self.fault(node.origin, f"{path}: expected {_expected(wanted)}, got {_shown(node)}")
         self.origins[path] = node.origin
-        return self._leaf(wanted, node, path)
+        value = self._leaf(wanted, node, path)
+        try:
+            return checked(declared, value)
+        except ValueError as error:
+            return self.fault(node.origin, f"{path}: {error}")
 
     def _leaf(self, wanted: Any, leaf: Leaf, path: str) -> Any:
         adapter: TypeAdapter[Any] = TypeAdapter(wanted)
@@ -102,19 +111,8 @@ class Builder:
             if leaf.is_text:
                 return adapter.validate_strings(leaf.value)
             return adapter.validate_json(json.dumps(leaf.value), strict=True)
-        except ValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            if fault["type"] == "value_error":
-                return self.fault(leaf.origin, f"{path}: {fault['ctx']['error']}")
-            if fault["type"] in _LIMIT_FAULTS:
-                limit = fault["msg"].removeprefix("Input should be ")
-                return self.fault(leaf.origin, f"{path}: must be {limit}, got {_shown(leaf)}")
+        except (ValidationError, TypeError):  # TypeError: of json.dumps, for a TOML date or time, which no key is
             return self.fault(leaf.origin, f"{path}: expected {_expected(wanted)}, got {_shown(leaf)}")
-        except TypeError:  # json.dumps: a TOML date or time, which no key is
-            return self.fault(leaf.origin, f"{path}: expected {_expected(wanted)}, got {_shown(leaf)}")
-
-
-_LIMIT_FAULTS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"}
 
 
 def _join(path: str, key: str) -> str:
@@ -126,9 +124,7 @@ def _is_required(item: "dataclasses.Field[Any]") -> bool:
 
 
 def _plain(wanted: Any) -> Any:
-    """The type without Annotated and without "or None"."""
-    if get_origin(wanted) is Annotated:
-        return _plain(get_args(wanted)[0])
+    """The type without "or None"."""
     if get_origin(wanted) in (Union, UnionType):
         choices = [choice for choice in get_args(wanted) if choice is not NoneType]
         return _plain(choices[0]) if len(choices) == 1 else wanted

@@ -1,17 +1,15 @@
 """What can be configured: one frozen dataclass for each table of the file, with its defaults."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, Field
-from redis.connection import parse_url as redis_url
-
 from gateway.layers.url import channel_layers_from_url
+from protocols.options import check_options, option
 from protocols.sockets import parse_bind
 from protocols.tls import TlsOptions
 from protocols.trusted_peers import TrustedPeers
@@ -56,14 +54,6 @@ def _check_layer(url: str) -> str:
     return url
 
 
-def _check_mqtt_store(store: str) -> str:
-    if store not in ("sqlite", "memory"):
-        if urlsplit(store).scheme not in ("redis", "rediss", "unix"):
-            raise ValueError('expected "sqlite", "memory" or "redis://host:port/db"')
-        redis_url(store)
-    return store
-
-
 def _check_public_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/") or parts.query:
@@ -85,25 +75,41 @@ def _check_host(host: str) -> str:
     return host
 
 
+def is_secret(declared: "Field[Any]") -> bool:
+    """Whether an option is or contains a secret: never shown whole, readable from a file."""
+    return bool(declared.metadata.get("secret") or declared.metadata.get("url"))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerConfig:
     """`[[listeners]]`: one place to listen at. Its further keys are its protocol's, in `options`."""
 
     protocol: str
-    bind: Annotated[str, AfterValidator(_check_bind)]
-    """Empty for a protocol that does not listen."""
+    bind: str | None = option(help_text="where to listen; None for a protocol that does not", check=_check_bind)
     tls: TlsOptions | None = None
-    proxy_protocol: Annotated[tuple[str, ...], AfterValidator(_check_networks)] = ()
-    """Networks of the proxies that begin each connection with a PROXY protocol header; nobody else may connect then.
-    "unix": peers of a Unix socket."""
-    handshake_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
-    """How long PROXY header and TLS handshake may take together."""
-    max_handshakes: Annotated[int, Field(gt=0)] = 1_000
-    max_handshakes_per_address: Annotated[int, Field(gt=0)] = 200
-    """How many connections may be in the middle of that; one more is closed."""
-    dead_peer_timeout_s: Annotated[float, Field(ge=0, le=86_400)] = 90.0
-    """After how long a peer whose machine answers nothing is given up, by TCP itself; 0 leaves it to the system."""
+    proxy_protocol: tuple[str, ...] = option(
+        (),
+        "networks of the proxies that begin each connection with a PROXY protocol header; nobody else may connect then;"
+        ' "unix": peers of a Unix socket',
+        check=_check_networks,
+    )
+    handshake_timeout_s: float = option(
+        10.0, "how long PROXY header and TLS handshake may take together", more_than=0, at_most=3_600
+    )
+    max_handshakes: int = option(
+        1_000, "how many connections may be in the middle of that; one more is closed", at_least=1
+    )
+    max_handshakes_per_address: int = option(200, "of these, from one address; one more is closed", at_least=1)
+    dead_peer_timeout_s: float = option(
+        90.0,
+        "after how long a peer whose machine answers nothing is given up, by TCP itself; 0 leaves it to the system",
+        at_least=0,
+        at_most=86_400,
+    )
     options: Any
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     @property
     def host(self) -> str | None:
@@ -129,47 +135,65 @@ DEFAULT_LISTENERS: Final[Sequence[Mapping[str, str]]] = (
 class ServerOptions:
     """`[server]`: the process as a whole."""
 
-    public_url: Annotated[str, AfterValidator(_check_public_url)] | None = None
-    """The address by which browsers reach the dashboard, where it is not a listener's own (a proxy, a host name)."""
-    allowed_hosts: Annotated[tuple[str, ...], AfterValidator(_check_allowed_hosts)] = ()
-    """Further host names that a browser may ask for; ".example.org" includes sub-domains."""
-    secret_key: str | None = None
-    """Signs sessions. Default: generated on first start, in the file secret_key of the data directory."""
-    shutdown_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
-    """How long connections may take to end once the process is told to stop."""
+    public_url: str | None = option(
+        None,
+        "the address by which browsers reach the dashboard, where it is not a listener's own (a proxy, a host name)",
+        check=_check_public_url,
+    )
+    allowed_hosts: tuple[str, ...] = option(
+        (),
+        'further host names that a browser may ask for; ".example.org" includes sub-domains',
+        check=_check_allowed_hosts,
+    )
+    secret_key: str | None = option(
+        None,
+        "signs sessions; default: generated on first start, in the file secret_key of the data directory",
+        secret=True,
+    )
+    shutdown_timeout_s: float = option(
+        10.0, "how long connections may take to end once the process is told to stop", more_than=0, at_most=3_600
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseOptions:
     """`[database]`: where devices and readings are stored."""
 
-    url: Annotated[str, AfterValidator(_check_database)] | None = None
-    """sqlite:///path or postgresql://user:password@host:port/name. Default: SQLite in the data directory."""
+    url: str | None = option(
+        None,
+        "sqlite:///path or postgresql://user:password@host:port/name; default: SQLite in the data directory",
+        check=_check_database,
+        url=True,
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerOptions:
     """`[layer]`: what carries messages between consumers."""
 
-    url: Annotated[str, AfterValidator(_check_layer)] = "memory://"
-    """memory:// for one process; redis://host:port/db and its kin, see gateway/layers/url.py, for several."""
+    url: str = option(
+        "memory://",
+        "memory:// for one process; redis://host:port/db and its kin, see gateway/layers/url.py, for several",
+        check=_check_layer,
+        url=True,
+    )
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BrokerOptions:
-    """`[mqtt]`: the broker behind all MQTT listeners."""
-
-    store: Annotated[str, AfterValidator(_check_mqtt_store)] = "sqlite"
-    """Where sessions and retained messages outlive the process: "sqlite", a file in data_dir; redis://host:port/db, of
-    which one gateway at a time can use one database; "memory": they do not."""
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogOptions:
     """`[log]`: what is written to standard error."""
 
-    format: Literal["console", "json"] = "console"
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = option("console", "a line an event for people, or an object for a collector")
+    level: Literal["debug", "info", "warning", "error"] = option("info", "the least level that is logged")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,11 +205,27 @@ class Config:
     server: ServerOptions = field(default_factory=ServerOptions)
     database: DatabaseOptions = field(default_factory=DatabaseOptions)
     layer: LayerOptions = field(default_factory=LayerOptions)
-    mqtt: BrokerOptions = field(default_factory=BrokerOptions)
     log: LogOptions = field(default_factory=LogOptions)
     listeners: tuple[ListenerConfig, ...]
     sections: Mapping[str, Any]
     """The sections that installed distributions add, by name."""
+    protocols: Mapping[str, Any]
+    """The options of protocols as a whole, by name: of those that have a listener or a table."""
+
+    def tables(self) -> Iterator[tuple[str, Any]]:
+        """The tables of the file but the listeners, by name, each with its options."""
+        for declared in fields(self):
+            if is_dataclass(options := getattr(self, declared.name)):
+                yield declared.name, options
+        yield from self.protocols.items()
+        yield from self.sections.items()
+
+    def secrets(self) -> Iterator[tuple[str, "Field[Any]", Any]]:
+        """The options that are or contain a secret: key, declaration and value."""
+        for name, options in self.tables():
+            for declared in fields(options):
+                if is_secret(declared):
+                    yield f"{name}.{declared.name}", declared, getattr(options, declared.name)
 
     @property
     def secret_key_file(self) -> Path:
@@ -196,11 +236,6 @@ class Config:
     def database_url(self) -> str:
         """The database in use, the default filled in."""
         return self.database.url or f"sqlite:///{self.data_dir / 'gateway.sqlite3'}"
-
-    @property
-    def mqtt_store_file(self) -> Path:
-        """Where MQTT sessions are kept, if `mqtt.store` is "sqlite"."""
-        return self.data_dir / "mqtt.sqlite3"
 
     def secret_key(self) -> str | None:
         """The configured or generated secret key; None before one has been generated."""

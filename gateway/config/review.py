@@ -18,7 +18,6 @@ from urllib.parse import parse_qs, urlsplit
 
 from gateway.config import Loaded
 from gateway.config.model import Config, ListenerConfig
-from gateway.config.sources import SECRET_KEYS
 
 SECRET_KEY_CHARACTERS = 32
 EXPIRES_SOON_S = 14 * 86_400
@@ -51,8 +50,7 @@ def review(loaded: Loaded) -> list[Finding]:
         *_server(config),
         *_files(loaded),
         *_database(config),
-        *_redis("layer.url", config.layer.url, "whoever can write to it can write to every dashboard"),
-        *_redis("mqtt.store", config.mqtt.store, "whoever can write to it can write to every device"),
+        *(finding for key, url in _urls(config) if _is_redis(url) for finding in _redis(key, url)),
     ]
     return sorted(findings, key=lambda finding: finding.level != "error")
 
@@ -160,10 +158,12 @@ def _files(loaded: Loaded) -> Iterator[Finding]:
     files = {
         "server.secret_key": loaded.config.secret_key_file,
         "database.url": loaded.config.sqlite_file(),
-        "mqtt.store": loaded.config.mqtt_store_file,
     }
-    for key, file in files.items():
-        if file is not None and file.exists() and _is_open_to_others(file):
+    kept = {file: key for key, file in files.items() if file is not None and file.exists()}
+    if directory.is_dir() and os.access(directory, os.R_OK | os.X_OK):
+        kept = {file: "data_dir" for file in sorted(directory.iterdir()) if file.is_file()} | kept
+    for file, key in kept.items():
+        if _is_open_to_others(file):
             yield _risk(key, f"{file} can be read by other users", f"chmod 600 {file}")
     if loaded.file is not None and _is_open_to_others(loaded.file):
         for key in sorted(_secrets_in_file(loaded)):
@@ -180,16 +180,9 @@ def _is_open_to_others(path: Path) -> bool:
 
 def _secrets_in_file(loaded: Loaded) -> Iterator[str]:
     """The keys of the secrets that are in the file in plain."""
-    written = {key for key in SECRET_KEYS if loaded.origins.get(key, "").startswith(f"{loaded.file}:")}
-    if loaded.config.server.secret_key is not None and "server.secret_key" in written:
-        yield "server.secret_key"
-    urls = {
-        "database.url": loaded.config.database_url,
-        "layer.url": loaded.config.layer.url,
-        "mqtt.store": loaded.config.mqtt.store,
-    }
-    for key, url in urls.items():
-        if key in written and urlsplit(url).password:
+    for key, declared, value in loaded.config.secrets():
+        is_written = loaded.origins.get(key, "").startswith(f"{loaded.file}:")
+        if is_written and (declared.metadata["secret"] or urlsplit(value).password):
             yield key
 
 
@@ -212,7 +205,17 @@ def _database(config: Config) -> Iterator[Finding]:
         )
 
 
-def _redis(key: str, url: str, danger: str) -> Iterator[Finding]:
+def _urls(config: Config) -> Iterator[tuple[str, str]]:
+    for key, declared, value in config.secrets():
+        if declared.metadata["url"] and value is not None:
+            yield key, value
+
+
+def _is_redis(url: str) -> bool:
+    return urlsplit(url).scheme.startswith("redis")
+
+
+def _redis(key: str, url: str) -> Iterator[Finding]:
     parts = urlsplit(url)
     if is_loopback(parts.hostname):  # or none: in memory, in a file, or behind a Unix socket
         return
@@ -226,5 +229,5 @@ def _redis(key: str, url: str, danger: str) -> Iterator[Finding]:
         yield _risk(
             key,
             f"{parts.hostname} is used without a password",
-            f"give Redis one: {danger}",
+            "give Redis one: whoever can write to it can write to everybody who is served",
         )

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gateway.config.model import Config, ListenerConfig
-from gateway.config.sources import SECRET_KEYS, URL_KEYS
+from gateway.config.model import Config, ListenerConfig, is_secret
 
 MASK = "***"
 _SECRET_PARAMETER = re.compile(r"((?:password|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
@@ -29,12 +28,8 @@ def mask_url(url: str) -> str:
 def render(config: Config, origins: Mapping[str, str], *, effective: bool) -> str:
     """TOML that means `config`: what was written, or with `effective` all of it, each with its origin."""
     lines = list(_values(config, "", origins, effective))
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            lines += _table(value, item.name, f"[{item.name}]", origins, effective)
-    for name, section in config.sections.items():
-        lines += _table(section, name, f"[{name}]", origins, effective)
+    for name, options in config.tables():
+        lines += _table(options, name, f"[{name}]", origins, effective)
     for index, listener in enumerate(config.listeners):
         path = f"listeners.{index}"
         values = [*_values(listener, path, origins, effective), *_values(listener.options, path, origins, effective)]
@@ -54,21 +49,21 @@ def _values(options: Any, path: str, origins: Mapping[str, str], effective: bool
     for item in dataclasses.fields(options):
         value = getattr(options, item.name)
         key = f"{path}.{item.name}" if path else item.name
-        if value is None or dataclasses.is_dataclass(value) or key in ("listeners", "sections"):
+        if value is None or dataclasses.is_dataclass(value) or key in ("listeners", "sections", "protocols"):
             continue
         if isinstance(options, ListenerConfig) and not options.bind and item.name != "protocol":
             continue  # its protocol does not listen
         origin = origins.get(key, "default")
         if effective or origin != "default":
-            yield f"{f'{item.name} = {_toml(_masked(key, item, value))}':<47} # {origin}"
+            yield f"{f'{item.name} = {_toml(_masked(item, value))}':<47} # {origin}"
 
 
-def _masked(key: str, item: "dataclasses.Field[Any]", value: Any) -> Any:
-    if key not in SECRET_KEYS and not item.metadata.get("secret"):
+def _masked(item: "dataclasses.Field[Any]", value: Any) -> Any:
+    if not is_secret(item):
         return value
     if "://" in str(value):
         return mask_url(value)
-    return value if key in URL_KEYS else MASK
+    return value if item.metadata["url"] else MASK
 
 
 def _toml(value: Any) -> str:

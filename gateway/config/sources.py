@@ -5,22 +5,16 @@ The three become one tree whose every node knows its origin, so that a fault can
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from gateway.config.toml_lines import KeyPath, key_lines
 
 ENVIRONMENT_PREFIX = "GATEWAY_"
 FILE_VARIABLE = "GATEWAY_CONFIG"
 """The environment variable that names the configuration file; it is not a key itself."""
-
-URL_KEYS: Final = frozenset({"database.url", "layer.url", "mqtt.store"})
-"""Keys whose value may be a URL with a password in it."""
-
-SECRET_KEYS: Final = URL_KEYS | {"server.secret_key"}
-"""Keys that are or contain a secret: never printed whole, and readable from a file named by GATEWAY_..._FILE."""
 
 _ORCHESTRATOR_NAMES = re.compile(r"GATEWAY_(SERVICE_(HOST|PORT)|PORT(_\d+_|$)|NAME$|ENV_)")
 """Variables that Kubernetes and Docker links set by themselves where a service is called "gateway"."""
@@ -105,10 +99,10 @@ def _node(value: Any, path: KeyPath, origin_of: Any) -> Node:
     return Leaf(value, origin_of(path))
 
 
-def merge_environment(root: Table, environ: Mapping[str, str]) -> list[Problem]:
+def merge_environment(root: Table, environ: Mapping[str, str], is_secret: Callable[[list[str]], bool]) -> list[Problem]:
     """Writes `GATEWAY_DATABASE__URL=...` over `database.url`, and so on.
 
-    `NAME_FILE` reads the value of a secret from a file, as container secrets come.
+    `NAME_FILE` reads the value of a secret from a file, as container secrets come; `is_secret` tells which keys are.
     """
     problems = []
     for name in sorted(environ):
@@ -117,7 +111,7 @@ def merge_environment(root: Table, environ: Mapping[str, str]) -> list[Problem]:
         keys = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         value = environ[name]
         origin = f"environment {name}"
-        if ".".join(keys).removesuffix("_file") in SECRET_KEYS and name.endswith("_FILE"):
+        if name.endswith("_FILE") and is_secret([*keys[:-1], keys[-1].removesuffix("_file")]):
             keys[-1] = keys[-1].removesuffix("_file")
             try:
                 value = Path(value).read_text(encoding="utf-8").strip()

@@ -7,6 +7,7 @@ signals, a data directory, a limit to each wait.
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.config import ListenerConfig
@@ -35,7 +36,7 @@ def _make_listener(config: ListenerConfig) -> Listener:
     except (OSError, ValueError) as error:
         raise GatewayError(f"cannot use the certificate of the listener at {config.bind}: {error}") from error
     return Listener(
-        bind=config.bind,
+        bind=config.bind or "",
         options=config.options,
         ssl_context=context,
         proxy_protocol=config.proxy_protocol,
@@ -50,21 +51,25 @@ def make_servers(
     application: Application,
     listeners: Mapping[str, Sequence[Listener]],
     state: Mapping[str, Any],
-    *,
-    store: Any = None,
+    server_options: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[ProtocolServer]:
-    """One server for each protocol, those that listen first; HTTP carries what the others offer.
+    """One server for each protocol, those that listen first. What some offer as tunnels others carry.
 
-    `state` is that of the application's lifespan, `store` where the MQTT broker keeps its sessions. Raises GatewayError
-    for listeners that cannot be served.
+    `state` is that of the application's lifespan, `server_options` has those of a protocol as a whole by its name.
+    Raises GatewayError for listeners that cannot be served.
     """
     made: dict[str, ProtocolServer] = {}
     tunnels: dict[str, Tunnel] = {}
-    for protocol in sorted(listeners, key=lambda name: name == "http"):
-        server_class = load_protocol(protocol)
-        kept = {"store": store} if protocol == "mqtt" else {}
+    classes = {protocol: load_protocol(protocol) for protocol in listeners}
+    for protocol in sorted(listeners, key=lambda name: classes[name].carries_tunnels):
         try:
-            server = server_class(application, listeners[protocol], state=state, tunnels=tunnels, **kept)
+            server = classes[protocol](
+                application,
+                listeners[protocol],
+                state=state,
+                tunnels=tunnels,
+                server_options=server_options.get(protocol),
+            )
         except ValueError as error:
             raise GatewayError(f"cannot serve {protocol}: {error}") from error
         tunnels.update(server.offered_tunnels())

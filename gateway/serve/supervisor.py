@@ -11,7 +11,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 from collections import ChainMap
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -40,10 +39,7 @@ from gateway.serve import control, data_dir
 from gateway.serve.assembly import make_listeners, make_servers
 from gateway.serve.certificate_renewal import renewed
 from protocols.asgi import Application
-from protocols.mqtt.storage.redis import RedisStore
-from protocols.mqtt.storage.rows import Store, StoreError
-from protocols.mqtt.storage.sqlite import SqliteStore
-from protocols.server import ProtocolServer
+from protocols.server import CannotServeError, ProtocolServer
 
 logger = logging.getLogger("gateway.supervisor")
 
@@ -129,7 +125,7 @@ class Supervisor:
             started.push_async_callback(close_connections)
             state = await started.enter_async_context(self._application_started())
             listeners = make_listeners(self.config.listeners)
-            servers = make_servers(self.application, listeners, state, store=make_store(self.config))
+            servers = make_servers(self.application, listeners, state, self.config.protocols)
             started.push_async_callback(self._close, servers)
             await self._start(servers)
             await started.enter_async_context(renewed(chain.from_iterable(server.listeners for server in servers)))
@@ -198,8 +194,8 @@ class Supervisor:
                 raise GatewayError(_listening_failed(error)) from error
             except ValueError as error:
                 raise GatewayError(f"cannot serve {server.protocol}: {error}") from error
-            except StoreError as error:
-                raise GatewayError(f"cannot keep MQTT sessions: {error}") from error
+            except CannotServeError as error:
+                raise GatewayError(str(error)) from error
 
     async def _close(self, servers: Sequence[ProtocolServer]) -> None:
         try:
@@ -223,17 +219,6 @@ class Supervisor:
         if page:
             logger.info("pages: %s/", page)
         logger.info("ready: %s", " ".join(addresses))
-
-
-def make_store(config: Config) -> Store | None:
-    """Where the MQTT broker keeps sessions and retained messages; None if they end with the process."""
-    match config.mqtt.store:
-        case "memory":
-            return None
-        case "sqlite":
-            return SqliteStore(config.mqtt_store_file)
-        case url:
-            return RedisStore(url, place=f"{socket.gethostname()}:{config.data_dir.resolve()}")
 
 
 def bound_urls(config: Config, servers: Sequence[ProtocolServer]) -> list[str]:

@@ -1,10 +1,12 @@
 """What an operator can set for a listener of amqtt's broker, and what is made of amqtt's own configuration."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
+
+from protocols.options import check_options, option
 
 PLUGIN: Final = "protocols.amqtt.plugin.ApplicationPlugin"
 LISTENER: Final = "default"
@@ -15,24 +17,17 @@ LISTENER: Final = "default"
 class AmqttOptions:
     """The keys of a `[[listeners]]` table with `protocol = "amqtt"`. Raises ValueError for values out of range."""
 
-    allow_anonymous: bool = field(
-        default=False, metadata={"help": "whether a client without credentials may be an ordinary broker client"}
+    allow_anonymous: bool = option(False, "whether a client without credentials may be an ordinary broker client")
+    config_file: Path | None = option(
+        None, "amqtt's own configuration (YAML): its plug-ins; its listeners do not count"
     )
-    config_file: Path | None = field(
-        default=None, metadata={"help": "amqtt's own configuration (YAML): its plug-ins; its listeners do not count"}
-    )
-    connect_timeout_s: float = field(default=10.0, metadata={"help": "time for the CONNECT packet to come in full"})
-    max_connections: int = field(default=1_000, metadata={"help": "one more is closed at once"})
-    max_connections_per_address: int = field(
-        default=250, metadata={"help": "of these, from one address (an IPv6 /64); 0: no limit"}
-    )
-    max_packet_bytes: int = field(default=262_144, metadata={"help": "a client that sends a larger packet is cut off"})
+    connect_timeout_s: float = option(10.0, "time for the CONNECT packet to come in full", more_than=0)
+    max_connections: int = option(1_000, "one more is closed at once", at_least=1)
+    max_connections_per_address: int = option(250, "of these, from one address (an IPv6 /64); 0: no limit", at_least=0)
+    max_packet_bytes: int = option(262_144, "a client that sends a larger packet is cut off", at_least=1)
 
     def __post_init__(self) -> None:
-        if min(self.connect_timeout_s, self.max_connections, self.max_packet_bytes) <= 0:
-            raise ValueError("connect_timeout_s, max_connections and max_packet_bytes are more than 0")
-        if self.max_connections_per_address < 0:
-            raise ValueError("max_connections_per_address is 0 or more")
+        check_options(self)
 
 
 def broker_config(file: Path | None) -> dict[str, Any]:

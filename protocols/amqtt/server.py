@@ -41,9 +41,10 @@ class AmqttServer(ProtocolServer):
         *,
         state: Mapping[str, Any],
         tunnels: Mapping[str, Tunnel] | None = None,
+        server_options: Any = None,
     ) -> None:
         """Raises ValueError for listeners with different configurations, and for one that cannot be used."""
-        super().__init__(application, listeners, state=state, tunnels=tunnels)
+        super().__init__(application, listeners, state=state, tunnels=tunnels, server_options=server_options)
         files = {listener.options.config_file for listener in listeners} - {None}
         if len(files) > 1:
             raise ValueError("there is one broker, and two of its listeners have different config_file")

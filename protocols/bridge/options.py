@@ -4,12 +4,11 @@ import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
-
 from protocols.bridge.topic_map import ReceiveRule, SendRule, looping
+from protocols.options import check_options, option
 
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 
@@ -41,7 +40,7 @@ def check_level(name: str) -> str:
     return name
 
 
-_Seconds = Annotated[float, Field(gt=0, le=86_400)]
+_MAX_WAIT_S: Final = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,45 +48,57 @@ class BridgeOptions:
     """The keys of a `[[listeners]]` table with `protocol = "mqtt-bridge"`. Raises ValueError for what does not fit
     together. There is no key for a password: it is in a file, or in the environment, and read at each connect."""
 
-    url: Annotated[str, AfterValidator(check_url)]
-    """mqtt://host:port or mqtts://host:port."""
-    name: Annotated[str, AfterValidator(check_level)] = "upstream"
-    """Tells bridges apart: in metrics, in the log, at /readyz."""
-    mqtt_version: Literal["5.0", "3.1.1"] = "5.0"
-    client_id: str | None = None
-    """Default: fieldgate-NAME- and what is generated once and kept in the data directory."""
-    username: str | None = None
-    password_file: Path | None = None
-    password_env: str | None = None
-    """The name of an environment variable."""
-    ca_file: Path | None = None
-    """PEM; default: the authorities that the machine trusts."""
-    certfile: Path | None = None
-    """PEM: the client certificate, for brokers that ask for one."""
-    keyfile: Path | None = None
-    share: Annotated[str, AfterValidator(check_level)] | None = None
-    """The processes that name the same share the messages between them: $share/NAME/..."""
-    receive: tuple[ReceiveRule, ...] = ()
-    send: tuple[SendRule, ...] = ()
-    keep_alive_s: Annotated[int, Field(ge=1, le=65_535)] = 30
-    connect_timeout_s: _Seconds = 10.0
-    """Also for the answers to CONNECT and SUBSCRIBE."""
-    reconnect_min_s: _Seconds = 1.0
-    reconnect_max_s: _Seconds = 60.0
-    """The wait before the next attempt doubles from one to the other, and is then half of it to all of it."""
-    session_expiry_s: Annotated[int, Field(ge=0, le=0xFFFF_FFFF)] = 86_400
-    """How long upstream keeps messages for this process while it is away (MQTT 5)."""
-    receive_maximum: Annotated[int, Field(ge=1, le=65_535)] = 1_000
-    """Messages from upstream that may wait for the application's acknowledgement."""
-    max_inflight: Annotated[int, Field(ge=1, le=32_767)] = 100
-    """Messages sent upstream and not acknowledged yet."""
-    max_packet_bytes: Annotated[int, Field(ge=128, le=268_435_455)] = 262_144
-    """The largest packet, both ways (upstream is told of it by MQTT 5)."""
-    spool_messages: Annotated[int, Field(ge=0)] = 10_000
-    """Messages that wait while upstream is away; newer ones are lost, and counted."""
-    spool_bytes: Annotated[int, Field(ge=0)] = 16 * 1024 * 1024
+    url: str = option(help_text="mqtt://host:port or mqtts://host:port", check=check_url)
+    name: str = option("upstream", "tells bridges apart: in metrics, in the log, at /readyz", check=check_level)
+    mqtt_version: Literal["5.0", "3.1.1"] = option("5.0", "the version that is spoken")
+    client_id: str | None = option(
+        None, "default: fieldgate-NAME- and what is generated once and kept in the data directory"
+    )
+    username: str | None = option(None, "who the gateway is, upstream")
+    password_file: Path | None = option(None, "a file with the password alone")
+    password_env: str | None = option(None, "the name of an environment variable that has the password")
+    ca_file: Path | None = option(None, "PEM; default: the authorities that the machine trusts")
+    certfile: Path | None = option(None, "PEM: the client certificate, for brokers that ask for one")
+    keyfile: Path | None = option(None, "PEM; default: the key is in certfile")
+    share: str | None = option(
+        None, "the processes that name the same share the messages between them: $share/NAME/...", check=check_level
+    )
+    receive: tuple[ReceiveRule, ...] = option((), "tables: which messages are taken from upstream")
+    send: tuple[SendRule, ...] = option((), "tables: which messages are sent upstream")
+    keep_alive_s: int = option(30, "the keep alive of the connection", at_least=1, at_most=65_535)
+    connect_timeout_s: float = option(
+        10.0, "time for a connection, and for the answers to CONNECT and SUBSCRIBE", more_than=0, at_most=_MAX_WAIT_S
+    )
+    reconnect_min_s: float = option(1.0, "the first wait before a new attempt", more_than=0, at_most=_MAX_WAIT_S)
+    reconnect_max_s: float = option(
+        60.0,
+        "the longest; a wait doubles from one to the other, and is then half of it to all of it",
+        more_than=0,
+        at_most=_MAX_WAIT_S,
+    )
+    session_expiry_s: int = option(
+        86_400,
+        "how long upstream keeps messages for this process while it is away (MQTT 5)",
+        at_least=0,
+        at_most=0xFFFF_FFFF,
+    )
+    receive_maximum: int = option(
+        1_000, "messages from upstream that may wait for the application's acknowledgement", at_least=1, at_most=65_535
+    )
+    max_inflight: int = option(100, "messages sent upstream and not acknowledged yet", at_least=1, at_most=32_767)
+    max_packet_bytes: int = option(
+        262_144,
+        "the largest packet, both ways (upstream is told of it by MQTT 5)",
+        at_least=128,
+        at_most=268_435_455,
+    )
+    spool_messages: int = option(
+        10_000, "messages that wait while upstream is away; newer ones are lost, and counted", at_least=0
+    )
+    spool_bytes: int = option(16 * 1024 * 1024, "of these, bytes", at_least=0)
 
     def __post_init__(self) -> None:
+        check_options(self)
         if not self.receive and not self.send:
             raise ValueError("there is neither a receive nor a send table: nothing would pass")
         if self.password_file and self.password_env:

@@ -11,7 +11,7 @@ from protocols.bridge.bridge import Bridge
 from protocols.bridge.options import BridgeOptions
 from protocols.mqtt.broker.broker import Broker
 from protocols.mqtt.broker.retained_messages import MemoryRetainedStore, MemorySessionStore
-from protocols.mqtt.options import BrokerLimits, MqttOptions
+from protocols.mqtt.options import BrokerOptions
 from protocols.mqtt.server import MqttServer
 from protocols.server import Listener, ProtocolServer, Tunnel
 
@@ -33,11 +33,12 @@ class BridgeServer(ProtocolServer):
         *,
         state: Mapping[str, Any],
         tunnels: Mapping[str, Tunnel] | None = None,
+        server_options: Any = None,
     ) -> None:
         """Raises ValueError for two bridges of one name."""
-        super().__init__(application, listeners, state=state, tunnels=tunnels)
+        super().__init__(application, listeners, state=state, tunnels=tunnels, server_options=server_options)
         self._options: list[BridgeOptions] = [listener.options for listener in listeners]
-        names = [options.name for options in self._options]
+        names = [each.name for each in self._options]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two bridges have the name {name!r}: give each its own")
@@ -90,9 +91,7 @@ class BridgeServer(ProtocolServer):
 
 
 def _private_broker() -> Broker:
-    return Broker(
-        sessions=MemorySessionStore(), retained=MemoryRetainedStore(), limits=BrokerLimits.of([MqttOptions()])
-    )
+    return Broker(sessions=MemorySessionStore(), retained=MemoryRetainedStore(), limits=BrokerOptions())
 
 
 def _identity(data_dir: Path | None) -> str:

@@ -7,12 +7,11 @@ placeholder stands for on one side is put in its place on the other.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
-
-from pydantic import AfterValidator
+from typing import Final, Literal
 
 from protocols.mqtt.codec.errors import InvalidTopicError
 from protocols.mqtt.codec.topic_rules import SHARE_PREFIX, validate_topic_filter
+from protocols.options import check_options, option
 
 _PLACEHOLDER: Final = re.compile(r"\{([A-Za-z][A-Za-z0-9_]*)\}")
 _REST: Final = "#"
@@ -60,19 +59,16 @@ def overlap(one: str, other: str) -> bool:
     return True
 
 
-Pattern = Annotated[str, AfterValidator(check_pattern)]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiveRule:
     """`[[listeners.receive]]`: which messages are taken from upstream, and what their topics are here."""
 
-    upstream: Pattern
-    local: Pattern | None = None
-    """Default: the same."""
-    qos: Literal[0, 1] = 1
+    upstream: str = option(help_text="the pattern of topics there", check=check_pattern)
+    local: str | None = option(None, "the pattern of topics here; default: the same", check=check_pattern)
+    qos: Literal[0, 1] = option(1, "of the subscription upstream", at_least=0, at_most=1)
 
     def __post_init__(self) -> None:
+        check_options(self)
         _check_pair(self.upstream, self.local)
 
     @property
@@ -85,12 +81,12 @@ class ReceiveRule:
 class SendRule:
     """`[[listeners.send]]`: which messages of the broker of this process are sent upstream, and as what."""
 
-    local: Pattern
-    upstream: Pattern | None = None
-    """Default: the same."""
-    qos: Literal[0, 1] = 1
+    local: str = option(help_text="the pattern of topics here", check=check_pattern)
+    upstream: str | None = option(None, "the pattern of topics there; default: the same", check=check_pattern)
+    qos: Literal[0, 1] = option(1, "of the subscription here, and of what is sent", at_least=0, at_most=1)
 
     def __post_init__(self) -> None:
+        check_options(self)
         _check_pair(self.local, self.upstream)
 
     @property

@@ -17,6 +17,7 @@ class HttpServer(ProtocolServer):
 
     protocol: ClassVar[str] = "http"
     Options: ClassVar[type] = HttpOptions
+    carries_tunnels: ClassVar[bool] = True
 
     response_grace_s: ClassVar[float] = 5.0
     """How long `close` lets responses end before it tells their applications that the client has gone."""

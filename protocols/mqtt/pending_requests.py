@@ -24,7 +24,7 @@ from protocols.mqtt.codec.topic_rules import SHARE_PREFIX, validate_topic_filter
 from protocols.mqtt.description import kind
 from protocols.mqtt.events import SubscriptionRequest, retained, subscribe, subscription_request, unsubscribe
 from protocols.mqtt.inbound_publishes import MAX_PENDING_BYTES, PublishReceiver
-from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.options import BrokerOptions, MqttOptions
 from protocols.mqtt.packet_writer import Wire
 from protocols.mqtt.retained_queries import RetainedCheck, retained_for, send_retained
 
@@ -74,7 +74,7 @@ def as_of_bridge(packet: Subscribe) -> Subscribe:
 
 
 def pending_subscribe(
-    packet: Subscribe, options: MqttOptions, counts: Counter[str]
+    packet: Subscribe, options: MqttOptions, limits: BrokerOptions, counts: Counter[str]
 ) -> tuple[PendingAnswer, list[SubscriptionRequest]]:
     """What is to be remembered of a SUBSCRIBE, and what the application is to be asked: nothing if every filter is
     refused already. `counts`: how many are refused because of an option, by its name."""
@@ -82,7 +82,7 @@ def pending_subscribe(
     bound = ""
     for index, subscription in enumerate(packet.subscriptions):
         code = _syntax_error(subscription.topic_filter)
-        if code is None and (exceeded := _exceeded(subscription.topic_filter, index, options)):
+        if code is None and (exceeded := _exceeded(subscription.topic_filter, index, options, limits)):
             counts[exceeded] += 1
             bound, code = exceeded, _BOUNDS[exceeded]
         refused.append(code)
@@ -115,11 +115,11 @@ def _syntax_error(topic_filter: str) -> int | None:
     return None
 
 
-def _exceeded(topic_filter: str, index: int, options: MqttOptions) -> str:
+def _exceeded(topic_filter: str, index: int, options: MqttOptions, limits: BrokerOptions) -> str:
     """The option that allows no such filter, or not as many in one packet; empty if there is none."""
     if len(topic_filter) > options.max_topic_length:
         return "max_topic_length"
-    if topic_filter.count("/") >= options.max_topic_levels:
+    if topic_filter.count("/") >= limits.max_topic_levels:
         return "max_topic_levels"
     return "max_subscriptions" if index >= options.max_subscriptions else ""
 
@@ -233,7 +233,7 @@ class SubscribeReceiver(PublishReceiver):
         """Takes a SUBSCRIBE; adds the event to `events`, unless every filter is refused already."""
         if self._is_bridge:
             packet = as_of_bridge(packet)
-        pending, asked = pending_subscribe(packet, self._options, self._broker.refused_filters)
+        pending, asked = pending_subscribe(packet, self._options, self._broker.limits, self._broker.refused_filters)
         if asked:
             ack_id = self._remember(pending)
             events.append(subscribe(ack_id=ack_id, subscriptions=asked, properties=packet.properties))

@@ -14,9 +14,11 @@ The events between server and application are specified in docs/events.md.
 import asyncio
 import functools
 import logging
+import socket
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from typing import Any, ClassVar
 
 from protocols.asgi import Application
@@ -26,21 +28,37 @@ from protocols.mqtt.codec.packets import Properties
 from protocols.mqtt.endpoint import Endpoint
 from protocols.mqtt.endpoints import Endpoints
 from protocols.mqtt.operator_commands import Inspection
-from protocols.mqtt.options import BrokerLimits, MqttOptions
+from protocols.mqtt.options import BrokerOptions, MqttOptions
 from protocols.mqtt.recovery import Clock, Restoring
 from protocols.mqtt.server_state import ListenerContext, ServerState
 from protocols.mqtt.storage.committer import Committer
 from protocols.mqtt.storage.journal import Journal
-from protocols.mqtt.storage.rows import Store
+from protocols.mqtt.storage.redis import RedisStore
+from protocols.mqtt.storage.rows import Store, StoreError
+from protocols.mqtt.storage.sqlite import SqliteStore
 from protocols.mqtt.trace import Trace
-from protocols.server import Command, Listener, ProtocolServer, Tunnel
+from protocols.server import CannotServeError, Command, Listener, ProtocolServer, Tunnel
 from protocols.sockets import Listening, listen_at_all
 
-__all__ = ["MqttOptions", "MqttServer"]
+__all__ = ["BrokerOptions", "MqttOptions", "MqttServer"]
 
 logger = logging.getLogger("gateway.mqtt")
 
 TUNNEL_PATH = "/mqtt"
+
+STORE_FILE = "mqtt.sqlite3"
+
+
+def make_store(name: str, data_dir: Path | None) -> Store | None:
+    """Where the broker keeps sessions and retained messages, by the option `store`; None if they end with the process:
+    so the option says, or there is no directory to keep them in."""
+    match name:
+        case "memory":
+            return None
+        case "sqlite":
+            return None if data_dir is None else SqliteStore(data_dir / STORE_FILE)
+        case url:
+            return RedisStore(url, place=f"{socket.gethostname()}:{(data_dir or Path()).resolve()}")
 
 
 class MqttServer(ProtocolServer):
@@ -49,6 +67,7 @@ class MqttServer(ProtocolServer):
 
     protocol: ClassVar[str] = "mqtt"
     Options: ClassVar[type] = MqttOptions
+    ServerOptions: ClassVar[type] = BrokerOptions
 
     answer_grace_s: ClassVar[float] = 5.0
     """How long `close` lets the application answer the publishes that it has: what is stored and not acknowledged is
@@ -61,15 +80,19 @@ class MqttServer(ProtocolServer):
         *,
         state: Mapping[str, Any],
         tunnels: Mapping[str, Tunnel] | None = None,
+        server_options: BrokerOptions | None = None,
         store: Store | None = None,
     ) -> None:
-        """`store`: where sessions and retained messages outlive the process; None if they do not."""
-        super().__init__(application, listeners, state=state, tunnels=tunnels)
+        """`store` takes the place of the one that the options name."""
+        super().__init__(application, listeners, state=state, tunnels=tunnels, server_options=server_options)
+        broker_options: BrokerOptions = self.server_options
+        if store is None:
+            store = make_store(broker_options.store, state.get("data_dir"))
         self._options: list[MqttOptions] = [listener.options for listener in listeners]
         self.broker = Broker(
             sessions=MemorySessionStore(),
             retained=MemoryRetainedStore(),
-            limits=BrokerLimits.of(self._options),
+            limits=broker_options,
             journal=None if store is None else Journal(),
         )
         self._server_state = ServerState(application, state, self.broker)
@@ -79,8 +102,10 @@ class MqttServer(ProtocolServer):
         self._addresses: Sequence[str] = ()
 
     async def start(self) -> None:
-        """See ProtocolServer. Raises StoreError too."""
-        await self._restore()
+        try:
+            await self._restore()
+        except StoreError as error:
+            raise CannotServeError(f"cannot keep MQTT sessions: {error}") from error
         factories = [
             functools.partial(
                 Endpoint,

@@ -33,7 +33,7 @@ from protocols.mqtt.codec.packets import (
 )
 from protocols.mqtt.connection import MAX_HELD_BYTES, Connection
 from protocols.mqtt.inbound_publishes import MAX_PENDING_BYTES
-from protocols.mqtt.options import BrokerLimits, MqttOptions
+from protocols.mqtt.options import BrokerOptions, MqttOptions
 from protocols.mqtt.states import State
 from protocols.mqtt.trace import Tap, Trace
 
@@ -116,13 +116,10 @@ OPTIONS: Final = MqttOptions(
     max_queued_messages=4,
     max_queued_bytes=400,
     max_subscriptions=4,
-    max_topic_levels=6,
     max_topic_aliases=2,
-    max_sessions=4,
-    max_retained_messages=3,
-    max_retained_bytes=300,
     max_session_expiry_s=100,
 )
+LIMITS: Final = BrokerOptions(max_topic_levels=6, max_sessions=4, max_retained_messages=3, max_retained_bytes=300)
 TOPICS: Final = ("a", "a/b", "a/b/c", "", "$SYS/x", "é/" * 8, "t" * 200)
 FILTERS: Final = ("a", "#", "+/b", "a/#", "$share/g/a", "$share/g/#", "$SYS/#", "a/#/b", "", "$share//a", "x/" * 9)
 CODES: Final = (0, 0x10, 0x80, 0x87, 0x97, 0x99, 0xFF)
@@ -190,9 +187,7 @@ class World:
     def __init__(self) -> None:
         self.now = 1_000.0
         self.delivered = 0
-        self.broker = Broker(
-            sessions=MemorySessionStore(), retained=MemoryRetainedStore(), limits=BrokerLimits.of([OPTIONS])
-        )
+        self.broker = Broker(sessions=MemorySessionStore(), retained=MemoryRetainedStore(), limits=LIMITS)
         self.clients = [Client(self) for _ in range(3)]
 
     def step(self, choices: Choices) -> None:
@@ -207,15 +202,15 @@ class World:
         """What is bounded is within its bounds, and what belongs together is together."""
         broker = self.broker
         sessions = list(broker.sessions)
-        assert len(sessions) <= OPTIONS.max_sessions
-        assert len(broker.retained) <= OPTIONS.max_retained_messages
-        assert 0 <= broker.retained.size_bytes <= OPTIONS.max_retained_bytes
-        assert len(broker._due) <= 4 * (OPTIONS.max_sessions + len(self.clients)) + 64
+        assert len(sessions) <= LIMITS.max_sessions
+        assert len(broker.retained) <= LIMITS.max_retained_messages
+        assert 0 <= broker.retained.size_bytes <= LIMITS.max_retained_bytes
+        assert len(broker._due) <= 4 * (LIMITS.max_sessions + len(self.clients)) + 64
         subscribed = 0
         for session in sessions:
             subscribed += sum(not name.startswith("$share/") for name in session.subscriptions)
             assert len(session.subscriptions) <= OPTIONS.max_subscriptions
-            assert session.queued <= OPTIONS.max_queued_messages + 2 * OPTIONS.max_retained_messages + 64
+            assert session.queued <= OPTIONS.max_queued_messages + 2 * LIMITS.max_retained_messages + 64
             assert 0 <= session.queued_bytes <= OPTIONS.max_queued_bytes
             assert session.unacknowledged <= OPTIONS.max_inflight
             if session.link is not None:

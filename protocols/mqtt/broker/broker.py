@@ -25,7 +25,7 @@ from protocols.mqtt.codec.packets import Properties, Publish, Will
 from protocols.mqtt.codec.topic_rules import is_status_topic, split_shared
 from protocols.mqtt.delivery import Link
 from protocols.mqtt.message import Message
-from protocols.mqtt.options import LEVELS_PER_RETAINED, BrokerLimits, MqttOptions
+from protocols.mqtt.options import LEVELS_PER_RETAINED, BrokerOptions, MqttOptions
 from protocols.mqtt.storage.journal import Journal
 from protocols.mqtt.storage.rows import SubscriptionRow
 
@@ -38,7 +38,7 @@ class Broker:
         *,
         sessions: SessionStore,
         retained: RetainedStore,
-        limits: BrokerLimits,
+        limits: BrokerOptions,
         journal: Journal | None = None,
     ) -> None:
         """`journal`: where what is to outlive the process is recorded; None if nothing is."""

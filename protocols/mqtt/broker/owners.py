@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from protocols.mqtt.message import Message
-from protocols.mqtt.options import LEVELS_PER_RETAINED, BrokerLimits
+from protocols.mqtt.options import LEVELS_PER_RETAINED, BrokerOptions
 
 NOBODY = ""
 
@@ -66,7 +66,7 @@ class Owner:
         self.retained_levels = 0
         """The levels of the topics of its retained messages, each topic counted by itself."""
 
-    def used_percent(self, limits: BrokerLimits) -> int:
+    def used_percent(self, limits: BrokerOptions) -> int:
         """How much of its share is used, of that which is used most."""
         shares = (
             (self.sessions, limits.max_sessions_per_owner),
@@ -88,7 +88,7 @@ class Owner:
 class Owners:
     """The owners of one broker."""
 
-    def __init__(self, limits: BrokerLimits) -> None:
+    def __init__(self, limits: BrokerOptions) -> None:
         self.backlog = Backlog(limits.max_queued_bytes_in_all)
         self.subscription_bytes = 0
         """Of all, nobody's too."""

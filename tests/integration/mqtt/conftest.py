@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
 from protocols.asgi import Application
-from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.options import BrokerOptions, MqttOptions
 from protocols.mqtt.server import MqttServer
 from protocols.server import Listener
 from tests.integration.mqtt.application import AcceptEverything
@@ -24,12 +25,15 @@ def as_address(text: str) -> Address:
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Starts a server for an application, with the listener options given; returns its address."""
+    """Starts a server for an application, with the options given, of the listener or of the broker; returns its
+    address."""
     servers: list[MqttServer] = []
 
     async def start(application: Application, **options: Any) -> Address:
+        broker_keys = {declared.name for declared in fields(BrokerOptions)}
+        of_broker = {key: options.pop(key) for key in broker_keys & options.keys()}
         listener = Listener(bind="127.0.0.1:0", options=MqttOptions(**{"allow_anonymous": True, **options}))
-        server = MqttServer(application, [listener], state={})
+        server = MqttServer(application, [listener], state={}, server_options=BrokerOptions(**of_broker))
         servers.append(server)
         await server.start()
         return as_address(server.addresses[0])

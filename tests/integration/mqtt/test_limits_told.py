@@ -18,7 +18,7 @@ from tests.integration.mqtt.raw_client import RawClient
 from tests.integration.mqtt.waiting import until
 
 PAGE = (Path(__file__).parents[3] / "docs" / "limits.md").read_text()
-SECTION = PAGE.partition("\n## MQTT\n")[2].partition("\n## ")[0]
+SECTION = PAGE.partition("\n## MQTT\n")[2].partition("\n## HTTP")[0]
 ROWS = {
     option: (codes, counters)
     for option, codes, counters in re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \| ([^|]+) \| ([^|]+) \|$", SECTION, re.M)

@@ -51,13 +51,15 @@ def test_check_of_one_that_cannot_start_is_1(tmp_path: Path) -> None:
 def test_a_wrong_configuration_is_2_for_every_command_with_every_fault_on_standard_error(
     command: list[str], tmp_path: Path
 ) -> None:
-    (tmp_path / "gateway.toml").write_text("[[listners]]\n[log]\nlevel = 1\n")
+    moved = '[[listeners]]\nprotocol = "mqtt"\nbind = "127.0.0.1:0"\nmax_sessions = 1\n'
+    (tmp_path / "gateway.toml").write_text(f"[[listners]]\n[log]\nlevel = 1\n{moved}")
 
     done = gateway("--config", "gateway.toml", *command, cwd=tmp_path)
 
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
+        "gateway.toml:7: listeners.0.max_sessions is a key of the table [mqtt]",
         'gateway.toml:1: unknown key "listners"; did you mean "listeners"?',
         'gateway.toml:3: log.level: expected one of "debug", "info", "warning", "error", got the number 1',
     ]

@@ -132,7 +132,7 @@ def test_a_data_directory_that_others_can_read_is_a_risk() -> None:
 
 @pytest.mark.parametrize(
     ("name", "key"),
-    [("secret_key", "server.secret_key"), ("gateway.sqlite3", "database.url"), ("mqtt.sqlite3", "mqtt.store")],
+    [("secret_key", "server.secret_key"), ("gateway.sqlite3", "database.url"), ("mqtt.sqlite3", "data_dir")],
 )
 def test_a_file_that_others_can_read_is_a_risk_if_one_could_log_in_with_it(name: str, key: str) -> None:
     Path("var").mkdir(mode=0o700)

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from gateway.config import Config, ListenerConfig, TlsOptions, load
+from protocols.mqtt.options import BrokerOptions
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs" / "configuration.md").read_text()
@@ -18,7 +19,7 @@ def keys(cls: type[Any], path: str = "") -> Iterator[str]:
     for name, wanted in get_type_hints(cls).items():
         if dataclasses.is_dataclass(wanted):
             yield from keys(wanted, f"{name}.")  # type: ignore[arg-type]
-        elif name != "sections":
+        elif name not in ("sections", "protocols"):
             yield path + name
 
 
@@ -33,9 +34,12 @@ def test_the_table_of_keys_is_that_of_the_code() -> None:
     [
         ("key of a listener", ListenerConfig, {"protocol", "bind", "tls", "options"}),
         ("key of `[listeners.tls]`", TlsOptions, set()),
+        ("key of `[mqtt]`", BrokerOptions, {name for name in get_type_hints(BrokerOptions) if name.startswith("max_")}),
     ],
 )
-def test_so_are_those_of_listeners(heading: str, cls: type[Any], told_above: set[str]) -> None:
+def test_the_tables_of_listeners_and_of_the_broker_are_those_of_the_code(
+    heading: str, cls: type[Any], told_above: set[str]
+) -> None:
     table = DOCUMENT.partition(f"| {heading} |")[2].partition("\n\n")[0]
 
     assert set(re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE)) == {*get_type_hints(cls)} - told_above

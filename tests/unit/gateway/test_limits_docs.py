@@ -10,7 +10,7 @@ import pytest
 from devices.limits import DeviceOptions
 from gateway.config import ListenerConfig
 from protocols.http import HttpOptions
-from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.options import BrokerOptions, MqttOptions
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "limits.md").read_text()
 
@@ -30,6 +30,7 @@ def bounds(cls: type[Any]) -> dict[str, str]:
     [
         ("Every listener", ListenerConfig),
         ("MQTT", MqttOptions),
+        ("The MQTT broker", BrokerOptions),
         ("HTTP and WebSocket", HttpOptions),
         ("Devices", DeviceOptions),
     ],

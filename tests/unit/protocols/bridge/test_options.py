@@ -38,7 +38,7 @@ def test_a_bridge_is_a_section_with_a_url_in_the_place_of_bind(tmp_path: Path) -
     loaded = read(tmp_path, MQTT + BRIDGE + RECEIVE + RECEIVE.replace("telemetry", "other") + send)
 
     _, bridge = loaded.config.listeners
-    assert (bridge.protocol, bridge.bind, bridge.tls) == ("mqtt-bridge", "", None)
+    assert (bridge.protocol, bridge.bind, bridge.tls) == ("mqtt-bridge", None, None)
     options = bridge.options
     assert options.address == ("broker.example.org", 8883, True)
     assert [rule.upstream for rule in options.receive] == ["site/{device}/telemetry", "site/{device}/other"]

@@ -21,17 +21,17 @@ from protocols.mqtt.codec.packets import (
     Subscription,
 )
 from protocols.mqtt.connection import Connection
-from protocols.mqtt.options import BrokerLimits, MqttOptions
+from protocols.mqtt.options import BrokerOptions, MqttOptions
 
 
 class World:
     """A broker and the time."""
 
-    def __init__(self, options: MqttOptions | None = None) -> None:
+    def __init__(self, options: MqttOptions | None = None, *, limits: BrokerOptions | None = None) -> None:
         self.options = options or MqttOptions()
         self.now = 1_000.0
         self.broker = Broker(
-            sessions=MemorySessionStore(), retained=MemoryRetainedStore(), limits=BrokerLimits.of([self.options])
+            sessions=MemorySessionStore(), retained=MemoryRetainedStore(), limits=limits or BrokerOptions()
         )
 
     def pass_time(self, seconds: float) -> None:

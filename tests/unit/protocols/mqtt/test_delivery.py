@@ -3,7 +3,7 @@
 import pytest
 
 from protocols.mqtt.codec.packets import ConnAck, Connect, Packet, PubAck, PubComp, Publish, PubRec, PubRel, ReasonCode
-from protocols.mqtt.options import NEVER_EXPIRES, MqttOptions
+from protocols.mqtt.options import NEVER_EXPIRES, BrokerOptions, MqttOptions
 from tests.unit.protocols.mqtt.harness import Client, World
 
 KEEP = {"session_expiry_interval": 1_000}
@@ -524,7 +524,7 @@ class TestSessionExpiry:
         assert world.publish("t") == 0
 
     def test_no_more_sessions_than_the_broker_may_keep(self) -> None:
-        world = World(MqttOptions(max_sessions=1))
+        world = World(limits=BrokerOptions(max_sessions=1))
         subscribed(world).lose()
 
         [packet] = answer_to_a_newcomer(world)

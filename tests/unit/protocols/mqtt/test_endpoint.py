@@ -24,7 +24,7 @@ from protocols.mqtt.codec.packets import (
 from protocols.mqtt.endpoint import Endpoint
 from protocols.mqtt.endpoints import Endpoints
 from protocols.mqtt.message import Message
-from protocols.mqtt.options import BrokerLimits, MqttOptions
+from protocols.mqtt.options import BrokerOptions, MqttOptions
 from protocols.mqtt.server_state import ListenerContext, ServerState
 from tests.support.wire import FakeTransport
 from tests.unit.protocols.mqtt.test_server import answer, broker, until
@@ -127,9 +127,7 @@ async def make_context() -> AsyncIterator[MakeContext]:
 
     def make(application: Any = broker, **chosen: Any) -> ListenerContext:
         options = MqttOptions(**chosen)
-        the_broker = Broker(
-            sessions=MemorySessionStore(), retained=MemoryRetainedStore(), limits=BrokerLimits.of([options])
-        )
+        the_broker = Broker(sessions=MemorySessionStore(), retained=MemoryRetainedStore(), limits=BrokerOptions())
         server_state = ServerState(application, {}, the_broker)
         endpoints = Endpoints(server_state)
         endpoints.start(shortest_timeout_s=60)

@@ -1,7 +1,7 @@
 """What waits for all clients of a broker together is bounded, and what has gone leaves its room."""
 
 from protocols.mqtt.codec.packets import Publish
-from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.options import BrokerOptions
 from tests.unit.protocols.mqtt.harness import World
 
 PAYLOAD = bytes(1_000)
@@ -16,7 +16,7 @@ def absent(world: World, client_id: str) -> None:
 
 
 def test_messages_beyond_the_bound_are_dropped_and_counted() -> None:
-    world = World(MqttOptions(max_queued_bytes_in_all=3_500))
+    world = World(limits=BrokerOptions(max_queued_bytes_in_all=3_500))
     for name in ("one", "two"):
         absent(world, name)
 

@@ -24,7 +24,7 @@ from protocols.mqtt.codec.packets import (
     Unsubscribe,
     Will,
 )
-from protocols.mqtt.options import NEVER_EXPIRES, BrokerLimits, MqttOptions
+from protocols.mqtt.options import NEVER_EXPIRES, BrokerOptions, MqttOptions
 from protocols.mqtt.recovery import Clock, Restoring
 from protocols.mqtt.storage.journal import Journal
 from protocols.mqtt.storage.rows import KINDS, Changes
@@ -43,6 +43,7 @@ class KeptWorld(World):
         store: MemoryStore | None = None,
         options: MqttOptions | None = None,
         *,
+        limits: BrokerOptions | None = None,
         now: float = 1_000.0,
         wall: float = 1_700_000_000.0,
     ) -> None:
@@ -54,7 +55,7 @@ class KeptWorld(World):
         self.broker = Broker(
             sessions=MemorySessionStore(),
             retained=MemoryRetainedStore(),
-            limits=BrokerLimits.of([self.options]),
+            limits=limits or BrokerOptions(),
             journal=self.journal,
         )
         Restoring(self.broker, self.journal, self.options, Clock(now, wall)).run(self.store.load())
@@ -68,7 +69,9 @@ class KeptWorld(World):
 
     def killed(self, away_s: float = 0.0) -> "KeptWorld":
         """The process ends without a word; the one that starts `away_s` later has another clock."""
-        return KeptWorld(self.store, self.options, now=77.0, wall=self.now + self.to_wall + away_s)
+        return KeptWorld(
+            self.store, self.options, limits=self.broker.limits, now=77.0, wall=self.now + self.to_wall + away_s
+        )
 
     def comes(self, client_id: str, version: int = 5, **connect: object) -> Client:
         """Connects a client whose session is to last an hour, and commits."""
@@ -311,7 +314,7 @@ class TestAfterAKill:
         assert [packet.topic for packet in client.subscribe("t") if isinstance(packet, Publish)] == ["t"]
 
     def test_what_an_owner_has_is_known(self) -> None:
-        world = KeptWorld(options=MqttOptions(max_sessions_per_owner=2, max_retained_messages_per_owner=1))
+        world = KeptWorld(limits=BrokerOptions(max_sessions_per_owner=2, max_retained_messages_per_owner=1))
         absent = world.comes("absent", owner="device/1")
         absent.subscribe("t")
         publish(absent, "kept", qos=1, retain=True)

@@ -13,11 +13,12 @@ from protocols.handshake import HandshakingListener, RefusedError
 from protocols.limits import RATE_SHARE, ConnectionLimits
 from protocols.mqtt.broker.owners import size_of_subscription
 from protocols.mqtt.codec.packets import ConnAck, Connect, PubAck, Publish, PubRec, ReasonCode, SubAck, Will
-from protocols.mqtt.options import LEVELS_PER_RETAINED, BrokerLimits, MqttOptions
+from protocols.mqtt.options import LEVELS_PER_RETAINED, BrokerOptions, MqttOptions
 from protocols.server import ENTRY_POINT_GROUP, Listener, load_protocol
 from tests.unit.protocols.mqtt.harness import Client, World
 
-NO_BOUND: Final = {"sys_interval_s", "bind", "options", "ssl_context", "proxy_protocol", "allow_anonymous"}
+OPTIONS: Final = (MqttOptions, BrokerOptions, Listener)
+NO_BOUND: Final = {"store", "sys_interval_s", "bind", "options", "ssl_context", "proxy_protocol", "allow_anonymous"}
 OF_ONE: Final = {
     *("connect_timeout_s", "write_timeout_s", "max_slowed_s", "handshake_timeout_s", "dead_peer_timeout_s"),
     *("max_messages_per_s", "max_bytes_per_s", "max_packet_bytes", "receive_maximum", "max_inflight"),
@@ -100,7 +101,7 @@ def greedy_address_leaves_handshakes() -> None:
 @shared("max_sessions", "max_sessions_per_owner")
 def greedy_owner_leaves_sessions() -> None:
     for version, code in ((5, ReasonCode.QUOTA_EXCEEDED), (4, ReasonCode.SERVER_UNAVAILABLE)):
-        world = World(MqttOptions(max_sessions=10, max_sessions_per_owner=3))
+        world = World(limits=BrokerOptions(max_sessions=10, max_sessions_per_owner=3))
         for number in range(3):
             world.connected(str(number), owner="device/1", **KEPT).lose()
 
@@ -117,10 +118,10 @@ def greedy_owner_leaves_sessions() -> None:
 @shared("max_subscription_bytes_in_all", "max_subscription_bytes_per_owner")
 def greedy_owner_leaves_subscriptions() -> None:
     size_bytes = size_of_subscription("a/b")
-    options = MqttOptions(
+    limits = BrokerOptions(
         max_subscription_bytes_in_all=10 * size_bytes, max_subscription_bytes_per_owner=3 * size_bytes
     )
-    world = World(options)
+    world = World(limits=limits)
     for name in "123":
         client = world.connected(name, owner="device/1", **KEPT)
         client.subscribe("a/b")
@@ -149,7 +150,7 @@ def greedy_owner_leaves_subscriptions() -> None:
 
 @shared("max_queued_bytes_in_all", "max_queued_bytes_per_owner")
 def greedy_owner_leaves_room_in_queues() -> None:
-    world = World(MqttOptions(max_queued_bytes_in_all=10_000, max_queued_bytes_per_owner=2_500))
+    world = World(limits=BrokerOptions(max_queued_bytes_in_all=10_000, max_queued_bytes_per_owner=2_500))
     for owner, names in (("device/1", "abc"), ("device/2", "d")):
         for name in names:
             client = world.connected(name, owner=owner, **KEPT)
@@ -166,7 +167,7 @@ def greedy_owner_leaves_room_in_queues() -> None:
 
 @shared("max_retained_messages", "max_retained_messages_per_owner")
 def greedy_owner_leaves_retained_messages() -> None:
-    world = World(MqttOptions(max_retained_messages=10, max_retained_messages_per_owner=3))
+    world = World(limits=BrokerOptions(max_retained_messages=10, max_retained_messages_per_owner=3))
     greedy, other = world.connected("g", owner="device/1"), world.connected("o", owner="device/2")
     for number in range(3):
         assert retain(greedy, f"g/{number}") == PubAck(1)
@@ -183,7 +184,7 @@ def greedy_owner_leaves_retained_messages() -> None:
 
 @shared("max_retained_bytes", "max_retained_bytes_per_owner")
 def greedy_owner_leaves_retained_bytes() -> None:
-    world = World(MqttOptions(max_retained_bytes=10_000, max_retained_bytes_per_owner=2_500))
+    world = World(limits=BrokerOptions(max_retained_bytes=10_000, max_retained_bytes_per_owner=2_500))
     greedy, other = world.connected("g", owner="device/1"), world.connected("o", owner="device/2")
     for number in range(2):
         assert retain(greedy, str(number), bytes(1_000)) == PubAck(1)
@@ -201,16 +202,15 @@ def test_one_that_has_its_share_is_told_and_counted_and_another_is_served(bound:
 
 
 def test_every_bound_in_all_has_a_share() -> None:
-    options = {each.name for cls in (MqttOptions, Listener) for each in dataclasses.fields(cls)} - NO_BOUND
+    options = {each.name for cls in OPTIONS for each in dataclasses.fields(cls)} - NO_BOUND
     shares = {share for share, _ in SHARED.values() if share}
 
     assert options - OF_ONE - shares == set(SHARED)
-    assert {each.name for each in dataclasses.fields(BrokerLimits)} <= {*SHARED, *shares, "max_topic_levels", *NO_BOUND}
 
 
 @pytest.mark.parametrize(("bound", "share"), [(bound, share) for bound, (share, _) in SHARED.items() if share])
 def test_by_default_a_share_is_well_below_the_bound(bound: str, share: str) -> None:
-    defaults = {each.name: each.default for cls in (MqttOptions, Listener) for each in dataclasses.fields(cls)}
+    defaults = {each.name: each.default for cls in OPTIONS for each in dataclasses.fields(cls)}
 
     assert 0 < defaults[share] <= defaults[bound] / 4
 
@@ -227,7 +227,7 @@ def test_so_has_that_of_each_protocol(protocol: str) -> None:
 
 class TestRetained:
     def test_levels_of_topics_have_a_share_too(self) -> None:
-        world = World(MqttOptions(max_retained_messages_per_owner=3))
+        world = World(limits=BrokerOptions(max_retained_messages_per_owner=3))
         greedy, other = world.connected("g", owner="device/1"), world.connected("o", owner="device/2")
         deep = "/".join("d" * 3 * LEVELS_PER_RETAINED)
         assert retain(greedy, deep) == PubAck(1)
@@ -237,7 +237,7 @@ class TestRetained:
         assert retain(other, "shallow") == PubAck(1)
 
     def test_one_that_cannot_be_told_reaches_its_subscribers_at_least(self) -> None:
-        world = World(MqttOptions(max_retained_messages_per_owner=0))
+        world = World(limits=BrokerOptions(max_retained_messages_per_owner=0))
         listener = world.connected("l")
         listener.subscribe("#")
         for version, qos in ((4, 1), (4, 0), (5, 0)):
@@ -257,7 +257,7 @@ class TestRetained:
         assert counts == {"device/1": (0, 0), "device/2": (1, 2)}
 
     def test_what_the_server_publishes_has_the_bound_in_all_alone(self) -> None:
-        world = World(MqttOptions(max_retained_messages=5, max_retained_messages_per_owner=1))
+        world = World(limits=BrokerOptions(max_retained_messages=5, max_retained_messages_per_owner=1))
         for number in range(6):
             world.publish(str(number), b"x", retain=True)
 
@@ -279,7 +279,7 @@ class TestOwners:
         assert list(world.broker.owners) == []
 
     def test_a_refused_session_leaves_none(self) -> None:
-        world = World(MqttOptions(max_sessions=1))
+        world = World(limits=BrokerOptions(max_sessions=1))
         world.connected("c", owner="device/1")
         refused(world, "d", 5, "device/2")
 
@@ -309,7 +309,7 @@ class TestOwners:
         assert (owner.name, owner.sessions) == ("192.0.2.2", 1)
 
     def test_and_is_refused_without_ending_the_connection_that_has_it_if_the_other_has_its_share(self) -> None:
-        world = World(MqttOptions(max_sessions_per_owner=1))
+        world = World(limits=BrokerOptions(max_sessions_per_owner=1))
         first = world.connected("c", owner="192.0.2.1")
         world.connected("d", owner="192.0.2.2")
 

@@ -12,7 +12,7 @@ from protocols.mqtt.codec.packets import (
     UnsubAck,
     Unsubscribe,
 )
-from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.options import BrokerOptions, MqttOptions
 from tests.unit.protocols.mqtt.harness import Client, World
 
 
@@ -121,7 +121,7 @@ class TestSubscribe:
         assert client.read() == [SubAck(packet_id=1, reason_codes=(0x80,))]
 
     def test_a_filter_too_deep_is_refused(self) -> None:
-        world = World(MqttOptions(max_topic_levels=3))
+        world = World(limits=BrokerOptions(max_topic_levels=3))
         client = world.connected("c")
 
         client.send(Subscribe(packet_id=1, subscriptions=(subscription("a/b/c/d"),)))

@@ -3,7 +3,7 @@
 import pytest
 
 from protocols.mqtt.codec.packets import Connect, Publish, ReasonCode, Subscription, Will
-from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.options import BrokerOptions, MqttOptions
 from tests.unit.protocols.mqtt.harness import Client, World
 
 KEEP = {"session_expiry_interval": 100}
@@ -331,7 +331,7 @@ class TestRetained:
         ],
     )
     def test_what_does_not_fit_is_routed_but_not_retained(self, limits: dict[str, int], reason: str) -> None:
-        world = World(MqttOptions(**limits))  # type: ignore[arg-type]
+        world = World(limits=BrokerOptions(**limits))  # type: ignore[arg-type]
         client = world.connected("c")
         client.subscribe("#")
         world.publish("a", b"12345", retain=True)
@@ -343,7 +343,7 @@ class TestRetained:
         assert world.broker.dropped[reason] == 1
 
     def test_topics_of_so_many_levels_that_they_take_the_memory_of_more_messages_do_not_fit(self) -> None:
-        world = World(MqttOptions(max_retained_messages=4))
+        world = World(limits=BrokerOptions(max_retained_messages=4))
         for name in ("a", "b"):
             world.publish(f"{name}/1" + 18 * "/x", b"1", retain=True)
 
@@ -356,7 +356,7 @@ class TestRetained:
         assert world.broker.retained.levels == 21
 
     def test_a_message_in_place_of_another_always_fits_in_number(self) -> None:
-        world = World(MqttOptions(max_retained_messages=1))
+        world = World(limits=BrokerOptions(max_retained_messages=1))
         world.publish("a", b"1", retain=True)
         world.publish("a", b"2", retain=True)
 
