@@ -25,7 +25,7 @@ from devices.dashboard.access import may_watch, session_may_watch
 from devices.dashboard.device_list import DeviceList, DeviceListQuery, as_message, read_device, read_device_list
 from devices.dashboard.page_changes import ConnectionChanged, PageChanges, decode
 from devices.fanout import FLEET_GROUP, device_group
-from devices.models import now_ms
+from devices.models import Device, now_ms
 from gateway.auth import AuthMiddlewareStack
 from gateway.consumer import AsyncConsumer
 from gateway.db import database_sync_to_async
@@ -67,8 +67,8 @@ class LiveStream(AsyncConsumer):
         """Accepts the connection."""
         raise NotImplementedError
 
-    async def refuse(self, *, why: str) -> None:
-        """Refuses the connection, before `begin`; `why` is for the log."""
+    async def refuse(self, status: int, why: str) -> None:
+        """Refuses the connection, before `begin`: with a status of HTTP, if it can. `why` is for the log."""
         raise NotImplementedError
 
     async def _send_text(self, text: str) -> None:
@@ -82,13 +82,17 @@ class LiveStream(AsyncConsumer):
     # Life
 
     async def connect(self) -> None:
-        """Begins the stream, if the user may watch."""
+        """Begins the stream, if the user may watch and there is such a device."""
         self._timers = {}
         if not await self._may_watch():
             user = self.scope["user"]
-            await self.refuse(why=f"{user} may not view devices" if user.is_authenticated else "nobody is logged in")
+            why = f"{user} may not view devices" if user.is_authenticated else "nobody is logged in"
+            await self.refuse(403, why)
             return
         self._device_id = self.scope["url_route"]["kwargs"].get("device_id")
+        if self._device_id is not None and not await self._is_there(self._device_id):
+            await self.refuse(404, f"there is no device {self._device_id}")
+            return
         await self.begin()
         group = FLEET_GROUP if self._device_id is None else device_group(self._device_id)
         assert self.channel_layer is not None, "live streams need a channel layer"
@@ -216,6 +220,9 @@ class LiveStream(AsyncConsumer):
 
     # Who watches
 
+    async def _is_there(self, device_id: int) -> bool:
+        return await database_sync_to_async(Device.objects.filter(pk=device_id).exists)()
+
     async def _may_watch(self) -> bool:
         return await database_sync_to_async(may_watch)(self.scope["user"])
 
@@ -232,14 +239,14 @@ class LiveStream(AsyncConsumer):
 
 
 class LiveConsumer(LiveStream, AsyncWebsocketConsumer):
-    """The stream over WebSocket; a user who may not watch is refused (403), or closed with 4403 later."""
+    """The stream over WebSocket; one that may not be watched is refused (403), or closed with 4403 later."""
 
     async def begin(self) -> None:
         """Accepts the handshake."""
         await self.accept()
 
-    async def refuse(self, *, why: str) -> None:
-        """Refuses the handshake."""
+    async def refuse(self, status: int, why: str) -> None:
+        """Refuses the handshake, with 403 in any case."""
         await self.close(reason=why)
 
     async def _send_text(self, text: str) -> None:
@@ -256,7 +263,7 @@ class LiveConsumer(LiveStream, AsyncWebsocketConsumer):
 
 
 class LiveEventsConsumer(LiveStream, AsyncSseConsumer):
-    """The stream as Server-Sent Events, each with an `id`; a user who may not watch gets 403."""
+    """The stream as Server-Sent Events, each with an `id`; 403 for a user who may not watch, 404 for no such device."""
 
     _sent = 0
 
@@ -264,9 +271,9 @@ class LiveEventsConsumer(LiveStream, AsyncSseConsumer):
         """Begins the response."""
         await self.accept()
 
-    async def refuse(self, *, why: str) -> None:
-        """Answers 403, after which an EventSource does not try again."""
-        await self.deny(log_reason=why)
+    async def refuse(self, status: int, why: str) -> None:
+        """Answers with the status, after which an EventSource does not try again."""
+        await self.deny(status, log_reason=why)
 
     async def _send_text(self, text: str) -> None:
         """Sends an event."""

@@ -163,6 +163,21 @@ def test_a_killed_gateway_makes_pages_stale_and_they_catch_up_when_it_is_back(
     expect(device.locator('.chart[data-key="temperature"] .readout')).to_contain_text("max 42.5")
 
 
+def test_the_page_of_a_device_that_was_deleted_while_the_gateway_was_away_says_so(site: Site, pages: Pages) -> None:
+    site.add_device("short-lived")
+    page = pages.open(site.path_of("short-lived"))
+    expect(page.locator("#live-state")).to_have_text("Updates: live")
+    site.serving.stop(signal.SIGKILL)
+    delete = "from devices.models import Device; Device.objects.get(name='short-lived').delete()"
+    site.serving.command("manage", "shell", "-c", delete)
+
+    site.restart()
+
+    expect(page.get_by_role("heading", name="Not found")).to_be_visible(timeout=30_000)
+    assert all("404" in complaint for complaint in pages.complaints)
+    pages.complaints.clear()
+
+
 def test_whoever_logs_out_elsewhere_is_asked_to_log_in(
     browser: Browser, site: Site, pages: Pages, thermo: Thermo
 ) -> None:

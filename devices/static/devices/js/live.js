@@ -166,11 +166,12 @@ export class LiveStream {
     }
   }
 
-  /** A handshake does not tell a browser why it was refused: an expired session shows as a redirect of the page. */
+  /** A handshake does not tell a browser why it was refused: an expired session shows as a redirect of the page, a device
+   * that has been deleted as 404. */
   async checkAccess() {
     try {
       const response = await fetch(location.href, { method: "HEAD", redirect: "manual", cache: "no-store" });
-      if ((response.type === "opaqueredirect" || response.status === 403) && !this.stopped) {
+      if ((response.type === "opaqueredirect" || [403, 404].includes(response.status)) && !this.stopped) {
         this.stop();
         this.onAccessEnded();
       }

@@ -239,6 +239,17 @@ async def test_a_stranger_is_refused(layer: SwitchableLayer, device: Device) -> 
     assert (await events.get_response(timeout=30))["status"] == 403
 
 
+@pytest.mark.parametrize("device_id", ["999999", "9" * 30])
+async def test_the_stream_of_a_device_that_is_not_there_is_refused(
+    layer: SwitchableLayer, device: Device, cookie: tuple[bytes, bytes], device_id: str
+) -> None:
+    socket = WebsocketCommunicator(URLRouter(live_websocket_routes), f"/ws/live/{device_id}/", [cookie, ORIGIN])
+    events = HttpCommunicator(URLRouter(live_http_routes), "GET", f"/events/live/{device_id}/", headers=[cookie])
+
+    assert (await socket.connect(timeout=30))[0] is False
+    assert (await events.get_response(timeout=30))["status"] == 404
+
+
 async def test_a_page_of_another_site_is_refused(
     layer: SwitchableLayer, device: Device, cookie: tuple[bytes, bytes]
 ) -> None:
