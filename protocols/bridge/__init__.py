@@ -2,8 +2,8 @@
 
     server     the plug-in: protocol = "mqtt-bridge"
     bridge     connects, and connects again
-    exchange   one connection: upstream's messages become events, the application's answers acknowledgements
-    outgoing   the way up: what waits for upstream, in a session of the broker of this process
+    application_link   one connection: upstream's messages become events, the application's answers acknowledgements
+    spool   the way up: what waits for upstream, in a session of the broker of this process
     upstream   Paho's client on asyncio
     rules      topics there and topics here
 

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from protocols.asgi import Application, Event, Scope
 from protocols.bridge import metrics
 from protocols.bridge.options import BridgeOptions
-from protocols.bridge.spool import VIA, Outgoing
+from protocols.bridge.spool import VIA, Spool
 from protocols.bridge.topic_map import first_match
 from protocols.bridge.upstream import Upstream, UpstreamMessage
 from protocols.inbox import Inbox
@@ -26,7 +26,7 @@ HIGH_WATER_BYTES: Final = 4 * 1024 * 1024
 not read, it cannot see the answers to its pings."""
 
 
-class Ending(NamedTuple):
+class EndReason(NamedTuple):
     """Why a connection is to end: a reason of `mqtt.disconnect`, and a text for the log."""
 
     reason: str
@@ -39,7 +39,7 @@ class _Pending(NamedTuple):
     """Here; empty for a message that the application does not see."""
 
 
-class Exchange:
+class ApplicationLink:
     """Starts the application, feeds it, and answers upstream for it."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Exchange:
         client_id: str,
         state: Mapping[str, Any],
         upstream: Upstream,
-        outgoing: Outgoing,
+        spool: Spool,
         committer: Committer | None,
         note: Callable[[str, str], None],
     ) -> None:
@@ -60,7 +60,7 @@ class Exchange:
         self._options = options
         self._client_id = client_id
         self._upstream = upstream
-        self._outgoing = outgoing
+        self._spool = spool
         self._committer = committer
         self._note = note
         self._maps = [rule.topics for rule in options.receive]
@@ -74,7 +74,7 @@ class Exchange:
         self._received = metrics.received.labels(options.name)
         self.accepted: asyncio.Future[None] = loop.create_future()
         """Done when the application takes the bridge."""
-        self.ended: asyncio.Future[Ending] = loop.create_future()
+        self.ended: asyncio.Future[EndReason] = loop.create_future()
         """Done when the connection is to end, whoever wants it."""
         self.finished: asyncio.Future[None] = loop.create_future()
         """Done when the application has returned."""
@@ -93,11 +93,11 @@ class Exchange:
         """How many messages upstream waits for the acknowledgement of."""
         return len(self._pending) + len(self._held)
 
-    def end(self, ending: Ending) -> None:
+    def end(self, end_reason: EndReason) -> None:
         """The connection has ended. Acknowledgements that come later do nothing: upstream sends the messages again."""
         self._over = True
         if not self.ended.done():
-            self.ended.set_result(ending)
+            self.ended.set_result(end_reason)
         self._pending.clear()
         self._held.clear()
         if self._committer is not None:
@@ -112,7 +112,7 @@ class Exchange:
         """Ends the application now."""
         self._run.cancel()
 
-    # -- from upstream ------------------------------------------------------------------------------------------------
+    # From upstream
 
     def message(self, message: UpstreamMessage) -> None:
         """A message has come."""
@@ -148,7 +148,7 @@ class Exchange:
         self._pending.append(_Pending(message, ""))
         self._ack(events.ack(ack_id=ack_id, route=False))
 
-    # -- from the application -----------------------------------------------------------------------------------------
+    # From the application
 
     async def send(self, event: Event) -> None:
         """The ASGI `send` callable. Raises ValueError or KeyError for an event that is wrong."""
@@ -158,7 +158,7 @@ class Exchange:
             case "mqtt.ack":
                 self._ack(event)
             case "mqtt.publish":
-                await self._outgoing.submit(
+                await self._spool.submit(
                     event["topic"],
                     event["payload"],
                     event.get("qos", 0),
@@ -173,7 +173,7 @@ class Exchange:
                 why = event.get("log_reason") or event.get("reason_string", "")
                 code = event.get("reason_code", ReasonCode.ADMINISTRATIVE_ACTION)
                 text = f"the application {word}: {code:#04x} {why}"
-                self._want_end(Ending("application", text.rstrip()))
+                self._want_end(EndReason("application", text.rstrip()))
             case other:
                 raise ValueError(f"no event of an application to an MQTT connection: {other!r}")
 
@@ -203,12 +203,12 @@ class Exchange:
         if is_failure(code):
             text = f"{code:#04x} {answer.get('reason_string', '')}".rstrip()
             if not answer.get("drop") and message.qos and not message.dup:
-                self._want_end(Ending("application", f"refused a message to {pending.topic}: {text}"))
+                self._want_end(EndReason("application", f"refused a message to {pending.topic}: {text}"))
                 return False
             self._note("refused", f"the application refuses a message to {pending.topic}: {text}")
         commit_number = 0
         if not is_failure(code) and answer.get("route", True):
-            commit_number = self._outgoing.route(
+            commit_number = self._spool.route(
                 pending.topic, message.payload, message.qos, message.retain, message.properties, self._client_id
             )
         if message.qos:
@@ -232,13 +232,13 @@ class Exchange:
 
     def _application_finished(self, exception: BaseException | None) -> None:
         word = "has ended" if exception is None else f"has failed: {type(exception).__name__}"
-        self._want_end(Ending("application", f"the application {word}"))
+        self._want_end(EndReason("application", f"the application {word}"))
         if not self.finished.done():
             self.finished.set_result(None)
 
-    def _want_end(self, ending: Ending) -> None:
+    def _want_end(self, end_reason: EndReason) -> None:
         if not self.ended.done():
-            self.ended.set_result(ending)
+            self.ended.set_result(end_reason)
 
     # -- back-pressure ------------------------------------------------------------------------------------------------
 

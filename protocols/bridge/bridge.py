@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from protocols.asgi import Application
 from protocols.bridge import metrics
-from protocols.bridge.application_link import Ending, Exchange
+from protocols.bridge.application_link import ApplicationLink, EndReason
 from protocols.bridge.options import BridgeOptions
-from protocols.bridge.spool import Outgoing
-from protocols.bridge.upstream import Upstream, UpstreamError, UpstreamMessage, Welcome
+from protocols.bridge.spool import Spool
+from protocols.bridge.upstream import ConnAckInfo, Upstream, UpstreamError, UpstreamMessage
 from protocols.log_lines import PeerLog
 from protocols.mqtt.broker.broker import Broker
 from protocols.mqtt.storage.committer import Committer
@@ -47,21 +47,19 @@ class Bridge:
         self._client_id = client_id
         self._committer = committer
         self._loop = asyncio.get_running_loop()
-        self._outgoing = Outgoing(options, broker, client_id=client_id, clock=self._loop.time, note=self.note)
-        self._exchange: Exchange | None = None
+        self._spool = Spool(options, broker, client_id=client_id, clock=self._loop.time, note=self.note)
+        self._link: ApplicationLink | None = None
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._delay_s = options.reconnect_min_s
         self._connected = metrics.connected.labels(options.name)
         self._connected.set(0)
-        metrics.unanswered.labels(options.name).set_function(
-            lambda: 0 if self._exchange is None else self._exchange.unanswered
-        )
-        metrics.waiting.labels(options.name).set_function(lambda: self._outgoing.waiting)
+        metrics.unanswered.labels(options.name).set_function(lambda: 0 if self._link is None else self._link.unanswered)
+        metrics.waiting.labels(options.name).set_function(lambda: self._spool.waiting)
 
     def start(self) -> None:
         """Begins; messages for upstream wait from now on, whether it is there or not."""
-        self._outgoing.start()
+        self._spool.start()
         self._task = self._loop.create_task(self._run(), name=f"bridge {self.options.name}")
 
     def stop(self) -> None:
@@ -77,12 +75,12 @@ class Bridge:
         try:
             await asyncio.shield(self._task)
         except asyncio.CancelledError:
-            if self._exchange is not None:
-                self._exchange.cancel()
+            if self._link is not None:
+                self._link.cancel()
             self._task.cancel()
             raise
         finally:
-            self._outgoing.stop()
+            self._spool.stop()
 
     def note(self, reason: str, text: str) -> None:
         """Counts a message that is not passed on, and logs it within the share of such messages."""
@@ -94,22 +92,22 @@ class Bridge:
     async def _run(self) -> None:
         while not self._closing.is_set():
             try:
-                ending = await self._converse()
+                end_reason = await self._converse()
             except UpstreamError as error:
                 metrics.connects.labels(self.options.name, "failed").inc()
-                ending = Ending("lost", str(error))
+                end_reason = EndReason("lost", str(error))
             except Exception:  # a fault of ours must not end the bridge for ever
                 logger.exception("bridge %s: failed", self.options.name)
-                ending = Ending("lost", "an error of the gateway, see the log")
+                end_reason = EndReason("lost", "an error of the gateway, see the log")
             if self._closing.is_set():
                 break
-            await self._wait(ending)
+            await self._wait(end_reason)
 
-    async def _wait(self, ending: Ending) -> None:
+    async def _wait(self, end_reason: EndReason) -> None:
         """Waits before the next attempt: doubling, and no two bridges alike."""
         delay_s = self._delay_s * random.uniform(0.5, 1.0)  # noqa: S311  spreads load, keeps no secret
         self._delay_s = min(2 * self._delay_s, self.options.reconnect_max_s)
-        url, text = self.options.url, printable(ending.text)
+        url, text = self.options.url, printable(end_reason.text)
         logger.warning("bridge %s: %s: %s; next attempt in %.1f s", self.options.name, url, text, delay_s)
         try:
             async with asyncio.timeout(delay_s):
@@ -117,113 +115,109 @@ class Bridge:
         except TimeoutError:
             pass
 
-    async def _converse(self) -> Ending:
+    async def _converse(self) -> EndReason:
         """One connection, from its begin to its end. Raises UpstreamError."""
-        ears = _Ears(self._outgoing)
-        upstream = Upstream(self.options, client_id=self._client_id, listener=ears)
-        exchange = None
+        events = _UpstreamEvents(self._spool)
+        upstream = Upstream(self.options, client_id=self._client_id, listener=events)
+        link = None
         try:
-            welcome = await upstream.open()
-            exchange = self._exchange = Exchange(
+            connack = await upstream.open()
+            link = self._link = ApplicationLink(
                 self._application,
                 self.options,
                 client_id=self._client_id,
                 state=self._state,
                 upstream=upstream,
-                outgoing=self._outgoing,
+                spool=self._spool,
                 committer=self._committer,
                 note=self.note,
             )
-            ears.exchange_is(exchange)
-            await self._use(upstream, exchange, welcome)
-            await self._until_end(exchange)
+            events.attach(link)
+            await self._use(upstream, link, connack)
+            await self._until_end(link)
             if self._closing.is_set():
-                await self._say_goodbye(upstream, exchange)
-            return exchange.ended.result()
+                await self._say_goodbye(upstream, link)
+            return link.ended.result()
         finally:
             self._connected.set(0)
             self.status = "not connected"
-            self._outgoing.disconnected()
+            self._spool.disconnected()
             upstream.abort()
-            if exchange is not None:
-                exchange.end(Ending("lost", "the connection could not be used"))
-                await exchange.finished
-                self._exchange = None
+            if link is not None:
+                link.end(EndReason("lost", "the connection could not be used"))
+                await link.finished
+                self._link = None
 
-    async def _use(self, upstream: Upstream, exchange: Exchange, welcome: Welcome) -> None:
+    async def _use(self, upstream: Upstream, link: ApplicationLink, connack: ConnAckInfo) -> None:
         """Has the application accept, and subscribes; does nothing if the connection ends meanwhile."""
-        await asyncio.wait(
-            (exchange.accepted, exchange.ended), timeout=ANSWER_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
-        )
-        if exchange.ended.done():
+        await asyncio.wait((link.accepted, link.ended), timeout=ANSWER_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        if link.ended.done():
             return
-        if not exchange.accepted.done():
+        if not link.accepted.done():
             raise UpstreamError("the application does not say whether it takes the bridge")
         await upstream.subscribe(self.options.filters)
-        self._outgoing.connected(
-            upstream, send_maximum=welcome.receive_maximum, max_packet_bytes=welcome.max_packet_bytes
-        )
+        self._spool.connected(upstream, send_maximum=connack.receive_maximum, max_packet_bytes=connack.max_packet_bytes)
         self._delay_s = self.options.reconnect_min_s
         self._connected.set(1)
         self.status = "ok"
         metrics.connects.labels(self.options.name, "connected").inc()
-        again = "its session is there" if welcome.session_present else "a new session"
+        again = "its session is there" if connack.session_present else "a new session"
         logger.info("bridge %s: connected to %s as %s, %s", self.options.name, self.options.url, self._client_id, again)
 
-    async def _until_end(self, exchange: Exchange) -> None:
+    async def _until_end(self, link: ApplicationLink) -> None:
         closing = self._loop.create_task(self._closing.wait())
         try:
-            await asyncio.wait((exchange.ended, closing), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((link.ended, closing), return_when=asyncio.FIRST_COMPLETED)
         finally:
             closing.cancel()
 
-    async def _say_goodbye(self, upstream: Upstream, exchange: Exchange) -> None:
-        exchange.stop_reading()
+    async def _say_goodbye(self, upstream: Upstream, link: ApplicationLink) -> None:
+        link.stop_reading()
         give_up_at = self._loop.time() + ANSWER_GRACE_S
         # An event would have to be looked after by each acknowledgement, for this one moment.
-        while exchange.unanswered and not exchange.ended.done():
+        while link.unanswered and not link.ended.done():
             if self._loop.time() >= give_up_at:
                 break
             await asyncio.sleep(_POLL_S)
-        if not exchange.ended.done():
+        if not link.ended.done():
             await upstream.close()
-            exchange.end(Ending("shutdown", "the gateway stops"))
+            link.end(EndReason("shutdown", "the gateway stops"))
 
 
-class _Ears:
-    """What the connection tells: to the exchange, once there is one, and to what is sent."""
+class _UpstreamEvents:
+    """Relays what happens upstream; keeps messages until the application is attached."""
 
-    def __init__(self, outgoing: Outgoing) -> None:
-        self._outgoing = outgoing
-        self._exchange: Exchange | None = None
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._link: ApplicationLink | None = None
         self._before: list[UpstreamMessage] = []
-        self._lost: Ending | None = None
+        self._lost: EndReason | None = None
 
-    def exchange_is(self, exchange: Exchange) -> None:
-        """From now on there is an application; upstream may have spoken already, for a session that was there."""
-        self._exchange = exchange
+    def attach(self, link: ApplicationLink) -> None:
+        """From now on there is an application; upstream may have sent already, for a session that was there."""
+        self._link = link
         for message in self._before:
-            exchange.message(message)
+            link.message(message)
         self._before.clear()
         if self._lost is not None:
-            exchange.end(self._lost)
+            link.end(self._lost)
 
     def message(self, message: UpstreamMessage) -> None:
-        if self._exchange is None:
+        if self._link is None:
             self._before.append(message)
         else:
-            self._exchange.message(message)
+            self._link.message(message)
 
     def published(self, mid: int, refused: str | None) -> None:
-        self._outgoing.published(mid, refused)
+        self._spool.published(mid, refused)
 
     def full(self) -> None:
-        self._outgoing.full()
+        self._spool.full()
 
     def drained(self) -> None:
-        self._outgoing.drained()
+        self._spool.drained()
 
     def lost(self, reason: str) -> None:
-        self._lost = Ending("lost", reason)
-        if self._exchange is not None:
-            self._exchange.end(self._lost)
+        self._lost = EndReason("lost", reason)
+        if self._link is not None:
+            self._link.end(self._lost)

@@ -10,7 +10,6 @@ from protocols.asgi import Application
 from protocols.bridge.bridge import Bridge
 from protocols.bridge.options import BridgeOptions
 from protocols.mqtt.broker.broker import Broker
-from protocols.mqtt.broker.retained_messages import MemoryRetainedStore, MemorySessionStore
 from protocols.mqtt.options import BrokerOptions
 from protocols.mqtt.server import MqttServer
 from protocols.server import Listener, ProtocolServer, Tunnel
@@ -91,7 +90,7 @@ class BridgeServer(ProtocolServer):
 
 
 def _private_broker() -> Broker:
-    return Broker(sessions=MemorySessionStore(), retained=MemoryRetainedStore(), limits=BrokerOptions())
+    return Broker(BrokerOptions())
 
 
 def _identity(data_dir: Path | None) -> str:

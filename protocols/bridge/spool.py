@@ -28,11 +28,16 @@ OVERHEAD_BYTES: Final = 32
 """What a PUBLISH has besides topic, payload and properties, at most."""
 
 
-class Outgoing:
+class Spool:
     """The session, and, as its link, the way of its messages to the connection that there is."""
 
     writable = False
     send_maximum = 0
+
+    @property
+    def writer(self) -> "Spool":
+        """What the outbox of the session sends by: see protocols.mqtt.delivery.ClientConnection."""
+        return self
 
     def __init__(
         self,
@@ -66,7 +71,7 @@ class Outgoing:
     @property
     def waiting(self) -> int:
         """How many messages wait, or are under way."""
-        return 0 if self._session is None else self._session.queued + len(self._packet_ids)
+        return 0 if self._session is None else self._session.outbox.queued + len(self._packet_ids)
 
     def start(self) -> None:
         """Subscribes; from now on messages wait."""
@@ -75,7 +80,8 @@ class Outgoing:
         for topic_filter in [known for known in session.subscriptions if known not in wanted]:
             self._broker.unsubscribe(topic_filter, session, self._clock())
         for topic_filter, qos in wanted.items():
-            self._broker.subscribe(topic_filter, Subscriber(session, qos, no_local=True, retain_as_published=True))
+            subscriber = Subscriber(session.outbox, qos, no_local=True, retain_as_published=True)
+            self._broker.subscribe(topic_filter, session, subscriber)
 
     def stop(self) -> None:
         """The process ends, or the bridge does: the session waits for the next."""
@@ -92,7 +98,7 @@ class Outgoing:
         self.writable = True
         # A new link for the session, so that it sends what is under way once more.
         session = self._attach()
-        session.resume(self._clock())
+        session.outbox.resume(self._clock())
 
     def disconnected(self) -> None:
         """It takes none any more."""
@@ -108,7 +114,7 @@ class Outgoing:
         if packet_id is not None and self._session is not None:
             if refused is not None:
                 self._note("refused_upstream", f"upstream refuses a message: {refused}")
-            self._session.acknowledged(packet_id, self._clock())
+            self._session.outbox.on_puback(packet_id, self._clock())
 
     def full(self) -> None:
         """Upstream takes less than it is sent: the rest waits in the session."""
@@ -118,7 +124,7 @@ class Outgoing:
         """It takes more."""
         if self._upstream is not None and self._session is not None:
             self.writable = True
-            self._session.pump(self._clock())
+            self._session.outbox.pump(self._clock())
             if self.writable:
                 self._wake()
 
@@ -131,7 +137,7 @@ class Outgoing:
         session = self._session
         if session is None:
             return
-        session.deliver(message, min(qos, 1), retain, (), now)
+        session.outbox.deliver(message, min(qos, 1), retain, (), now)
         while self._upstream is not None and not self.writable:
             if self._drained is None:
                 self._drained = asyncio.get_running_loop().create_future()
@@ -149,7 +155,7 @@ class Outgoing:
         self._broker.route(Message(topic, payload, qos, retain, passed, now=now), self._session, now)
         return 0 if journal is None or journal.recorded == recorded else journal.commit_number()
 
-    # -- the link of the session ------------------------------------------------------------------------------------
+    # The link of the session
 
     def write_publish(
         self,
@@ -161,7 +167,7 @@ class Outgoing:
         packet_id: int = 0,
         dup: bool = False,
     ) -> bool:
-        """See protocols.mqtt.delivery.Link."""
+        """See protocols.mqtt.delivery.ClientLink."""
         upstream = self._upstream
         assert upstream is not None
         topic = first_match(self._maps, message.topic) or message.topic
@@ -178,19 +184,23 @@ class Outgoing:
         return True
 
     def write_pubrel(self, packet_id: int, reason_code: int = 0) -> None:
-        """See protocols.mqtt.delivery.Link: of QoS 2, which there is none of."""
+        """See protocols.mqtt.delivery.ClientLink: of QoS 2, which there is none of."""
         raise NotImplementedError("a bridge sends QoS 0 and 1")
 
     def require_commit(self) -> None:
-        """See protocols.mqtt.delivery.Link: only QoS 2 asks for it."""
+        """See protocols.mqtt.delivery.ClientLink: only QoS 2 asks for it."""
+
+    def dropped(self, reason: str) -> None:
+        """See protocols.mqtt.delivery.ClientLink."""
+        self._broker.dropped[reason] += 1
 
     def take_over(self, now: float) -> None:
-        """See protocols.mqtt.delivery.Link: it is this bridge itself that comes back."""
+        """See protocols.mqtt.delivery.ClientLink: it is this bridge itself that comes back."""
         if self._session is not None:
             self._broker.detach(self._session, None, now)
 
     def cut_off(self, reason: str, text: str, now: float) -> None:
-        """See protocols.mqtt.delivery.Link: nobody forgets a session that is nobody's."""
+        """See protocols.mqtt.delivery.ClientLink: nobody forgets a session that is nobody's."""
         raise NotImplementedError("the session of a bridge is not forgotten")
 
     def _attach(self) -> Session:

@@ -62,7 +62,7 @@ class UpstreamMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Welcome:
+class ConnAckInfo:
     """What upstream said when it let the bridge in."""
 
     session_present: bool
@@ -96,7 +96,7 @@ class Upstream:
         self._options = options
         self._listener = listener
         self._loop = asyncio.get_running_loop()
-        self._connected: asyncio.Future[Welcome] = self._loop.create_future()
+        self._connected: asyncio.Future[ConnAckInfo] = self._loop.create_future()
         self._subscribed: asyncio.Future[list[ReasonCode]] = self._loop.create_future()
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._fd = -1
@@ -124,7 +124,7 @@ class Upstream:
         client.on_socket_unregister_write = self._on_unregister_write
         client.on_socket_close = self._on_socket_close
 
-    async def open(self) -> Welcome:
+    async def open(self) -> ConnAckInfo:
         """Connects. Raises UpstreamError."""
         options = self._options
         try:
@@ -246,7 +246,7 @@ class Upstream:
         if sock is not None:
             sock.close()
 
-    # -- the event loop -----------------------------------------------------------------------------------------------
+    # The event loop
 
     def _attach(self) -> None:
         sock = self._client.socket()
@@ -310,7 +310,7 @@ class Upstream:
             self._leaving = True
             self._listener.lost(reason)
 
-    # -- Paho's callbacks ---------------------------------------------------------------------------------------------
+    # Paho's callbacks
 
     def _on_connect(self, _client: Any, _data: Any, flags: Any, code: Any, properties: Any) -> None:
         if code.is_failure:
@@ -319,7 +319,7 @@ class Upstream:
         if not self._connected.done():
             largest = getattr(properties, "MaximumPacketSize", self._options.max_packet_bytes)
             self._connected.set_result(
-                Welcome(
+                ConnAckInfo(
                     session_present=flags.session_present,
                     receive_maximum=getattr(properties, "ReceiveMaximum", 65_535),
                     max_packet_bytes=min(largest, self._options.max_packet_bytes),

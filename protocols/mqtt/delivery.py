@@ -1,12 +1,12 @@
-"""One message for one client, and what its session uses to send it."""
+"""One message for one client, and the connection that its session uses to send it."""
 
 from typing import Protocol
 
 from protocols.mqtt.message import Message
 
 
-class Link(Protocol):
-    """A connection, as its session uses it."""
+class ClientLink(Protocol):
+    """The way to a client, as its outbox uses it."""
 
     writable: bool
     """Whether the peer takes what it is sent; False while its socket's buffer is over the high-water mark."""
@@ -30,6 +30,17 @@ class Link(Protocol):
 
     def require_commit(self) -> None:
         """Holds back what is sent until all that is recorded so far is committed."""
+
+    def dropped(self, reason: str) -> None:
+        """Counts a message that the client does not get."""
+
+
+class ClientConnection(Protocol):
+    """The connection of a session, as the broker uses it."""
+
+    @property
+    def writer(self) -> ClientLink:
+        """What the session's outbox sends by."""
 
     def take_over(self, now: float) -> None:
         """Ends the connection because another one uses the session."""

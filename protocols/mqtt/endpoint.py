@@ -18,14 +18,12 @@ from protocols.limits import MAX_RATE, MAX_RATE_OF_ADDRESS
 from protocols.log_lines import Peer, PeerLog
 from protocols.mqtt.codec.packets import ReasonCode
 from protocols.mqtt.commit_gate import CommitGate
-from protocols.mqtt.connection import Connection
-from protocols.mqtt.description import describe, kind
+from protocols.mqtt.connection import Connection, End, State
 from protocols.mqtt.events import scope_of
 from protocols.mqtt.rate import Rate
 from protocols.mqtt.server_state import ListenerContext, ServerState
-from protocols.mqtt.states import End, State
-from protocols.mqtt.trace import Tap
-from protocols.mqtt.traffic import Counts
+from protocols.mqtt.statistics import Counts
+from protocols.mqtt.trace import Tap, describe, kind
 from protocols.runner import ApplicationRun, printable
 
 peer_log = PeerLog("gateway.mqtt")
@@ -117,7 +115,7 @@ class Endpoint(connection_base.Connection):
         """asyncio and uvloop have set TCP_NODELAY already: an acknowledgement never waits for another."""
         super().connection_made(transport)
         metrics.mqtt_connections.inc()
-        self._server_state.traffic.sockets += 1
+        self._server_state.statistics.traffic.sockets += 1
         client = self._peer = self.client
         if client is not None:
             self.connection.address = network_of(client)
@@ -134,7 +132,7 @@ class Endpoint(connection_base.Connection):
     def data_received(self, data: bytes) -> None:
         """Everything that `data` completes goes to the application in one step."""
         connection = self.connection
-        self._server_state.traffic.received_bytes += len(data)
+        self._server_state.statistics.traffic.received_bytes += len(data)
         events = connection.receive(data, self._server_state.time())
         if events:
             run = self._run
@@ -252,16 +250,16 @@ class Endpoint(connection_base.Connection):
     def flush(self) -> None:
         """Writes what the connection has for the client, as one piece; sees to its end, if it has ended."""
         connection = self.connection
-        output = connection.output
+        output = connection.writer.output
         if output:
             if self.transport.is_closing():
-                connection.take_output()  # and throws it away: a transport may be closing for long
+                connection.writer.take_output()  # and throws it away: a transport may be closing for long
             else:
-                traffic = self._server_state.traffic
+                traffic = self._server_state.statistics.traffic
                 traffic.sent_packets += len(output)
-                data = connection.take_output()
+                data = connection.writer.take_output()
                 traffic.sent_bytes += len(data)
-                if connection.required_commit:
+                if connection.writer.required_commit:
                     self._hold(data)
                 else:
                     self.transport.write(data)
@@ -278,18 +276,18 @@ class Endpoint(connection_base.Connection):
         connection, committer = self.connection, self._server_state.committer
         assert committer is not None
         if self._commit_gate is None:
-            if connection.required_commit <= committer.journal.committed:
-                connection.required_commit = 0
+            if connection.writer.required_commit <= committer.journal.committed:
+                connection.writer.required_commit = 0
                 self.transport.write(data)
                 return
             if committer.is_closed:  # another process has the store: that will never be
                 self.transport.abort()
                 return
             self._commit_gate = CommitGate(committer, self._write_held)
-        self._commit_gate.add(connection.required_commit, data)
+        self._commit_gate.add(connection.writer.required_commit, data)
         if self._commit_gate.is_much:
-            connection.writable = False
-        if not connection.writable or committer.journal.failure is not None:
+            connection.writer.writable = False
+        if not connection.writer.writable or committer.journal.failure is not None:
             self._stop_reading(UNCOMMITTED)
 
     def _write_held(self, data: bytes) -> None:
@@ -301,13 +299,13 @@ class Endpoint(connection_base.Connection):
         self._commit_gate = None
         committer = self._server_state.committer
         assert committer is not None
-        if self.connection.required_commit <= committer.journal.committed:
-            self.connection.required_commit = 0
+        if self.connection.writer.required_commit <= committer.journal.committed:
+            self.connection.writer.required_commit = 0
         if self._ended:
             self._end_transport()
             return
         self.reading.open(UNCOMMITTED)
-        if not self.connection.writable and self.writable:
+        if not self.connection.writer.writable and self.writable:
             self._write_on()
 
     def _drop_held(self) -> None:
@@ -322,7 +320,7 @@ class Endpoint(connection_base.Connection):
 
     def pause_writing(self) -> None:
         """The client takes less than it is sent: messages for it wait in its session, and it is not read."""
-        self.writable = self.connection.writable = False
+        self.writable = self.connection.writer.writable = False
         if not self._ended:  # else its time to take the rest runs already
             self.connections.stalled(self)
             self._stop_reading(NOT_WRITABLE)
@@ -346,12 +344,12 @@ class Endpoint(connection_base.Connection):
     def _write_on(self) -> None:
         """Sends what waits in the session. That may be too much again: it comes last."""
         self.connection.resume_writing(self._server_state.time())
-        if self.connection.writable:
+        if self.connection.writer.writable:
             self.wake_senders()
 
     async def drain(self) -> None:
         """Returns when the client has taken enough, and what it was told is committed; or the connection has ended."""
-        while not self.connection.writable and not self._ended:
+        while not self.connection.writer.writable and not self._ended:
             await self.wait_for_room()
         if self._ended:
             await asyncio.sleep(0)  # an application that does nothing but send: others go on, and it can be cancelled
@@ -361,12 +359,12 @@ class Endpoint(connection_base.Connection):
     def _end(self, end: End) -> None:
         """The connection has ended: tells the application, and ends the transport."""
         self._ended = True
-        self.connection.output.clear()
+        self.connection.writer.output.clear()
         self._log(end)
         metrics.mqtt_closed.labels(end.reason, f"{end.reason_code:#04x}").inc()
         if self._run is not None:
             self._run.disconnect(end.event())
-        self.connection.writable = False
+        self.connection.writer.writable = False
         self.wake_senders()
         if self._watches_answers:
             self._look_at_answers()
@@ -399,9 +397,9 @@ class Endpoint(connection_base.Connection):
             return
         connection.send(event, self._server_state.time())
         if self.reading.closed_by & UNANSWERED and connection.state in (State.CONNECTED, State.AUTHENTICATING):
-            self._server_state.traffic.connections += connection.state is State.CONNECTED
+            self._server_state.statistics.traffic.connections += connection.state is State.CONNECTED
             self._go_on()
-        if not connection.writable:
+        if not connection.writer.writable:
             await self.drain()
 
     def _flush_answers(self) -> None:
@@ -474,7 +472,7 @@ class Endpoint(connection_base.Connection):
         if run is None or connection.end is not None:
             return
         traces = self._server_state.tracing.of(self._name, run.scope["client_id"])
-        before = connection.tap
+        before = connection.writer.tap
         if not traces:
             if before is not None:
                 connection.watch(None)
@@ -493,14 +491,14 @@ class Endpoint(connection_base.Connection):
         """Adds what has happened since the last call to the counts of the server."""
         connection, server_state = self.connection, self._server_state
         earlier = self._counted
-        if (connection.received_packets, connection.sent_publishes) != (
+        if (connection.received_packets, connection.writer.sent_publishes) != (
             earlier.received_packets,
             earlier.sent_publishes,
         ):
             self._counted = connection.counts()
-            server_state.traffic.add(self._counted, earlier)
+            server_state.statistics.traffic.add(self._counted, earlier)
         if connection.unknown_acks:
-            server_state.unknown_acks += connection.unknown_acks
+            server_state.statistics.traffic.unknown_acks += connection.unknown_acks
             connection.unknown_acks = 0
 
     def _log(self, end: End) -> None:

@@ -3,14 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from protocols import metrics
+from protocols.mqtt.connection import State
 from protocols.mqtt.endpoint import Endpoint
 from protocols.mqtt.server_state import ServerState
-from protocols.mqtt.states import State
-from protocols.mqtt.statistics import Losses
-from protocols.mqtt.sys_topics import StatusTopics
+from protocols.mqtt.sys_topics import SysTopics
 from protocols.mqtt.trace import Trace
-from protocols.mqtt.traffic import Traffic
 
 
 class Endpoints:
@@ -19,19 +16,16 @@ class Endpoints:
     def __init__(self, server_state: ServerState) -> None:
         self.open: set[Endpoint] = server_state.connections.open
         self._server_state = server_state
-        self._status: StatusTopics | None = None
-        self._exported = Traffic()
-        self._exported_expired = 0
-        self._losses = Losses()
+        self._sys_topics: SysTopics | None = None
 
     def start(self, *, shortest_timeout_s: float) -> None:
         """Starts the clock; see `Connections.start`."""
         server_state, connections = self._server_state, self._server_state.connections
         connections.start(shortest_timeout_s=shortest_timeout_s, on_tick=self._tick)
         server_state.time = connections.loop.time
-        self._status = StatusTopics(
+        self._sys_topics = SysTopics(
             server_state.broker,
-            server_state.traffic,
+            server_state.statistics.traffic,
             interval_s=server_state.broker.limits.sys_interval_s,
             now=connections.now,
         )
@@ -39,7 +33,7 @@ class Endpoints:
     def stop(self) -> None:
         """Stops the clock and writes the counts to the metrics. Idempotent."""
         self._server_state.connections.stop()
-        self._count()
+        self._count(self._server_state.time())
 
     @contextmanager
     def traced(self, trace: Trace) -> Iterator[Trace]:
@@ -81,39 +75,11 @@ class Endpoints:
         server_state.broker.tick(now)
         if server_state.committer is not None:
             server_state.committer.tick()
-        self._count()
-        if self._status is not None:
-            self._status.tick(sum(endpoint.connection.state is State.CONNECTED for endpoint in self.open), now)
+        self._count(now)
+        if self._sys_topics is not None:
+            self._sys_topics.tick(sum(endpoint.connection.state is State.CONNECTED for endpoint in self.open), now)
 
-    def _count(self) -> None:
-        """Adds up here what is counted in plain integers on the way: a metric's lock costs more than an ack."""
+    def _count(self, now: float) -> None:
         for endpoint in self.open:
             endpoint.count()
-        server_state = self._server_state
-        broker, traffic = server_state.broker, server_state.traffic
-        for reason, count in broker.dropped.items():
-            metrics.mqtt_dropped.labels(reason).inc(count)
-            traffic.dropped += count
-        self._losses.add(broker.dropped + broker.refused_filters, broker, server_state.time())
-        broker.dropped.clear()
-        for option, count in broker.refused_filters.items():
-            metrics.mqtt_refused_filters.labels(option).inc(count)
-        broker.refused_filters.clear()
-        for option, count in broker.refused_sessions.items():
-            metrics.mqtt_refused.labels(option).inc(count)
-        broker.refused_sessions.clear()
-        recent, self._exported = traffic.since(self._exported), traffic.copy()
-        for direction in ("received", "sent"):
-            metrics.mqtt_publishes.labels(direction).inc(getattr(recent, f"{direction}_publishes"))
-            metrics.mqtt_packets.labels(direction).inc(getattr(recent, f"{direction}_packets"))
-            metrics.mqtt_bytes.labels(direction).inc(getattr(recent, f"{direction}_bytes"))
-        metrics.mqtt_accepted.inc(recent.connections)
-        metrics.mqtt_unknown_acks.inc(server_state.unknown_acks)
-        server_state.unknown_acks = 0
-        metrics.mqtt_expired_sessions.inc(broker.expired_sessions - self._exported_expired)
-        self._exported_expired = broker.expired_sessions
-        metrics.mqtt_sessions.set(len(broker.sessions))
-        metrics.mqtt_subscriptions.labels("plain").set(broker.subscription_count)
-        metrics.mqtt_subscriptions.labels("shared").set(broker.shared_subscription_count)
-        metrics.mqtt_retained.set(len(broker.retained))
-        metrics.mqtt_retained_bytes.set(broker.retained.size_bytes)
+        self._server_state.statistics.export(now)

@@ -5,6 +5,7 @@ messages are routed, in the order of the PUBLISH packets [MQTT5-4.6.0-2] [MQTT5-
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from protocols.asgi import Event
@@ -12,22 +13,12 @@ from protocols.mqtt.broker.broker import Broker
 from protocols.mqtt.broker.session import Session
 from protocols.mqtt.codec.decoder import encode, encode_success
 from protocols.mqtt.codec.errors import ProtocolError
-from protocols.mqtt.codec.packets import (
-    MQTT_5_0,
-    PacketType,
-    Properties,
-    PubAck,
-    PubComp,
-    Publish,
-    PubRec,
-    PubRel,
-    ReasonCode,
-)
+from protocols.mqtt.codec.packets import MQTT_5_0, PacketType, PubAck, PubComp, Publish, PubRec, ReasonCode
 from protocols.mqtt.codec.properties import size_bytes as properties_size
 from protocols.mqtt.codec.reason_codes import is_failure, sendable
 from protocols.mqtt.events import PublishEvent
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.packet_writer import Output, Wire
+from protocols.mqtt.packet_writer import PacketWriter
 from protocols.mqtt.topic_aliases import InboundAliases
 
 MAX_PENDING_BYTES: Final = 1024 * 1024
@@ -37,17 +28,16 @@ _DUPLICATE: Final[Event] = {"route": False}
 """Stands for the application's acknowledgement of a QoS 2 PUBLISH that had been acknowledged before."""
 
 
-class PublishReceiver(Output):
-    """The publishes that wait for their acknowledgement, in order.
+class InboundPublishes:
+    """The publishes of one connection that wait for their acknowledgement, in order.
 
     Those in `_pending` have the ack_ids from `_head` to `_next - 1`, without a gap, so that the common ack, of the
     oldest, is a comparison and a popleft. Acks that come before their turn wait in `_early`.
     """
 
     __slots__ = (
-        "_aliases_in",
+        "_aliases",
         "_broker",
-        "_closed",
         "_early",
         "_head",
         "_maximum_qos",
@@ -55,63 +45,60 @@ class PublishReceiver(Output):
         "_options",
         "_pending",
         "_pending_bytes",
-        "_problem_information",
         "_receiving",
+        "_refuse",
+        "_session",
         "_unacknowledged",
         "received_payload_bytes",
-        "session",
-        "unknown_acks",
+        "writer",
     )
 
-    def __init__(self, broker: Broker, options: MqttOptions, wire: Wire) -> None:
-        super().__init__(wire, broker.dropped)
+    def __init__(
+        self,
+        broker: Broker,
+        options: MqttOptions,
+        session: Session,
+        writer: PacketWriter,
+        *,
+        maximum_qos: int,
+        refuse: Callable[[int, str, str, float], None],
+    ) -> None:
+        """`refuse(reason_code, text, topic, now)` ends the connection: the application refuses a publish, and no
+        acknowledgement can say so."""
         self._broker = broker
         self._options = options
-        self.session: Session | None = None
-        self._closed = False
-        self._maximum_qos = 2
-        self._problem_information = True
-        self._pending: deque[Publish] | None = None
+        self._session = session
+        self.writer = writer
+        self._maximum_qos = maximum_qos
+        self._refuse = refuse
+        self._pending: deque[Publish] = deque()
         self._pending_bytes = 0
         self._head = 1
         self._next = 1
         self._early: dict[int, Event] | None = None
         self._receiving: set[int] | None = None
         self._unacknowledged = 0
-        self._aliases_in: InboundAliases | None = None
+        self._aliases: InboundAliases | None = None
         self.received_payload_bytes = 0
-        self.unknown_acks = 0
 
     @property
-    def received_publishes(self) -> int:
+    def received(self) -> int:
         """How many publishes have been given to the application."""
         return self._next - 1
 
     @property
     def unanswered(self) -> bool:
         """Whether the client waits for the answer to a publish."""
-        return bool(self._pending) and not self._closed
+        return bool(self._pending) and not self.writer.is_closed
 
-    def _refuse(self, reason_code: int, text: str, topic: str, now: float) -> None:
-        """Ends the connection: the application refuses a publish, and no acknowledgement can say so."""
-        raise NotImplementedError
+    @property
+    def congested(self) -> bool:
+        """Whether so much waits for the application that the socket should not be read."""
+        return len(self._pending) >= self._options.receive_maximum or self._pending_bytes > MAX_PENDING_BYTES
 
-    def _answer(self, event: Event, now: float) -> None:
-        """Takes the acknowledgement of a packet that is not a PUBLISH: its ack_id is negative."""
-        raise NotImplementedError
+    # What the client sends
 
-    def require_commit(self) -> None:
-        """Holds back what is written in this pass of the loop until all that is recorded so far is committed: it says
-        that it is."""
-        journal = self._broker.journal
-        if journal is not None:
-            self.required_commit = max(self.required_commit, journal.commit_number())
-
-    def _recorded(self) -> int:
-        journal = self._broker.journal
-        return 0 if journal is None else journal.recorded
-
-    def received_publish(self, packet: Publish, events: list[Event], now: float) -> None:
+    def receive(self, packet: Publish, events: list[Event]) -> None:
         """Takes a PUBLISH; adds the event to `events`. Raises ProtocolError."""
         if packet.properties:
             packet = self._without_alias(packet)
@@ -124,12 +111,10 @@ class PublishReceiver(Output):
             if qos == 2 and self._is_repeated(packet):
                 return
             self._unacknowledged += 1
-            if self._unacknowledged > self._options.receive_maximum and self.version == MQTT_5_0:
+            if self._unacknowledged > self._options.receive_maximum and self.writer.version == MQTT_5_0:
                 raise ProtocolError(  # [MQTT5-3.3.4-7]
                     ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, f"more than {self._options.receive_maximum} unacknowledged"
                 )
-        if self._pending is None:
-            self._pending = deque()
         self._pending.append(packet)
         payload_bytes = len(packet.payload)
         self.received_payload_bytes += payload_bytes
@@ -157,9 +142,9 @@ class PublishReceiver(Output):
             raise ProtocolError(ReasonCode.PROTOCOL_ERROR, "a client's PUBLISH has a subscription identifier")
         if "topic_alias" not in properties:
             return packet
-        if self._aliases_in is None:
-            self._aliases_in = InboundAliases(self._options.max_topic_aliases)
-        topic = self._aliases_in.resolve(packet.topic, properties["topic_alias"])
+        if self._aliases is None:
+            self._aliases = InboundAliases(self._options.max_topic_aliases)
+        topic = self._aliases.resolve(packet.topic, properties["topic_alias"])
         return Publish(
             topic=topic,
             payload=packet.payload,
@@ -173,37 +158,37 @@ class PublishReceiver(Output):
     def _is_repeated(self, packet: Publish) -> bool:
         """Whether a QoS 2 PUBLISH has come before [MQTT5-4.3.3-10]: if it was answered it is answered again, in its
         turn; if the application still has it, the answer is on its way."""
-        assert self.session is not None
         if self._receiving is None:
             self._receiving = set()
         packet_id = packet.packet_id
         if packet_id in self._receiving:
             return True
-        if self.session.received is not None and packet_id in self.session.received:
+        if self._session.received is not None and packet_id in self._session.received:
             if self._pending:
                 self._pending.append(Publish(topic="", qos=2, packet_id=packet_id))
                 self._set_early(self._next, _DUPLICATE)
                 self._next += 1
             else:
-                self.require_commit()
-                self._write(encode_success(PacketType.PUBREC, packet_id))
+                self.writer.require_commit()
+                self.writer.write(encode_success(PacketType.PUBREC, packet_id))
             return True
         self._receiving.add(packet_id)
         return False
 
-    def received_pubrel(self, packet: PubRel, events: list[Event], now: float) -> None:
-        """Takes a PUBREL: the client has the PUBREC, and the identifier is free."""
-        assert self.session is not None
+    def on_pubrel(self, packet_id: int) -> None:
+        """The client has the PUBREC, and the identifier is free."""
         code = ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
-        if self.session.release(packet.packet_id):
+        if self._session.release(packet_id):
             code = ReasonCode.SUCCESS
             self._unacknowledged = max(0, self._unacknowledged - 1)
-            if self.session.journal is not None:  # else a new message under this identifier would be taken for the old
-                self.require_commit()
-        self._write(encode(PubComp(packet.packet_id, code), self.version))  # [MQTT5-4.3.3-11]
+            if self._session.journal is not None:  # else a new message of this identifier would be taken for the old
+                self.writer.require_commit()
+        self.writer.write(encode(PubComp(packet_id, code), self.writer.version))  # [MQTT5-4.3.3-11]
 
-    def ack(self, event: Event, now: float) -> None:
-        """Takes an `mqtt.ack`. Raises KeyError if it has no ack_id."""
+    # What the application acknowledges
+
+    def ack(self, event: Event, now: float) -> bool:
+        """Takes the `mqtt.ack` of a publish. Returns whether one waits for it."""
         ack_id = event["ack_id"]
         pending = self._pending
         if ack_id == self._head and pending:
@@ -211,12 +196,11 @@ class PublishReceiver(Output):
             self._release(pending.popleft(), event, now)
             if self._early:
                 self._release_early(now)
-        elif ack_id < 0:
-            self._answer(event, now)
-        elif self._head < ack_id < self._next and not (self._early and ack_id in self._early):
+            return True
+        if self._head < ack_id < self._next and not (self._early and ack_id in self._early):
             self._set_early(ack_id, event)
-        else:
-            self.unknown_acks += 1
+            return True
+        return False
 
     def _set_early(self, ack_id: int, event: Event) -> None:
         if self._early is None:
@@ -226,7 +210,6 @@ class PublishReceiver(Output):
     def _release_early(self, now: float) -> None:
         early, pending = self._early, self._pending
         assert early is not None
-        assert pending is not None
         while early and (event := early.pop(self._head, None)) is not None:
             self._head += 1
             self._release(pending.popleft(), event, now)
@@ -238,47 +221,24 @@ class PublishReceiver(Output):
         self._pending_bytes -= len(packet.topic) + len(packet.payload)
         if packet.properties:
             self._pending_bytes -= properties_size(packet.properties)
-        code = event.get("reason_code", 0)
-        if packet.retain and packet.qos and self.version == MQTT_5_0 and not is_failure(code):
+        if packet.retain and packet.qos and self.writer.version == MQTT_5_0:
             event = self._to_retain(packet, event, now)
-            code = event.get("reason_code", 0)
+        code = event.get("reason_code", 0)
         if code and is_failure(code) and not self._may_answer(packet, event, code):
             self._refuse(code, event.get("reason_string") or "", packet.topic, now)
-            return
-        if packet.qos == 2 and not self._take_over(packet, event, code):
-            return
-        journal = self._broker.journal
-        recorded = 0 if journal is None else journal.recorded
-        written = len(self.output)
-        if not (code and is_failure(code)) and event.get("route", True) and self.session is not None:
-            found = self._broker.forward(packet, self.session, now)
-            if not found and packet.qos == 1 and not code and self.version == MQTT_5_0 and event.get("no_subscribers"):
-                code = ReasonCode.NO_MATCHING_SUBSCRIBERS
-        if journal is not None and packet.qos and (packet.qos == 2 or journal.recorded != recorded):
-            self.require_commit()
-        if packet.qos == 1:
-            self._unacknowledged -= 1
-            if not self._closed:
-                if (code and self.version == MQTT_5_0) or "reason_string" in event or "properties" in event:
-                    self._write_puback(PubAck, PacketType.PUBACK, packet, event, code)
-                else:
-                    # encode_success(PUBACK, packet_id) and _write, written out: half of what an ack costs.
-                    output = self.output
-                    if not output:
-                        self._wire.flush_soon()
-                    output.append(b"@\x02" + packet.packet_id.to_bytes(2, "big"))
-                    self._output_bytes += 4
-        elif packet.qos == 2 and not self._closed:
-            self._write_puback(PubRec, PacketType.PUBREC, packet, event, code)
-        if packet.qos and not self._closed and len(self.output) - written > 1:
-            self.output.insert(written, self.output.pop())
+        elif packet.qos == 1:
+            self._answer_qos_1(packet, event, code, now)
+        elif packet.qos == 2:
+            self._answer_qos_2(packet, event, code, now)
+        else:
+            self._route(packet, event, code, now)
 
     def _to_retain(self, packet: Publish, event: Event, now: float) -> Event:
         """The acknowledgement of a message that is to be retained: a refusal, where it cannot be and its client can be
         told. That of another reaches the subscribers, at least."""
-        if self._closed or self.session is None or not event.get("route", True):
+        if self.writer.is_closed or is_failure(event.get("reason_code", 0)) or not event.get("route", True):
             return event
-        why = self._broker.refuses_to_retain(packet, self.session, now)
+        why = self._broker.refuses_to_retain(packet, self._session, now)
         return {**event, "reason_code": ReasonCode.QUOTA_EXCEEDED, "reason_string": why} if why else event
 
     def _may_answer(self, packet: Publish, event: Event, code: int) -> bool:
@@ -286,38 +246,67 @@ class PublishReceiver(Output):
         refused, as that of MQTT 5 to QoS 1 and 2 can, or the application has said that it is to be dropped. Before
         MQTT 5 an answer is a yes [MQTT3-3.3.5-2], and a client may forget what it has a yes for."""
         drop = bool(event.get("drop"))
-        if self.tap is not None:
+        if self.writer.tap is not None:
             text = event.get("reason_string") or ""
-            self.tap.refused("PUBLISH", code, f"{text} (dropped)".lstrip() if drop else text, packet.topic)
+            self.writer.tap.refused("PUBLISH", code, f"{text} (dropped)".lstrip() if drop else text, packet.topic)
         if drop:
             self._broker.dropped["refused"] += 1
-        return drop or (packet.qos > 0 and self.version == MQTT_5_0)
+        return drop or (packet.qos > 0 and self.writer.version == MQTT_5_0)
+
+    def _route(self, packet: Publish, event: Event, code: int, now: float) -> bool:
+        """Gives the message to its subscribers, unless it is refused or not to be routed. Returns whether there was
+        nobody to give it to."""
+        if (code and is_failure(code)) or not event.get("route", True):
+            return False
+        return not self._broker.forward(packet, self._session, now)
+
+    def _answer_qos_1(self, packet: Publish, event: Event, code: int, now: float) -> None:
+        writer, journal = self.writer, self._broker.journal
+        output, recorded = writer.output, 0 if journal is None else journal.recorded
+        written = len(output)
+        is_for_nobody = self._route(packet, event, code, now)
+        is_5 = writer.version == MQTT_5_0
+        if is_for_nobody and not code and is_5 and event.get("no_subscribers"):
+            code = ReasonCode.NO_MATCHING_SUBSCRIBERS
+        if journal is not None and journal.recorded != recorded:
+            writer.require_commit()
+        self._unacknowledged -= 1
+        if writer.is_closed:
+            return
+        if (code and is_5) or "reason_string" in event or "properties" in event or writer.tap is not None:
+            writer.write_packet(PubAck(packet.packet_id, sendable(code, PacketType.PUBACK), writer.problem(event)))
+        else:
+            # encode_success(PUBACK, packet_id) and writer.write, written out: half of what an ack costs.
+            if not output:
+                writer.sink.flush_soon()
+            output.append(b"@\x02" + packet.packet_id.to_bytes(2, "big"))
+            writer.output_bytes += 4
+        if len(output) - written > 1:
+            output.insert(written, output.pop())
+
+    def _answer_qos_2(self, packet: Publish, event: Event, code: int, now: float) -> None:
+        if not self._take_over(packet, event, code):
+            return
+        writer = self.writer
+        output, written = writer.output, len(writer.output)
+        self._route(packet, event, code, now)
+        writer.require_commit()
+        if writer.is_closed:
+            return
+        writer.write_packet(PubRec(packet.packet_id, sendable(code, PacketType.PUBREC), writer.problem(event)))
+        if len(output) - written > 1:
+            output.insert(written, output.pop())
 
     def _take_over(self, packet: Publish, event: Event, code: int) -> bool:
         """Remembers a QoS 2 message. Returns whether it is this connection's to route: after the end, it is not if
         another connection has the session, because the client has sent it again there."""
-        session = self.session
-        assert session is not None
+        session = self._session
         if self._receiving is not None:
             self._receiving.discard(packet.packet_id)
-        if self._closed and session.link is not None:
+        if self.writer.is_closed and session.connection is not None:
             return False
-        if is_failure(code) and self.version == MQTT_5_0:
+        if is_failure(code) and self.writer.version == MQTT_5_0:
             self._unacknowledged -= 1  # the identifier is free again [MQTT5-4.3.3-9]
         elif event is not _DUPLICATE:
             session.remember_received(packet.packet_id)
         return True
-
-    def _write_puback(
-        self, kind: type[PubAck] | type[PubRec], packet_type: PacketType, packet: Publish, event: Event, code: int
-    ) -> None:
-        self._write_short(kind(packet.packet_id, sendable(code, packet_type), self._problem(event)))
-
-    def _problem(self, event: Event) -> Properties:
-        """What the application has to say about its answer, to a client that wants to know [MQTT5-3.1.2-29]."""
-        if not self._problem_information:
-            return {}
-        properties: Properties = dict(event.get("properties") or {})
-        if event.get("reason_string"):
-            properties["reason_string"] = event["reason_string"]
-        return properties

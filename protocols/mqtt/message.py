@@ -1,15 +1,12 @@
 """A message on its way from a publisher to subscribers: encoded once per form, whoever gets it."""
 
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from protocols.mqtt.codec.decoder import EncodedPublish, prepare_publish
 from protocols.mqtt.codec.packets import MQTT_5_0, Properties
 from protocols.mqtt.codec.properties import size_bytes as properties_size
 from protocols.mqtt.codec.topic_rules import validate_topic_name
-
-if TYPE_CHECKING:
-    from protocols.mqtt.broker.owners import Owner
 
 _NOT_FORWARDED = ("topic_alias", "subscription_identifier", "will_delay_interval")
 
@@ -24,7 +21,7 @@ class Message:
         "_encoded",
         "expires_at",
         "message_id",
-        "owner",
+        "owner_name",
         "payload",
         "properties",
         "publisher",
@@ -36,8 +33,8 @@ class Message:
     )
 
     message_id: int
-    owner: "Owner"
-    """Who has it retained, if it is."""
+    owner_name: str
+    """Who has it retained, if it is; see Owner."""
 
     def __init__(
         self,

@@ -13,9 +13,9 @@ from protocols.mqtt.broker.session import BRIDGE_PREFIX, Session
 from protocols.mqtt.codec.errors import InvalidTopicError
 from protocols.mqtt.codec.packets import MQTT_3_1, MQTT_3_1_1, MQTT_5_0, ReasonCode
 from protocols.mqtt.codec.topic_rules import is_status_topic, validate_topic_filter
+from protocols.mqtt.connection import State
 from protocols.mqtt.endpoints import Endpoints
 from protocols.mqtt.server_state import ServerState
-from protocols.mqtt.states import State
 from protocols.mqtt.trace import TooManyTracesError, Trace
 from protocols.server import Command, CommandError, Row
 
@@ -52,7 +52,7 @@ class Inspection:
 
     async def clients(self, arguments: Mapping[str, Any]) -> AsyncGenerator[Row, None]:
         """Those that are connected."""
-        async for endpoint in _slowly([*self._endpoints.open]):
+        async for endpoint in in_slices([*self._endpoints.open]):
             connection, session = endpoint.connection, endpoint.connection.session
             if connection.state is not State.CONNECTED or session is None:
                 continue
@@ -60,42 +60,42 @@ class Inspection:
                 "client_id": session.client_id,
                 "owner": session.owner.name,
                 "address": endpoint.where,
-                "version": _VERSIONS[connection.version],
+                "version": _VERSIONS[connection.writer.version],
                 "connected_s": round(self._server_state.time() - endpoint.opened_at),
                 "subscriptions": len(session.subscriptions),
                 "received": connection.received_publishes,
-                "sent": connection.sent_publishes,
-                "unacknowledged": session.unacknowledged,
-                "queued": session.queued,
+                "sent": connection.writer.sent_publishes,
+                "unacknowledged": session.outbox.unacknowledged,
+                "queued": session.outbox.queued,
             }
 
     async def sessions(self, arguments: Mapping[str, Any]) -> AsyncGenerator[Row, None]:
         """All, or those of one owner; those of absent clients included."""
         owner = arguments.get("owner")
-        async for session in _slowly([*self._server_state.broker.sessions]):
+        async for session in in_slices([*self._server_state.broker.sessions.values()]):
             if owner not in (None, session.owner.name):
                 continue
             ends_at = session.ends_at
             yield {
                 "client_id": session.client_id,
                 "owner": session.owner.name,
-                "connected": session.link is not None,
+                "connected": session.connection is not None,
                 "expires_s": None if ends_at is None else max(0, round(ends_at - self._server_state.time())),
                 "subscriptions": len(session.subscriptions),
-                "unacknowledged": session.unacknowledged,
-                "queued": session.queued,
-                "queued_bytes": session.queued_bytes,
+                "unacknowledged": session.outbox.unacknowledged,
+                "queued": session.outbox.queued,
+                "queued_bytes": session.outbox.queued_bytes,
             }
 
     async def subscriptions(self, arguments: Mapping[str, Any]) -> AsyncGenerator[Row, None]:
         """Of one client, or of all."""
         client_id = arguments.get("client_id")
-        sessions = [*self._server_state.broker.sessions] if client_id is None else [self._session(client_id)]
-        async for topic_filter, subscriber in _slowly(
-            item for session in sessions for item in [*session.subscriptions.items()]
+        sessions = [*self._server_state.broker.sessions.values()] if client_id is None else [self._session(client_id)]
+        async for session, topic_filter, subscriber in in_slices(
+            (one, *item) for one in sessions for item in [*one.subscriptions.items()]
         ):
             yield {
-                "client_id": subscriber.session.client_id,
+                "client_id": session.client_id,
                 "topic_filter": topic_filter,
                 "qos": subscriber.qos,
                 "no_local": subscriber.no_local,
@@ -107,8 +107,8 @@ class Inspection:
         broker's own below `$SYS/`."""
         owner, topic_filter = arguments.get("owner"), arguments.get("topic_filter", "#")
         _require_filter(topic_filter)
-        async for message in _slowly(self._server_state.broker.retained_matching(topic_filter)):
-            name = "" if is_status_topic(message.topic) else message.owner.name
+        async for message in in_slices(self._server_state.broker.retained_matching(topic_filter)):
+            name = "" if is_status_topic(message.topic) else message.owner_name
             if owner not in (None, name):
                 continue
             expires_at = message.expires_at
@@ -131,9 +131,8 @@ class Inspection:
             and endpoint.connection.session.client_id == client_id
         ]
         if not found:
-            connected = [
-                session.client_id for session in self._server_state.broker.sessions if session.link is not None
-            ]
+            sessions = self._server_state.broker.sessions.values()
+            connected = [session.client_id for session in sessions if session.connection is not None]
             hint = _meant(client_id, connected) or "`gateway mqtt clients` lists those that are"
             raise CommandError(f"no client {client_id!r} is connected; {hint}")
         for endpoint in found:
@@ -148,7 +147,7 @@ class Inspection:
     async def owners(self, arguments: Mapping[str, Any]) -> AsyncGenerator[Row, None]:
         """Who has sessions or retained messages, and how much of what is bounded in all."""
         limits = self._server_state.broker.limits
-        async for owner in _slowly([*self._server_state.broker.owners]):
+        async for owner in in_slices([*self._server_state.broker.owners]):
             yield {
                 "owner": owner.name,
                 "sessions": owner.sessions,
@@ -198,7 +197,7 @@ class Inspection:
     def _session(self, client_id: str) -> Session:
         session = self._server_state.broker.sessions.get(client_id)
         if session is None:
-            names = (one.client_id for one in self._server_state.broker.sessions)
+            names = (one.client_id for one in self._server_state.broker.sessions.values())
             hint = _meant(client_id, names) or "`gateway mqtt sessions` lists them"
             raise CommandError(f"there is no session {client_id!r}; {hint}")
         return session
@@ -217,7 +216,7 @@ def _meant(name: str, client_ids: Iterable[str]) -> str:
     return f"do you mean {' or '.join(map(repr, meant))}?" if meant else ""
 
 
-async def _slowly(items: Iterable[T]) -> AsyncIterator[T]:
+async def in_slices(items: Iterable[T]) -> AsyncIterator[T]:
     iterator: Iterator[T] = iter(items)
     while part := list(islice(iterator, SLICE)):
         for item in part:

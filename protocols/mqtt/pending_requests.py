@@ -1,7 +1,7 @@
 """SUBSCRIBE and UNSUBSCRIBE: what the application is asked, and what its answer becomes."""
 
-from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -21,12 +21,11 @@ from protocols.mqtt.codec.packets import (
 )
 from protocols.mqtt.codec.reason_codes import is_failure, sendable
 from protocols.mqtt.codec.topic_rules import SHARE_PREFIX, validate_topic_filter
-from protocols.mqtt.description import kind
 from protocols.mqtt.events import SubscriptionRequest, retained, subscribe, subscription_request, unsubscribe
-from protocols.mqtt.inbound_publishes import MAX_PENDING_BYTES, PublishReceiver
 from protocols.mqtt.options import BrokerOptions, MqttOptions
-from protocols.mqtt.packet_writer import Wire
-from protocols.mqtt.retained_queries import RetainedCheck, retained_for, send_retained
+from protocols.mqtt.packet_writer import PacketWriter
+from protocols.mqtt.retained_queries import RetainedQueries, retained_for, send_retained
+from protocols.mqtt.trace import kind
 
 MAX_PENDING_ANSWERS: Final = 64
 """SUBSCRIBE and UNSUBSCRIBE packets that wait for the application; with more, the socket is not read."""
@@ -41,7 +40,7 @@ _BOUNDS: Final = {
 """The options by which filters are refused, and what is answered."""
 
 
-class PendingAnswer:
+class PendingRequest:
     """A SUBSCRIBE or UNSUBSCRIBE that the application has not answered.
 
     `refused` has one entry per filter: the reason code of one that the application is not asked about, None for the
@@ -75,7 +74,7 @@ def as_of_bridge(packet: Subscribe) -> Subscribe:
 
 def pending_subscribe(
     packet: Subscribe, options: MqttOptions, limits: BrokerOptions, counts: Counter[str]
-) -> tuple[PendingAnswer, list[SubscriptionRequest]]:
+) -> tuple[PendingRequest, list[SubscriptionRequest]]:
     """What is to be remembered of a SUBSCRIBE, and what the application is to be asked: nothing if every filter is
     refused already. `counts`: how many are refused because of an option, by its name."""
     refused: list[int | None] = []
@@ -97,14 +96,14 @@ def pending_subscribe(
         for one, code in zip(packet.subscriptions, refused, strict=True)
         if code is None
     ]
-    return PendingAnswer(packet, refused, bound), asked
+    return PendingRequest(packet, refused, bound), asked
 
 
-def pending_unsubscribe(packet: Unsubscribe) -> tuple[PendingAnswer, list[str]]:
+def pending_unsubscribe(packet: Unsubscribe) -> tuple[PendingRequest, list[str]]:
     """The same for an UNSUBSCRIBE."""
     refused = [_syntax_error(topic_filter) for topic_filter in packet.topic_filters]
     asked = [topic_filter for topic_filter, code in zip(packet.topic_filters, refused, strict=True) if code is None]
-    return PendingAnswer(packet, refused), asked
+    return PendingRequest(packet, refused), asked
 
 
 def _syntax_error(topic_filter: str) -> int | None:
@@ -125,7 +124,7 @@ def _exceeded(topic_filter: str, index: int, options: MqttOptions, limits: Broke
 
 
 def answer_subscribe(
-    pending: PendingAnswer,
+    pending: PendingRequest,
     event: Event,
     properties: Properties,
     maximum_qos: int,
@@ -153,13 +152,13 @@ def answer_subscribe(
             codes.append(sendable(code, PacketType.SUBACK))
             continue
         subscriber = Subscriber(
-            session,
+            session.outbox,
             min(code, subscription.qos, maximum_qos),  # [MQTT5-3.8.4-7] [MQTT3-3.8.4-6]
             no_local=subscription.no_local,
             retain_as_published=subscription.retain_as_published,
             identifiers=identifiers,
         )
-        is_new = broker.subscribe(topic_filter, subscriber)
+        is_new = broker.subscribe(topic_filter, session, subscriber)
         codes.append(subscriber.qos)
         # [MQTT5-3.3.1-9] [MQTT5-3.3.1-10] [MQTT5-3.3.1-11]
         if subscription.retain_handling == 0 or (subscription.retain_handling == 1 and is_new):
@@ -175,7 +174,7 @@ def _bound_of_one_more(topic_filter: str, broker: Broker, session: Session) -> s
 
 
 def answer_unsubscribe(
-    pending: PendingAnswer, event: Event, properties: Properties, broker: Broker, session: Session, now: float
+    pending: PendingRequest, event: Event, properties: Properties, broker: Broker, session: Session, now: float
 ) -> UnsubAck:
     """Takes out what the application allows; without reason_codes, everything. Raises ValueError as above."""
     packet = pending.packet
@@ -202,34 +201,51 @@ def _codes(event: Event, expected: int) -> list[int]:
     return list(codes)
 
 
-class SubscribeReceiver(PublishReceiver):
-    """The SUBSCRIBE and UNSUBSCRIBE packets that wait for their acknowledgement, besides the publishes; and, where the
-    application wants to be asked about them, the retained messages that wait for it."""
+class PendingRequests:
+    """The SUBSCRIBE and UNSUBSCRIBE packets of one connection that wait for their acknowledgement; and, where the
+    application wants to be asked about them, the retained messages that wait for it. Their ack_ids are negative."""
 
-    __slots__ = ("_answers", "_checks", "_is_bridge", "_last_answer_id")
+    __slots__ = (
+        "_broker",
+        "_is_bridge",
+        "_last_ack_id",
+        "_maximum_qos",
+        "_options",
+        "_pending",
+        "_queries",
+        "_session",
+        "writer",
+    )
 
-    def __init__(self, broker: Broker, options: MqttOptions, wire: Wire) -> None:
-        super().__init__(broker, options, wire)
-        self._is_bridge = False
-        # By ack_id: negative ones, downwards.
-        self._answers: dict[int, PendingAnswer | RetainedCheck] | None = None
-        self._last_answer_id = 0
-        # The application is asked about the first one, which is among `_answers` too; the others wait.
-        self._checks: deque[RetainedCheck] | None = None
+    def __init__(
+        self,
+        broker: Broker,
+        options: MqttOptions,
+        session: Session,
+        writer: PacketWriter,
+        *,
+        maximum_qos: int,
+        is_bridge: bool,
+    ) -> None:
+        """`is_bridge`: whether the client has set the bridge bit; see `as_of_bridge`."""
+        self._broker = broker
+        self._options = options
+        self._session = session
+        self.writer = writer
+        self._maximum_qos = maximum_qos
+        self._is_bridge = is_bridge
+        self._pending: dict[int, PendingRequest | RetainedQueries] = {}
+        self._last_ack_id = 0
+        self._queries: RetainedQueries | None = None
 
     @property
     def congested(self) -> bool:
         """Whether so much waits for the application that the socket should not be read."""
-        pending = self._pending
-        if pending is not None and (
-            len(pending) >= self._options.receive_maximum or self._pending_bytes > MAX_PENDING_BYTES
-        ):
-            return True
-        if self._answers is None:
-            return False
-        return len(self._answers) + (0 if self._checks is None else len(self._checks)) >= MAX_PENDING_ANSWERS
+        return len(self._pending) + len(self._queries or ()) >= MAX_PENDING_ANSWERS
 
-    def received_subscribe(self, packet: Subscribe, events: list[Event], now: float) -> None:
+    # What the client sends
+
+    def subscribe(self, packet: Subscribe, events: list[Event]) -> None:
         """Takes a SUBSCRIBE; adds the event to `events`, unless every filter is refused already."""
         if self._is_bridge:
             packet = as_of_bridge(packet)
@@ -240,7 +256,7 @@ class SubscribeReceiver(PublishReceiver):
         else:
             self._refuse_all(pending)
 
-    def received_unsubscribe(self, packet: Unsubscribe, events: list[Event], now: float) -> None:
+    def unsubscribe(self, packet: Unsubscribe, events: list[Event]) -> None:
         """Takes an UNSUBSCRIBE; adds the event to `events`, unless every filter is refused already."""
         pending, asked = pending_unsubscribe(packet)
         if asked:
@@ -249,99 +265,28 @@ class SubscribeReceiver(PublishReceiver):
         else:
             self._refuse_all(pending)
 
-    def _refuse_all(self, pending: PendingAnswer) -> None:
+    def _remember(self, asked: PendingRequest | RetainedQueries) -> int:
+        """The ack_id under which the answer is looked for."""
+        self._last_ack_id -= 1
+        self._pending[self._last_ack_id] = asked
+        return self._last_ack_id
+
+    def _refuse_all(self, pending: PendingRequest) -> None:
         refusal = pending.refusal({})
         self._name_bound(pending, refusal.properties)
         self._tell_refused(pending, refusal.reason_codes, "")
-        self._write_short(refusal)
+        self.writer.write_packet(refusal)
 
-    def _name_bound(self, pending: PendingAnswer, properties: Properties) -> None:
+    def _name_bound(self, pending: PendingRequest, properties: Properties) -> None:
         """Says which bound has refused a filter, unless the application has to say something."""
-        if pending.bound and self._problem_information and "reason_string" not in properties:
+        if pending.bound and self.writer.problem_information and "reason_string" not in properties:
             options = self._broker.limits if hasattr(self._broker.limits, pending.bound) else self._options
             properties["reason_string"] = f"{pending.bound} is {getattr(options, pending.bound)}"
 
-    def _remember(self, asked: PendingAnswer | RetainedCheck) -> int:
-        """The ack_id under which the answer is looked for."""
-        if self._answers is None:
-            self._answers = {}
-        self._last_answer_id -= 1
-        self._answers[self._last_answer_id] = asked
-        return self._last_answer_id
-
-    def _answer(self, event: Event, now: float) -> None:
-        pending = self._answers.pop(event["ack_id"], None) if self._answers is not None else None
-        if self._closed and (pending is None or not self._is_away()):
-            return
-        if pending is None or self.session is None:
-            self.unknown_acks += 1
-        elif isinstance(pending, RetainedCheck):
-            self._answer_check(pending, event, self.session, now)
-        else:
-            self._answer_packet(pending, event, self.session, now)
-
-    def _answer_packet(self, pending: PendingAnswer, event: Event, session: Session, now: float) -> None:
-        properties = self._problem(event)
-        answer: SubAck | UnsubAck
-        granted: list[tuple[str, Subscriber]] = []
-        if isinstance(pending.packet, Subscribe):
-            answer, granted = answer_subscribe(pending, event, properties, self._maximum_qos, self._broker, session)
-        else:
-            answer = answer_unsubscribe(pending, event, properties, self._broker, session, now)
-            for check in self._checks or ():
-                check.forget(pending.packet.topic_filters, session)
-        self._name_bound(pending, properties)
-        self._tell_refused(pending, answer.reason_codes, event.get("reason_string", ""))
-        if not self._closed:
-            if session.journal is not None:
-                self.require_commit()
-            # [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] [MQTT3-3.8.4-1] [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] [MQTT3-3.10.4-4]
-            self._write_short(answer)
-            if granted:
-                self._wire.flush()  # there are clients that take what one read gives them for the SUBACK alone
-        if event.get("check_retained"):
-            self._check_retained([topic_filter for topic_filter, _ in granted], session)
-            return
-        for topic_filter, subscriber in granted:
-            send_retained(self._broker, retained_for(self._broker, topic_filter, session), subscriber, now)
-
-    def _check_retained(self, topic_filters: Iterable[str], session: Session) -> None:
-        """Asks the application about what is retained for these filters, in its turn; after the end it cannot."""
-        if self._closed:
-            return
-        if self._checks is None:
-            self._checks = deque()
-        self._checks.append(RetainedCheck(self._broker, session, topic_filters))
-        if len(self._checks) == 1:
-            self._ask_about_retained()
-
-    def _ask_about_retained(self) -> None:
-        checks = self._checks
-        assert checks is not None
-        while checks:
-            topics = checks[0].ask()
-            if topics:
-                self._wire.ask(retained(ack_id=self._remember(checks[0]), topics=topics))
-                return
-            checks.popleft()
-
-    def _answer_check(self, check: RetainedCheck, event: Event, session: Session, now: float) -> None:
-        if self._closed:
-            return
-        refused = check.answer(_codes(event, check.asked), self._broker, session, now)
-        if self.tap is not None:
-            for topic, code in refused:
-                self.tap.refused("retained", code, event.get("reason_string", ""), topic)
-        self._ask_about_retained()
-
-    def _is_away(self) -> bool:
-        """Whether the session of this connection, which has ended, is kept and no other connection has it."""
-        session = self.session
-        return session is not None and session.link is None and self._broker.sessions.get(session.client_id) is session
-
-    def _tell_refused(self, pending: PendingAnswer, reason_codes: Sequence[int], reason: str) -> None:
+    def _tell_refused(self, pending: PendingRequest, reason_codes: Sequence[int], reason: str) -> None:
         """Tells who watches, because a client before 5.0 is not told the codes. `reason` is the application's."""
-        if self.tap is None:
+        tap = self.writer.tap
+        if tap is None:
             return
         packet = pending.packet
         if isinstance(packet, Subscribe):
@@ -351,11 +296,72 @@ class SubscribeReceiver(PublishReceiver):
         for index, (topic_filter, code) in enumerate(zip(filters, reason_codes, strict=True)):
             if is_failure(code):
                 by_us = pending.refused[index] is not None
-                self.tap.refused(kind(packet), code, "" if by_us else reason, topic_filter)
+                tap.refused(kind(packet), code, "" if by_us else reason, topic_filter)
 
-    def _forget_answers(self, *, but_of_packets: bool) -> None:
-        """The connection has ended, and what the application says of its subscriptions does not count any more; or
-        only what it says of SUBSCRIBE and UNSUBSCRIBE packets does."""
-        self._checks = None
-        if not but_of_packets:
-            self._answers = None
+    # What the application answers
+
+    def ack(self, event: Event, now: float) -> bool:
+        """Takes the `mqtt.ack` of a request or of a question. Returns whether one waits for it, or did before the
+        connection ended."""
+        pending = self._pending.pop(event["ack_id"], None)
+        if self.writer.is_closed and (pending is None or not self._is_away()):
+            return True
+        if pending is None:
+            return False
+        if isinstance(pending, RetainedQueries):
+            self._answer_query(pending, event, now)
+        else:
+            self._answer_request(pending, event, now)
+        return True
+
+    def _is_away(self) -> bool:
+        """Whether the session of this connection, which has ended, is kept and no other connection has it."""
+        session = self._session
+        return session.connection is None and self._broker.sessions.get(session.client_id) is session
+
+    def _answer_request(self, pending: PendingRequest, event: Event, now: float) -> None:
+        broker, session, writer = self._broker, self._session, self.writer
+        properties = writer.problem(event)
+        answer: SubAck | UnsubAck
+        granted: list[tuple[str, Subscriber]] = []
+        if isinstance(pending.packet, Subscribe):
+            answer, granted = answer_subscribe(pending, event, properties, self._maximum_qos, broker, session)
+        else:
+            answer = answer_unsubscribe(pending, event, properties, broker, session, now)
+            if self._queries is not None:
+                self._queries.forget(pending.packet.topic_filters)
+        self._name_bound(pending, properties)
+        self._tell_refused(pending, answer.reason_codes, event.get("reason_string", ""))
+        if not writer.is_closed:
+            if session.journal is not None:
+                writer.require_commit()
+            # [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] [MQTT3-3.8.4-1] [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] [MQTT3-3.10.4-4]
+            writer.write_packet(answer)
+            if granted:
+                writer.sink.flush()  # there are clients that take what one read gives them for the SUBACK alone
+        if not event.get("check_retained"):
+            for topic_filter, subscriber in granted:
+                send_retained(broker, retained_for(broker, topic_filter, session), session, subscriber, now)
+        elif not writer.is_closed:  # after the end the application cannot be asked
+            if self._queries is None:
+                self._queries = RetainedQueries(broker, session, self._ask)
+            self._queries.add([topic_filter for topic_filter, _ in granted])
+
+    def _ask(self, topics: Sequence[str]) -> None:
+        assert self._queries is not None
+        self.writer.sink.ask(retained(ack_id=self._remember(self._queries), topics=topics))
+
+    def _answer_query(self, queries: RetainedQueries, event: Event, now: float) -> None:
+        if self.writer.is_closed:
+            return
+        refused = queries.answer(_codes(event, queries.asked), now)
+        if self.writer.tap is not None:
+            for topic, code in refused:
+                self.writer.tap.refused("retained", code, event.get("reason_string", ""), topic)
+
+    def connection_ended(self, *, keep_requests: bool) -> None:
+        """What the application says of its subscriptions does not count any more; or, with `keep_requests`, only what
+        it says of SUBSCRIBE and UNSUBSCRIBE packets does."""
+        self._queries = None
+        if not keep_requests:
+            self._pending.clear()

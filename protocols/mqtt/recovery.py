@@ -50,7 +50,7 @@ class Clock:
         return self.now + min(moment - self.wall, most)
 
 
-class Restoring:
+class Recovery:
     """One pass over the rows of a store."""
 
     def __init__(self, broker: Broker, journal: Journal, options: MqttOptions, clock: Clock) -> None:
@@ -80,7 +80,7 @@ class Restoring:
         for row in rows[RELEASED]:
             last_seq = max(last_seq, row[0])
             released = ReleasedRow(*row)
-            self._sessions[released.session_id].restore_released(released.packet_id, released.seq)
+            self._sessions[released.session_id].outbox.restore_released(released.packet_id, released.seq)
         for row in rows[RECEIVED]:
             received = ReceivedRow(*row)
             self._sessions[received.session_id].restore_received(received.packet_id)
@@ -102,10 +102,10 @@ class Restoring:
         session = self._sessions[row.session_id] = Session(
             row.client_id,
             options=self._options,
-            dropped=self._broker.dropped,
+            drops=self._broker.dropped,
         )
         self._owners[row.session_id] = row.owner
-        session.session_id = row.session_id
+        session.outbox.session_id = row.session_id
         session.expiry_interval_s = row.expiry_interval_s
         if row.ends_at is not None:
             session.ends_at = self._clock.left(row.ends_at, row.expiry_interval_s)
@@ -135,12 +135,12 @@ class Restoring:
         delivery.seq, delivery.session_id, delivery.packet_id = row.seq, row.session_id, row.packet_id
         message.references += 1
         self.deliveries += 1
-        self._sessions[row.session_id].restore(delivery)
+        self._sessions[row.session_id].outbox.restore(delivery)
 
     def _subscription(self, row: SubscriptionRow) -> None:
         session = self._sessions[row.session_id]
         session.subscriptions[row.topic_filter] = Subscriber(
-            session,
+            session.outbox,
             row.qos,
             no_local=bool(row.no_local),
             retain_as_published=bool(row.retain_as_published),

@@ -23,13 +23,12 @@ from typing import Any, ClassVar
 
 from protocols.asgi import Application
 from protocols.mqtt.broker.broker import Broker
-from protocols.mqtt.broker.retained_messages import MemoryRetainedStore, MemorySessionStore
 from protocols.mqtt.codec.packets import Properties
 from protocols.mqtt.endpoint import Endpoint
 from protocols.mqtt.endpoints import Endpoints
 from protocols.mqtt.operator_commands import Inspection
 from protocols.mqtt.options import BrokerOptions, MqttOptions
-from protocols.mqtt.recovery import Clock, Restoring
+from protocols.mqtt.recovery import Clock, Recovery
 from protocols.mqtt.server_state import ListenerContext, ServerState
 from protocols.mqtt.storage.committer import Committer
 from protocols.mqtt.storage.journal import Journal
@@ -90,9 +89,7 @@ class MqttServer(ProtocolServer):
             store = make_store(broker_options.store, state.get("data_dir"))
         self._options: list[MqttOptions] = [listener.options for listener in listeners]
         self.broker = Broker(
-            sessions=MemorySessionStore(),
-            retained=MemoryRetainedStore(),
-            limits=broker_options,
+            broker_options,
             journal=None if store is None else Journal(),
         )
         self._server_state = ServerState(application, state, self.broker)
@@ -131,14 +128,14 @@ class MqttServer(ProtocolServer):
         committer = Committer(self._store, journal, on_taken=self._endpoints.cut_kept)
         rows = await committer.open()
         options = self._options[0] if self._options else MqttOptions()
-        restoring = Restoring(self.broker, journal, options, Clock(loop.time(), time.time()))
-        restoring.run(rows)
+        recovery = Recovery(self.broker, journal, options, Clock(loop.time(), time.time()))
+        recovery.run(rows)
         self._server_state.committer = committer
         if len(self.broker.sessions) or len(self.broker.retained):
             logger.info(
                 "restored %d MQTT sessions with %d messages, and %d retained messages",
                 len(self.broker.sessions),
-                restoring.deliveries,
+                recovery.deliveries,
                 len(self.broker.retained),
             )
 

@@ -9,9 +9,9 @@ from protocols.connection_base import Connection, Connections
 from protocols.limits import ConnectionLimits
 from protocols.mqtt.broker.broker import Broker
 from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.statistics import Statistics
 from protocols.mqtt.storage.committer import Committer
 from protocols.mqtt.trace import Tracing
-from protocols.mqtt.traffic import Traffic
 
 
 class ListenerContext:
@@ -43,9 +43,8 @@ class ServerState:
         self.state = state
         self.broker = broker
         self.connections: Connections[Any] = Connections()
-        self.traffic = Traffic()
+        self.statistics = Statistics(broker)
         self.tracing = Tracing()
-        self.unknown_acks = 0
         self.committer: Committer | None = None
         """Who keeps what outlives the process, if anything does."""
         self.time: Callable[[], float] = _no_time

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from protocols.mqtt.broker.broker import Broker
-from protocols.mqtt.traffic import Traffic
+from protocols.mqtt.statistics import Traffic
 
 ROOT: Final = "$SYS/broker/"
 
@@ -61,7 +61,7 @@ class Load:
             self.averages[name] = per_minute + weight * (self.averages[name] - per_minute)
 
 
-class StatusTopics:
+class SysTopics:
     """Publishes the status of a broker every `interval_s` seconds; 0: never."""
 
     def __init__(self, broker: Broker, traffic: Traffic, *, interval_s: int, now: float) -> None:
@@ -118,7 +118,7 @@ class StatusTopics:
 
     def _stored(self) -> Iterator[tuple[str, str]]:
         broker = self._broker
-        queued = [(session.queued, session.queued_bytes) for session in broker.sessions]
+        queued = [(session.outbox.queued, session.outbox.queued_bytes) for session in broker.sessions.values()]
         count = str(len(broker.retained) + sum(messages for messages, _ in queued))
         yield "messages/stored", count
         yield "store/messages/count", count

@@ -4,30 +4,43 @@
         async for event in trace:
             print(event)
 
-A connection that nobody watches pays nothing for this: one that is watched gets another decoder and another output
-list, which tell a `Tap` of each packet before they do their work, and its refusals, all of them off the common path,
-look whether there is a tap. A trace is bounded: when its reader falls behind, events are lost, and it is told how many.
+A connection that nobody watches pays nothing for this: one that is watched gets another decoder and another writer,
+which tell a `Tap` of each packet, and its refusals, all of them off the common path, look whether there is a tap. A
+trace is bounded: when its reader falls behind, events are lost, and it is told how many.
+
+A packet is told in one line that a person reads, without what only the client and the application may know. Hidden are
+the user name (a device's token often is one), the password, authentication data, and the user properties of CONNECT and
+AUTH. Payloads are told by their size; their beginning is shown only to who asks for it.
 """
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+import msgspec
+
 from protocols import metrics
 from protocols.mqtt.codec.decoder import Decoder
 from protocols.mqtt.codec.errors import MqttError
-from protocols.mqtt.codec.packets import Packet
-from protocols.mqtt.codec.primitives import MAX_VARIABLE
-from protocols.mqtt.description import describe, kind
+from protocols.mqtt.codec.packets import Auth, Connect, Packet, PacketType, Properties, Subscription, Will
 
 CAPACITY: Final = 1_000
 """Events that wait for the reader of a trace."""
 
 MAX_TRACES: Final = 16
 """Traces of one server at a time: each costs the loop that serves everybody."""
+
+
+HIDDEN: Final = "***"
+_SECRETS: Final = frozenset({"username", "password", "authentication_data"})
+_PAYLOAD_SHOWN: Final = 100
+"""How many bytes of a payload are shown to who asks."""
+
+_CODES: Final = frozenset({"reason_code", "reason_codes"})
+_KINDS: Final = {packet_type.name: packet_type for packet_type in PacketType}
 
 
 class TooManyTracesError(Exception):
@@ -152,36 +165,6 @@ class TracedDecoder(Decoder):
         return decoder
 
 
-class TracedOutput(list[bytes]):
-    """The output of a connection, which tells of each packet when it is written."""
-
-    __slots__ = ("_decoder", "_tap")
-
-    def __init__(self, output: list[bytes], version: int, tap: Tap) -> None:
-        super().__init__(output)
-        self._decoder = Decoder(max_packet_bytes=MAX_VARIABLE + 5, version=version)
-        self._tap = tap
-
-    def append(self, data: bytes) -> None:
-        super().append(data)
-        for packet in self._decoder.decode(data):
-            self._tap.packet("out", packet)
-
-
-class TracedDrops(Counter[str]):
-    """Counts drops where they were counted before, and tells of them. It holds nothing itself."""
-
-    def __init__(self, counter: Counter[str], tap: Tap) -> None:
-        super().__init__()
-        self.counter = counter
-        self._tap = tap
-
-    def __setitem__(self, reason: str, count: int) -> None:
-        self.counter[reason] += count  # what `drops[reason] += 1` makes of an empty counter: 1
-        what = "not retained" if reason.startswith("retained") else "to this client"
-        self._tap.tell("dropped", "PUBLISH", f"{what}: {reason}")
-
-
 class Tracing:
     """The traces of one server. False while there is none."""
 
@@ -204,3 +187,64 @@ class Tracing:
     def remove(self, trace: Trace) -> None:
         """Tells it nothing more."""
         self._traces.remove(trace)
+
+
+def kind(packet: Packet) -> str:
+    """The name of its type, as the specification has it: "PUBLISH"."""
+    return _KINDS[type(packet).__name__.upper()].name
+
+
+def describe(packet: Packet, *, payloads: bool = False) -> str:
+    """What is in the packet: `topic='a/b' qos=1 packet_id=7 payload=12 bytes`; "" for one that says nothing more."""
+    private = isinstance(packet, (Connect, Auth))
+    return " ".join(_fields(packet, private=private, payloads=payloads))
+
+
+def _fields(value: Any, *, private: bool, payloads: bool) -> Iterator[str]:
+    defaults = {field.name: field.default for field in msgspec.structs.fields(type(value))}
+    for name in value.__struct_fields__:
+        content = getattr(value, name)
+        if name == "properties":
+            yield from _properties(content, private=private)
+        elif content != defaults[name] or name == "reason_code":
+            yield f"{name}={_shown(name, content, private=private, payloads=payloads)}"
+
+
+def _shown(name: str, content: Any, *, private: bool, payloads: bool) -> str:
+    if name in _SECRETS:
+        return HIDDEN
+    if name in _CODES:
+        codes = content if isinstance(content, tuple) else (content,)
+        return ",".join(f"{code:#04x}" for code in codes)
+    match content:
+        case bytes():
+            return _bytes(content, payloads=payloads)
+        case Will() | Subscription():
+            return f"({' '.join(_fields(content, private=private, payloads=payloads))})"
+        case tuple():
+            return "[" + " ".join(_shown("", each, private=private, payloads=payloads) for each in content) + "]"
+        case bool():
+            return "yes" if content else "no"
+        case str():
+            return repr(content)  # a line break in it does not begin another line
+    return str(content)
+
+
+def _properties(properties: Properties, *, private: bool) -> Iterator[str]:
+    for name, content in properties.items():
+        if name in _SECRETS:
+            yield f"{name}={HIDDEN}"
+        elif name == "user_property":
+            for key, value in content:
+                yield f"user_property={key!r}:{HIDDEN if private else repr(value)}"
+        else:
+            yield f"{name}={_shown(name, content, private=private, payloads=False)}"
+
+
+def _bytes(data: bytes, *, payloads: bool) -> str:
+    size = f"{len(data)} bytes"
+    if not payloads or not data:
+        return size
+    beginning = data[:_PAYLOAD_SHOWN]
+    more = "..." if len(data) > _PAYLOAD_SHOWN else ""
+    return f"{size} {beginning.decode('utf-8', 'backslashreplace')!r}{more}"

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from protocols.asgi import Event
 from protocols.mqtt.broker.broker import Broker
-from protocols.mqtt.broker.retained_messages import MemoryRetainedStore, MemorySessionStore
 from protocols.mqtt.codec.decoder import Decoder, encode
 from protocols.mqtt.codec.errors import MqttError
 from protocols.mqtt.codec.packets import (
@@ -31,10 +30,9 @@ from protocols.mqtt.codec.packets import (
     Unsubscribe,
     Will,
 )
-from protocols.mqtt.connection import MAX_HELD_BYTES, Connection
+from protocols.mqtt.connection import MAX_HELD_BYTES, Connection, State
 from protocols.mqtt.inbound_publishes import MAX_PENDING_BYTES
 from protocols.mqtt.options import BrokerOptions, MqttOptions
-from protocols.mqtt.states import State
 from protocols.mqtt.trace import Tap, Trace
 
 MAX_PACKET_BYTES: Final = 2_048
@@ -154,12 +152,12 @@ class Client:
     def read(self) -> None:
         """Takes the output: it is to be valid, and to end when the connection does."""
         connection = self.connection
-        if not connection.output:
+        if not connection.writer.output:
             return
-        data = connection.take_output()
+        data = connection.writer.take_output()
         if self.decoder is None:
-            self.decoder = Decoder(max_packet_bytes=1 << 20, version=connection.version or 4)
-            if not connection.version:
+            self.decoder = Decoder(max_packet_bytes=1 << 20, version=connection.writer.version or 4)
+            if not connection.writer.version:
                 return  # a refusal for somebody who speaks another version
         for packet in self.decoder.decode(data):
             assert not isinstance(packet, (Connect, Subscribe, Unsubscribe)), packet
@@ -172,10 +170,10 @@ class Client:
         assert len(connection._held) <= MAX_HELD_BYTES
         if connection.state is State.CONNECTED:
             assert len(connection._decoder._rest) <= MAX_PACKET_BYTES
-        assert connection._pending_bytes <= MAX_PENDING_BYTES + 64 * MAX_PACKET_BYTES
-        assert connection._pending_bytes >= 0
-        if not connection._pending:
-            assert connection._pending_bytes == 0
+        if (publishes := connection.publishes) is not None:
+            assert 0 <= publishes._pending_bytes <= MAX_PENDING_BYTES + 64 * MAX_PACKET_BYTES
+            if not publishes._pending:
+                assert publishes._pending_bytes == 0
         assert sum(event["type"] == "mqtt.retained" for event in self.events) <= 1
         if connection.state is State.CLOSED:
             assert connection.end is not None
@@ -187,7 +185,7 @@ class World:
     def __init__(self) -> None:
         self.now = 1_000.0
         self.delivered = 0
-        self.broker = Broker(sessions=MemorySessionStore(), retained=MemoryRetainedStore(), limits=LIMITS)
+        self.broker = Broker(LIMITS)
         self.clients = [Client(self) for _ in range(3)]
 
     def step(self, choices: Choices) -> None:
@@ -201,7 +199,7 @@ class World:
     def check(self) -> None:
         """What is bounded is within its bounds, and what belongs together is together."""
         broker = self.broker
-        sessions = list(broker.sessions)
+        sessions = list(broker.sessions.values())
         assert len(sessions) <= LIMITS.max_sessions
         assert len(broker.retained) <= LIMITS.max_retained_messages
         assert 0 <= broker.retained.size_bytes <= LIMITS.max_retained_bytes
@@ -210,11 +208,11 @@ class World:
         for session in sessions:
             subscribed += sum(not name.startswith("$share/") for name in session.subscriptions)
             assert len(session.subscriptions) <= OPTIONS.max_subscriptions
-            assert session.queued <= OPTIONS.max_queued_messages + 2 * LIMITS.max_retained_messages + 64
-            assert 0 <= session.queued_bytes <= OPTIONS.max_queued_bytes
-            assert session.unacknowledged <= OPTIONS.max_inflight
-            if session.link is not None:
-                assert any(client.connection is session.link for client in self.clients)
+            assert session.outbox.queued <= OPTIONS.max_queued_messages + 2 * LIMITS.max_retained_messages + 64
+            assert 0 <= session.outbox.queued_bytes <= OPTIONS.max_queued_bytes
+            assert session.outbox.unacknowledged <= OPTIONS.max_inflight
+            if session.connection is not None:
+                assert any(client.connection is session.connection for client in self.clients)
         assert broker.subscription_count == subscribed
         for client in self.clients:
             client.check()
@@ -236,9 +234,9 @@ def send_packet(world: World, index: int, client: Client, choices: Choices) -> N
     if client.connection.state is State.CONNECTING:
         version, make = choices.one_of(VERSIONS), connect
     elif client.connection.state is State.AUTHENTICATING:
-        version, make = client.connection.version, authenticate
+        version, make = client.connection.writer.version, authenticate
     else:
-        version, make = client.connection.version, choices.one_of(PACKETS)
+        version, make = client.connection.writer.version, choices.one_of(PACKETS)
     if choices.below(32) == 31:
         make = choices.one_of((connect, stray))
     try:
@@ -411,8 +409,8 @@ def time_passes(world: World, index: int, client: Client, choices: Choices) -> N
 
 
 def socket_fills_or_drains(world: World, index: int, client: Client, choices: Choices) -> None:
-    if client.connection.writable:
-        client.connection.writable = False
+    if client.connection.writer.writable:
+        client.connection.writer.writable = False
     else:
         client.connection.resume_writing(world.now)
 
@@ -420,7 +418,7 @@ def socket_fills_or_drains(world: World, index: int, client: Client, choices: Ch
 def connection_ends(world: World, index: int, client: Client, choices: Choices) -> None:
     """Its transport is lost, and another connection takes its place."""
     client.connection.lost(world.now)
-    client.connection.output.clear()
+    client.connection.writer.output.clear()
     for event in client.events[:8]:  # acknowledgements that come late still let the broker route
         if event["type"] == "mqtt.publish":
             client.connection.send({"type": "mqtt.ack", "ack_id": event["ack_id"]}, world.now)
@@ -429,7 +427,7 @@ def connection_ends(world: World, index: int, client: Client, choices: Choices) 
 
 def somebody_watches(world: World, index: int, client: Client, choices: Choices) -> None:
     connection = client.connection
-    if connection.tap is None and connection.version and connection.end is None:
+    if connection.writer.tap is None and connection.writer.version and connection.end is None:
         connection.watch(Tap([Trace("one", payloads=True, clock=lambda: 0.0)], "one", ""))
     else:
         connection.watch(None)
@@ -461,7 +459,7 @@ def connections(data: bytes) -> None:
     world.check()
     world.now += 1_000
     world.broker.tick(world.now)
-    assert not list(world.broker.sessions)
+    assert not world.broker.sessions
 
 
 TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {"codec": codec, "connections": connections}

@@ -21,7 +21,7 @@ NOT_OF_PEERS: Final = {
     "protocols/handshake.py HandshakingListener._accept": "no descriptor is free: one a second",
     "protocols/tls.py ServerContext.reload": "an operator has renewed a certificate",
     "protocols/mqtt/server.py MqttServer._restore": "at the start",
-    "protocols/mqtt/statistics.py Losses.add": "one a minute for each bound",
+    "protocols/mqtt/statistics.py DropReport.add": "one a minute for each bound",
     "protocols/mqtt/storage/committer.py Committer._failed": "once, when the process has lost its store",
     "protocols/durable_sqlite.py set_aside_log": "the database file was replaced",
     "protocols/mqtt/storage/committer.py Committer._note_success": "once after each failure",

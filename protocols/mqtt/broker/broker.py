@@ -14,16 +14,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from protocols.mqtt.broker.matching import one_per_session
 from protocols.mqtt.broker.owners import NOBODY, Owner, Owners
-from protocols.mqtt.broker.retained_messages import MemoryRetainedStore, RetainedStore, SessionStore
+from protocols.mqtt.broker.retained_messages import RetainedMessages
 from protocols.mqtt.broker.session import Session, Subscriber
-from protocols.mqtt.broker.shared_subscriptions import SharedGroup
-from protocols.mqtt.broker.subscription_tree import TopicTree
+from protocols.mqtt.broker.shared_subscriptions import SharedGroup, one_per_session
+from protocols.mqtt.broker.subscription_tree import SubscriptionTree
 from protocols.mqtt.codec.errors import KeepingError, SessionQuotaError
 from protocols.mqtt.codec.packets import Properties, Publish, Will
 from protocols.mqtt.codec.topic_rules import is_status_topic, split_shared
-from protocols.mqtt.delivery import Link
+from protocols.mqtt.delivery import ClientConnection
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import LEVELS_PER_RETAINED, BrokerOptions, MqttOptions
 from protocols.mqtt.storage.journal import Journal
@@ -33,18 +32,12 @@ from protocols.mqtt.storage.rows import SubscriptionRow
 class Broker:
     """All sessions, subscriptions and retained messages of one server."""
 
-    def __init__(
-        self,
-        *,
-        sessions: SessionStore,
-        retained: RetainedStore,
-        limits: BrokerOptions,
-        journal: Journal | None = None,
-    ) -> None:
+    def __init__(self, limits: BrokerOptions, journal: Journal | None = None) -> None:
         """`journal`: where what is to outlive the process is recorded; None if nothing is."""
         self.journal = journal
-        self.sessions = sessions
-        self.retained = retained
+        self.sessions: dict[str, Session] = {}
+        """By client identifier."""
+        self.retained = RetainedMessages()
         self.limits = limits
         self.dropped: Counter[str] = Counter()
         """Messages that did not reach a subscriber or were not retained, by reason."""
@@ -54,15 +47,15 @@ class Broker:
         """CONNECT packets that were refused because of an option, by its name."""
         self.expired_sessions = 0
         """How many sessions have ended because their client did not come back in time."""
-        self.status = MemoryRetainedStore()
+        self.status = RetainedMessages()
         """What the broker says of itself below `$SYS/`: retained, but neither stored nor counted among the others."""
         self.owners = Owners(limits)
-        self._tree: TopicTree[Subscriber | SharedGroup] = TopicTree()
+        self._tree: SubscriptionTree[Subscriber | SharedGroup] = SubscriptionTree()
         self._groups: dict[tuple[str, str], SharedGroup] = {}
         self._due: list[tuple[float, int, Session]] = []
         self._due_count = 0
 
-    # -- publishing -------------------------------------------------------------------------------------------------
+    # Publishing
 
     def publish(
         self,
@@ -106,27 +99,27 @@ class Broker:
     def _fan_out(
         self, message: Message, found: Sequence[Subscriber | SharedGroup], sender: Session | None, now: float
     ) -> int:
+        outbox = None if sender is None else sender.outbox
         if len(found) > 1:
-            found = one_per_session(found, sender)
+            found = one_per_session(found, outbox)
         count = 0
         for subscriber in found:
             if isinstance(subscriber, SharedGroup):
                 count += _share(subscriber, message, now)
                 continue
-            if subscriber.no_local and subscriber.session is sender:
+            if subscriber.no_local and subscriber.outbox is outbox:
                 continue
             qos = subscriber.qos if subscriber.qos < message.qos else message.qos  # [MQTT5-3.8.4-8]
             # [MQTT5-3.3.1-12] [MQTT5-3.3.1-13] [MQTT3-3.3.1-9]
             retain = message.retain and subscriber.retain_as_published
-            subscriber.session.deliver(message, qos, retain, subscriber.identifiers, now)
+            subscriber.outbox.deliver(message, qos, retain, subscriber.identifiers, now)
             count += 1
         message.forget_encoded()  # whoever keeps it keeps it once
         return count
 
     def _retain(self, message: Message, sender: Session | None) -> None:
-        dropped = self.dropped if sender is None else sender.dropped  # the same, unless its client is traced
         if is_status_topic(message.topic):
-            dropped["retained_reserved"] += 1
+            self._drop("retained_reserved", sender)
             return
         if not message.payload:
             self.forget_retained(message.topic)  # [MQTT5-3.3.1-6] [MQTT5-3.3.1-7] [MQTT3-3.3.1-10] [MQTT3-3.3.1-11]
@@ -134,7 +127,7 @@ class Broker:
         owner = self.owners.nobody if sender is None else sender.owner
         bound = self._bound_of_retained(message, owner)
         if bound:
-            dropped[_NOT_RETAINED[bound]] += 1
+            self._drop(_NOT_RETAINED[bound], sender)
             return
         if sender is not None:
             message.publisher = sender.client_id
@@ -142,18 +135,25 @@ class Broker:
         if self.journal is not None:
             self.journal.retain(message.topic, message)
 
+    def _drop(self, reason: str, sender: Session | None) -> None:
+        if sender is None:
+            self.dropped[reason] += 1
+        else:
+            sender.outbox.drop(reason)
+
     def restore_retained(self, message: Message, owner_name: str) -> None:
         """Keeps a message as that of its topic, whatever the bounds; it is the owner's from now on."""
         old = self.retained.get(message.topic)
-        message.owner = self.owners.of(owner_name)
-        message.owner.retain(message, 1)
+        message.owner_name = owner_name
+        self.owners.of(owner_name).retain(message, 1)
         self.retained.put(message)
         if old is not None:
             self._retained_no_more(old)
 
     def _retained_no_more(self, message: Message) -> None:
-        message.owner.retain(message, -1)
-        self.owners.leave(message.owner)
+        owner = self.owners.of(message.owner_name)
+        owner.retain(message, -1)
+        self.owners.leave(owner)
 
     def _bound_of_retained(self, message: Message, owner: Owner) -> str:
         """Which option keeps a message from being retained; empty if none does."""
@@ -176,7 +176,7 @@ class Broker:
         bound = self._bound_of_retained(_message_of(packet, now), sender.owner)
         if not bound:
             return ""
-        sender.dropped[_NOT_RETAINED[bound]] += 1
+        sender.outbox.drop(_NOT_RETAINED[bound])
         return f"not retained: {bound} is {getattr(self.limits, bound)}"
 
     def forget_retained(self, topic: str) -> None:
@@ -193,11 +193,10 @@ class Broker:
         found = self.retained.match(topic_filter)
         return self.status.match(topic_filter) + found if is_status_topic(topic_filter) else found
 
-    # -- subscriptions ----------------------------------------------------------------------------------------------
+    # Subscriptions
 
-    def subscribe(self, topic_filter: str, subscriber: Subscriber) -> bool:
+    def subscribe(self, topic_filter: str, session: Session, subscriber: Subscriber) -> bool:
         """Adds a subscription, or replaces that of the same filter [MQTT5-3.8.4-3]. Returns whether it is new."""
-        session = subscriber.session
         share_name, inner = split_shared(topic_filter)
         is_new = topic_filter not in session.subscriptions
         session.subscriptions[topic_filter] = subscriber
@@ -212,7 +211,7 @@ class Broker:
                 self._tree.add(inner, (share_name,), group)
             group.add(subscriber)
         if session.journal is not None:
-            session.journal.subscribe(_row_of(topic_filter, subscriber))
+            session.journal.subscribe(_row_of(topic_filter, session, subscriber))
         return is_new
 
     def unsubscribe(self, topic_filter: str, session: Session, now: float, *, ends: bool = False) -> bool:
@@ -229,7 +228,7 @@ class Broker:
             self._tree.remove(inner, session.client_id)
         else:
             group = self._groups[share_name, inner]
-            group.remove(session)
+            group.remove(session.outbox)
             if not group:
                 del self._groups[share_name, inner]
                 self._tree.remove(inner, (share_name,))
@@ -241,12 +240,12 @@ class Broker:
 
     def _hand_over(self, session: Session, group: SharedGroup, now: float, *, begun: bool) -> None:
         """What a session of a shared subscription has not got, another one gets."""
-        for delivery in session.take_out(group.topic_filter, begun=begun):
+        for delivery in session.outbox.take_out(group.topic_filter, begun=begun):
             if delivery.message.expired(now):
                 self.dropped["expired"] += 1
             else:
                 _share(group, delivery.message, now)
-            session.hand_over(delivery)
+            session.outbox.hand_over(delivery)
 
     @property
     def subscription_count(self) -> int:
@@ -258,11 +257,11 @@ class Broker:
         """How many memberships of shared subscriptions there are."""
         return sum(len(group) for group in self._groups.values())
 
-    # -- sessions ---------------------------------------------------------------------------------------------------
+    # Sessions
 
     def attach(
         self,
-        link: Link,
+        connection: ClientConnection,
         client_id: str,
         *,
         clean_start: bool,
@@ -285,8 +284,8 @@ class Broker:
         session = self.sessions.get(client_id)
         if session is not None and session.owner.name != owner:
             self._require_room_of(owner)
-        if session is not None and session.link is not None:
-            session.link.take_over(now)
+        if session is not None and session.connection is not None:
+            session.connection.take_over(now)
             session = self.sessions.get(client_id)
         if session is not None and clean_start:  # [MQTT5-3.1.2-4] [MQTT3-3.1.2-6]
             self._end(session, now)
@@ -296,11 +295,10 @@ class Broker:
             self._require_room_of(owner)
             if len(self.sessions) >= self.limits.max_sessions:
                 raise self._session_refused("max_sessions")
-            session = Session(client_id, options=options, dropped=self.dropped)
-            self.sessions.put(session)
+            session = self.sessions[client_id] = Session(client_id, options=options, drops=self.dropped)
         self._give(session, owner)
         session.expiry_interval_s = expiry_interval_s
-        session.attach(link, options)
+        session.attach(connection, options)
         session.will_of_connection = will
         if self.journal is not None:
             _keep(session, self.journal)
@@ -319,7 +317,7 @@ class Broker:
         before, owner = session.owner, self.owners.of(owner_name)
         owner.sessions += 1
         if before is not owner:
-            session.give_to(owner)
+            session.outbox.give_to(owner)
             for topic_filter in session.subscriptions:
                 self.owners.subscribed(before, topic_filter, -1)
                 self.owners.subscribed(owner, topic_filter, 1)
@@ -340,7 +338,7 @@ class Broker:
         if not session.persistent:
             self._end(session, now)
             return
-        if session.queued:
+        if session.outbox.queued:
             for share_name, inner in map(split_shared, session.subscriptions):
                 if share_name is not None and (group := self._groups[share_name, inner]).present:
                     self._hand_over(session, group, now, begun=False)
@@ -352,20 +350,21 @@ class Broker:
     def _end(self, session: Session, now: float) -> None:
         for topic_filter in list(session.subscriptions):
             self.unsubscribe(topic_filter, session, now, ends=True)
-        self.sessions.remove(session)
+        if self.sessions.get(session.client_id) is session:
+            del self.sessions[session.client_id]
         self._publish_will(session, now)
         if session.journal is not None:
-            session.keep_no_more()
+            session.stop_persisting()
         owner = session.owner
-        session.ended()
+        session.outbox.ended()
         owner.sessions -= 1
         self.owners.leave(owner)
 
     def forget(self, session: Session, text: str, now: float, *, reason: str = "application") -> None:
         """Ends a session, with all that it has, for good: its client is told `text`, its will is not published.
         `reason` is that of the connection's end."""
-        if session.link is not None:
-            session.link.cut_off(reason, text, now)
+        if session.connection is not None:
+            session.connection.cut_off(reason, text, now)
         if self.sessions.get(session.client_id) is session:
             session.will = None
             self._end(session, now)
@@ -373,11 +372,11 @@ class Broker:
     def forget_owners(self, texts: Mapping[str, str], now: float, *, reason: str = "application") -> tuple[int, int]:
         """Ends all sessions of owners, given with what their clients are told, and takes out what they have retained:
         (how many sessions, how many messages). `reason`: as of `forget`."""
-        owners = {owner for name in texts if name and (owner := self.owners.get(name)) is not None}
-        if not owners:
+        names = {name for name in texts if name and self.owners.get(name) is not None}
+        if not names:
             return 0, 0
-        sessions = [session for session in self.sessions if session.owner in owners]
-        topics = [message.topic for message in self.retained if message.owner in owners]
+        sessions = [session for session in self.sessions.values() if session.owner.name in names]
+        topics = [message.topic for message in self.retained if message.owner_name in names]
         for session in sessions:
             self.forget(session, texts[session.owner.name], now, reason=reason)
         for topic in topics:
@@ -386,12 +385,12 @@ class Broker:
 
     def restore(self, session: Session, owner_name: str, now: float) -> None:
         """Takes a session back that outlived another process, with all that it has; its client is not here."""
-        self.sessions.put(session)
+        self.sessions[session.client_id] = session
         subscriptions, session.subscriptions = session.subscriptions, {}
         self._give(session, owner_name)
         for topic_filter, subscriber in subscriptions.items():
-            self.subscribe(topic_filter, subscriber)
-        session.journal = self.journal
+            self.subscribe(topic_filter, session, subscriber)
+        session.outbox.journal = self.journal
         if session.ends_at is None and not session.never_ends:  # its client was here when that process ended
             session.ends_at = now + session.expiry_interval_s
         self._schedule(session)
@@ -404,14 +403,14 @@ class Broker:
             if session.journal is not None:
                 session.journal.touch(session)
 
-    # -- time -------------------------------------------------------------------------------------------------------
+    # Time
 
     def tick(self, now: float) -> None:
         """Publishes the wills whose delay has passed and ends the sessions that have expired."""
         while self._due and self._due[0][0] <= now:
             _, _, session = heapq.heappop(self._due)
             session.due_at = None
-            if session.link is not None or self.sessions.get(session.client_id) is not session:
+            if session.connection is not None or self.sessions.get(session.client_id) is not session:
                 continue
             if session.will is not None and session.will_at <= now:
                 self._publish_will(session, now)
@@ -435,7 +434,7 @@ class Broker:
 
     def publish_pending_wills(self, now: float) -> None:
         """Publishes every will that waits for its delay and does not outlive the process: its session ends here."""
-        for session in list(self.sessions):
+        for session in list(self.sessions.values()):
             if session.journal is None:
                 self._publish_will(session, now)
 
@@ -460,14 +459,14 @@ def _keep(session: Session, journal: Journal) -> None:
         if session.persistent:
             journal.touch(session)
         else:  # its client wants it to end with the connection, this time
-            session.keep_no_more()
+            session.stop_persisting()
     elif session.persistent:
-        session.keep_in(journal)
+        session.persist_in(journal)
 
 
-def _row_of(topic_filter: str, subscriber: Subscriber) -> SubscriptionRow:
+def _row_of(topic_filter: str, session: Session, subscriber: Subscriber) -> SubscriptionRow:
     return SubscriptionRow(
-        subscriber.session.session_id,
+        session.session_id,
         topic_filter,
         subscriber.qos,
         subscriber.no_local,
@@ -483,5 +482,5 @@ def _share(group: SharedGroup, message: Message, now: float) -> int:
         return 0
     qos = min(chosen.qos, message.qos)
     retain = message.retain and chosen.retain_as_published
-    chosen.session.deliver(message, qos, retain, chosen.identifiers, now, share=group.topic_filter)
+    chosen.outbox.deliver(message, qos, retain, chosen.identifiers, now, share=group.topic_filter)
     return 1

@@ -8,8 +8,8 @@ socket that drains) calls `pump`. Invariants:
 - never more of them are unacknowledged than the client allows [MQTT5-3.3.4-9], nor than `max_inflight`;
 - the queue is bounded in messages and bytes; what does not fit is dropped, the new one, and counted;
 - while `journal` is set, whatever happens to a message above QoS 0 is recorded there, and what must not be seen by the
-  client before it is kept is promised first (`Link.require_commit`): a PUBLISH at QoS 2, which after a crash would be
-  sent again under another identifier; a PUBREL, after which the PUBLISH must never come again.
+  client before it is kept waits for its commit (`ClientLink.require_commit`): a PUBLISH at QoS 2, which after a crash
+  would be sent again under another identifier; a PUBREL, after which the PUBLISH must never come again.
 """
 
 from collections import Counter, deque
@@ -19,7 +19,7 @@ from protocols.mqtt.broker.owners import Owner
 from protocols.mqtt.codec.errors import ProtocolError
 from protocols.mqtt.codec.packets import ReasonCode
 from protocols.mqtt.codec.reason_codes import is_failure
-from protocols.mqtt.delivery import Delivery, Link
+from protocols.mqtt.delivery import ClientLink, Delivery
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.storage.journal import Journal
@@ -36,10 +36,11 @@ def _wrong_answer(answer: str, packet_id: int) -> ProtocolError:
     return ProtocolError(ReasonCode.PROTOCOL_ERROR, f"{answer} does not answer message {packet_id} in its state")
 
 
-class Outgoing:
+class Outbox:
     """What one client is to be sent. The containers that few clients need are made when they are."""
 
     __slots__ = (
+        "_drops",
         "_inflight",
         "_last_packet_id",
         "_queue",
@@ -47,7 +48,6 @@ class Outgoing:
         "_queued_messages",
         "_released",
         "_resend",
-        "dropped",
         "journal",
         "link",
         "options",
@@ -55,12 +55,12 @@ class Outgoing:
         "session_id",
     )
 
-    def __init__(self, options: MqttOptions, dropped: Counter[str], owner: Owner | None) -> None:
-        """`dropped` counts, by reason, the messages that did not reach the client; `owner` is who has the session."""
+    def __init__(self, options: MqttOptions, drops: Counter[str], owner: Owner | None) -> None:
+        """`drops` counts, by reason, the messages that did not reach the client; `owner` is who has the session."""
         self.options = options
-        self.dropped = dropped
+        self._drops = drops
         self.owner = owner or Owner()
-        self.link: Link | None = None
+        self.link: ClientLink | None = None
         self.journal: Journal | None = None
         """Where it is recorded, if it is to outlive the process, under `session_id`."""
         self.session_id = 0
@@ -94,7 +94,14 @@ class Outgoing:
         """Whether a message above QoS 0 would be sent at once."""
         return self.link is not None and self.link.writable and not self._queue and self._has_quota(self.link)
 
-    # -- messages to the client -------------------------------------------------------------------------------------
+    def drop(self, reason: str) -> None:
+        """Counts a message that the client does not get, or what else it has published for nothing."""
+        if self.link is None:
+            self._drops[reason] += 1
+        else:
+            self.link.dropped(reason)
+
+    # Messages to the client
 
     def deliver(
         self,
@@ -147,7 +154,7 @@ class Outgoing:
             delivery = self._dequeue(queue)
             if delivery.message.expired(now):  # [MQTT5-3.3.2-5]
                 self._forget(delivery)
-                self.dropped["expired"] += 1
+                self.drop("expired")
             else:
                 self._send(link, delivery, now)
         if not queue:
@@ -178,10 +185,10 @@ class Outgoing:
         """Another session delivers it now."""
         self._forget(delivery)
 
-    def _has_quota(self, link: Link) -> bool:
+    def _has_quota(self, link: ClientLink) -> bool:
         return self.unacknowledged < link.send_maximum
 
-    def _send(self, link: Link, delivery: Delivery, now: float) -> None:
+    def _send(self, link: ClientLink, delivery: Delivery, now: float) -> None:
         packet_id = 0
         if delivery.qos:
             packet_id = delivery.packet_id = self._next_packet_id()
@@ -225,15 +232,15 @@ class Outgoing:
                 self._queued_messages >= options.max_queued_messages
                 or self._queued_bytes + size_bytes > options.max_queued_bytes
             ) and not self._make_room(queue, size_bytes, now):
-                self.dropped["queue_full"] += 1
+                self.drop("queue_full")
                 return
             of_owner = owner.queued_bytes + size_bytes
             if of_owner > owner.max_queued_bytes:
-                self.dropped["owner_queues_full"] += 1
+                self.drop("owner_queues_full")
                 return
             in_all = backlog.size_bytes + size_bytes
             if in_all > backlog.max_bytes:
-                self.dropped["queues_full"] += 1
+                self.drop("queues_full")
                 return
             self._queued_messages += 1
             self._queued_bytes += size_bytes
@@ -247,7 +254,7 @@ class Outgoing:
         """Drops what has expired from the front of a full queue. Returns whether there is room now."""
         while queue and queue[0].message.expired(now):
             self._forget(self._dequeue(queue))
-            self.dropped["expired"] += 1
+            self.drop("expired")
             if (
                 self._queued_messages < self.options.max_queued_messages
                 and self._queued_bytes + size_bytes <= self.options.max_queued_bytes
@@ -267,9 +274,9 @@ class Outgoing:
         self.owner.queued_bytes += size_bytes
         self.owner.backlog.size_bytes += size_bytes
 
-    # -- what the client answers ------------------------------------------------------------------------------------
+    # What the client answers
 
-    def acknowledged(self, packet_id: int, now: float) -> None:
+    def on_puback(self, packet_id: int, now: float) -> None:
         """A PUBACK has come: the message is delivered, or refused, which ends it too. Raises ProtocolError."""
         if packet_id in self._released:
             raise _wrong_answer("PUBACK", packet_id)
@@ -278,7 +285,7 @@ class Outgoing:
             self._forget(delivery)
             self.pump(now)
 
-    def received_by_client(self, packet_id: int, reason_code: int, now: float) -> None:
+    def on_pubrec(self, packet_id: int, reason_code: int, now: float) -> None:
         """A PUBREC has come: the client owns the message, or refuses it [MQTT5-4.3.3-4]. Raises ProtocolError."""
         refused = is_failure(reason_code)
         delivery = self._take_inflight(packet_id, "PUBREC", qos=2)
@@ -309,7 +316,7 @@ class Outgoing:
             self._resend.remove(delivery)
         return delivery
 
-    def completed(self, packet_id: int, now: float) -> None:
+    def on_pubcomp(self, packet_id: int, now: float) -> None:
         """A PUBCOMP has come: the delivery at QoS 2 is over. Raises ProtocolError."""
         if packet_id in self._inflight:
             raise _wrong_answer("PUBCOMP", packet_id)
@@ -319,10 +326,12 @@ class Outgoing:
                 self.journal.completed(seq)
             self.pump(now)
 
-    # -- connections ------------------------------------------------------------------------------------------------
+    # Connections
 
-    def begin_again(self) -> None:
-        """Another connection: what was sent and not acknowledged is to be sent again."""
+    def attach(self, link: ClientLink, options: MqttOptions) -> None:
+        """The client is back: what was sent and not acknowledged is to be sent again, from `resume` on."""
+        self.link = link
+        self.options = options
         self._resend = deque(self._inflight.values()) if self._inflight else None
 
     def resume(self, now: float) -> None:
@@ -333,7 +342,7 @@ class Outgoing:
             self.link.write_pubrel(packet_id)
         self.pump(now)
 
-    def drop_qos_0(self) -> None:
+    def detach(self) -> None:
         """The connection is gone, and messages at QoS 0 that waited for its socket go with it."""
         self._resend = None
         if self._queue:
@@ -343,7 +352,8 @@ class Outgoing:
                 if delivery.qos:
                     self._requeue(delivery)
                 else:
-                    self.dropped["disconnected"] += 1
+                    self.drop("disconnected")
+        self.link = None
 
     def _requeue(self, delivery: Delivery) -> None:
         if self._queue is None:
@@ -365,7 +375,7 @@ class Outgoing:
         """What waits does not count any more."""
         self.give_to(Owner())
 
-    # -- outliving the process --------------------------------------------------------------------------------------
+    # Outliving the process
 
     def forget_all(self, journal: Journal) -> None:
         """What is there and what is still to come will not outlive the process."""

@@ -143,7 +143,7 @@ class Owners:
         if not owner.name:
             return ""
         limits = self._limits
-        is_own = old is not None and old.owner is owner
+        is_own = old is not None and old.owner_name == owner.name
         size_bytes = owner.retained_bytes + message.size_bytes - (old.size_bytes if old is not None and is_own else 0)
         if not is_own and (
             owner.retained_messages >= limits.max_retained_messages_per_owner

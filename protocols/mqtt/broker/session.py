@@ -1,16 +1,16 @@
 """What is kept for a client while it comes and goes: subscriptions, messages under way, messages that wait [MQTT5-4.1].
 
-A session has a `link`, the connection in use, or None while its client is away. Messages for the client are the
-business of `Outgoing`. While `journal` is set the session is to outlive the process, and what changes is recorded.
+A session has a `connection` while its client is here. Messages for the client are the business of its `outbox`. While
+`journal` is set the session is to outlive the process, and what changes is recorded.
 """
 
 from collections import Counter
 from typing import Final
 
-from protocols.mqtt.broker.outbox import Outgoing
+from protocols.mqtt.broker.outbox import Outbox
 from protocols.mqtt.broker.owners import Owner
 from protocols.mqtt.codec.packets import Will
-from protocols.mqtt.delivery import Link
+from protocols.mqtt.delivery import ClientConnection
 from protocols.mqtt.options import NEVER_EXPIRES, MqttOptions
 from protocols.mqtt.storage.journal import Journal
 
@@ -19,13 +19,13 @@ BRIDGE_PREFIX: Final = "$bridge/"
 
 
 class Subscriber:
-    """A session with what it was granted for one topic filter: what a matching message finds."""
+    """The outbox of a session with what it was granted for one topic filter: what a matching message finds."""
 
-    __slots__ = ("identifiers", "no_local", "qos", "retain_as_published", "session")
+    __slots__ = ("identifiers", "no_local", "outbox", "qos", "retain_as_published")
 
     def __init__(
         self,
-        session: "Session",
+        outbox: Outbox,
         qos: int,
         *,
         no_local: bool = False,
@@ -33,21 +33,23 @@ class Subscriber:
         identifiers: tuple[int, ...] = (),
     ) -> None:
         """`identifiers` is the subscription identifier of the SUBSCRIBE, if it had one [MQTT5-3.3.4-3]."""
-        self.session = session
+        self.outbox = outbox
         self.qos = qos
         self.no_local = no_local
         self.retain_as_published = retain_as_published
         self.identifiers = identifiers
 
 
-class Session(Outgoing):
+class Session:
     """The session of one client identifier."""
 
     __slots__ = (
         "client_id",
+        "connection",
         "due_at",
         "ends_at",
         "expiry_interval_s",
+        "outbox",
         "received",
         "subscriptions",
         "will",
@@ -56,11 +58,12 @@ class Session(Outgoing):
     )
 
     def __init__(
-        self, client_id: str, *, options: MqttOptions, dropped: Counter[str], owner: Owner | None = None
+        self, client_id: str, *, options: MqttOptions, drops: Counter[str], owner: Owner | None = None
     ) -> None:
-        """`dropped` and `owner`: see Outgoing."""
-        super().__init__(options, dropped, owner)
+        """`drops` and `owner`: see Outbox."""
         self.client_id = client_id
+        self.connection: ClientConnection | None = None
+        self.outbox = Outbox(options, drops, owner)
         self.subscriptions: dict[str, Subscriber] = {}
         self.received: set[int] | None = None
         """Packet identifiers of QoS 2 messages that were taken over from the client and not yet released by it."""
@@ -75,6 +78,26 @@ class Session(Outgoing):
         """When the broker is going to look at this absent session."""
 
     @property
+    def journal(self) -> Journal | None:
+        """Where it is recorded, if it is to outlive the process, under `session_id`."""
+        return self.outbox.journal
+
+    @property
+    def session_id(self) -> int:
+        """Its number in the journal; 0 if the journal does not know it."""
+        return self.outbox.session_id
+
+    @property
+    def owner(self) -> Owner:
+        """Who has it."""
+        return self.outbox.owner
+
+    @property
+    def options(self) -> MqttOptions:
+        """Those of the listener that its client connected to last."""
+        return self.outbox.options
+
+    @property
     def persistent(self) -> bool:
         """Whether the session outlives its connection [MQTT5-3.1.2-23]."""
         return self.expiry_interval_s > 0
@@ -84,7 +107,7 @@ class Session(Outgoing):
         """Whether it does so for ever."""
         return self.expiry_interval_s >= NEVER_EXPIRES
 
-    # -- messages from the client -----------------------------------------------------------------------------------
+    # Messages from the client
 
     def remember_received(self, packet_id: int) -> None:
         """The QoS 2 message with this identifier is taken over; until PUBREL it is known again [MQTT5-4.3.3-10]."""
@@ -103,40 +126,41 @@ class Session(Outgoing):
             self.journal.forget_received(self.session_id, packet_id)
         return True
 
-    # -- connections ------------------------------------------------------------------------------------------------
+    # Connections
 
-    def attach(self, link: Link, options: MqttOptions) -> None:
-        """The client is back. Nothing is sent before `resume`, which is called when the CONNACK is on its way."""
-        self.link = link
-        self.options = options
+    def attach(self, connection: ClientConnection, options: MqttOptions) -> None:
+        """The client is back. Nothing is sent before the outbox is told to resume, which is when the CONNACK is on its
+        way."""
+        self.connection = connection
         self.will = None  # [MQTT5-3.1.3-9]
         self.ends_at = None
-        self.begin_again()
+        self.outbox.attach(connection.writer, options)
 
     def detach(self) -> None:
         """The connection is gone."""
-        self.link = None
+        self.outbox.detach()
+        self.connection = None
         self.will_of_connection = None
-        self.drop_qos_0()
 
-    # -- outliving the process --------------------------------------------------------------------------------------
+    # Outliving the process
 
-    def keep_in(self, journal: Journal) -> None:
+    def persist_in(self, journal: Journal) -> None:
         """The session is to outlive the process; it is new, and has nothing."""
-        self.journal = journal
-        journal.begin(self)
+        self.outbox.journal = journal
+        self.outbox.session_id = journal.new_session_id()
+        journal.touch(self)
 
-    def keep_no_more(self) -> None:
+    def stop_persisting(self) -> None:
         """It is not any more: it has ended, or will with its connection."""
         journal = self.journal
         assert journal is not None
-        self.forget_all(journal)
+        self.outbox.forget_all(journal)
         for packet_id in self.received or ():
             journal.forget_received(self.session_id, packet_id)
         for topic_filter in self.subscriptions:
             journal.unsubscribe(self.session_id, topic_filter)
-        journal.end(self)
-        self.journal = None
+        journal.end(self.session_id)
+        self.outbox.journal = None
 
     def restore_received(self, packet_id: int) -> None:
         """Takes back the identifier of a message that was taken over."""

@@ -1,19 +1,18 @@
-"""The two trees that match topics and topic filters, one against many of the other.
+"""Subscriptions by topic filter: filters are stored, a topic is looked up. See retained_messages for the other way.
 
-`TopicTree` holds subscriptions: filters are stored, a topic is looked up. `RetainedTree` holds retained messages:
-topics are stored, a filter is looked up. Both walk level by level over a frontier of nodes: no recursion, because a
-peer chooses the depth (a topic can have 65,535 levels), and no visit to a node whose filter or topic does not match so
-far, so that the cost does not grow with what does not match.
+The tree is walked level by level over a frontier of nodes: no recursion, because a peer chooses the depth (a topic can
+have 65,535 levels), and no visit to a node whose filter does not match so far, so that the cost does not grow with what
+does not match.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 from protocols.mqtt.codec.topic_rules import is_wildcard
 
 T = TypeVar("T")
 
-# What a TopicTree remembers: a peer that publishes to ever new topics gets at most a few megabytes of it.
+# What a SubscriptionTree remembers: a peer that publishes to ever new topics gets at most a few megabytes of it.
 _REMEMBERED_TOPICS: Final = 4_096
 _REMEMBERED_CHARACTERS: Final = 128
 _REMEMBERED_MATCHES: Final = 8
@@ -32,7 +31,7 @@ class _FilterNode(Generic[T]):
         self.here: dict[Hashable, T] = _NONE
 
 
-class TopicTree(Generic[T]):
+class SubscriptionTree(Generic[T]):
     """Values by topic filter and key: for each filter, at most one value per key.
 
     Filters without a wildcard are in a dict by the whole filter; the tree of levels holds the others. Where there is
@@ -152,111 +151,3 @@ class TopicTree(Generic[T]):
             del parent.children[level]
             node = parent
         return True
-
-
-class _TopicNode(Generic[T]):
-    """One level of the stored topics. `topic` is the whole topic that ends at this level, if one is stored."""
-
-    __slots__ = ("children", "topic")
-
-    def __init__(self) -> None:
-        self.children: dict[str, _TopicNode[T]] = _NONE
-        self.topic: str | None = None
-
-
-class RetainedTree(Generic[T]):
-    """One value per topic name, found by topic filter.
-
-    The values are in a dict by topic, the tree of levels holds topics only: a publish to a topic that has a retained
-    message already replaces one dict entry.
-    """
-
-    __slots__ = ("_root", "_values", "levels")
-
-    def __init__(self) -> None:
-        self._values: dict[str, T] = {}
-        self._root: _TopicNode[T] = _TopicNode()
-        self.levels = 0
-        """How many levels the topics have, each counted once that several begin with; 240 bytes each."""
-
-    def __iter__(self) -> Iterator[T]:
-        return iter(self._values.values())
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def get(self, topic: str) -> T | None:
-        """The value of one topic."""
-        return self._values.get(topic)
-
-    def set(self, topic: str, value: T) -> None:
-        """Stores `value` in place of an earlier one of this topic."""
-        if topic not in self._values:
-            node = self._root
-            for level in topic.split("/"):
-                child = node.children.get(level)
-                if child is None:
-                    if node.children is _NONE:
-                        node.children = {}
-                    child = node.children[level] = _TopicNode()
-                    self.levels += 1
-                node = child
-            node.topic = topic
-        self._values[topic] = value
-
-    def remove(self, topic: str) -> T | None:
-        """Takes the value of this topic out and returns it."""
-        if topic not in self._values:
-            return None
-        node = self._root
-        path: list[tuple[_TopicNode[T], str]] = []
-        for level in topic.split("/"):
-            path.append((node, level))
-            node = node.children[level]
-        node.topic = None
-        for parent, level in reversed(path):
-            if node.topic is not None or node.children:
-                break
-            del parent.children[level]
-            self.levels -= 1
-            node = parent
-        return self._values.pop(topic)
-
-    def match(self, topic_filter: str) -> list[tuple[str, T]]:
-        """The (topic, value) pairs that a valid filter (not shared) matches."""
-        values = self._values
-        if not is_wildcard(topic_filter):
-            return [(topic_filter, values[topic_filter])] if topic_filter in values else []
-        return [(topic, values[topic]) for topic in self._match_topics(topic_filter.split("/"))]
-
-    def _match_topics(self, levels: list[str]) -> list[str]:
-        whole_subtree = levels[-1] == "#"
-        if whole_subtree:
-            levels.pop()
-        frontier = [self._root]
-        for depth, level in enumerate(levels):
-            if level == "+":
-                frontier = [child for node in frontier for child in _children(node, at_root=depth == 0)]
-            else:
-                frontier = [child for node in frontier if (child := node.children.get(level)) is not None]
-        if whole_subtree:
-            frontier = _with_descendants(frontier, at_root=not levels)
-        return [node.topic for node in frontier if node.topic is not None]
-
-
-def _children(node: _TopicNode[T], *, at_root: bool) -> list[_TopicNode[T]]:
-    """The nodes that a wildcard at this level matches: at the root not those with "$" [MQTT5-4.7.2-1]."""
-    if at_root:
-        return [child for level, child in node.children.items() if not level.startswith("$")]
-    return list(node.children.values())
-
-
-def _with_descendants(nodes: list[_TopicNode[T]], *, at_root: bool) -> list[_TopicNode[T]]:
-    found: list[_TopicNode[T]] = []
-    frontier = nodes
-    if at_root:
-        frontier = _children(nodes[0], at_root=True)
-    while frontier:
-        found.extend(frontier)
-        frontier = [child for node in frontier for child in node.children.values()]
-    return found

@@ -1,6 +1,6 @@
 """Writes what the journal records: one thread, one commit at a time, each of whatever came while the last one ran.
 
-Output that promises to keep something is held back until the commit that does (held_output.py). While the store is
+Output that promises to keep something is held back until the commit that does (commit_gate.py). While the store is
 away, locked or full, the same group is tried again until it is stored: what it promises is not sent, and connections
 that wait for it are not read. Nothing is promised that is not kept. A store that does not answer within SLOW_S has
 failed, too, as far as others are told, while it is waited for.
@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from protocols import metrics
 from protocols.log_lines import RateLimitedLog
 from protocols.mqtt.storage.journal import Journal
-from protocols.mqtt.storage.rows import Changes, Kind, Row, Store, StoreError, StoreTakenError
+from protocols.mqtt.storage.rows import Changes, Kind, Row, Store, StoreError, StoreTakenError, changes_of
 
 logger = logging.getLogger("gateway.mqtt")
 
@@ -122,7 +122,8 @@ class Committer:
         if self._is_closed:
             return
         assert self._loop is not None
-        number, changes = self._journal.take(to_wall=time.time() - self._loop.time())
+        number, change_set = self._journal.close_group()
+        changes = changes_of(change_set, to_wall=time.time() - self._loop.time())
         if changes:
             self._write(number, changes)
         else:  # all of it came and went

@@ -4,7 +4,6 @@ from typing import Any
 
 from protocols.asgi import Event
 from protocols.mqtt.broker.broker import Broker
-from protocols.mqtt.broker.retained_messages import MemoryRetainedStore, MemorySessionStore
 from protocols.mqtt.codec.decoder import Decoder, encode
 from protocols.mqtt.codec.packets import (
     ConnAck,
@@ -30,9 +29,7 @@ class World:
     def __init__(self, options: MqttOptions | None = None, *, limits: BrokerOptions | None = None) -> None:
         self.options = options or MqttOptions()
         self.now = 1_000.0
-        self.broker = Broker(
-            sessions=MemorySessionStore(), retained=MemoryRetainedStore(), limits=limits or BrokerOptions()
-        )
+        self.broker = Broker(limits or BrokerOptions())
 
     def pass_time(self, seconds: float) -> None:
         """The clock of the server goes on, and it looks at what is due."""
@@ -98,7 +95,7 @@ class Client:
 
     def read(self) -> list[Packet]:
         """What the server has sent since the last call."""
-        return list(self._decoder.decode(self.connection.take_output()))
+        return list(self._decoder.decode(self.connection.writer.take_output()))
 
     def publishes(self) -> list[Publish]:
         """The PUBLISH packets among it."""

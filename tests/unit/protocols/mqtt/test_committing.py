@@ -244,7 +244,7 @@ class TestWaiting:
         assert endpoint._commit_gate is not None
         assert endpoint._commit_gate.size_bytes < 200_000
         assert (
-            server.broker.dropped.total() + server_state.traffic.dropped > 50
+            server.broker.dropped.total() + server_state.statistics.traffic.dropped > 50
         )  # the clock takes from one to the other
         store.gate.set()
         assert isinstance(await client.receive(), SubAck)

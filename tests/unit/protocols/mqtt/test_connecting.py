@@ -12,9 +12,8 @@ from protocols.mqtt.codec.packets import (
     ReasonCode,
     Will,
 )
-from protocols.mqtt.connection import MAX_HELD_BYTES
+from protocols.mqtt.connection import MAX_HELD_BYTES, State
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.states import State
 from tests.unit.protocols.mqtt.harness import World
 
 
@@ -112,7 +111,7 @@ class TestConnect:
 
         client.send_bytes(b"\x10\x0d\x00\x04MQTT\x09\x02\x00\x3c\x00\x01c")
 
-        assert client.connection.take_output() == b"\x20\x02\x00\x01"
+        assert client.connection.writer.take_output() == b"\x20\x02\x00\x01"
         assert client.connection.state is State.CLOSED
 
     @pytest.mark.mqtt("MQTT5-3.1.4-1")

@@ -82,7 +82,7 @@ class TestQos2:
         client.send(PubComp(packet.packet_id))
 
         assert client.connection.session is not None
-        assert client.connection.session.unacknowledged == 0
+        assert client.connection.session.outbox.unacknowledged == 0
 
     @pytest.mark.mqtt("MQTT5-4.4.0-2")
     def test_a_pubrec_with_an_error_ends_it(self) -> None:
@@ -95,7 +95,7 @@ class TestQos2:
 
         assert client.read() == []
         assert client.connection.session is not None
-        assert client.connection.session.unacknowledged == 0
+        assert client.connection.session.outbox.unacknowledged == 0
 
     @pytest.mark.mqtt("MQTT5-3.6.2-1")
     def test_a_pubrec_of_something_unknown(self) -> None:
@@ -368,7 +368,7 @@ class TestQueueOfASlowClient:
     def test_messages_wait_while_its_socket_is_full_and_keep_their_order(self) -> None:
         world = World()
         client = subscribed(world)
-        client.connection.writable = False
+        client.connection.writer.writable = False
         for number in range(4):
             world.publish("t", b"%d" % number, qos=number % 2)
         assert client.payloads() == []
@@ -380,7 +380,7 @@ class TestQueueOfASlowClient:
     def test_the_queue_is_bounded(self) -> None:
         world = World(MqttOptions(max_queued_messages=2))
         client = subscribed(world)
-        client.connection.writable = False
+        client.connection.writer.writable = False
 
         for number in range(4):
             world.publish("t", b"%d" % number)
@@ -392,7 +392,7 @@ class TestQueueOfASlowClient:
     def test_messages_at_qos_0_do_not_outlive_the_connection(self) -> None:
         world = World()
         client = subscribed(world)
-        client.connection.writable = False
+        client.connection.writer.writable = False
         world.publish("t", b"0", qos=0)
         world.publish("t", b"1", qos=1)
         client.lose()

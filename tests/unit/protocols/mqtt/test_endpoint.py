@@ -8,7 +8,6 @@ import pytest
 
 from protocols.asgi import Event, Receive, Scope, Send
 from protocols.mqtt.broker.broker import Broker
-from protocols.mqtt.broker.retained_messages import MemoryRetainedStore, MemorySessionStore
 from protocols.mqtt.codec.decoder import Decoder, encode
 from protocols.mqtt.codec.packets import (
     Auth,
@@ -127,7 +126,7 @@ async def make_context() -> AsyncIterator[MakeContext]:
 
     def make(application: Any = broker, **chosen: Any) -> ListenerContext:
         options = MqttOptions(**chosen)
-        the_broker = Broker(sessions=MemorySessionStore(), retained=MemoryRetainedStore(), limits=BrokerOptions())
+        the_broker = Broker(BrokerOptions())
         server_state = ServerState(application, {}, the_broker)
         endpoints = Endpoints(server_state)
         endpoints.start(shortest_timeout_s=60)
@@ -249,19 +248,19 @@ class TestSlowClient:
         await passes()
         session = peer.endpoint.connection.session
         assert session is not None
-        assert session.queued > 10
+        assert session.outbox.queued > 10
         assert peer.transport.reading_paused
 
         peer.transport.take()
 
         assert peer.transport.full
-        assert session.queued
+        assert session.outbox.queued
         assert peer.transport.reading_paused
         assert peer.endpoint in context.server_state.connections._stalled
 
         while peer.transport.full:
             peer.transport.take()
-        assert not session.queued
+        assert not session.outbox.queued
         assert not peer.transport.reading_paused
 
     async def test_one_that_is_closed_is_cut_in_time_also_if_it_took_something_since(
@@ -336,7 +335,7 @@ class TestSlowClient:
         await passes()
 
         assert peer.endpoint.connection.end is not None
-        assert peer.endpoint.connection.output == []
+        assert peer.endpoint.connection.writer.output == []
         assert peer.endpoint.deadline < float("inf")
 
     async def test_an_application_that_does_nothing_but_send_lets_others_go_on_when_the_client_has_gone(

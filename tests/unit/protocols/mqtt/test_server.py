@@ -225,9 +225,9 @@ class TestBackPressure:
             await asyncio.sleep(0)
         session = endpoint.connection.session
         assert session is not None
-        assert session.queued <= 1_000
+        assert session.outbox.queued <= 1_000
         assert (
-            server.broker.dropped.total() + server._server_state.traffic.dropped > 0
+            server.broker.dropped.total() + server._server_state.statistics.traffic.dropped > 0
         )  # the clock takes from one to the other
 
         await until(lambda: not server._endpoints.open)
@@ -247,7 +247,7 @@ class TestBackPressure:
         client = await Client.connected(server)
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         [endpoint] = server._endpoints.open
-        await until(lambda: not endpoint.connection.writable)
+        await until(lambda: not endpoint.connection.writer.writable)
         waiting_at = len(sent)
         await asyncio.sleep(0)
         assert len(sent) == waiting_at < 200

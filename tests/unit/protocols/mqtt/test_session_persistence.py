@@ -6,7 +6,6 @@ import pytest
 
 from protocols.mqtt.broker.broker import Broker
 from protocols.mqtt.broker.owners import size_of_subscription
-from protocols.mqtt.broker.retained_messages import MemoryRetainedStore, MemorySessionStore
 from protocols.mqtt.codec.packets import (
     ConnAck,
     Connect,
@@ -25,9 +24,9 @@ from protocols.mqtt.codec.packets import (
     Will,
 )
 from protocols.mqtt.options import NEVER_EXPIRES, BrokerOptions, MqttOptions
-from protocols.mqtt.recovery import Clock, Restoring
+from protocols.mqtt.recovery import Clock, Recovery
 from protocols.mqtt.storage.journal import Journal
-from protocols.mqtt.storage.rows import KINDS, Changes
+from protocols.mqtt.storage.rows import KINDS, Changes, changes_of
 from tests.support.mqtt_store import MemoryStore
 from tests.unit.protocols.mqtt.harness import Client, World
 
@@ -52,17 +51,13 @@ class KeptWorld(World):
         self.journal = Journal()
         self.now = now
         self.to_wall = wall - now
-        self.broker = Broker(
-            sessions=MemorySessionStore(),
-            retained=MemoryRetainedStore(),
-            limits=limits or BrokerOptions(),
-            journal=self.journal,
-        )
-        Restoring(self.broker, self.journal, self.options, Clock(now, wall)).run(self.store.load())
+        self.broker = Broker(limits or BrokerOptions(), journal=self.journal)
+        Recovery(self.broker, self.journal, self.options, Clock(now, wall)).run(self.store.load())
 
     def commit(self) -> Changes:
         """All that has been recorded so far is kept."""
-        number, changes = self.journal.take(to_wall=self.to_wall)
+        number, change_set = self.journal.close_group()
+        changes = changes_of(change_set, self.to_wall)
         self.store.write(changes)
         self.journal.committed = number
         return changes
@@ -91,7 +86,7 @@ def leaving(client: Client) -> list[Packet]:
     connection = client.connection
     journal = client.world.broker.journal
     assert journal is not None
-    return [] if connection.required_commit > journal.committed else client.read()
+    return [] if connection.writer.required_commit > journal.committed else client.read()
 
 
 @pytest.fixture
@@ -161,7 +156,7 @@ class TestPromises:
 
         publish(publisher, "t", qos=2, dup=True)
 
-        assert publisher.connection.required_commit > world.journal.committed
+        assert publisher.connection.writer.required_commit > world.journal.committed
 
     def test_a_publish_at_qos_2_to_a_client_and_its_pubrel(self, world: KeptWorld) -> None:
         subscriber = world.comes("s")
@@ -184,7 +179,7 @@ class TestFreeOfCharge:
                 publish(publisher, "t", qos=qos, packet_id=qos or 1)
             publisher.read()
             assert len(subscriber.take()) == 3
-            assert publisher.connection.required_commit == subscriber.connection.required_commit == 0
+            assert publisher.connection.writer.required_commit == subscriber.connection.writer.required_commit == 0
             subscriber.disconnect()
 
         assert not world.journal.is_dirty
@@ -245,8 +240,8 @@ class TestFreeOfCharge:
         world.publish("t", b"x", qos=1)
 
         assert session is not None
-        assert session._queue is not None
-        assert session._queue[0].message._encoded is None
+        assert session.outbox._queue is not None
+        assert session.outbox._queue[0].message._encoded is None
 
     def test_what_is_over_leaves_nothing_behind(self, world: KeptWorld) -> None:
         client = world.comes("c", will=Will(topic="w", payload=b"", properties={"will_delay_interval": 5}))

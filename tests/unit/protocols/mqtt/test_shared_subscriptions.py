@@ -43,7 +43,7 @@ class TestSharedSubscriptions:
     def test_a_member_that_cannot_take_more_is_passed_over(self) -> None:
         world = World()
         slow, quick = self.members(world, 2)
-        slow.connection.writable = False
+        slow.connection.writer.writable = False
 
         for number in range(3):
             world.publish("t", b"%d" % number)

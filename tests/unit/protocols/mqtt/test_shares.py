@@ -348,7 +348,7 @@ class TestForgetting:
         assert world.broker.forget_owners({"device/1": "disabled", "device/3": "deleted"}, world.now) == (2, 2)
 
         assert present.reason == ("application", ReasonCode.NOT_AUTHORIZED)
-        assert [session.client_id for session in world.broker.sessions] == ["other"]
+        assert [session.client_id for session in world.broker.sessions.values()] == ["other"]
         assert [message.topic for message in world.broker.retained] == ["theirs"]
         assert [owner.name for owner in world.broker.owners] == ["device/2"]
         assert world.broker.owners.backlog.size_bytes == 0

@@ -153,7 +153,7 @@ class TestPublish:
 
         world.publish("t", b"x")
 
-        assert client.connection.take_output() == b"\x30\x04\x00\x01tx"
+        assert client.connection.writer.take_output() == b"\x30\x04\x00\x01tx"
 
     @pytest.mark.mqtt("MQTT3-3.3.1-7")
     def test_at_qos_0_it_replaces_what_was_retained_at_another(self) -> None:
@@ -347,7 +347,7 @@ class TestSubscriptions:
 
         client.ack(event, reason_codes=[2, 0x87, 0])
 
-        assert client.connection.take_output() == b"\x90\x05\x00\x4d\x02\x80\x00"
+        assert client.connection.writer.take_output() == b"\x90\x05\x00\x4d\x02\x80\x00"
 
     @pytest.mark.mqtt("MQTT3-3.10.4-4", "MQTT3-3.10.4-5", "MQTT3-3.10.4-6", "MQTT3-2.3.1-7")
     def test_unsubscribing_from_several_filters_of_3_1_1_has_one_answer(self) -> None:
@@ -358,7 +358,7 @@ class TestSubscriptions:
 
         client.ack(event)
 
-        assert client.connection.take_output() == b"\xb0\x02\x00\x4e"
+        assert client.connection.writer.take_output() == b"\xb0\x02\x00\x4e"
         assert world.publish("a") == world.publish("b") == 0
 
     @BOTH

@@ -3,7 +3,7 @@
 import pytest
 
 from protocols.mqtt.options import MqttOptions
-from protocols.mqtt.statistics import INTERVAL_S, Losses
+from protocols.mqtt.statistics import INTERVAL_S, DropReport
 from tests.unit.protocols.mqtt.harness import World
 
 
@@ -20,7 +20,7 @@ def test_a_full_queue_is_told_with_whose_it_is(caplog: pytest.LogCaptureFixture)
     world.connected("nothing waits for it")
     of_one_absent_client(world, 5)
 
-    Losses().add(world.broker.dropped, world.broker, now=0.0)
+    DropReport().add(world.broker.dropped, world.broker, now=0.0)
 
     [line] = caplog.messages
     assert line == (
@@ -33,7 +33,7 @@ def test_so_is_who_has_as_many_subscriptions_as_it_may(caplog: pytest.LogCapture
     world = World(MqttOptions(max_subscriptions=2))
     world.connected("greedy").subscribe("a", "b", "c")
 
-    Losses().add(world.broker.refused_filters, world.broker, now=0.0)
+    DropReport().add(world.broker.refused_filters, world.broker, now=0.0)
 
     [line] = caplog.messages
     assert line == (
@@ -43,9 +43,9 @@ def test_so_is_who_has_as_many_subscriptions_as_it_may(caplog: pytest.LogCapture
 
 
 def test_what_goes_on_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    losses, broker = Losses(), World().broker
+    report, broker = DropReport(), World().broker
     for second in range(int(INTERVAL_S) + 1):
-        losses.add({"retained_full": 2}, broker, now=float(second))
+        report.add({"retained_full": 2}, broker, now=float(second))
 
     assert [line.split("; ")[1] for line in caplog.messages] == [
         "2 since the last such line",
@@ -54,15 +54,15 @@ def test_what_goes_on_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_each_bound_has_its_own_line(caplog: pytest.LogCaptureFixture) -> None:
-    losses, broker = Losses(), World().broker
-    losses.add({"queue_full": 1}, broker, now=0.0)
-    losses.add({"retained_full": 1, "retained_too_deep": 1}, broker, now=1.0)
+    report, broker = DropReport(), World().broker
+    report.add({"queue_full": 1}, broker, now=0.0)
+    report.add({"retained_full": 1, "retained_too_deep": 1}, broker, now=1.0)
 
     assert len(caplog.messages) == 3
 
 
 def test_what_is_as_it_should_be_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
     """Messages that expired, and those at QoS 0 for clients that are away."""
-    Losses().add({"expired": 5, "disconnected": 7}, World().broker, now=0.0)
+    DropReport().add({"expired": 5, "disconnected": 7}, World().broker, now=0.0)
 
     assert caplog.messages == []

@@ -450,7 +450,7 @@ class TestWhatASubscriberGets:
 
         world.publish("a", b"x")
 
-        first, *others = (client.connection.output[0] for client in clients)
+        first, *others = (client.connection.writer.output[0] for client in clients)
         assert all(other is first for other in others)
 
 

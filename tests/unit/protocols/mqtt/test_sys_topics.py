@@ -3,8 +3,8 @@
 import pytest
 
 from protocols.mqtt.codec.packets import Publish
-from protocols.mqtt.sys_topics import Load, StatusTopics
-from protocols.mqtt.traffic import Traffic
+from protocols.mqtt.statistics import Traffic
+from protocols.mqtt.sys_topics import Load, SysTopics
 from tests.unit.protocols.mqtt.harness import Client, World
 
 
@@ -14,7 +14,7 @@ class Reporting(World):
     def __init__(self, interval_s: int = 10) -> None:
         super().__init__()
         self.traffic = Traffic()
-        self.status = StatusTopics(self.broker, self.traffic, interval_s=interval_s, now=self.now)
+        self.status = SysTopics(self.broker, self.traffic, interval_s=interval_s, now=self.now)
 
     def report(self, connected: int = 0) -> None:
         self.pass_time(10)

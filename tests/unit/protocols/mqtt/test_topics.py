@@ -5,10 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from protocols.mqtt.broker.subscription_tree import RetainedTree, TopicTree
+from protocols.mqtt.broker.retained_messages import RetainedMessages
+from protocols.mqtt.broker.subscription_tree import SubscriptionTree
 from protocols.mqtt.codec.errors import InvalidTopicError
 from protocols.mqtt.codec.packets import ReasonCode
 from protocols.mqtt.codec.topic_rules import matches, split_shared, validate_topic_filter, validate_topic_name
+from protocols.mqtt.message import Message
 
 # Few level names, so that filters and topics meet; empty levels and "$" are where trees go wrong.
 levels = st.sampled_from(("", "a", "b", "$SYS", "a$"))
@@ -164,18 +166,18 @@ class TestMatching:
         ],
     )
     def test_a_filter_matches_a_topic_everywhere_alike(self, topic_filter: str, topic: str, expected: bool) -> None:
-        subscriptions: TopicTree[str] = TopicTree()
+        subscriptions: SubscriptionTree[str] = SubscriptionTree()
         subscriptions.add(topic_filter, "client", "value")
-        retained: RetainedTree[str] = RetainedTree()
-        retained.set(topic, "value")
+        retained = RetainedMessages()
+        retained.put(Message(topic, b"", now=0.0))
 
         assert matches(topic_filter, topic) is expected
         assert subscriptions.match(topic) == (["value"] if expected else [])
-        assert retained.match(topic_filter) == ([(topic, "value")] if expected else [])
+        assert [one.topic for one in retained.match(topic_filter)] == ([topic] if expected else [])
 
     @given(st.lists(topic_filters, max_size=20), topics)
     def test_the_tree_of_filters_agrees_with_the_reference(self, filters: list[str], topic: str) -> None:
-        tree: TopicTree[str] = TopicTree()
+        tree: SubscriptionTree[str] = SubscriptionTree()
         for topic_filter in filters:
             tree.add(topic_filter, "client", topic_filter)
 
@@ -183,22 +185,20 @@ class TestMatching:
 
     @given(st.lists(topics, max_size=20), topic_filters)
     def test_the_tree_of_topics_agrees_with_the_reference(self, stored: list[str], topic_filter: str) -> None:
-        tree: RetainedTree[int] = RetainedTree()
-        for index, topic in enumerate(stored):
-            tree.set(topic, index)
+        retained = RetainedMessages()
+        for topic in stored:
+            retained.put(Message(topic, b"", now=0.0))
 
-        expected = {topic: index for index, topic in enumerate(stored) if matches(topic_filter, topic)}
-        found = tree.match(topic_filter)
-        assert dict(found) == expected
-        assert len(found) == len(expected)
+        expected = sorted(topic for topic in set(stored) if matches(topic_filter, topic))
+        assert sorted(message.topic for message in retained.match(topic_filter)) == expected
 
 
-class TopicTreeMachine(RuleBasedStateMachine):
+class SubscriptionTreeMachine(RuleBasedStateMachine):
     """A tree after any adds and removes equals a dict of what was added and not removed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.tree: TopicTree[int] = TopicTree()
+        self.tree: SubscriptionTree[int] = SubscriptionTree()
         self.model: dict[tuple[str, str], int] = {}
 
     @rule(topic_filter=topic_filters, key=st.sampled_from("xyz"), value=st.integers())
@@ -229,58 +229,63 @@ class TopicTreeMachine(RuleBasedStateMachine):
             assert not self.tree._root.children
 
 
-class RetainedTreeMachine(RuleBasedStateMachine):
-    """A tree after any sets and removes equals a dict."""
+class RetainedMessagesMachine(RuleBasedStateMachine):
+    """Retained messages after any puts and removes equal a dict."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.tree: RetainedTree[int] = RetainedTree()
-        self.model: dict[str, int] = {}
+        self.retained = RetainedMessages()
+        self.model: dict[str, Message] = {}
 
-    @rule(topic=topics, value=st.integers())
-    def set(self, topic: str, value: int) -> None:
-        self.tree.set(topic, value)
-        self.model[topic] = value
+    @rule(topic=topics, payload=st.binary(max_size=9))
+    def put(self, topic: str, payload: bytes) -> None:
+        message = self.model[topic] = Message(topic, payload, now=0.0)
+        self.retained.put(message)
 
     @rule(topic=topics)
     def remove(self, topic: str) -> None:
-        assert self.tree.remove(topic) == self.model.pop(topic, None)
+        self.retained.remove(topic)
+        self.model.pop(topic, None)
 
     @rule(topic_filter=topic_filters)
     def match(self, topic_filter: str) -> None:
-        expected = {topic: value for topic, value in self.model.items() if matches(topic_filter, topic)}
-        assert dict(self.tree.match(topic_filter)) == expected
+        expected = {topic: message for topic, message in self.model.items() if matches(topic_filter, topic)}
+        found = self.retained.match(topic_filter)
+        assert {message.topic: message for message in found} == expected
+        assert len(found) == len(expected)
 
     @invariant()
     def nothing_is_left_of_what_was_removed(self) -> None:
-        assert len(self.tree) == len(self.model)
-        assert all(self.tree.get(topic) == value for topic, value in self.model.items())
+        assert len(self.retained) == len(self.model)
+        assert self.retained.size_bytes == sum(message.size_bytes for message in self.model.values())
+        assert all(self.retained.get(topic) is message for topic, message in self.model.items())
         if not self.model:
-            assert not self.tree._root.children
+            assert not self.retained._root.children
+            assert self.retained.levels == 0
 
 
-TestTopicTreeMachine = TopicTreeMachine.TestCase
-TestTopicTreeMachine.settings = settings(max_examples=50, stateful_step_count=30)
-TestRetainedTreeMachine = RetainedTreeMachine.TestCase
-TestRetainedTreeMachine.settings = settings(max_examples=50, stateful_step_count=30)
+TestSubscriptionTreeMachine = SubscriptionTreeMachine.TestCase
+TestSubscriptionTreeMachine.settings = settings(max_examples=50, stateful_step_count=30)
+TestRetainedMessagesMachine = RetainedMessagesMachine.TestCase
+TestRetainedMessagesMachine.settings = settings(max_examples=50, stateful_step_count=30)
 
 
 class TestCost:
     def test_the_deepest_topic_and_filter_are_handled(self) -> None:
         deepest = "/".join("a" * 32_768)
-        tree: TopicTree[str] = TopicTree()
-        retained: RetainedTree[str] = RetainedTree()
+        tree: SubscriptionTree[str] = SubscriptionTree()
+        retained = RetainedMessages()
         for topic_filter in (deepest, deepest[:-1] + "+", deepest[:-1] + "#"):
             validate_topic_filter(topic_filter)
             tree.add(topic_filter, "client", topic_filter)
-        retained.set(deepest, "value")
+        retained.put(Message(deepest, b"", now=0.0))
 
         assert len(tree.match(deepest)) == 3
         assert len(retained.match(deepest[:-1] + "#")) == 1
 
         for topic_filter in (deepest, deepest[:-1] + "+", deepest[:-1] + "#"):
             assert tree.remove(topic_filter, "client")
-        assert retained.remove(deepest) == "value"
+        retained.remove(deepest)
         assert not tree._root.children
         assert not retained._root.children
 
@@ -302,7 +307,7 @@ class TestCost:
                 type(self).walks += 1
                 return super().values()
 
-        tree: TopicTree[int] = TopicTree()
+        tree: SubscriptionTree[int] = SubscriptionTree()
         for index in range(1000):
             tree.add(f"devices/{index}/+", index, index)
         devices = tree._root.children["devices"]
@@ -312,11 +317,11 @@ class TestCost:
         assert CountingDict.walks == 0
 
 
-class TestWhatATopicTreeRemembers:
-    """Of the topics that were looked up; that it never matters is shown by TopicTreeMachine."""
+class TestWhatASubscriptionTreeRemembers:
+    """Of the topics that were looked up; that it never matters is shown by SubscriptionTreeMachine."""
 
     def test_is_forgotten_when_a_filter_comes_or_goes(self) -> None:
-        tree: TopicTree[int] = TopicTree()
+        tree: SubscriptionTree[int] = SubscriptionTree()
         tree.add("a/+", "one", 1)
         assert list(tree.match("a/b")) == [1]
         tree.add("#", "two", 2)
@@ -327,7 +332,7 @@ class TestWhatATopicTreeRemembers:
         assert list(tree.match("a/b")) == [3]
 
     def test_is_bounded_in_topics_their_length_and_their_matches(self) -> None:
-        tree: TopicTree[int] = TopicTree()
+        tree: SubscriptionTree[int] = SubscriptionTree()
         tree.add("+", "one", 1)
         for number in range(5_000):
             tree.match(str(number))

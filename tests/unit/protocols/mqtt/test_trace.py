@@ -231,7 +231,7 @@ async def test_a_refused_connection_is_seen_under_the_name_that_it_uses_and_the_
 
 def dropped_in_all(server: MqttServer) -> int:
     """What was counted: since the clock has ticked last, and before."""
-    return server.broker.dropped.total() + server._server_state.traffic.dropped
+    return server.broker.dropped.total() + server._server_state.statistics.traffic.dropped
 
 
 async def test_what_the_client_does_not_get_is_told(server: MqttServer, connected: Open) -> None:
@@ -273,14 +273,15 @@ async def test_a_connection_that_is_not_watched_any_more_is_as_it_was(server: Mq
     client = await connected("c")
     [endpoint] = server._endpoints.open
     connection = endpoint.connection
-    before = type(connection._decoder), type(connection.output), connection._dropped
+    before = type(connection._decoder), type(connection.writer)
 
     with server.trace("c"):
         await client.send(Publish(topic="a", qos=1, packet_id=9))
         assert type(connection._decoder) is not before[0]
+        assert type(connection.writer) is not before[1]
 
-    assert (type(connection._decoder), type(connection.output), connection._dropped) == before
-    assert connection.tap is None
+    assert (type(connection._decoder), type(connection.writer)) == before
+    assert connection.writer.tap is None
     assert await client.send(Publish(topic="a", qos=1, packet_id=10))
 
 

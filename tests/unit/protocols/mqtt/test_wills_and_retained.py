@@ -302,7 +302,7 @@ class TestRetained:
         for number in range(5):
             world.publish(f"a/{number}", b"x", retain=True)
         client = world.connected("c")
-        client.connection.writable = False
+        client.connection.writer.writable = False
         client.subscribe("a/#")
 
         client.connection.resume_writing(world.now)
@@ -314,13 +314,13 @@ class TestRetained:
         for number in range(5):
             world.publish(f"a/{number}", b"x", retain=True)
         client = world.connected("c")
-        client.connection.writable = False
+        client.connection.writer.writable = False
 
         for _ in range(10):
             client.subscribe("a/#")
 
         assert client.connection.session is not None
-        assert client.connection.session.queued <= 7
+        assert client.connection.session.outbox.queued <= 7
 
     @pytest.mark.parametrize(
         ("limits", "reason"),

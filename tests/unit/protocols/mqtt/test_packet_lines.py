@@ -15,7 +15,7 @@ from protocols.mqtt.codec.packets import (
     Subscription,
     Will,
 )
-from protocols.mqtt.description import describe, kind
+from protocols.mqtt.trace import describe, kind
 from tests.unit.protocols.mqtt.vectors import VALID, Vector
 
 
