@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asgiref.sync import SyncToAsync, async_to_sync, sync_to_async
+from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth import get_user_model
 from django.db import connections, transaction
 from django.test import TestCase
@@ -16,6 +16,7 @@ from gateway.consumer import AsyncConsumer, SyncConsumer
 from gateway.db import aclose_old_connections, close_old_connections, database_sync_to_async
 from gateway.dispatch import threads
 from gateway.testing import ApplicationCommunicator
+from tests.support.databases import default_database
 
 
 class AsyncCounting(AsyncConsumer):
@@ -72,34 +73,21 @@ async def test_a_database_in_memory_is_used_in_one_thread_by_the_test_and_all_co
 
 
 @pytest.fixture
-def file_database(tmp_path: Path, django_db_blocker: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The alias "file": Django's databases for tests are in memory, and those are never closed.
-
-    "default" is not used, and in no memory either: with one, a communicator would keep consumers to one thread.
+def file_database(tmp_path: Path, django_db_blocker: Any) -> Iterator[None]:
+    """`default` is a file whose connections are not kept: Django's databases for tests are in memory, and those are
+    never closed. Django's own backend makes the file.
     """
-    plain = {"ENGINE": "django.db.backends.sqlite3", "CONN_MAX_AGE": 0, "CONN_HEALTH_CHECKS": False}
-    connections.settings["file"] = {**connections.settings["default"], **plain, "NAME": str(tmp_path / "test.sqlite3")}
-    monkeypatch.setitem(connections.settings["default"], "NAME", str(tmp_path / "default.sqlite3"))
-    with django_db_blocker.unblock():
+    settings = {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path / "test.sqlite3"}
+    with django_db_blocker.unblock(), default_database(settings):
         yield
-    forget_connection()
-    SyncToAsync.single_thread_executor.submit(forget_connection).result()
-    del connections.settings["file"]
-
-
-def forget_connection() -> None:
-    """Closes that of this thread, and has the next test make its own."""
-    if hasattr(connections._connections, "file"):
-        connections["file"].close()
-        del connections["file"]
 
 
 def query() -> None:
-    connections["file"].ensure_connection()
+    connections["default"].ensure_connection()
 
 
 def is_open() -> bool:
-    return connections["file"].connection is not None
+    return connections["default"].connection is not None
 
 
 class AsyncQuerying(AsyncConsumer):
@@ -131,8 +119,8 @@ async def test_a_handler_leaves_no_connection_open(
 
 @pytest.fixture
 def kept(file_database: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections to the alias "file" are kept."""
-    monkeypatch.setitem(connections.settings["file"], "CONN_MAX_AGE", None)
+    """The connections are kept."""
+    monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", None)
 
 
 @pytest.mark.parametrize("consumer", [AsyncQuerying, SyncQuerying])
@@ -182,21 +170,21 @@ async def test_aclose_old_connections_closes_what_async_orm_use_has_opened(file_
 
 
 def test_a_connection_in_a_transaction_is_left_open(file_database: None) -> None:
-    with transaction.atomic("file"):
+    with transaction.atomic():
         close_old_connections()
 
         assert is_open()
 
 
 def test_a_connection_that_is_no_longer_in_one_is_closed(file_database: None) -> None:
-    with transaction.atomic("file"):
+    with transaction.atomic():
         pass
     close_old_connections()
 
     assert not is_open()
 
 
-def test_a_database_in_memory_stays_open(django_db_blocker: Any) -> None:
+def test_a_database_in_memory_stays_open(django_db_setup: None, django_db_blocker: Any) -> None:
     """Django does not close it; asking would be taken by pytest-django for an access without the mark."""
     with django_db_blocker.unblock():
         connections["default"].ensure_connection()
