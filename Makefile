@@ -3,6 +3,7 @@
 PYTHON ?= python3
 CONFIG ?= config/gateway.toml
 MATRIX ?= python3.12 python3.13
+WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 ATHERIS := atheris==3.0.0
@@ -13,13 +14,16 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 UV_COMPILE := -m uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" pyproject.toml requirements/build.in --extra postgres
 
+# A file of tests stays in one worker, and shares its servers. In a browser's worker no other tests can run after it.
+ALL_TESTS = $(1) -m pytest -n $(WORKERS) --dist loadfile --ignore tests/e2e && $(1) -m pytest tests/e2e
+
 .PHONY: help serve test check format fuzz lock matrix survive soak clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make serve    run a gateway (CONFIG=$(CONFIG))"
 	@echo "make test     install what the tests need, then make check"
-	@echo "make check    format, lint, types, import contracts, tests"
+	@echo "make check    format, lint, types, import contracts, tests (WORKERS=$(WORKERS) at the same time)"
 	@echo "make format   let ruff format and mend"
 	@echo "make fuzz     the codec and MQTT connections, guided by coverage, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
 	@echo "make lock     pin the newest dependencies in requirements/*.lock"
@@ -40,7 +44,7 @@ check: $(VENV)/.dev
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest
+	@$(call ALL_TESTS,$(BIN)/python)
 
 format: $(VENV)/.dev
 	@$(BIN)/ruff format
@@ -91,7 +95,7 @@ matrix:
 		"$$python" -m venv $$environment && \
 		$$environment/bin/python $(PIP_INSTALL) --require-hashes -r requirements/next.lock && \
 		$$environment/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation -e . && \
-		$$environment/bin/python -m pytest || exit 1; \
+		$(call ALL_TESTS,$$environment/bin/python) || exit 1; \
 		tested="$$tested $$name"; \
 	done; \
 	echo "tested:$${tested:- nothing}" >&2; \
