@@ -1,8 +1,9 @@
 """What a log may show of what a peer has chosen: no token, no line of its own making.
 
-A device's token stands in the path of its requests, in whatever spelling a client gives the path: `/api/v1//TOKEN/...`,
-`/API/v1/TOKEN`, `%61pi`, behind a proxy's prefix. So a segment is hidden for what it looks like, or for where it
-stands. Whoever logs a path or a text with one in it uses this; gateway.serve.logs puts every record through it.
+A token may stand in the path of a request, in whatever spelling a client gives the path: `/things//TOKEN/...`,
+`/THINGS/TOKEN`, `%74hings`, behind a proxy's prefix. So a segment is hidden for what it looks like, or for where it
+stands, which applications say by `hide_behind`. Whoever logs a path or a text with one in it uses this;
+gateway.serve.logs puts every record through it.
 """
 
 import re
@@ -14,7 +15,6 @@ MASK: Final = "***"
 _TOKEN: Final = re.compile(r"[A-Za-z0-9]{16}")
 """What looks like a token: that of a device has 32 letters and digits, ThingsBoard's 20."""
 
-_API_VERSION: Final = re.compile(r"v\d+")
 _SECRET_NAME: Final = re.compile(r"token|secret|passw|key|auth|session|sign?ature", re.IGNORECASE)
 
 _PATH_IN_TEXT: Final = re.compile(
@@ -27,18 +27,27 @@ _PATH_IN_TEXT: Final = re.compile(
 )
 
 
+_secret_places: Final[list[tuple[int, re.Pattern[str]]]] = []
+"""After which segments one is hidden: how many they are, and how they read together."""
+
+
+def hide_behind(path: str) -> None:
+    r"""Has every segment hidden that follows `path`, a regular expression of whole segments in lower case:
+    r"things/v\d+" hides what follows "/things/v1/", and "//Things/V1//", in any path."""
+    _secret_places.append((path.count("/") + 1, re.compile(path)))
+
+
 def mask_path(path: str) -> str:
     """A path, decoded or not, with or without a query string, without the tokens in it."""
     path, question_mark, query = path.partition("?")
     segments = path.split("/")
     named: list[str] = []
-    """The last segments that are not empty, in lower case: two tell the device API."""
+    """The segments so far that are not empty, in lower case."""
     for index, segment in enumerate(segments):
         if not segment:
             continue
         plain = _decoded(segment)
-        behind_api = len(named) > 1 and named[-2] == "api" and _API_VERSION.fullmatch(named[-1])
-        if behind_api or _TOKEN.search(plain):
+        if _is_secret_place(named) or _TOKEN.search(plain):
             segments[index] = MASK
         named.append(plain.lower())
     path = "/".join(segments)
@@ -58,6 +67,10 @@ def redact_path(path: str) -> str:
 def printable(text: str) -> str:
     """What a peer has chosen, as a log may show it."""
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
+def _is_secret_place(named: list[str]) -> bool:
+    return any(place.fullmatch("/".join(named[-count:])) for count, place in _secret_places)
 
 
 def _mask_found(found: re.Match[str]) -> str:

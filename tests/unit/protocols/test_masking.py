@@ -1,12 +1,15 @@
 """No token reaches a log, however its path is spelled; and no path forges a line."""
 
+import re
 import string
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocols import masking
 from protocols.masking import mask_path, mask_text, redact_path
 
 TOKENS = st.text(string.ascii_letters + string.digits, min_size=16, max_size=40)
@@ -97,6 +100,25 @@ def test_a_path_is_shown_but_for_its_secrets(path: str, shown: str) -> None:
 )
 def test_a_text_without_tokens_in_paths_stays_as_it_is(text: str) -> None:
     assert mask_text(text) == text
+
+
+def test_an_application_says_where_secrets_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masking, "_secret_places", [])
+    assert mask_path("/api/v1/short/x") == "/api/v1/short/x"
+
+    masking.hide_behind("rooms")
+    masking.hide_behind(r"gates/g\d+")
+
+    assert mask_path("/a/Rooms//short/x") == "/a/Rooms//***/x"
+    assert mask_path("/gates/g7/short/gates/x") == "/gates/g7/***/gates/x"
+    assert mask_path("/rooms") == "/rooms"
+
+
+def test_what_serves_protocols_knows_no_path_of_the_product() -> None:
+    root = Path(__file__).parents[3]
+    sources = [file for package in ("protocols", "gateway/serve") for file in (root / package).rglob("*.py")]
+
+    assert [file for file in sources if re.search(r"api/v\d|/api/", file.read_text(), re.IGNORECASE)] == []
 
 
 @given(st.text(max_size=100))
