@@ -26,7 +26,7 @@ from devices import metrics
 from devices.limits import configured
 from devices.models import Deletion, Device, Key, LatestValue, Reading, now_ms
 from devices.writers.base import KEYS, LATEST, READINGS
-from gateway.databases.sockets import DatabaseSocket
+from gateway.databases.abortable import AbortableConnection
 from gateway.db import close_old_connections
 from protocols.log_lines import RateLimitedLog
 
@@ -261,7 +261,7 @@ class Deleter:
         self._forget_keys = forget_keys
         self._limit = FIRST_SLICE
         self._limited_log = RateLimitedLog(logger, 60.0)
-        self._socket: DatabaseSocket | None = None
+        self._abortable = AbortableConnection()
         self._end: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -323,23 +323,13 @@ class Deleter:
 
     def _limit_slice(self) -> None:
         """A slice has begun: commits wait for it, also if the database never answers."""
-        self._end = asyncio.get_running_loop().call_later(SLICE_LIMIT_S, self._abort)
-
-    def _abort(self) -> None:
-        if self._socket is not None:
-            self._socket.shut_down()
+        self._end = asyncio.get_running_loop().call_later(SLICE_LIMIT_S, self._abortable.abort)
 
     def _with_database(self, function: Callable[[], T], began: Callable[[], object]) -> T:
         """In the thread that commits."""
-        wrapper = connections[DEFAULT_DB_ALIAS]
         began()
         try:
-            wrapper.ensure_connection()
-            if wrapper.vendor == "postgresql":
-                self._socket = DatabaseSocket(wrapper.connection)
-            return function()
+            with self._abortable.using(connections[DEFAULT_DB_ALIAS]):
+                return function()
         finally:
-            ended, self._socket = self._socket, None
-            if ended is not None:
-                ended.close()
             close_old_connections()

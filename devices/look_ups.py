@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 from django.db import DEFAULT_DB_ALIAS, DataError, connections
 
 from devices import metrics
-from gateway.databases.sockets import DatabaseSocket
+from gateway.databases.abortable import AbortableConnection
 from gateway.db import close_old_connections
 
 K = TypeVar("K", bound=Hashable)
@@ -152,27 +152,18 @@ class DatabaseReading(Generic[K, Q, A]):
 
     def __init__(self, function: Callable[[dict[K, Q]], dict[K, A]]) -> None:
         self._function = function
-        self._socket: DatabaseSocket | None = None
+        self._abortable = AbortableConnection()
+        self.abort = self._abortable.abort
+        """Ends what the thread waits for, so that the next group can have a connection that works."""
 
     def read(self, questions: dict[K, Q]) -> dict[K, A]:
         """What the function returns. Called in the thread."""
         close_old_connections()
-        connection = connections[DEFAULT_DB_ALIAS]
         try:
-            connection.ensure_connection()
-            if connection.vendor != "postgresql":
-                return self._function(questions)
-            with DatabaseSocket(connection.connection) as self._socket:
+            with self._abortable.using(connections[DEFAULT_DB_ALIAS]):
                 return self._function(questions)
         finally:
-            self._socket = None
             close_old_connections()
-
-    def abort(self) -> None:
-        """Ends what the thread waits for, so that the next group can have a connection that works."""
-        database_socket = self._socket
-        if database_socket is not None:
-            database_socket.shut_down()
 
 
 def _fail(futures: dict[Any, "asyncio.Future[Any]"], error: Exception) -> None:

@@ -16,7 +16,7 @@ from devices.writers.base import (
     Row,
     UnknownKeyError,
 )
-from gateway.databases.sockets import DatabaseSocket
+from gateway.databases.abortable import AbortableConnection
 
 STATEMENT_TIMEOUT_S: Final = 30
 OPTIONS: Final = f"-c statement_timeout={STATEMENT_TIMEOUT_S}s -c synchronous_commit=on"
@@ -75,7 +75,7 @@ class PostgresqlWriter:
         self._parameters = {"application_name": "fieldgate ingest"} | own | {"options": options}
         self._max_clock_skew_ms = max_clock_skew_ms
         self._connection: psycopg.Connection | None = None
-        self._socket: DatabaseSocket | None = None
+        self._abortable = AbortableConnection()
 
     def find_keys(self, names: Sequence[str]) -> dict[str, int]:
         """See Writer."""
@@ -137,14 +137,11 @@ class PostgresqlWriter:
 
     def abort(self) -> None:
         """See Writer. Making a connection is not aborted: it has `connect_timeout`."""
-        if self._socket is not None:
-            self._socket.shut_down()
+        self._abortable.abort()
 
     def close(self) -> None:
         """See Writer."""
-        open_socket, self._socket = self._socket, None
-        if open_socket is not None:
-            open_socket.close()
+        self._abortable.release()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -153,7 +150,7 @@ class PostgresqlWriter:
         if self._connection is None or self._connection.closed:
             self.close()
             self._connection = psycopg.connect(**self._parameters, autocommit=True)
-            self._socket = DatabaseSocket(self._connection)
+            self._abortable.hold(self._connection)
             self._connection.execute(_STAGING)
         return self._connection
 

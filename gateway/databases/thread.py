@@ -13,7 +13,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from gateway.databases.sockets import DatabaseSocket
+from gateway.databases.abortable import AbortableConnection
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,7 +36,7 @@ class DatabaseThread:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._slow_s = slow_s
         self._call_s = call_s
-        self._socket: DatabaseSocket | None = None
+        self._abortable = AbortableConnection()
         self._sqlite: sqlite3.Connection | None = None
 
     async def call(
@@ -58,8 +58,7 @@ class DatabaseThread:
         self._executor.shutdown(wait=False)
 
     def _abort(self) -> None:
-        if self._socket is not None:
-            self._socket.shut_down()
+        self._abortable.abort()
         if self._sqlite is not None:
             with suppress(sqlite3.Error):  # it was closed in this moment
                 self._sqlite.interrupt()
@@ -82,14 +81,13 @@ class DatabaseThread:
         wrapper.ensure_connection()
         connection: Any = wrapper.connection
         if wrapper.vendor == "postgresql":
-            self._socket = DatabaseSocket(connection)
+            self._abortable.hold(connection)
         else:
             self._sqlite = connection
         with wrapper.cursor() as cursor:
             cursor.execute(_LIMITS[wrapper.vendor])
 
     def _disconnect(self) -> None:
-        open_socket, self._socket, self._sqlite = self._socket, None, None
-        if open_socket is not None:
-            open_socket.close()
+        self._abortable.release()
+        self._sqlite = None
         connections[DEFAULT_DB_ALIAS].close()

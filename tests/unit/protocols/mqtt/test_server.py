@@ -25,7 +25,7 @@ from protocols.mqtt.codec.packets import (
     Subscription,
     Will,
 )
-from protocols.mqtt.options import MqttOptions
+from protocols.mqtt.options import BrokerOptions, MqttOptions
 from protocols.mqtt.server import MqttServer
 from protocols.server import Listener
 
@@ -54,10 +54,11 @@ Serve = Callable[..., Awaitable[MqttServer]]
 async def serve() -> AsyncIterator[Serve]:
     servers = []
 
-    async def start(application: Application = broker, **options: Any) -> MqttServer:
-        server = MqttServer(
-            application, [Listener(bind="127.0.0.1:0", options=MqttOptions(**options))], state={"shared": 1}
-        )
+    async def start(
+        application: Application = broker, *, of_broker: BrokerOptions | None = None, **options: Any
+    ) -> MqttServer:
+        listener = Listener(bind="127.0.0.1:0", options=MqttOptions(**options))
+        server = MqttServer(application, [listener], state={"shared": 1}, server_options=of_broker)
         await server.start()
         servers.append(server)
         return server
@@ -429,7 +430,7 @@ class TestClose:
 
 
 async def test_what_goes_through_the_server_is_told_below_sys(serve: Serve) -> None:
-    server = await serve(sys_interval_s=1)
+    server = await serve(of_broker=BrokerOptions(sys_interval_s=1))
     reader, writer = await asyncio.open_connection(*server.addresses[0].split(":"))
     writer.write(encode(Connect(version=4, client_id="c"), 4))
     writer.write(encode(Publish(topic="a", payload=b"12345", qos=1, packet_id=1), 4))
