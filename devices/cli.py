@@ -65,7 +65,7 @@ def show(name: str) -> None:
     NAME may also be that of one of its MQTT clients, such as 42/sensor, which `gateway mqtt` and the log have.
     """
     setup_django()
-    from devices.queries import CodePoints, heads
+    from devices.queries import CodePoints, heads, keys_ahead
     from devices.values import Value, duration_text, name_text
 
     found = _of_client(name) or _find(name)
@@ -85,6 +85,8 @@ def show(name: str) -> None:
     for key, *columns in heads(found.latest_values.order_by(CodePoints("key__name")), "key__name", "ts"):
         value = Value(*columns)
         echo(f"value      {name_text(key)} = {value.shown.line} at {_time(value.ts)}")
+    for key in keys_ahead(found.pk):
+        echo(f"ahead      {name_text(key)}, whose readings are all too far ahead of the gateway's clock")
 
 
 @device.command()

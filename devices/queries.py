@@ -10,6 +10,7 @@ from django.db.models import Func, IntegerField, Q, QuerySet
 from django.db.models.functions import Substr
 from django.db.models.sql.compiler import SQLCompiler
 
+from devices.models import LatestValue
 from devices.values import HEAD
 
 
@@ -41,6 +42,16 @@ class CodePoints(Func):
     def as_postgresql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any) -> Any:
         """SQLite compares bytes, unless told otherwise."""
         return self.as_sql(compiler, connection, template='%(expressions)s COLLATE "C"', **context)
+
+
+def keys_ahead(device_id: int, words: str = "") -> "QuerySet[LatestValue, str]":
+    """The names, in their order, of a device's keys (with these `words`) of which all readings are too far ahead of the
+    gateway's clock, so that there is no latest value to be shown."""
+    shown = LatestValue.objects.filter(device_id=device_id).values("pk")
+    ahead = LatestValue.with_future.filter(contains_words(words, "key__name"), device_id=device_id).exclude(
+        pk__in=shown
+    )
+    return ahead.order_by(CodePoints("key__name")).values_list("key__name", flat=True)
 
 
 def contains_words(text: str, *fields: str) -> Q:

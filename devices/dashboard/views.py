@@ -15,9 +15,17 @@ from django.views.decorators.http import require_safe
 
 from devices.dashboard.access import watchers_only
 from devices.dashboard.command_lines import add_line, publish_lines
-from devices.dashboard.device_list import STATES, DeviceListQuery, read_device, read_device_list, search_text
+from devices.dashboard.device_list import (
+    KEYS_PER_DEVICE,
+    STATES,
+    DeviceListQuery,
+    read_device,
+    read_device_list,
+    search_text,
+)
 from devices.history import end_of, history
 from devices.models import Credential, Device, DeviceType, LatestValue, Reading, now_ms
+from devices.queries import keys_ahead
 from devices.values import number_text
 from gateway.config import current
 
@@ -91,6 +99,7 @@ def device_page(request: HttpRequest, device_id: int) -> HttpResponse:
         "device": facts,
         "keys": keys,
         "total_keys": len(facts["values"]) + facts["more"],
+        "keys_ahead": list(keys_ahead(device_id, keys)[:KEYS_PER_DEVICE]),
         "token_hints": list(hints.values_list("hint", flat=True)),
         "ranges": [(name, label, length_ms) for name, (label, length_ms) in RANGES.items()],
         "range": chosen if chosen in RANGES else "1h",

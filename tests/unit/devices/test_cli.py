@@ -106,6 +106,19 @@ def test_a_clock_that_is_ahead_is_shown(device: Command) -> None:
     assert "clock      2 hours ahead\n" in device("show", "sensor").stdout
 
 
+def test_a_key_of_which_there_are_only_readings_of_the_future_is_shown_as_such(device: Command) -> None:
+    device("add", "sensor")
+    device.query("INSERT INTO gateway_devices_key (id, name) VALUES (1, 'early'), (2, 'good')")
+    columns = "(device_id, key_id, ts, received, number)"
+    device.query(f"INSERT INTO gateway_devices_latestvalue {columns} VALUES (1, 1, 4e12, 1, 21.5), (1, 2, 1, 1, 7)")
+
+    shown = device("show", "sensor").stdout
+
+    assert "value      good = 7 at 1970" in shown
+    assert "value      early" not in shown
+    assert "ahead      early, whose readings are all too far ahead of the gateway's clock\n" in shown
+
+
 def test_a_name_that_is_none_is_refused_and_leaves_nothing(device: Command) -> None:
     refused = device("add", "x" * 201)
 

@@ -1,13 +1,14 @@
 """The page of one device and the history that its charts draw."""
 
 import json
+import re
 
 import pytest
 from django.test import Client
 
 from devices import credentials
 from devices.dashboard.device_list import KEYS_PER_DEVICE
-from devices.models import Device, Key, Reading, now_ms
+from devices.models import Device, Key, LatestValue, Reading, now_ms
 from tests.unit.devices.dashboard.conftest import MakeDevice
 
 
@@ -139,6 +140,18 @@ def test_the_devices_state_is_beside_its_name_and_the_state_of_the_updates_is_no
     assert "Not connected" in head
     assert 'id="since" data-format="since" data-ms="2000"' in head
     assert "Clock is 72 years ahead" in head
+
+
+def test_keys_of_which_there_are_only_readings_of_the_future_are_named(watching: Client, device: Device) -> None:
+    assert "Keys ahead of the clock" not in watching.get(f"/devices/{device.pk}/").content.decode()
+    key = Key.objects.create(name="ear<ly")
+    LatestValue.objects.create(device=device, key=key, ts=4_000_000_000_000, received=now_ms(), number=21.5)
+
+    page = watching.get(f"/devices/{device.pk}/").content.decode()
+    searched = watching.get(f"/devices/{device.pk}/?q=other").content.decode()
+
+    assert re.search(r"Keys ahead of the clock</dt><dd [^>]*><span class=\"key\">ear&lt;ly</span></dd>", page)
+    assert "Keys ahead of the clock" not in searched
 
 
 def test_keys_that_are_not_shown_are_counted_and_can_be_searched(watching: Client, make_device: MakeDevice) -> None:
