@@ -1,4 +1,4 @@
-"""Django's system checks of the framework: faults of the settings that would show late, or not where they are."""
+"""The framework's checks for Django: faults of the settings that would show late, or in another place."""
 
 from collections.abc import Sequence
 from typing import Any

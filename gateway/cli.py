@@ -31,7 +31,7 @@ DEFAULT_SETTINGS = "project.settings"
 
 @dataclass(slots=True)
 class Choice:
-    """What the command line says about the configuration."""
+    """The configuration as the command line gives it."""
 
     file: Path | None = None
     flags: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ def _configure(command: click.Command) -> None:
 
 
 def _unusable(name: str, error: ImportError) -> click.Command:
-    """Stands for a command whose distribution is broken, so that the others can still be listed and used."""
+    """A command in place of one whose distribution is broken, so that the others can still be listed and used."""
 
     def fail() -> NoReturn:
         raise GatewayError(f"the command {name} cannot be loaded: {error}") from error
@@ -172,7 +172,7 @@ def serve() -> None:
 
 
 def program() -> str:
-    """How whoever called this command calls another one so that it works on the same data, for hints."""
+    """How to call another command so that it works on the same data, for hints: this command's program and options."""
     context = click.get_current_context(silent=True)
     choice = context.ensure_object(Choice) if context else Choice()
     file = choice.file or configuration.find_file(os.environ)
@@ -203,7 +203,7 @@ def check(ctx: click.Context) -> None:
 
 
 def _review_database(loaded: Loaded) -> "Iterator[Finding]":
-    """What is to be known of the database itself, if it is there; of another project's settings nothing is known."""
+    """Findings about the database itself, if it exists; there are none with another project's settings."""
     from gateway.config.review import Finding
 
     file = loaded.config.sqlite_file()
@@ -290,8 +290,8 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line, by default that of the process; the exit code.
 
-    What a command raises because of its configuration, or because of something that it cannot use, is one line on
-    standard error. Any other exception is a fault of the program, and raised.
+    An error of the configuration, or of something that a command needs, becomes one line on standard error. Any other
+    exception is a fault of the program, and raised.
     """
     try:
         cli.main(arguments, prog_name="gateway", standalone_mode=True)

@@ -1,4 +1,4 @@
-"""What watches a gateway asks over HTTP: /metrics, /healthz and /readyz, as ASGI applications without Django's stack.
+"""/metrics, /healthz and /readyz, which monitoring asks for: ASGI applications without Django's stack.
 
 /healthz answers as long as the event loop turns. /readyz says 503 while the process starts, stops, has no database or
 cannot keep what it should: a load balancer then sends nobody here. Each check has a time limit, all run at once, and
@@ -25,11 +25,11 @@ from protocols.asgi import Receive, Scope, Send
 from protocols.server import ProtocolServer
 
 Check: TypeAlias = Callable[[Scope], Awaitable[None]]
-"""Returns if what it looks at can work, raises if not. `scope` is that of the request, with the lifespan state."""
+"""Returns if what it checks works, raises if not. `scope` is that of the request, with the lifespan state."""
 
 
 class NotReadyError(Exception):
-    """Raised by a check with a text that everybody may read; of any other exception only the class is told."""
+    """Raised by a check with a text that everybody may read; of any other exception only the class is shown."""
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class Lifecycle:
 
     is_ready: bool = False
     servers: Sequence[ProtocolServer] = ()
-    """Those that were started, which may have something to say."""
+    """Those that were started, which add to /readyz."""
 
 
 class Metrics:
@@ -68,7 +68,7 @@ class Readiness:
         watched: Mapping[str, Check] = MappingProxyType({}),
         timeout_s: float = 3.0,
     ) -> None:
-        """While one of `checks` fails the process is not ready; of those `watched` it is only told."""
+        """While one of `checks` fails the process is not ready; those `watched` are only shown."""
         self.checks = checks
         self.watched = watched
         self.timeout_s = timeout_s

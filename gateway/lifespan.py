@@ -59,7 +59,7 @@ class LifespanApplication:
 @asynccontextmanager
 async def relying_on(*tasks: "asyncio.Task[Any]") -> AsyncIterator[None]:
     """Breaks off the block when one of `tasks` ends, with what it raised: a server without its background work would
-    go on to take what is never done. To be used in `running`."""
+    go on accepting what nobody processes. For use in `running`."""
     async with asyncio.TaskGroup() as group:
         watches = [group.create_task(_expect_no_end(task)) for task in tasks]
         yield
@@ -112,7 +112,7 @@ class Lifespan:
         await self._answer("shutdown")
 
     async def _with_or_without(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The application; that it has nothing for lifespans is no error."""
+        """Runs the application; it is no error if it has nothing for lifespans."""
         try:
             await self._application(scope, receive, send)
         except Exception as error:

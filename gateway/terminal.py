@@ -1,4 +1,4 @@
-"""What commands write: lines in which nothing that a device or a person has chosen is more than text.
+"""Output of commands: lines in which whatever a device or a person has chosen is shown as plain text.
 
 A name, a key or a value may hold escape sequences, line breaks and marks that turn the direction of writing round; a
 terminal obeys them. Every command writes by these functions, which a rule of the linter holds (click.echo is banned).
@@ -9,7 +9,7 @@ from typing import TypeAlias
 import click
 
 Field: TypeAlias = object
-"""Anything; it is written as `str` has it."""
+"""Anything; it is written as `str` of it."""
 
 
 def echo(*fields: Field, err: bool = False) -> None:
@@ -21,7 +21,7 @@ def echo(*fields: Field, err: bool = False) -> None:
 
 
 def as_text(text: str) -> str:
-    """`text` with an escape in the place of each character that is not printable."""
+    """`text` with an escape for each character that is not printable."""
     if text.isprintable():
         return text
     return "".join(

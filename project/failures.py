@@ -1,7 +1,7 @@
-"""What is answered when a page cannot be made: in words, to a browser as a page and to a program as JSON.
+"""The answer when a page cannot be made: a page for a browser, JSON for a program.
 
-The one place where that is decided. Settings have DEBUG_PROPAGATE_EXCEPTIONS, so that Django leaves to this middleware
-what it would else turn into a bare 500 at each layer of middleware, which would then save the session and wait for the
+The one place where that is decided. Settings have DEBUG_PROPAGATE_EXCEPTIONS, so that exceptions reach this middleware.
+Django would turn them into a bare 500 at each layer of middleware, which would then save the session and wait for the
 same lock again.
 """
 
@@ -27,8 +27,8 @@ _peers = PeerLog(logger.name)
 
 
 def answer_failures(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """Middleware that answers 400 to a host name that is none of ours, 503 while the database cannot be used, and 500
-    to what nobody has foreseen."""
+    """Middleware that answers 400 to an unknown host name, 503 while the database cannot be used, and 500 to any other
+    exception."""
 
     def call(request: HttpRequest) -> HttpResponse:
         try:
@@ -48,7 +48,7 @@ def answer_failures(get_response: Callable[[HttpRequest], HttpResponse]) -> Call
 
 
 def wants_page(request: HttpRequest) -> bool:
-    """Whether who asks is a browser that shows what it gets; a script or a program is not."""
+    """Whether a browser asks that will show the answer; a script or a program does not."""
     return "text/html" in request.headers.get("Accept", "")
 
 

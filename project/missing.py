@@ -1,4 +1,4 @@
-"""What a WebSocket at an address that there is not is told; pages there have Django's 404."""
+"""The answer to a WebSocket at an unknown address; pages there have Django's 404."""
 
 from protocols.asgi import Receive, Scope, Send
 
@@ -6,7 +6,7 @@ WHY = "there is no WebSocket at this path"
 
 
 async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers the handshake with 404, or as the server has it (403) if that cannot carry a response."""
+    """Answers the handshake with 404, or with the server's own refusal (403) if it cannot send a response."""
     await receive()
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "reason": WHY})

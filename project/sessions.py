@@ -1,4 +1,4 @@
-"""Where sessions are kept: Django's own table, without a wrong word about why one could not be written."""
+"""Sessions in Django's own table, with the real reason when one cannot be written."""
 
 from django.contrib.sessions.backends import db
 from django.contrib.sessions.backends.base import UpdateError
@@ -8,8 +8,8 @@ from django.db import InterfaceError, InternalError, OperationalError
 class SessionStore(db.SessionStore):
     """Django's, for SESSION_ENGINE = "project.sessions".
 
-    Django takes whatever keeps it from writing a session for a logout meanwhile, and answers 400, "the request's
-    session was deleted". A database that is locked, read-only or away raises here what its driver has raised.
+    Django takes every failure to write a session for a logout in the meantime, and answers 400, "the request's session
+    was deleted". Here a database that is locked, read-only or away raises what its driver raises.
     """
 
     def save(self, must_create: bool = False) -> None:

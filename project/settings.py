@@ -21,7 +21,7 @@ config = current()
 # failover the old server may live on, and be read-only.
 KEPT_CONNECTIONS = {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
 LOCK_TIMEOUT_S = 5
-"""How long people, who look at what they have asked for, wait for a lock of another program."""
+"""How long a page waits for a lock of another program."""
 
 
 def database(config: Config) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def database(config: Config) -> dict[str, Any]:
 
 
 def allowed_hosts(config: Config) -> list[str]:
-    """The names by which a browser may ask: what is listened at, the public address, and what is configured."""
+    """The host names that a browser may ask for: those of the listeners, of the public address, and configured ones."""
     hosts = {"localhost", "127.0.0.1", "[::1]", *config.server.allowed_hosts}
     named = {
         listener.host for listener in config.listeners if listener.protocol == "http" and not listener.is_everywhere

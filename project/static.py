@@ -36,10 +36,10 @@ _GZIP: Final = re.compile(r"(?:^|,)\s*gzip(?![\w-])(?!\s*;\s*q=0(?:\.0*)?\s*(?:,
 
 
 class HashedStorage(StaticFilesStorage):
-    """Says at which address a static file is."""
+    """Gives the address of a static file."""
 
     def url(self, name: str | None) -> str:
-        """With the hash of all files in it."""
+        """An address with the hash of all files in it."""
         return super().url(f"{hash_of_files()}/{name}")
 
 
@@ -56,7 +56,7 @@ class StaticFiles:
         self._hashed = re.compile(f"{re.escape(settings.STATIC_URL)}([0-9a-f]{{{HASH_LENGTH}}})/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A page that is open since before an upgrade has the hash of other files: it gets those that there are."""
+        """A page that has been open since before an upgrade has an old hash: it gets the present files."""
         path = scope["path"]
         hashed = self._hashed.match(path)
         if hashed is not None:

@@ -1,4 +1,4 @@
-"""What a log may show of what a peer has chosen: no token, no line of its own making.
+"""Makes text that a peer has chosen fit for a log: no token in it, and no line of its own making.
 
 A token may stand in the path of a request, in whatever spelling a client gives the path: `/things//TOKEN/...`,
 `/THINGS/TOKEN`, `%74hings`, behind a proxy's prefix. So a segment is hidden for what it looks like, or for where it
@@ -13,7 +13,7 @@ from urllib.parse import unquote
 MASK: Final = "***"
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9]{16}")
-"""What looks like a token: that of a device has 32 letters and digits, ThingsBoard's 20."""
+"""Sixteen letters and digits look like a token: common ones have 20 to 40."""
 
 _SECRET_NAME: Final = re.compile(r"token|secret|passw|key|auth|session|sign?ature", re.IGNORECASE)
 
@@ -65,7 +65,7 @@ def redact_path(path: str) -> str:
 
 
 def printable(text: str) -> str:
-    """What a peer has chosen, as a log may show it."""
+    """Text that a peer has chosen, as a log may show it."""
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 

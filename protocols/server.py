@@ -142,9 +142,9 @@ class ProtocolServer(abc.ABC):
 
     @abc.abstractmethod
     async def close(self) -> None:
-        """Says goodbye to every connection as the protocol has it (WebSocket 1012, MQTT 5 0x8B, HTTP: the current
-        response ends), and returns when each application instance has ended. The supervisor bounds it in time by
-        cancelling it, after which every transport is to be aborted. Idempotent."""
+        """Ends every connection in the way of the protocol (WebSocket 1012, MQTT 5 0x8B, HTTP: after the current
+        response), and returns when each application instance has ended. The supervisor bounds it in time by cancelling
+        it; then it must abort every transport. Idempotent."""
 
     @property
     @abc.abstractmethod
@@ -157,31 +157,28 @@ class ProtocolServer(abc.ABC):
         return
 
     def status(self) -> Mapping[str, str]:
-        """What /readyz is to say of it besides that the process is ready: "ok", or what is wrong, for each name.
-
-        Everybody may read it. It makes no process unready.
-        """
+        """Lines for /readyz: "ok", or what is wrong, by name. Everybody may read them, and the process stays ready."""
         return {}
 
     def failures(self) -> Mapping[str, str]:
-        """What /readyz is to say of what it cannot work without: "ok", or what is wrong, for each name. Everybody may
-        read it. While one is not "ok" the process is not ready."""
+        """Lines for /readyz about what the server cannot work without: "ok", or what is wrong, by name. Everybody may
+        read them. While one is not "ok" the process is not ready."""
         return {}
 
     def commands(self) -> Mapping[str, Command]:
-        """What an operator can ask while it runs, by name: "mqtt.clients"."""
+        """The commands of an operator while the server runs, by name: "mqtt.clients"."""
         return {}
 
     def owners(self) -> Collection[str]:
-        """Who has something here that outlives a connection, as the application has named them when it accepted."""
+        """The owners of what outlives a connection here, as the application named them when it accepted."""
         return ()
 
     def forget_owners(self, reasons: Mapping[str, str]) -> None:
-        """Ends for good what is kept for owners, given with the reasons: their connections, and what outlives those."""
+        """Ends for good the connections of owners and what outlives those; `reasons` says why, by owner."""
         return
 
     def offered_tunnels(self) -> Mapping[str, Tunnel]:
-        """What this server wants carried over WebSocket: path -> tunnel. Called before `start`."""
+        """What this server wants to be carried over WebSocket: path -> tunnel. Called before `start`."""
         return {}
 
 

@@ -30,7 +30,7 @@ _DER: Final = serialization.Encoding.DER
 _CRL_BEGINS: Final = b"-----BEGIN X509 CRL-----"
 
 Signature: TypeAlias = tuple[tuple[int, int, int] | None, ...]
-"""What tells one state of files from another: inode, size and time of change of each."""
+"""The state of files, to be compared: inode, size and time of change of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

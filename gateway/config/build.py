@@ -28,7 +28,7 @@ _WORDS: Mapping[Any, str] = {
 
 
 class Builder:
-    """Builds dataclasses out of a tree, and remembers the faults and where each value came from."""
+    """Builds dataclasses from a tree, and collects the faults and the origin of each value."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
@@ -73,7 +73,7 @@ class Builder:
             return None
 
     def unknown(self, origin: str, path: str, key: str, known: Iterable[str]) -> None:
-        """Notes a key that nothing reads, with the nearest that something does."""
+        """Notes an unknown key, with the known one that is most like it."""
         nearest = difflib.get_close_matches(key, sorted(known), n=1)
         hint = f'; did you mean "{nearest[0]}"?' if nearest else f"; known here: {', '.join(sorted(known)) or 'none'}"
         self.fault(origin, f'unknown key "{_join(path, key)}"{hint}')
@@ -143,7 +143,7 @@ def _dataclass_repeated_in(wanted: Any) -> type[Any] | None:
 
 
 def _header(path: str) -> str:
-    """How a table at this path is headed: without the numbers of those that it is in."""
+    """The header of a table at this path: the path without the numbers in it."""
     return ".".join(key for key in path.split(".") if not key.isdecimal())
 
 

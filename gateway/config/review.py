@@ -1,6 +1,6 @@
-"""What an operator should know about a configuration that is valid but may not be meant, or may not work.
+"""Findings about a valid configuration: what may be a mistake, a risk, or a reason for which it will not work.
 
-Faults are values, collected: each names the key, says what is wrong and what to do. Nothing here has a side effect.
+A finding names the key, says what is wrong and what to do. Nothing here has a side effect.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ EXPIRES_SOON_S = 14 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing to know. An "error" keeps the gateway, or one of its listeners, from working."""
+    """One fact about a configuration. An "error" keeps the gateway, or one of its listeners, from working."""
 
     level: Literal["error", "warning"]
     subject: Literal["security", "operation"]
@@ -104,7 +104,7 @@ def _tls(listener: ListenerConfig, key: str) -> Iterator[Finding]:
 
 
 def _options(options: Any, key: str) -> Iterator[Finding]:
-    """What is to be known of the keys of any protocol: the files that they name, and the broker that they lead to."""
+    """Findings about the keys of any protocol: files that are missing, a connection that is not encrypted."""
     for field in dataclasses.fields(options):
         path = getattr(options, field.name)
         if isinstance(path, Path) and not os.access(path, os.R_OK):

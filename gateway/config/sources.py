@@ -24,7 +24,7 @@ _TOML_FAULT = re.compile(r"(?P<message>.*) \(at line (?P<line>\d+), column \d+\)
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A fault in the configuration, and where it was written."""
+    """A fault in the configuration, and where it is written."""
 
     origin: str
     message: str
@@ -43,7 +43,7 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A value as it was written. `is_text`: it came as a string because its source has nothing else."""
+    """A value as it is written. `is_text`: it is a string because its source knows nothing else."""
 
     value: Any
     origin: str
@@ -102,7 +102,8 @@ def _node(value: Any, path: KeyPath, origin_of: Any) -> Node:
 def merge_environment(root: Table, environ: Mapping[str, str], is_secret: Callable[[list[str]], bool]) -> list[Problem]:
     """Writes `GATEWAY_DATABASE__URL=...` over `database.url`, and so on.
 
-    `NAME_FILE` reads the value of a secret from a file, as container secrets come; `is_secret` tells which keys are.
+    `NAME_FILE` reads the value of a secret from a file, as container secrets are given; `is_secret` says which keys are
+    secrets.
     """
     problems = []
     for name in sorted(environ):

@@ -1,4 +1,4 @@
-"""Tells the line on which each key of a TOML document stands, which tomllib does not.
+"""The line of each key of a TOML document, which tomllib does not give.
 
 The text must be valid TOML already (tomllib.loads accepted it): only its outline is followed here, so that a fault in a
 value can be reported as "gateway.toml:12".
@@ -27,13 +27,13 @@ _STRING = re.compile(
 def key_lines(text: str) -> dict[KeyPath, int]:
     """The line (from 1) of every key and array element in a valid TOML document, by path.
 
-    A table that only the headers of its sub-tables mention stands where the first of them stands.
+    A table that only the headers of its sub-tables mention has the line of the first of them.
     """
     return _Outline(text).read()
 
 
 class _Outline:
-    """A walk through the text: `position` is where it has come to."""
+    """A walk through the text, up to `position`."""
 
     def __init__(self, text: str) -> None:
         self.text = text

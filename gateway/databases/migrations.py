@@ -7,8 +7,8 @@ from django.db.migrations.loader import MigrationLoader
 def later_migrations(alias: str = DEFAULT_DB_ALIAS) -> list[str]:
     """The migrations of installed apps that the database has and this version does not know: "devices.0009_fleets".
 
-    There are some after a later version has migrated it; what an app that is not installed has left counts not. Raises
-    what the database driver raises.
+    There are some after a later version has migrated it. Those of apps that are not installed do not count. Raises what
+    the database driver raises.
     """
     loader = MigrationLoader(connections[alias], ignore_no_migrations=True)
     known = set(loader.disk_migrations)
@@ -22,7 +22,7 @@ def later_migrations(alias: str = DEFAULT_DB_ALIAS) -> list[str]:
 
 
 def refusal(later: list[str]) -> str:
-    """Why a database with `later` migrations is not used."""
+    """The reason for refusing a database with `later` migrations."""
     return (
         f"the database has been migrated by a later version, this one does not know {', '.join(later)}; "
         "run that version, or restore a backup from before"

@@ -1,7 +1,7 @@
-"""A thread with a database connection of its own, for regular work that may wait for nothing and nobody for long.
+"""A thread with a database connection of its own, for regular work that must not wait long.
 
-Django's connections wait as long as people may wait for a page: 20 s for SQLite's lock, for ever for a row of
-PostgreSQL that somebody has locked. What keeps other things alive cannot.
+Django's connections wait as long as people wait for a page: 20 s for SQLite's lock, for ever for a row of PostgreSQL
+that somebody has locked. Work that keeps other things alive cannot.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 SLOW_S: Final = 4.0
-"""How long a call may take before it is told of."""
+"""How long a call may take before `on_slow` is called."""
 CALL_S: Final = 10.0
 """How long a call may take; its connection is ended then. More than any one statement, see _LIMITS."""
 
@@ -42,7 +42,7 @@ class DatabaseThread:
     async def call(
         self, function: Callable[P, R], on_slow: Callable[[str], None], *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """What `function` returns or raises. `on_slow` is called with what is to be said of a call that is slow."""
+        """What `function` returns or raises. `on_slow` is called with a text if the call is slow."""
         loop = asyncio.get_running_loop()
         slow = loop.call_later(self._slow_s, on_slow, f"no answer from the database for {self._slow_s:g} s")
         end = loop.call_later(self._call_s, self._abort)
@@ -53,7 +53,7 @@ class DatabaseThread:
             end.cancel()
 
     async def close(self) -> None:
-        """Closes the connection, and ends the thread when it has done what it does."""
+        """Closes the connection, and ends the thread after the call that it is running."""
         await asyncio.get_running_loop().run_in_executor(self._executor, self._disconnect)
         self._executor.shutdown(wait=False)
 

@@ -114,7 +114,7 @@ def _trace_line(row: Row) -> str:
     return " ".join(word for word in words if word)
 
 
-# -- tables -----------------------------------------------------------------------------------------------------------
+# Tables
 
 
 def _show(rows: Iterable[Row], as_json: bool) -> None:

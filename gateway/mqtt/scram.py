@@ -6,8 +6,8 @@
         async def begin_authentication(self, method):
             return ScramServer(find_credentials) if method == "SCRAM-SHA-256" else None
 
-Without channel binding: it is for connections that TLS protects otherwise. Who asks for an unknown name is answered as
-those who give a wrong password, after as much work.
+Without channel binding: it is for connections that TLS protects otherwise. An unknown name is answered as a wrong
+password is, after as much work.
 """
 
 import base64
@@ -27,7 +27,7 @@ from protocols.mqtt import ReasonCode
 METHOD: Final = "SCRAM-SHA-256"
 ITERATIONS: Final = 15_000
 
-# What unknown names are told instead of a salt: the same each time, as a real one is.
+# Makes the salt that an unknown name is sent: the same each time, as a real one is.
 _SECRET = secrets.token_bytes(32)
 
 _CLIENT_FIRST = re.compile(r"(?P<header>[ny],,)(?P<bare>n=(?P<name>[^,]+),r=(?P<nonce>[!-+\--~]+)(?:,[A-Za-z]=[^,]*)*)")
@@ -81,7 +81,7 @@ class ScramServer:
         nonce: str | None = None,
     ) -> None:
         """`find` gives the credentials of a name, None if there is nobody of that name. `iterations` are those of the
-        most, so that unknown names are not told from others by them; `nonce` is for tests."""
+        most, so that they do not give unknown names away; `nonce` is for tests."""
         self._find = find
         self._iterations = iterations
         self._own_nonce = nonce or secrets.token_urlsafe(24)

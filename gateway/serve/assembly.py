@@ -1,4 +1,4 @@
-"""The servers of one process, made of its listeners in the order in which they start; and `serving`, which runs them.
+"""Makes the servers of one process from its listeners, in the order in which they start; and `serving` runs them.
 
 `serving` is for tests and for development. `gateway serve` is more (gateway.serve.supervisor): it has a configuration,
 signals, a data directory, a limit to each wait.
@@ -53,7 +53,7 @@ def make_servers(
     state: Mapping[str, Any],
     server_options: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[ProtocolServer]:
-    """One server for each protocol, those that listen first. What some offer as tunnels others carry.
+    """One server for each protocol, those that listen first. Tunnels that some offer go to those that carry them.
 
     `state` is that of the application's lifespan, `server_options` has those of a protocol as a whole by its name.
     Raises GatewayError for listeners that cannot be served.

@@ -5,8 +5,7 @@ A Unix socket in the data directory, open to the user of the gateway alone. One 
     {"command": "mqtt.clients", "arguments": {}}
 
 and the answer is lines, too: any number of {"row": {...}}, then {"done": true}, or {"error": "..."} where it cannot go
-on. Some answers do not end; whoever has enough closes the connection. An answer that just stops means that the gateway
-did.
+on. Some answers do not end; the client closes the connection. An answer that just stops means that the gateway did.
 """
 
 import asyncio
@@ -34,13 +33,12 @@ _MAX_PATH_BYTES: Final = 100
 """What a socket's address holds on every system."""
 
 
-# -- the gateway's side -----------------------------------------------------------------------------------------------
+# The gateway's side
 
 
 @asynccontextmanager
 async def listening(data_dir: Path, commands: Mapping[str, Command]) -> AsyncIterator[None]:
-    """Answers requests while entered. Raises GatewayError. The data directory is to be held
-    (gateway.serve.data_dir)."""
+    """Answers requests while entered. Raises GatewayError. The data directory must be held (gateway.serve.data_dir)."""
     try:
         listener = _bind(data_dir)
     except OSError as error:
@@ -158,7 +156,7 @@ def _write(writer: asyncio.StreamWriter, line: Mapping[str, Any]) -> None:
     writer.write(json.dumps(line).encode() + b"\n")
 
 
-# -- the command line's side ------------------------------------------------------------------------------------------
+# The command line's side
 
 
 def ask(data_dir: Path, command: str, *, endless: bool = False, **arguments: Any) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""The data directory of a running gateway: made private, held by one process, given its secret key."""
+"""The data directory of a running gateway: private, locked by one process, with its secret key."""
 
 import fcntl
 import logging
@@ -68,9 +68,9 @@ def _ensure_secret_key(config: Config) -> None:
 
 
 def _make_private(directory: Path) -> None:
-    """Takes what is there from other users, whatever the mode of the directory lets them reach.
+    """Takes the files from other users, whatever the mode of the directory lets them reach.
 
-    Sessions of logged-in people are in there; versions before made the database as the umask had it.
+    Sessions of logged-in people are among them; earlier versions made the database as the umask had it.
     """
     for file in directory.iterdir():
         status = file.lstat()

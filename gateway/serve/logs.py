@@ -52,13 +52,14 @@ def configure(options: LogOptions) -> None:
 
 
 class RefusedRequests(logging.Filter):
-    """Puts one line within the peer's share in the place of what Django says of a request that it refuses or that
-    fails: a traceback, as often as somebody sends such a request. That of a failure stays, with the line."""
+    """Replaces Django's record of a request that was refused or failed by one line within the peer's share.
+
+    Django logs a traceback, as often as somebody sends such a request. That of a failure is kept, with the line."""
 
     _peers = PeerLog("gateway.pages")
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """False for the record whose place the line takes."""
+        """False for a record that the line replaces."""
         request, status = getattr(record, "request", None), getattr(record, "status_code", 0)
         if request is None or status < 400 or not record.name.startswith("django."):
             return True
@@ -91,7 +92,7 @@ def _processors(options: LogOptions) -> "list[structlog.types.Processor]":
 
 
 def hide_tokens(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Masks what looks like a token in the paths and URLs that the texts of a record name, whoever wrote it."""
+    """Masks what looks like a token in the paths and URLs in the texts of a record, whichever logger wrote it."""
     for part in ("event", "exception", "stack"):
         text = event.get(part)
         if isinstance(text, str):

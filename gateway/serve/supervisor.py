@@ -48,9 +48,9 @@ YOUNG_OBJECTS: Final = 20_000
 
 
 def serve(loaded: Loaded, *, program: str = "gateway") -> None:
-    """Runs the gateway until it is told to stop. Raises GatewayError.
+    """Runs the gateway until a signal stops it. Raises GatewayError.
 
-    `program` is how the person who started it would call the command line again, for what is printed on first start.
+    `program` is how to call the command line again, for the text that is printed on first start.
     """
     with data_dir.held(loaded.config):
         django.setup()
@@ -71,7 +71,7 @@ def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def prepare() -> None:
-    """Runs the project's `prepare` command, if it has one: what must be true of the database before anything starts."""
+    """Runs the project's `prepare` command, if it has one: it brings the database up to date before anything starts."""
     if "prepare" not in get_commands():
         return
     try:
@@ -85,7 +85,7 @@ def prepare() -> None:
 
 
 async def require_layers() -> None:
-    """Raises GatewayError if a channel layer cannot be used: a wrong address is to be seen now, not in a dashboard.
+    """Raises GatewayError if a channel layer cannot be used: a wrong address should show now, not in a dashboard.
 
     A layer that goes away later is no reason to stop: readings are stored without it.
     """
@@ -96,9 +96,9 @@ async def require_layers() -> None:
 
 
 def spare_what_stays() -> None:
-    """Tells the garbage collector of what a server is like: a million objects that stay, and bursts of young ones.
+    """Adapts the garbage collector to a server: a million objects that stay, and bursts of young ones.
 
-    It would look at what waits for a commit again and again, which took up to 15 % of the processor time under load.
+    By default it examines what waits for a commit again and again: up to 15 % of the processor time under load.
     """
     gc.collect()
     gc.freeze()
@@ -147,7 +147,7 @@ class Supervisor:
             raise GatewayError("; ".join(self._failures))
 
     def stop(self) -> None:
-        """Begins the stop; called again, ends the process at once: whoever asks twice does not want to wait."""
+        """Begins the stop; called again, ends the process at once: a second signal means: now."""
         if self._stopping.is_set():
             _give_up("told to stop twice: ending without saying goodbye")
         logger.info("stopping; connections have %g s to end", self.config.server.shutdown_timeout_s)
@@ -245,7 +245,7 @@ def local_url(addresses: Sequence[str], schemes: Sequence[str]) -> str | None:
 
 
 def _with_own_connections(command: Callable[[], Any]) -> None:
-    """Runs a command in a thread of its own; nobody else would close the connections it opens."""
+    """Runs a command in a thread of its own, and closes the connections that it opens; nobody else would."""
     try:
         command()
     finally:
@@ -253,7 +253,7 @@ def _with_own_connections(command: Callable[[], Any]) -> None:
 
 
 def _give_up(why: str) -> NoReturn:
-    """Ends the process at once: its threads, which may wait for a database that is away, would be waited for."""
+    """Ends the process at once: Python would wait for its threads, which may wait for a database that is away."""
     logger.error("%s", why)
     logging.shutdown()
     os._exit(1)

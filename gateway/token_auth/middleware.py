@@ -1,4 +1,4 @@
-"""The middleware: whose a connection is, by its token, and that it ends when the token expires."""
+"""The middleware: finds the user of a connection by its token, and ends the connection when the token expires."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ _LONGEST_TIMER_S: Final = 3600.0  # so that a clock that was set, or a machine t
 
 @dataclass(frozen=True, slots=True)
 class TokenUser:
-    """Whom a token is for, and until when: seconds since 1970 or an aware datetime; None: for ever."""
+    """The user of a token, and when it expires: seconds since 1970 or an aware datetime; None: never."""
 
     user: Any
     expires_at: float | datetime | None = None
@@ -40,7 +40,7 @@ GetTokenUser = Callable[[str], Awaitable[Any]]
 
 
 class Authentication:
-    """`scope["auth"]`: whom the connection's token is for, and until when."""
+    """`scope["auth"]`: the user of the connection's token, and when it expires."""
 
     def __init__(self, get_token_user: GetTokenUser, token_user: TokenUser) -> None:
         self._get_token_user = get_token_user
@@ -56,7 +56,7 @@ class Authentication:
 
     @property
     def expires_at(self) -> float | datetime | None:
-        """When the connection will end, as `get_token_user` said it."""
+        """When the connection will end, as `get_token_user` returned it."""
         return self._token_user.expires_at
 
     async def renew(self, token: str) -> bool:
@@ -101,7 +101,7 @@ async def _quietly(cut: Callable[[], Awaitable[None]]) -> None:
 
 
 async def identify(get_token_user: GetTokenUser, token: str) -> TokenUser | None:
-    """What `get_token_user` says of `token`; None also for one that has expired."""
+    """The result of `get_token_user` for `token`; None also for one that has expired."""
     if not token:
         return None
     found = await get_token_user(token)
@@ -112,7 +112,7 @@ async def identify(get_token_user: GetTokenUser, token: str) -> TokenUser | None
 
 
 class TokenAuthMiddleware:
-    """Lets in whom `get_token_user` knows, and ends connections whose token expires. See the top of the module."""
+    """Lets in the users that `get_token_user` returns, and ends connections whose token expires: gateway.token_auth."""
 
     def __init__(
         self,
@@ -229,7 +229,7 @@ class TokenAuthMiddleware:
         scope = _with_user(dict(scope), authentication)
         if authentication is None:
             return await self.inner(scope, _again(connect, receive), send)
-        # The credentials were the token: they have done their work, and a consumer is not to take them for others.
+        # The credentials were the token: a consumer must not take them for a user name and a password.
         if connect["password"] is None:
             scope["username"] = None
         connect = {**connect, "password": None, "allow_anonymous": False}
@@ -248,7 +248,7 @@ class TokenAuthMiddleware:
         return Authentication(self.get_token_user, token_user) if token_user is not None else None
 
     def _count_refusal(self, scope: Scope, found: Found | None) -> str:
-        """Returns why, for the server's log."""
+        """Returns the reason, for the server's log."""
         token_refusals.labels(scope["type"], "missing" if found is None else "invalid").inc()
         return "no token" if found is None else f"a token that is not valid ({found.source})"
 
@@ -265,7 +265,7 @@ def _with_user(scope: Scope, authentication: Authentication | None) -> Scope:
 
 
 def _again(event: Event, receive: Receive) -> Receive:
-    """A `receive` that gives out `event` first: our servers' own one if it can, which a consumer knows to use well."""
+    """A `receive` that returns `event` first: that of our servers if it can, which consumers use more directly."""
     inbox = getattr(receive, "__self__", None)
     if isinstance(inbox, Inbox):
         inbox.unread(event)

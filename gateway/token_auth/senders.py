@@ -1,4 +1,4 @@
-"""The sending sides of connections that gateway.token_auth watches: how each wire refuses, and how it ends."""
+"""The sending side of connections that gateway.token_auth watches: how each protocol refuses and ends one."""
 
 from typing import Final
 
@@ -28,7 +28,7 @@ async def refuse_http(send: Send, prefix: str, *, bad_token: bool, log_reason: s
 
 
 class HttpResponse:
-    """The sending side of a request: ends a response of unknown length when told to."""
+    """The sending side of a request; `expire` ends a response of unknown length."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self._scope = scope
@@ -62,7 +62,7 @@ class HttpResponse:
 
 
 class WebSocket:
-    """The sending side of a WebSocket: knows what has been said, and closes it when told to."""
+    """The sending side of a WebSocket, which knows whether it was accepted and closed; `expire` closes it."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self._scope = scope
@@ -94,7 +94,7 @@ class WebSocket:
             await self._send({"type": "websocket.close", "code": CLOSE_UNAUTHORIZED, "reason": "the token has expired"})
 
     async def refuse(self, receive: Receive, found: Found | None, log_reason: str) -> None:
-        """Answers 401, or closes with 4401 where a browser may be listening, which is shown no status."""
+        """Answers 401, or closes with 4401 where a browser may be listening, whose scripts do not see the status."""
         if not self.accepted:
             await receive()
         by_browser = found is not None and found.source != HEADER

@@ -12,7 +12,7 @@ from gateway.worker import Worker
 
 
 class Command(BaseCommand):
-    """Runs a worker until it is told to stop."""
+    """Runs a worker until a signal stops it."""
 
     worker_class: ClassVar[type[Worker]] = Worker
     """For commands that derive from this one."""

@@ -1,4 +1,4 @@
-"""`prepare`: what must be true of the database before the gateway starts."""
+"""`prepare`: brings the database up to date before the gateway starts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
