@@ -147,10 +147,10 @@ class SubscriberConnection(RedisConnection):
             self._on_connection_up()
 
     def _on_reply(self, reply: Any) -> bool:
-        if isinstance(reply, MovedError) and self._on_gone is not None:
+        if isinstance(reply, Exception):
+            if self._on_gone is None or not isinstance(reply, MovedError):
+                raise reply  # such as NOPERM, CLUSTERDOWN: nothing on this connection works now
             self._slot_moved(self._on_gone)
-        elif isinstance(reply, Exception):
-            raise reply  # such as NOPERM, CLUSTERDOWN: nothing on this connection works now
         elif reply[0] == self._words.message:
             self._on_message(reply[1], reply[2])
         elif reply[0] == self._words.subscribed:
