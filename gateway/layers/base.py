@@ -35,8 +35,8 @@ READER_RETRY_S = 1.0
 class LayerEvent(dict[str, Any]):
     """A message from the layer itself, such as {"type": "layer.reconnected", "generation": 2}.
 
-    It cannot come over the layer, so nobody can forge one. It is given to attached channels only, and a consumer
-    without a handler for its type ignores it.
+    A message cannot arrive as one, so nobody can forge it. Only attached channels get it, and a consumer without a
+    handler for its type ignores it.
     """
 
 
@@ -53,7 +53,7 @@ NOBODY = GroupSendResult(delivered=0, dropped=0)
 class LayerUnavailableError(ConnectionError):
     """Raised when the server behind a layer cannot be reached, or did not answer in time.
 
-    Members of the group in this process have the message all the same; `result` says how many.
+    Members of the group in this process got the message nevertheless; `result` says how many.
     """
 
     def __init__(self, text: str, result: GroupSendResult = NOBODY) -> None:
@@ -122,7 +122,7 @@ class BaseChannelLayer:
         raise NotImplementedError("group_send() not implemented (groups extension)")
 
     def group_is_empty(self, group: str) -> bool:
-        """Whether it is certain, without asking anybody, that a message to `group` would reach no one."""
+        """Whether it is certain, without I/O, that a message to `group` would reach nobody."""
         return False
 
     async def check(self) -> None:
@@ -141,15 +141,15 @@ class BaseChannelLayer:
     # Delivery to a function
 
     def attach(self, channel: str, deliver: Deliver) -> None:
-        """From now on gives each message of `channel` to `deliver`, in order, in the running event loop.
+        """Calls `deliver` with each message of `channel` from now on, in order, in the running event loop.
 
-        Here a task that calls `receive`, so that any layer can be used; our own layers call `deliver` directly.
+        Here by a task that calls `receive`, so that any layer can be used; our own layers call `deliver` directly.
         """
         task = asyncio.get_running_loop().create_task(self._read(channel, deliver))
         self._readers()[channel] = task
 
     def detach(self, channel: str) -> None:
-        """Ends `attach`, at once; the messages that `channel` still had are gone. Does nothing if not attached."""
+        """Ends `attach` at once and drops the unread messages of `channel`. Does nothing if it is not attached."""
         task = self._readers().pop(channel, None)
         if task is not None and not task.get_loop().is_closed():
             task.cancel()
@@ -164,7 +164,7 @@ class BaseChannelLayer:
             try:
                 deliver(await self.receive(channel))
             except Exception:
-                # A layer of another package: one that lost its server raises here, and comes back.
+                # A layer of another package: when it has lost its server, it raises here until the server is back.
                 logger.exception("receiving from channel %s failed; trying again in %g s", channel, READER_RETRY_S)
                 await asyncio.sleep(READER_RETRY_S)
 
@@ -239,7 +239,7 @@ class BaseChannelLayer:
         return self.require_valid_group_name(group_name)
 
     def non_local_name(self, name: str) -> str:
-        """`name` up to and with its "!", or all of it: the part that says which process reads the channel."""
+        """`name` up to its "!", with it, or all of it: the part that names the process that reads the channel."""
         process, mark, _ = name.partition("!")
         return process + mark
 

@@ -1,4 +1,4 @@
-"""Group logs: what was sent to a group lately, numbered, for those who come back and those who missed something.
+"""Group logs: the last messages of a group, numbered, for members that were away or missed a message.
 
 A layer delivers at most once. `GroupLog.send` first appends the message to the log of its group, then sends it to the
 members as usual, with its position. A member sees from the position whether it missed a message, and reads that from

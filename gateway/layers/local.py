@@ -56,7 +56,7 @@ class LocalChannels:
         drops: DropLog,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`capacity` is asked per channel name; `expiry` and `group_expiry` are in seconds.
+        """`capacity(name)` is called for each queued message; `expiry` and `group_expiry` are in seconds.
 
         `late_readers_leave`: a channel with an expired message leaves its groups, as in the memory layer of Channels.
         """
@@ -76,7 +76,7 @@ class LocalChannels:
     # Owning a channel
 
     def open(self, name: str) -> None:
-        """Makes `name` known before anybody reads it."""
+        """Makes `name` known before it has a reader."""
         with self._lock:
             self._get_or_make(name).opened = True
 
@@ -252,7 +252,7 @@ class LocalChannels:
                 raise
 
     def waiting(self, name: str) -> int:
-        """How many readers wait for a message of `name`, those left out for whom one is here."""
+        """How many readers wait for a message of `name`, without those for which one is queued."""
         channel = self.channels.get(name)
         return len(channel.waiters) if channel is not None and channel.waiters else 0
 
@@ -337,7 +337,7 @@ class LocalChannels:
             return
 
     def _expire(self, name: str, channel: LocalChannel, now: float) -> None:
-        """Drops what is too old."""
+        """Drops expired messages."""
         messages = channel.messages
         expired = 0
         while messages and messages[0][0] <= now:
@@ -349,7 +349,7 @@ class LocalChannels:
                 self._leave(group, name, channel)
 
     def _sweep_when_due(self) -> None:
-        """Once per expiry, ends the queues that nobody reads and the memberships that are too old."""
+        """Once per expiry, ends the queues without a reader and the memberships that are too old."""
         now = self._clock()
         if now < self._next_sweep:
             return
@@ -400,5 +400,5 @@ def _resolve(waiter: "asyncio.Future[None]") -> None:
 
 
 def _note_failure(name: str, error: Exception) -> None:
-    """As often as somebody sends; the channels are of one kind, and there is one for each connection."""
+    """Logs under one name for all channels: there is one per connection, and each message can fail in each of them."""
     peer_log.error("the channel layer", "delivering to channel %s failed", name, exc_info=error)

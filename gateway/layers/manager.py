@@ -27,7 +27,7 @@ CHANNELS_BACKENDS = {
     "channels_redis.core.RedisChannelLayer": "gateway.layers.redis.RedisChannelLayer",
     "channels_redis.pubsub.RedisPubSubChannelLayer": "gateway.layers.pubsub.RedisPubSubChannelLayer",
 }
-"""What those who come from Channels have in their settings, and what to write instead."""
+"""The names of Channels in the settings of a project that is ported, and the names to use instead."""
 
 KEYS = {"BACKEND", "CONFIG", "TEST_CONFIG", "LOG", "PRESENCE"}
 """The keys that an entry of CHANNEL_LAYERS may have."""
@@ -94,9 +94,10 @@ class ChannelLayerManager:
         return key in self.configs
 
     def extension(self, alias: str, section: str, make: Callable[..., Extension]) -> Extension:
-        """What the layer `alias` has besides, made for it once: by `make(layer, **options)`, of its entry's `section`.
+        """The group logs or the presence of the layer `alias`: `make(layer, **options)`, called once.
 
-        KeyError when there is no such layer, and what `make` raises.
+        The options are those under the key `section` of its entry. Raises KeyError when there is no such layer, and
+        what `make` raises.
         """
         layer = self[alias]
         made: dict[str, Extension] = layer.__dict__.setdefault("_extensions", {})
@@ -172,7 +173,7 @@ async def check_layers() -> None:
 
 
 def require_usable(alias: str, make: Callable[[str], BaseChannelLayer]) -> BaseChannelLayer:
-    """The layer that `make` makes for `alias`. Connects to nothing.
+    """Makes the layer `alias` by `make(alias)`. Connects to nothing.
 
     Raises InvalidChannelLayerError when the settings of the layer, of its log or of its presence are wrong.
     """

@@ -42,7 +42,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
 
     @property
     def channels(self) -> "UnreadMessages":
-        """The channels that have a reader (a consumer, say) or unread messages, with these: for tests."""
+        """The channels that have a reader, such as a consumer, or unread messages: for tests."""
         return UnreadMessages(self.local)
 
     @property
@@ -51,11 +51,9 @@ class InMemoryChannelLayer(BaseChannelLayer):
         return self.local.groups
 
     async def send(self, channel: str, message: Message) -> None:
-        """Puts `message` on `channel`, or raises ChannelFull."""
         self._send(channel, message)
 
     async def receive(self, channel: str) -> Message:
-        """The next message of `channel`, in the order sent."""
         require_name("Channel", channel)
         return await self.local.get(channel)
 
@@ -66,40 +64,34 @@ class InMemoryChannelLayer(BaseChannelLayer):
         return channel
 
     def attach(self, channel: str, deliver: Deliver) -> None:
-        """Calls `deliver` with each message of `channel`, in the running loop, while the sender sends it."""
+        """Calls `deliver` with each message of `channel` in the running loop, within the call of the sender."""
         require_name("Channel", channel)
         self.local.attach(channel, deliver)
 
     def detach(self, channel: str) -> None:
-        """Forgets `channel`: its messages, its memberships and its `deliver`."""
         self.local.detach(channel)
 
     async def group_add(self, group: str, channel: str) -> None:
-        """Makes `channel` a member of `group`."""
         require_name("Group", group)
         require_name("Channel", channel)
         self.local.join(group, channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """Ends the membership, if there is one."""
         require_name("Group", group)
         require_name("Channel", channel)
         self.local.leave(group, channel)
 
     async def group_send(self, group: str, message: Message) -> GroupSendResult:
-        """Gives `message` to every member of `group`; members that are full are counted as dropped."""
         return self._group_send(group, message)
 
     def group_is_empty(self, group: str) -> bool:
-        """Whether `group` has no member."""
         return group not in self.local.groups
 
     async def flush(self) -> None:
-        """Drops every message and membership."""
         self.local.clear()
 
     async def close(self) -> None:
-        """Nothing to close; here for the programs that call it."""
+        """Does nothing: for programs that call it on any layer."""
 
     @property
     def sync(self) -> "_Sync":
@@ -160,7 +152,7 @@ class UnreadQueue:
 
 
 class UnreadMessages(MutableMapping[str, UnreadQueue]):
-    """The channels that have a reader (a consumer, say) or unread messages. Deleting one drops its messages."""
+    """The channels that have a reader or unread messages, like the queues of Channels. `del` drops the messages."""
 
     def __init__(self, local: LocalChannels) -> None:
         self._local = local
@@ -186,7 +178,7 @@ class UnreadMessages(MutableMapping[str, UnreadQueue]):
         return (name for name in list(self._local.channels) if name in self)
 
     def __contains__(self, name: object) -> bool:
-        channel = self._local.channels.get(name)  # type: ignore[call-overload]  # what is no string is not there
+        channel = self._local.channels.get(name)  # type: ignore[call-overload]  # anything but a string is not there
         return channel is not None and bool(channel.messages or channel.deliver or channel.waiters)
 
     def __len__(self) -> int:

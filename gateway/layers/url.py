@@ -2,7 +2,7 @@
 
 - `memory://`: in-memory, one process;
 - `redis://[user:password@]host[:port][/db]`, `rediss://` (TLS), `unix:///path/to/socket`: Redis publish/subscribe;
-- `redis+pubsub://`, `rediss+pubsub://`: the same, said aloud;
+- `redis+pubsub://`, `rediss+pubsub://`: the same, written out;
 - `redis+core://`, `rediss+core://`: Redis lists, for workers that share the messages of a channel;
 - `redis+sentinel://[user:password@]host[:port],host[:port].../master[/db]`, `rediss+sentinel://`: publish/subscribe on
   the master that the Sentinels name.
@@ -31,7 +31,7 @@ DEFAULT_SENTINEL_PORT = 26379
 LAYER_OPTIONS: Final = {
     field.name: field.type for field in dataclasses.fields(RedisOptions) if field.type in (str, float, int)
 }
-"""The options of a layer that are given in the query, with their types."""
+"""The options of a layer that the query may have, and their types."""
 
 
 def channel_layers_from_url(url: str) -> dict[str, dict[str, Any]]:
@@ -130,7 +130,7 @@ def _address(address: str, default_port: int) -> tuple[str, int]:
 
 
 def _scalar(text: str) -> str | float | bool:
-    """An option of redis-py, as its own URLs would give it."""
+    """The value of an option of redis-py, converted as redis-py converts it in its own URLs."""
     if text.lower() in ("true", "yes", "false", "no"):
         return text.lower() in ("true", "yes")
     try:

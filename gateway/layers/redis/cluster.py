@@ -95,7 +95,7 @@ class ClusterCommands:
         return list(self._connections.values())
 
     async def connect(self) -> None:
-        """Raises LayerUnavailableError when no node says how the cluster is made up."""
+        """Raises LayerUnavailableError when no node returns the map of slots."""
         if not self.map.masters:
             await self.refresh()
 

@@ -1,4 +1,4 @@
-"""Commands to Redis by key: the layers say for which key, and behind `Commands` it is decided which server that is.
+"""Commands to Redis by key: `Commands` decides which server has the key.
 
 The servers of a fixed list are here, those of a cluster in cluster.py.
 """
@@ -37,7 +37,7 @@ class Commands(Scripts, Protocol):
         """The reply. Raises LayerUnavailableError when there is none, at once where that is known."""
 
     def execute_quietly(self, key: bytes, *arguments: Argument) -> None:
-        """Sends a command whose reply nobody needs, as soon as it is called."""
+        """Sends a command without waiting, and ignores the reply."""
 
     async def publish(self, key: bytes, payload: bytes) -> None:
         """Publishes `payload` to the subscribers of `key`."""
@@ -49,7 +49,7 @@ class Commands(Scripts, Protocol):
         """Whether the server of `key` was ever connected."""
 
     def where(self, key: bytes) -> tuple[Host, Locate | None]:
-        """The server of `key`, for a connection of the caller's own, which locates it again before each attempt."""
+        """The server of `key`, for a connection that the caller makes, which locates it before each attempt."""
 
 
 class HostCommands:
@@ -113,7 +113,7 @@ async def run_script(
     """The reply to `script`, whose command `execute` sends."""
     try:
         return await execute("EVALSHA", script.digest, 1, key, *arguments)
-    except NoScriptError:  # somebody flushed the scripts of a server that stayed up
+    except NoScriptError:  # the scripts of a running server were flushed
         return await execute("EVAL", script.text, 1, key, *arguments)
 
 

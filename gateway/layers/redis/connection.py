@@ -1,8 +1,8 @@
 """Connections of one event loop to one Redis: remade with jittered back-off when lost, pipelined while up.
 
 No user of a `RedisConnection` touches the socket: a command is appended to a buffer, and all that one loop iteration
-appended leaves in one write; one task, which lives as long as the connection, reads the replies. So a caller that is
-cancelled, at any moment, disturbs nobody.
+appended leaves in one write; one task, which lives as long as the connection, reads the replies. So cancelling a
+caller, at any moment, disturbs no other.
 
 The sockets have no read timeout of their own (redis-py 8 would give them 5 s, which a quiet subscription exceeds);
 instead a watchdog sends PING on a quiet connection and ends one that leaves a request unanswered for `reply_timeout_s`.
@@ -170,7 +170,7 @@ class RedisConnection:
 
     async def _run(self) -> None:
         failures = 0
-        flapping = False  # it connects, but what is asked of it there fails at once
+        flapping = False  # it connects, but the first commands fail
         lost_at = self._loop.time()
         try:
             while True:
@@ -303,7 +303,7 @@ class CommandConnection(RedisConnection):
         return future
 
     def execute_quietly(self, *arguments: Argument) -> None:
-        """Sends a command whose reply nobody needs."""
+        """Sends a command and ignores the reply."""
         try:
             self.execute(*arguments).add_done_callback(_ignore)
         except LayerUnavailableError:

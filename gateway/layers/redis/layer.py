@@ -55,7 +55,7 @@ State = TypeVar("State", bound=LoopState)
 
 
 class RedisLayerBase(BaseChannelLayer, Generic[State]):
-    """A layer whose work is done by one `LoopState` per event loop. Not used by itself."""
+    """The base of the layers over Redis, which have one `LoopState` per event loop."""
 
     extensions = ["groups", "flush"]
 
@@ -131,7 +131,7 @@ class RedisLayerBase(BaseChannelLayer, Generic[State]):
             )
 
     def decode(self, payload: bytes, where: str) -> Message | None:
-        """The message of `payload`, which came from Redis, where anybody may write; None, counted, when it is none.
+        """The message in `payload` from Redis, where anybody may write; None, and a counted drop, when it is none.
 
         `__asgi_channel__` and `__asgi_group__` in it are strings.
         """

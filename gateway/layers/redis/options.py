@@ -1,5 +1,6 @@
-"""The options of the layers over Redis. One that is added here is an option of both, and of their URLs if it is text or
-a number; docs/channel-layers.md lists them.
+"""The options of the layers over Redis, listed in docs/channel-layers.md.
+
+A new field is an option of both layers, and of their URLs if it is text or a number.
 """
 
 import dataclasses
@@ -58,7 +59,7 @@ class RedisOptions:
 
     def make_serializer(self, max_age_s: float | None = None) -> Serializer:
         """A serializer for these options. It refuses an encrypted message that is older than `max_age_s`, if given."""
-        # A class that a project has registered need not know of what is left out.
+        # Only what is set: the class of a project need not have these parameters.
         given: dict[str, Any] = {}
         if self.random_prefix_length:
             given["random_prefix_length"] = self.random_prefix_length

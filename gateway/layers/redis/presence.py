@@ -105,13 +105,13 @@ class _Reader:
     """Reads the members from Redis."""
 
     def __init__(self, layer: RedisLayerBase[Any], scripts: Scripts) -> None:
-        self.layer = layer
+        self._layer = layer
         self._scripts = scripts
         self.serializer = layer.stored_serializer()
         self.processes_key = f"{layer.prefix}:presence:processes".encode()
 
     def group_key(self, group: str) -> bytes:
-        return f"{self.layer.prefix}:presence:group:{escape_name(group)}".encode()
+        return f"{self._layer.prefix}:presence:group:{escape_name(group)}".encode()
 
     async def members(self, group: str) -> list[Member]:
         """The members of living processes, by ID."""
@@ -134,7 +134,7 @@ class _Reader:
         try:
             return dict(self.serializer.deserialize(payload))
         except Exception as error:  # whatever a serializer raises on bytes that are not its own
-            self.layer.drops.add(UNDECODABLE, f"presence ({type(error).__name__})")
+            self._layer.drops.add(UNDECODABLE, f"presence ({type(error).__name__})")
             return {}
 
 
@@ -143,7 +143,7 @@ class _Process:
 
     def __init__(self, presence: RedisPresence, layer: RedisLayerBase[Any]) -> None:
         self._presence = presence
-        self.layer = layer
+        self._layer = layer
         self._commands: Commands = layer.make_commands(SCRIPTS)
         self.reader = _Reader(layer, self._commands)
         self._name = uuid.uuid4().hex
@@ -204,7 +204,7 @@ class _Process:
         entry.id = f"{self._name}!{next(self._numbers)}"
         member = entry.member
         payload = self.reader.serializer.serialize(entry.data)
-        self.layer.require_size(len(payload), {"type": "presence.joined"})
+        self._layer.require_size(len(payload), {"type": "presence.joined"})
         key, own = self.reader.group_key(entry.group), self._process_key(self._name)
         # The groups of the process first: those who remove the members of an expired process look there.
         await self._commands.execute(own, "SADD", own, encode_name(entry.group))
@@ -286,7 +286,7 @@ class _Process:
             logger.exception("presence: the members of a dead process are not all removed")
 
     def _process_key(self, process: str) -> bytes:
-        return f"{self.layer.prefix}:presence:process:{process}".encode()
+        return f"{self._layer.prefix}:presence:process:{process}".encode()
 
 
 def _process_of(id_: str) -> str:

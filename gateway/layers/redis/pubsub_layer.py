@@ -8,11 +8,11 @@ On the wire:
 
 - `{prefix}__group__{group}`: messages to a group;
 - `{prefix}__channel__{name}`: messages to a channel; those of one process, named `specific.PROCESS!...`, share the name
-  up to the "!", and the message says which one in its key `__asgi_channel__`;
+  up to the "!", and the key `__asgi_channel__` of the message names the channel;
 - a payload is the eight bytes that name the sending event loop, which drops its own echo, then the serialized message.
 
-Delivery is at most once. When the connection was lost and is back, each attached channel gets one event that says so;
-what other processes sent in between did not arrive.
+Delivery is at most once. When a lost connection is back, each attached channel gets one event; what other processes
+sent in between did not arrive.
 """
 
 import functools
@@ -187,7 +187,7 @@ class _LoopState:
         self._groups.pop(key, None)
         self.subscriptions.unsubscribe(key)
 
-    # What comes from Redis
+    # Messages from Redis
 
     def _receive(self, key: bytes, payload: bytes) -> None:
         if payload[:ORIGIN_BYTES] == self.origin:

@@ -1,7 +1,7 @@
-"""The layer over queues in Redis: a message waits there until somebody receives it, and workers share a channel.
+"""The layer over queues in Redis: a message waits there until it is received, and workers share a channel.
 
 - `{prefix}:queue:{name}` is the queue of a channel. The channels of one process, named `specific.PROCESS!...`, have one
-  queue together, under the name up to the "!", and the message says for whom it is;
+  queue, under the name up to the "!", and the key `__asgi_channel__` of the message names the channel;
 - a group is a set of processes, and of channels that no process owns (group_memberships.py), so a group message costs
   one element per process, whatever the number of members;
 - a message to a group goes to the members in this event loop at once, without Redis.
@@ -9,8 +9,8 @@
 A connection of its own reads each queue, and outlives those who wait: a cancelled `receive` takes no message with it.
 What was taken for a receiver that has left meanwhile goes back to the front of the queue.
 
-Delivery is at most once. When the connection was lost and is back, the memberships of this process are written again
-(Redis may have lost them), then each attached channel gets one event that says so.
+Delivery is at most once. When a lost connection is back, the memberships of this process are written again (Redis may
+have lost them), then each attached channel gets one event.
 """
 
 import asyncio
@@ -105,7 +105,7 @@ class _LoopState:
 
     def __init__(self, layer: RedisChannelLayer) -> None:
         self.layer = layer
-        # A part of its own for each event loop: layers are inherited by processes that are forked.
+        # Different in each event loop, because forked processes inherit the layer.
         self.process = f"specific.{layer.client_prefix}{secrets.token_hex(8)}!"
         self.drops = layer.drops
         self.local = LocalChannels(
@@ -271,7 +271,7 @@ class _LoopState:
             self.drops.add(FULL, group, refused)
         return GroupSendResult(result.delivered, result.dropped + refused)
 
-    # What comes from Redis
+    # Messages from Redis
 
     def _receive_shared(self, payload: bytes) -> None:
         message = self.layer.decode(payload, self.process)

@@ -139,7 +139,7 @@ class QueueReader(RedisConnection):
             self._request("take", "EVAL", TAKE.text, 1, self._key, self._count() or 1)
             return True
         if requested == "identify":
-            self.client_id = reply if isinstance(reply, int) else None  # an ACL may forbid to ask
+            self.client_id = reply if isinstance(reply, int) else None  # an ACL may forbid the command
             self._request_if_wanted()
         elif isinstance(reply, AskError | TryAgainError) and not isinstance(reply, MovedError):
             # The slot is moving to another node; once it is there, the answer is MOVED.

@@ -138,7 +138,7 @@ class SubscriberConnection(RedisConnection):
                 self._write(command, *keys[start : start + self._words.keys_per_command])
         for key in changed:
             if key not in self._unconfirmed:
-                self._on_settled(key)  # it went, or went and came again, within one loop iteration
+                self._on_settled(key)  # dropped, or dropped and wanted again, within one loop iteration
 
     def _on_up(self) -> None:
         self._changed = set(self.wanted)

@@ -70,7 +70,7 @@ class SyncClients:
 
     def _publish(self, client: Any, key: bytes, payload: bytes) -> None:
         if self._sharded is None:
-            # As every process decides (cluster.py); asked of one node, because not every redis-py asks a cluster.
+            # As cluster.py decides. One node is asked, because not every redis-py can ask a cluster.
             node = client.get_redis_connection(client.get_random_node())
             self._sharded = any(node.execute_command("COMMAND INFO", "SPUBLISH"))
         if self._sharded:
