@@ -1,4 +1,4 @@
-"""Certificates that are renewed while the gateway runs: read again on SIGHUP, and when their files have changed."""
+"""Renews certificates while the gateway runs: reads them again on SIGHUP, and when their files have changed."""
 
 import asyncio
 import logging
@@ -13,13 +13,13 @@ from protocols.tls import ServerContext
 logger = logging.getLogger("gateway.tls")
 
 INTERVAL_S: Final = 5.0
-"""How often files are looked at. What has changed is read when it was still for that long."""
+"""Interval between two looks at the files. A changed file is read when it has not changed for so long."""
 
 
 @asynccontextmanager
 async def renewed(listeners: Iterable[Listener], *, interval_s: float = INTERVAL_S) -> AsyncIterator[None]:
-    """While entered, new connections get the certificates that are in the files, and those whose certificates have come
-    onto a revocation list are ended. Files that cannot be used change nothing."""
+    """While entered, new connections use the certificates that are in the files, and connections end whose certificates
+    have been revoked. Files that cannot be used change nothing."""
     contexts = [each.ssl_context for each in listeners if isinstance(each.ssl_context, ServerContext)]
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -39,10 +39,10 @@ async def _watch(contexts: list[ServerContext], asked: asyncio.Event, interval_s
         with suppress(TimeoutError):
             async with asyncio.timeout(interval_s if contexts else None):
                 await asked.wait()
-        told = asked.is_set()
+        was_asked = asked.is_set()
         asked.clear()
-        if told:
+        if was_asked:
             logger.info("told to read certificates again; %d listeners have some", len(contexts))
         for context in contexts:
-            if await asyncio.to_thread(context.reload if told else context.reload_if_changed):
+            if await asyncio.to_thread(context.reload if was_asked else context.reload_if_changed):
                 context.announce()

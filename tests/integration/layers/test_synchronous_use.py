@@ -15,12 +15,14 @@ import pytest
 import redis
 from asgiref.sync import async_to_sync
 
+from gateway import mqtt
 from gateway.generic.presence import Presence
-from gateway.layers import BaseChannelLayer
+from gateway.layers import BaseChannelLayer, channel_layers
 from gateway.layers.group_log import START, GroupLog
 from gateway.layers.manager import make_group_log, make_presence
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.layers.redis import RedisChannelLayer
+from gateway.mqtt.relay import relayed_to_broker
 from tests.support.layers import MakeLayer
 from tests.support.redis import RedisServer
 
@@ -58,6 +60,28 @@ class TestTheLogOfAGroup:
 
         assert log.sync.read("g", first.position).gap
         log.sync.close()
+
+
+class TestPublishing:
+    async def test_a_message_published_in_a_thread_reaches_every_broker_on_the_layer(
+        self, make_layer: MakeLayer
+    ) -> None:
+        layer, published = make_layer(), asyncio.Queue[tuple[str, bytes, int, bool]]()
+
+        class Broker:
+            def publish(self, topic: str, payload: bytes, qos: int = 0, retain: bool = False) -> None:
+                published.put_nowait((topic, payload, qos, retain))
+
+        before = channel_layers.set("default", layer)
+        try:
+            async with relayed_to_broker(make_layer(), Broker()), relayed_to_broker(make_layer(), Broker()):
+                await asyncio.to_thread(mqtt.publish_sync, "home/lamp", "on", qos=1, retain=True)
+                async with asyncio.timeout(TIMEOUT_S):
+                    received = [await published.get() for _ in range(2)]
+        finally:
+            channel_layers.set("default", before)  # type: ignore[arg-type]
+
+        assert received == [("home/lamp", b"on", 1, True)] * 2
 
 
 class TestPresence:
