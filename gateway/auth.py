@@ -25,7 +25,7 @@ NO_SESSION = "Cannot find session in scope. You should wrap your consumer in Ses
 
 
 async def get_user(scope: Scope) -> Any:
-    """The user whom the session of `scope` belongs to, or AnonymousUser. ValueError without a session."""
+    """The user of the session of `scope`, or AnonymousUser. Raises ValueError without a session."""
     from django.contrib.auth.models import AnonymousUser  # needs the app registry
 
     session = _session(scope, NO_SESSION)
@@ -64,8 +64,8 @@ def _is_verified(scope: Scope, user: Any) -> bool:
     if not any(constant_time_compare(session_hash, fallback) for fallback in fallbacks):
         return False
     if scope.get("type") == "http":
-        # The session moves to the present key and its cookie goes out with the response. Nothing could tell the
-        # browser of a new key over an accepted WebSocket, so there the session stays for the next request to move.
+        # The session moves to the present key, and the response carries its cookie. An accepted WebSocket cannot send
+        # the browser a cookie, so there the next request moves the session.
         session.cycle_key()
         session[HASH_SESSION_KEY] = current_hash
     return True
@@ -105,7 +105,7 @@ def logout(scope: Scope) -> None:
     session = _session(scope, "Login cannot find session in scope. You should wrap your consumer in SessionMiddleware.")
     user = scope.get("user")
     if user is not None and getattr(user, "is_authenticated", True):
-        # Before the flush, so that receivers can see who it was.
+        # Before the flush, so that receivers can see the user.
         user_logged_out.send(sender=user.__class__, request=None, user=user)
     session.flush()
     if "user" in scope:
@@ -136,7 +136,7 @@ def _backend_path(user: Any, backend: str | None) -> str:
 
 
 class UserLazyObject(LazyObject):  # type: ignore[type-arg]  # generic to the type checker only
-    """Stands for the user until AuthMiddleware has found out; looking into it before is an error that says so."""
+    """Placeholder of the user until AuthMiddleware has found it; to use it before raises ValueError."""
 
     def _setup(self) -> None:
         raise ValueError("Accessing scope user before it is ready.")
@@ -146,14 +146,14 @@ class AuthMiddleware(BaseMiddleware):
     """Puts the user of the Django session into `scope["user"]`; runs inside SessionMiddleware."""
 
     def populate_scope(self, scope: Scope) -> None:
-        """Puts the stand-in there, unless an outer middleware has put a user there."""
+        """Puts the placeholder into the scope, unless an outer middleware has put a user there."""
         if "session" not in scope:
             raise ValueError("AuthMiddleware cannot find session in scope. SessionMiddleware must be above it.")
         if "user" not in scope:
             scope["user"] = UserLazyObject()
 
     async def resolve_scope(self, scope: Scope) -> None:
-        """Finds the user out. Nothing is asked when the client sent no session cookie."""
+        """Finds the user, without a query when the client sent no session cookie."""
         scope["user"]._wrapped = await get_user(scope)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:

@@ -1,8 +1,8 @@
 """Database work from asynchronous code, with old connections closed at each boundary.
 
-How long a connection is kept is CONN_MAX_AGE's to say, as everywhere in Django: with 0, its default, each unit of work
-closes what it has opened. What is kept belongs to a thread; `gateway.dispatch.threads.close_connections` closes it at
-the end.
+CONN_MAX_AGE says how long a connection is kept, as everywhere in Django: with 0, its default, each unit of work closes
+what it has opened. A kept connection belongs to a thread; `gateway.dispatch.threads.close_connections` closes it at the
+end.
 """
 
 from typing import Any, ParamSpec, TypeVar
@@ -65,15 +65,15 @@ async def aclose_old_connections() -> None:
 
 
 def is_outage(error: Error) -> bool:
-    """Whether the database, and not who asks it, is at fault: it is away, locked, read-only, full or damaged, or it has
-    not the tables that it should."""
+    """Whether the database is at fault, not the query: it is away, locked, read-only, full or damaged, or has not the
+    tables that it should."""
     if isinstance(error, OperationalError | InternalError):
         return True
     return not isinstance(error, DataError | IntegrityError | NotSupportedError | ProgrammingError)
 
 
 def describe_failure(error: Error, alias: str = DEFAULT_DB_ALIAS) -> str:
-    """What a database driver says, in one line, and which database it says it of; no password."""
+    """The text of a database error in one line, with the name of the database and without its password."""
     settings = connections.settings[alias]
     said = " ".join(str(error).split()) or type(error).__name__
     where = str(settings["NAME"])

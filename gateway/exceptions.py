@@ -38,12 +38,12 @@ class StopConsumer(Exception):  # noqa: N818
 class Reject(Exception):  # noqa: N818
     """Raised by an MQTT handler, or set on the future it returned, to refuse a connection, a filter or a publish.
 
-    `reason_code` is that of MQTT 5 (0x80 or more) and `reason_string` is sent to MQTT 5 clients. A client that no
-    acknowledgement can tell that its publish was refused, before MQTT 5 and at QoS 0, has its connection closed, unless
-    `drop` is true: then the publish is dropped, and before MQTT 5 acknowledged as if it were not.
+    `reason_code` is that of MQTT 5 (0x80 or more) and `reason_string` is sent to MQTT 5 clients. Before MQTT 5, and at
+    QoS 0, no acknowledgement can report that a publish was refused: then the connection is closed or, if `drop` is
+    true, the publish is dropped, and before MQTT 5 acknowledged as if it were not.
 
-    `log_reason` is what the log and the trace say instead of `reason_string`, where they may know more than the client:
-    whose credential it was, and what became of it.
+    `log_reason` is for the log and the trace, instead of `reason_string`, when they may show more than the client may
+    know: the owner of a credential, and why it is no longer valid.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class Reject(Exception):  # noqa: N818
         self.log_reason = log_reason
 
     def __str__(self) -> str:
-        """As a log has it."""
+        """The text for a log."""
         reason = self.log_reason or self.reason_string
         return f"{self.reason_code:#04x}" + (f" {reason}" if reason else "")
 
 
 class GatewayError(Exception):
-    """Raised when the gateway cannot start or go on, with a text that tells an operator what to do about it."""
+    """Raised when the gateway cannot start or continue; its text says what an operator can do about it."""

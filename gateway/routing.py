@@ -189,7 +189,7 @@ def _without_root(path: str, root_path: str) -> str:
 def leads_to_router(application: object) -> bool:
     """Whether `application` is a URLRouter or wraps one.
 
-    `_path_routing = True`, by which Channels had middleware say so, is understood too.
+    It understands `_path_routing = True`, too, with which middleware of Channels is marked.
     """
     seen: set[int] = set()
     waiting: list[object] = [application]
@@ -204,7 +204,7 @@ def leads_to_router(application: object) -> bool:
 
 
 def _wrapped_by(application: object) -> Iterator[object]:
-    """The applications that `application` may call, as far as one can see."""
+    """The applications that `application` may call, as far as they can be found."""
     if isinstance(application, ProtocolTypeRouter):
         yield from application.application_mapping.values()
     elif isinstance(application, functools.partial):

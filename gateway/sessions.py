@@ -71,7 +71,7 @@ class CookieMiddleware:
 
     @classmethod
     def delete_cookie(cls, message: Event, key: str, path: str = "/", domain: str | None = None) -> None:
-        """Adds to `message` what makes the browser forget a cookie."""
+        """Adds a header to `message` that makes the browser delete a cookie."""
         cls.set_cookie(message, key, max_age=0, path=path, domain=domain, expires="Thu, 01 Jan 1970 00:00:00 GMT")
 
 
@@ -89,7 +89,7 @@ class InstanceSessionWrapper:
         self.session_store: type[SessionBase] = import_module(settings.SESSION_ENGINE).SessionStore
         self.scope = dict(scope)
         self.real_send = send
-        # False when a session middleware further out has put one there: that one saves it.
+        # False when an outer session middleware has put one there, and saves it.
         self.activated = "session" not in self.scope
         if self.activated:
             if "cookies" not in self.scope:
@@ -97,7 +97,7 @@ class InstanceSessionWrapper:
             self.scope["session"] = LazyObject()
 
     async def resolve_session(self) -> None:
-        """Makes the session; it is loaded when first looked into."""
+        """Makes the session, which is loaded when first used."""
         if self.activated:
             self.scope["session"]._wrapped = self.session_store(self.scope["cookies"].get(self.cookie_name))
 
@@ -106,7 +106,7 @@ class InstanceSessionWrapper:
         if self.activated and message["type"] in self.save_message_types and message.get("status", 200) != 500:
             session = self.scope["session"]
             if session.modified or settings.SESSION_SAVE_EVERY_REQUEST:
-                # Asked before the save, which gives an empty session a key.
+                # Read before the save, which gives an empty session a key.
                 empty = session.is_empty()
                 await self.save_session()
                 if message["type"] in self.cookie_response_message_types:

@@ -1,4 +1,4 @@
-"""What Channels has under this name: for code that reads several sources as a consumer of Channels does."""
+"""`await_many_dispatch` of Channels, for code that reads several sources as its consumers do."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,8 +12,8 @@ async def await_many_dispatch(
 ) -> NoReturn:
     """Awaits all `consumer_callables`, each again and again, and `dispatch` with each result, one after the other.
 
-    Goes on until one of them raises, or it is cancelled. Consumers here do without; for background work beside a
-    consumer's handlers there is its `spawn`.
+    Ends when one of them raises, or when cancelled. Consumers here do not use it; for work beside its handlers a
+    consumer has `spawn`.
     """
     waiting = {asyncio.ensure_future(source()): source for source in consumer_callables}
     try:

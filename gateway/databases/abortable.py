@@ -1,7 +1,7 @@
 """Ends a connection to PostgreSQL from outside, while the thread that uses it waits for an answer.
 
-A server that is frozen, or behind a proxy that has lost the way to it, acknowledges nothing and refuses nothing: no
-limit of the server's applies, and none of TCP's. What waits there ends when its socket is shut down.
+A frozen server, or a proxy that has lost its server, neither acknowledges nor refuses anything, so no limit of the
+server or of TCP applies. A call that waits for it ends when its socket is shut down.
 """
 
 import os
@@ -19,28 +19,28 @@ class HasSocket(Protocol):
 
 
 class AbortableConnection:
-    """The connection that one thread works with, if it does, for another thread to end.
+    """The connection that one thread uses now, which another thread may end.
 
-    Keeps a descriptor of its own for the socket: the connection may be closed meanwhile, and the number of its
-    descriptor be that of another one.
+    Duplicates the descriptor of the socket: the connection may be closed meanwhile, and the number of its descriptor
+    used for another one.
     """
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
 
     def hold(self, connection: HasSocket) -> None:
-        """From now on `abort` ends this connection, in the place of the one before."""
+        """Makes `abort` end this connection, instead of the one before."""
         self.release()
         self._socket = socket.socket(fileno=os.dup(connection.fileno()))
 
     def release(self) -> None:
-        """From now on there is nothing to end; the connection goes on. Idempotent."""
+        """Makes `abort` do nothing, and leaves the connection open. Idempotent."""
         held, self._socket = self._socket, None
         if held is not None:
             held.close()
 
     def abort(self) -> None:
-        """Makes whoever waits at the connection fail at once. From any thread; raises nothing."""
+        """Makes a call that waits at the connection fail at once. May be called from any thread; never raises."""
         held = self._socket
         if held is not None:
             with suppress(OSError):  # it has ended already
@@ -48,8 +48,8 @@ class AbortableConnection:
 
     @contextmanager
     def using(self, wrapper: Any) -> Iterator[None]:
-        """While entered, what the thread asks by Django's `wrapper` can be ended, if that is PostgreSQL's. Connects;
-        raises what the driver raises."""
+        """Lets `abort` end queries of Django's `wrapper` while entered, if it is PostgreSQL's. Connects first; raises
+        what the driver raises."""
         wrapper.ensure_connection()
         if wrapper.vendor == "postgresql":
             self.hold(wrapper.connection)

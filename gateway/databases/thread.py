@@ -1,7 +1,7 @@
 """A thread with a database connection of its own, for regular work that must not wait long.
 
-Django's connections wait as long as people wait for a page: 20 s for SQLite's lock, for ever for a row of PostgreSQL
-that somebody has locked. Work that keeps other things alive cannot.
+Django's connections wait as long as people wait for a page: 20 s for SQLite's lock, forever for a locked row of
+PostgreSQL. Work that keeps other things alive cannot wait so long.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ R = TypeVar("R")
 SLOW_S: Final = 4.0
 """How long a call may take before `on_slow` is called."""
 CALL_S: Final = 10.0
-"""How long a call may take; its connection is ended then. More than any one statement, see _LIMITS."""
+"""How long a call may take before its connection is ended. More than a statement may, see _LIMITS."""
 
 _LIMITS: Final = {
     "sqlite": "PRAGMA busy_timeout = 1000",
@@ -77,7 +77,7 @@ class DatabaseThread:
         wrapper = connections[DEFAULT_DB_ALIAS]
         if wrapper.connection is not None:
             return
-        self._disconnect()  # what is left of one that the call before has closed
+        self._disconnect()  # the rest of a connection that the last call has closed
         wrapper.ensure_connection()
         connection: Any = wrapper.connection
         if wrapper.vendor == "postgresql":

@@ -1,4 +1,4 @@
-"""Origin checks: a browser sends its cookies to a WebSocket whatever page opens it, so the page must be asked for."""
+"""Origin checks: a browser sends its cookies to a WebSocket whatever page opens it, so the page is checked."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from protocols.asgi import Application, Receive, Scope, Send
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 DEBUG_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 LONGEST_ORIGIN = 200
-"""How much of an Origin that is refused the log shows."""
+"""Characters of a refused Origin that the log shows."""
 
 
 class OriginValidator:
@@ -37,7 +37,7 @@ class OriginValidator:
         return await WebsocketDenier(self._why_not(scope))(scope, receive, send)
 
     def _why_not(self, scope: Scope) -> str:
-        """For the log: what a person who looks for the fault has to know."""
+        """The reason of a refusal, for the log."""
         origins = [value for name, value in scope.get("headers", ()) if name == b"origin"]
         page = origins[-1].decode("latin-1")[:LONGEST_ORIGIN] if origins else ""
         whence = f"comes from a page of {page!r}" if origins else "has no Origin"
@@ -81,7 +81,7 @@ class AllowedHostsOriginValidator(OriginValidator):
 
     def __init__(self, application: Application) -> None:
         self.application = application
-        # Asked here, too: a test runner turns DEBUG off, and adds a host of its own, after the application was made.
+        # Read here, too: a test runner turns DEBUG off, and adds a host, after the application was made.
         self._developing = _developing()
 
     @property
@@ -96,7 +96,7 @@ def _developing() -> bool:
 
 
 class WebsocketDenier(AsyncWebsocketConsumer):
-    """Refuses the connection. It takes part in no channel layer: none needs to work for that."""
+    """Refuses the connection. It uses no channel layer, so that it works without one."""
 
     channel_layer_alias: ClassVar[str | None] = None
 
@@ -116,7 +116,7 @@ def _origin(scope: Scope) -> ParseResult | None:
         if name == b"origin":
             try:
                 parsed = urlparse(value.decode("ascii"))
-                _ = parsed.port  # a port that is no number is found out only here
+                _ = parsed.port  # raises if the port is no number
             except ValueError:
                 return None
     return parsed

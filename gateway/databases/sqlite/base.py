@@ -10,13 +10,13 @@ from protocols.durable_sqlite import Identity, identity_of, note_log, set_aside_
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    """Django's own, which knows whether the file that it has open is the one that is there.
+    """Django's, which also knows whether the file that it has opened is still the one with that name.
 
     A file that was moved away or restored from a backup is still open in every connection: what is written to it is
     lost, what is read from it is old. With CONN_HEALTH_CHECKS such a connection is replaced before its next use.
 
-    A file that is not there is an error ("unable to open database file"), not a new and empty database.
-    `create_private` makes one.
+    A missing file is an error ("unable to open database file"), not a new and empty database; `create_private` makes
+    one.
     """
 
     _file: Path | None = None

@@ -43,7 +43,7 @@ class Command(DjangoCommand):
     help = "Starts a development server for HTTP, WebSocket and, with --mqtt, MQTT."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Those of Django's runserver, those of Daphne's that make sense, and --mqtt."""
+        """Adds the options of Django's runserver, those of Daphne's that make sense, and --mqtt."""
         super().add_arguments(parser)
         parser.add_argument(
             "--noasgi", action="store_false", dest="use_asgi", help="Run Django's own server, which knows WSGI only."
@@ -80,14 +80,14 @@ class Command(DjangoCommand):
         return None
 
     def inner_run(self, *args: Any, **options: Any) -> None:
-        """Called again, in a new process, whenever code has changed."""
+        """Runs the servers; called in a new process whenever code has changed."""
         if not options["use_asgi"]:
             super().inner_run(*args, **options)
             return
         autoreload.raise_last_exception()
         if not options["skip_checks"]:
             self.stdout.write("Performing system checks...\n\n")
-            # Those of the base: for its own automatic run this command asks for none.
+            # Those of the base class: this command has none for its automatic run.
             check_kwargs: dict[str, Any] = super(BaseCommand, self).get_check_kwargs(options)  # type: ignore[assignment]
             self.check(**check_kwargs, display_num_errors=True)
         self.check_migrations()
@@ -137,7 +137,7 @@ def _mqtt_bind(value: str) -> str:
 
 
 def _show_log() -> None:
-    """Writes what the servers log, requests included, to standard error, unless LOGGING says what happens to it."""
+    """Writes the log of the servers, requests included, to standard error, unless LOGGING configures it."""
     logger = logging.getLogger("gateway")
     if not logger.hasHandlers():
         handler = logging.StreamHandler()
@@ -147,7 +147,7 @@ def _show_log() -> None:
 
 
 def _reason(error: Exception) -> str:
-    """As Django says it, where it has words for it."""
+    """The text of `error`, in the words of Django where it has some."""
     return {
         errno.EACCES: "You don't have permission to access that port.",
         errno.EADDRINUSE: "That port is already in use.",

@@ -20,14 +20,14 @@ class Command(BaseCommand):
     help = "Runs a worker process that handles the messages of the given channels."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """The channels, and the layer that they are in."""
+        """Adds the channels, and the layer that they are in."""
         parser.add_argument(
             "--layer", default=DEFAULT_CHANNEL_LAYER, help="Channel layer alias to use, if not the default."
         )
         parser.add_argument("channels", nargs="+", help="Channels to listen on.")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Returns when the worker was stopped. CommandError when there is no such layer, or it cannot be used."""
+        """Returns when the worker was stopped. Raises CommandError when there is no such layer or it cannot be used."""
         try:
             layer = get_channel_layer(options["layer"])
             if layer is None:
