@@ -4,53 +4,32 @@
         async def websocket_connect(self, event): ...
         async def chat_message(self, event): ...      # a message of type "chat.message" from a channel layer
 
-How one lives (`AsyncConsumer.__call__`):
-
-- its own channel is attached to the layer, and what comes there goes straight into its mailbox;
-- one task, the one that the server started, takes events and messages from one inbox and runs their handlers one after
-  the other. There is no task and no queue per message;
-- however it ends (the client leaves, a handler raises, the server cancels it, a handler is too slow when the client
-  has left), the disconnect handler runs exactly once, and the channel leaves the layer and its groups.
+gateway.dispatch.run is the engine behind them.
 """
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Hashable, Iterable
-from typing import Any, ClassVar, ParamSpec, cast
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
+from typing import Any, ClassVar, ParamSpec
+
+from asgiref.sync import iscoroutinefunction
 
 from gateway.db import database_sync_to_async
-from gateway.dispatch.acceptance import accepts
-from gateway.dispatch.background import BackgroundWork
-from gateway.dispatch.events import disconnect_event
-from gateway.dispatch.foreign_receive import Pump
-from gateway.dispatch.handlers import (
-    CONNECTION_HANDLERS,
-    Handler,
-    follow_replacements,
-    functions_by_name,
-    get_handler_name,
-    handlers_by_type,
-    user_handlers,
-)
-from gateway.dispatch.mailbox import POLICIES, MailboxPolicy, make_mailbox
-from gateway.dispatch.threads import Lane, send_from_threads
+from gateway.dispatch.background import Timer
+from gateway.dispatch.handlers import HandlerTable, get_handler_name
+from gateway.dispatch.mailbox import POLICIES, MailboxPolicy
+from gateway.dispatch.run import ConsumerRun, NotRunning
+from gateway.dispatch.threads import send_from_threads
 from gateway.exceptions import StopConsumer
 from gateway.layers import DEFAULT_CHANNEL_LAYER, BaseChannelLayer, Message, get_channel_layer
-from gateway.metrics import consumer_events_skipped, consumer_handlers_interrupted
 from protocols.asgi import Application, Event, Receive, Scope, Send
-from protocols.inbox import Inbox
-from protocols.log_lines import PeerLog
 
 __all__ = ["AsyncConsumer", "SyncConsumer", "get_handler_name"]
 
-peer_log = PeerLog("gateway.consumer")
-
 P = ParamSpec("P")
 
-DISCONNECT_TIMEOUT_S = 5.0
 
-
-class AsyncConsumer(BackgroundWork):
+class AsyncConsumer:
     """Runs the handlers of one connection in the event loop.
 
     A handler is a public method that takes one event; the event {"type": "chat.message"} calls `chat_message`. Events
@@ -77,28 +56,21 @@ class AsyncConsumer(BackgroundWork):
     """How long a handler may go on, and events that came before may still be handled, when the connection has ended.
     Then the handler is cancelled and the disconnect handler runs. None: for ever (until the server cancels)."""
 
+    max_background: ClassVar[int] = 100
+    """How many tasks of `spawn` and timers of `every` and `later` a consumer may have at a time."""
+
     scope: Scope
     channel_layer: BaseChannelLayer | None
     channel_name: str
     base_send: Callable[[Event], Any]
 
-    _sync: ClassVar[bool] = False
-    _gateway_events: ClassVar[tuple[str, ...] | None] = ("mailbox.overflow",)
-    _gateway_handlers: ClassVar[dict[str, Handler]] = {}
-    _gateway_message_handlers: ClassVar[dict[str, Handler]] = {}
-    _gateway_functions: ClassVar[dict[str, Handler]] = {}
-    _gateway_own_dispatch: ClassVar[bool] = False
+    # A subclass is other people's, and must not redefine by chance what is private here: hence these long names.
+    _gateway_sync: ClassVar[bool] = False
+    _gateway_events: ClassVar[tuple[str, ...] | None] = ("mailbox.overflow", "background.turn", "background.failed")
+    _gateway_handlers: ClassVar[HandlerTable]
     _gateway_before_events: Callable[[], Awaitable[None]] | None = None
     """What is to be done with the scope alone, before the first event is taken."""
-
-    # A subclass is other people's, and must not redefine by chance what is private here: hence these long names.
-    # The values are for tests that call methods of a consumer without running it.
-    _gateway_inbox: Inbox = Inbox()
-    _gateway_closed: bool = False
-    __began: bool
-    __interrupted: bool
-    __interruption: asyncio.TimerHandle | None
-    __task: "asyncio.Task[Any]"
+    _gateway_run: ConsumerRun = functools.cached_property(lambda _: NotRunning())  # type: ignore[assignment]
 
     def __init_subclass__(cls, *, events: Iterable[str] | None = None, **kwargs: Any) -> None:
         """`events` is for base classes that, as those of gateway.generic, implement a protocol for others to extend.
@@ -113,13 +85,8 @@ class AsyncConsumer(BackgroundWork):
             )
         cls._gateway_events = None if events is None else tuple(events)
         framework = [base for base in cls.__mro__ if vars(base).get("_gateway_events") is not None]
-        generic = [event.replace(".", "_") for base in framework for event in vars(base)["_gateway_events"]]
-        raw = [name for name in CONNECTION_HANDLERS if hasattr(cls, name)]
-        messages = user_handlers(cls, framework=framework, sync=cls._sync)
-        cls._gateway_message_handlers = handlers_by_type(cls, messages)
-        cls._gateway_handlers = handlers_by_type(cls, {*messages, *generic, *raw})
-        cls._gateway_functions = functions_by_name(cls._gateway_handlers)
-        cls._gateway_own_dispatch = next(base for base in cls.__mro__ if "dispatch" in vars(base)) not in framework
+        named = [event for base in framework for event in vars(base)["_gateway_events"]]
+        cls._gateway_handlers = HandlerTable(cls, framework=framework, events=named, sync=cls._gateway_sync)
 
     @classmethod
     def as_asgi(cls, **initkwargs: Any) -> Application:
@@ -137,43 +104,91 @@ class AsyncConsumer(BackgroundWork):
     @classmethod
     def message_handlers(cls) -> frozenset[str]:
         """The names of the methods that messages of a channel layer may call."""
-        return frozenset(handler.replace(".", "_") for handler in cls._gateway_message_handlers)
+        return frozenset(cls._gateway_handlers.messages.values())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lives through one connection. Raises what a handler raised, StopConsumer apart."""
         self.scope = scope
-        follow_replacements(self, self._gateway_functions, self._gateway_handlers, self._gateway_message_handlers)
-        # Not in __init__: one instance may serve several connections in a test, and __init__ is the subclass's own.
-        self.__began = self.__interrupted = self._gateway_closed = False
-        self.__interruption = None
-        self.base_send = send_from_threads(send) if self._sync else send
+        self.base_send = send_from_threads(send) if self._gateway_sync else send
         self.channel_layer = get_channel_layer(self.channel_layer_alias)
-        # `receive` of our own servers is a method of the inbox, which takes layer messages too: one task per
-        # connection. Any other `receive` is read by a task of its own.
-        owner = getattr(receive, "__self__", None)
-        pump = None if isinstance(owner, Inbox) else Pump(scope["type"], receive)
-        self._gateway_inbox = owner if isinstance(owner, Inbox) else cast(Pump, pump).inbox
-        self._gateway_begin_background(self._gateway_inbox)
-        lane = Lane()
-        lane.enter()
+        self._gateway_run = run = ConsumerRun(self, receive)
         try:
-            await self.__join_layer()
-            await self.__live(lane)
+            if self.channel_layer is not None:
+                await run.join_layer(self, self.channel_layer)
+            # Straight to the handler, which saves a coroutine per event, unless `dispatch` is overridden.
+            is_plain = type(self).dispatch is AsyncConsumer.dispatch
+            await run.handle_all(self, self._gateway_handlers.events if is_plain else {})
         except StopConsumer:
             pass
         finally:
-            self.__leave_layer()
-            lane.exit()
-            if pump is not None:
-                await pump.close()
+            await run.end(self)
 
     async def dispatch(self, message: Event) -> None:
         """Runs the handler of `message`. Raises ValueError if there is none."""
-        await self._gateway_handler_of(message)(self, message)
+        await getattr(self, self._gateway_handlers.name_of(message))(message)
 
     async def send(self, message: Event) -> None:
         """Gives an event to the server."""
         await self.base_send(message)
+
+    # What a consumer gives itself to do; docs/background-work.md
+
+    def post(self, event: Event) -> None:
+        """Has this consumer handle `event`, in its turn, before all else that waits.
+
+        For callbacks in the event loop that have something for it. Raises RuntimeError when too many (10,000) wait.
+        """
+        self._gateway_run.post(event)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        """Runs `coroutine` beside the handlers, in a task that is cancelled and awaited before the disconnect handler.
+
+        What it raises is logged and given to `background_failed`; StopConsumer ends the consumer. Raises RuntimeError
+        when there are `max_background` already, or the connection has ended.
+        """
+        return self._gateway_run.background_of(self).spawn(coroutine)
+
+    def every(self, seconds: float, function: Callable[[], Any]) -> Timer:
+        """Calls `function` (a coroutine function, of no argument) every `seconds`, in turn with the handlers.
+
+        It is first called when `seconds` are over, and not any more when the connection has ended, or after `cancel()`
+        of what is returned. Calls that a slow handler holds up do not pile up. What it raises is logged and given to
+        `background_failed`, and it is called again; StopConsumer ends the consumer. Raises as `spawn`.
+        """
+        return self._gateway_run.background_of(self).every(seconds, function)
+
+    def later(self, seconds: float, function: Callable[[], Any]) -> Timer:
+        """Calls `function` once, when `seconds` are over; otherwise as `every`."""
+        return self._gateway_run.background_of(self).later(seconds, function)
+
+    async def background_failed(self, event: Event) -> None:
+        """Called with event["error"], which background work raised; does nothing, unless overridden."""
+
+    async def background_turn(self, event: Event) -> None:
+        """Makes the call that a timer is due for, or takes what a task of `spawn` raised."""
+        error = await self._gateway_run.background_of(self).take_turn(event, self._gateway_call)
+        if isinstance(error, StopConsumer):
+            raise error
+        if error is not None:
+            await self._gateway_call(self.background_failed, {"type": "background.failed", "error": error})
+
+    def _gateway_call(self, method: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[Any]:
+        """Calls what a subclass or user has written, as its consumers run it: here, or in a thread."""
+        called: Awaitable[Any] = method(*args, **kwargs)
+        return called
+
+    # The mailbox
+
+    @property
+    def mailbox_overflowed(self) -> bool:
+        """Whether a layer message was dropped for lack of room since the connection began, or since `drop_waiting`."""
+        mailbox = self._gateway_run.mailbox
+        return mailbox is not None and mailbox.overflowed
+
+    def drop_waiting(self) -> int:
+        """Drops the layer messages that wait, for a consumer that starts afresh, and returns how many."""
+        mailbox = self._gateway_run.mailbox
+        return 0 if mailbox is None else mailbox.drop_waiting()
 
     async def mailbox_overflow(self, event: Event) -> None:
         """The mailbox of policy "close" is full. Ends the consumer, and with it the connection; may be overridden."""
@@ -184,134 +199,6 @@ class AsyncConsumer(BackgroundWork):
         key: str = message["type"]
         return key
 
-    # Life
-
-    async def __live(self, lane: Lane) -> None:
-        """Handles events up to the disconnect, and that one exactly once, whatever happens before."""
-        try:
-            disconnect = await self.__until_disconnect(lane)
-            await self._gateway_end_background()
-        except BaseException as error:
-            try:
-                await self._gateway_end_background()
-            finally:
-                if self.__began:
-                    await self.__handle_disconnect(error)
-            raise
-        await self.dispatch(disconnect)
-
-    async def __until_disconnect(self, lane: Lane) -> Event:
-        """Handles all events but the last one, which it returns, within the grace when that one has come."""
-        task = cast("asyncio.Task[Any]", asyncio.current_task())
-        cancellations = task.cancelling()
-        self.__task = task
-        self._gateway_inbox.on_disconnect = self.__start_grace
-        if self._gateway_inbox.disconnected:
-            self.__start_grace()
-        try:
-            return await self.__handle_events(lane)
-        except asyncio.CancelledError:
-            # By the end of the grace, or by somebody else? Told apart as asyncio.timeout does it.
-            if not self.__interrupted or task.cancelling() > cancellations + 1:
-                raise
-            return cast(Event, self._gateway_inbox.final)
-        finally:
-            self._gateway_inbox.on_disconnect = _do_nothing
-            if self.__interruption is not None:
-                self.__interruption.cancel()
-            if self.__interrupted:
-                task.uncancel()
-            del self.__task  # which refers to this coroutine
-
-    async def __handle_events(self, lane: Lane) -> Event:
-        """The loop. Returns the disconnect event, unhandled."""
-        inbox = self._gateway_inbox
-        # Straight from the table to the handler, which saves a coroutine per event, unless `dispatch` is overridden.
-        handlers = self._gateway_handlers if type(self).dispatch is AsyncConsumer.dispatch else {}
-        if self._gateway_before_events is not None:
-            self.__began = True
-            await self._gateway_before_events()
-            if lane.used:
-                lane.release()
-        event = await inbox.next()
-        self.__began = True
-        while not inbox.finished:
-            handler = handlers.get(event.get("type", ""))
-            handling = self.dispatch(event) if handler is None else handler(self, event)
-            del event  # one that waits keeps nothing of what it has handled, such as a password
-            await handling
-            del handling
-            if lane.used:
-                lane.release()
-            event = await inbox.next()
-        return event
-
-    def _gateway_grace_s(self) -> float | None:
-        return self.disconnect_grace_s
-
-    def __start_grace(self) -> None:
-        """The disconnect event has come: for so long the events before it are still handled."""
-        grace_s = self._gateway_grace_s()
-        if grace_s is not None:
-            self.__interruption = self.__task.get_loop().call_later(grace_s, self.__interrupt)
-
-    def __interrupt(self) -> None:
-        """The grace is over: ends the handler that still runs, and drops what waits behind it."""
-        if not self._gateway_inbox.finished:
-            self.__interrupted = True
-            consumer_handlers_interrupted.inc()
-            consumer_events_skipped.inc(self._gateway_inbox.discard_events())
-            self.__task.cancel()
-
-    async def __handle_disconnect(self, cause: BaseException) -> None:
-        """Runs the disconnect handler of a consumer that ends by `cause`, which goes on afterwards, come what may."""
-        event = self._gateway_inbox.final or disconnect_event(self.scope["type"], cause)
-        if event["type"] not in self._gateway_handlers:
-            return
-        try:
-            async with asyncio.timeout(DISCONNECT_TIMEOUT_S):
-                await self.dispatch(event)
-        except StopConsumer:
-            pass
-        except Exception as error:
-            message, name = "%s: the disconnect handler failed, after %r", type(self).__qualname__
-            peer_log.error(name, message, name, cause, exc_info=error)
-
-    def _gateway_handler_of(self, message: Event) -> Handler:
-        handler = self._gateway_handlers.get(message.get("type", "")) or self._gateway_handlers.get(
-            get_handler_name(message)
-        )
-        if handler is None:
-            raise ValueError(f"No handler for message type {message['type']}")
-        return handler
-
-    # The layer
-
-    async def __join_layer(self) -> None:
-        layer = self.channel_layer
-        if layer is None:
-            return
-        self.channel_name = await layer.new_channel()
-        capacity = self.mailbox_capacity
-        mailbox = make_mailbox(
-            self._gateway_inbox,
-            self.mailbox_policy,
-            owner=type(self).__qualname__,
-            capacity=layer.get_capacity(self.channel_name) if capacity is None else capacity,
-            key=self.mailbox_key,
-            types=self._gateway_message_handlers,
-            accepts=functools.partial(accepts, type(self)),
-        )
-        layer.attach(self.channel_name, mailbox.deliver)
-
-    def __leave_layer(self) -> None:
-        if self.channel_layer is not None and hasattr(self, "channel_name"):
-            self.channel_layer.detach(self.channel_name)
-
-
-def _do_nothing() -> None:
-    pass
-
 
 class SyncConsumer(AsyncConsumer, events=()):
     """Runs the handlers of one connection in a thread, one after the other; connections run side by side.
@@ -321,27 +208,31 @@ class SyncConsumer(AsyncConsumer, events=()):
     waits for it.
     """
 
-    _sync = True
+    _gateway_sync = True
     disconnect_grace_s = None
 
     async def dispatch(self, message: Event) -> None:
-        """Runs the handler of `message` in a thread. Raises ValueError if there is none."""
-        handler = self._gateway_handler_of(message)
-        if handler is SyncConsumer.background_turn:
-            await handler(self, message)
+        """Runs the handler of `message`, in a thread unless it is a coroutine. Raises ValueError if there is none."""
+        handler = getattr(self, self._gateway_handlers.name_of(message))
+        if iscoroutinefunction(handler):
+            await handler(message)
         else:
-            await _call_in_thread(handler, self, message)
+            await _call_in_thread(handler, message)
 
     def send(self, message: Event) -> None:  # type: ignore[override]  # synchronous, as all of its methods
         """Gives an event to the server, and waits until it has taken it."""
         self.base_send(message)
+
+    def post(self, event: Event) -> None:
+        """As AsyncConsumer.post; any thread may. What is one too many is dropped, and logged by the event loop."""
+        self._gateway_run.loop.call_soon_threadsafe(self._gateway_run.post, event)
 
     def spawn(self, function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> None:  # type: ignore[override]
         """Runs `function` in a thread, beside the handlers. Otherwise as in AsyncConsumer, but it is not interrupted:
 
         the disconnect handler waits for it. To be called in a handler.
         """
-        background = self._gateway_background()
+        background = self._gateway_run.background_of(self)
 
         async def begin() -> None:
             background.spawn(database_sync_to_async(function)(*args, **kwargs), interruptible=False)
@@ -351,9 +242,8 @@ class SyncConsumer(AsyncConsumer, events=()):
     def background_failed(self, event: Event) -> None:  # type: ignore[override]
         """Called with event["error"], which background work raised; does nothing, unless overridden."""
 
-    async def background_turn(self, event: Event) -> None:
-        """Makes the next call of `every`, or tells of a task that failed: each in a thread."""
-        await self._gateway_turn(event, database_sync_to_async)
+    def _gateway_call(self, method: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[Any]:
+        return _call_in_thread(method, *args, **kwargs)
 
     def mailbox_overflow(self, event: Event) -> None:  # type: ignore[override]
         """The mailbox of policy "close" is full. Ends the consumer, and with it the connection; may be overridden."""
@@ -361,5 +251,5 @@ class SyncConsumer(AsyncConsumer, events=()):
 
 
 @database_sync_to_async
-def _call_in_thread(handler: Handler, consumer: SyncConsumer, message: Event) -> None:
-    handler(consumer, message)
+def _call_in_thread(method: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    return method(*args, **kwargs)

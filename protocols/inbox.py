@@ -141,6 +141,11 @@ class Inbox:
         self.messages.append(message)
         self._wake()
 
+    @property
+    def posted(self) -> int:
+        """How many events of `post` wait."""
+        return 0 if self._posted is None else len(self._posted)
+
     async def receive(self) -> Event:
         """The next event. After the disconnect event, that event again, at once, for ever (ASGI www)."""
         while not self._events:

@@ -1,7 +1,7 @@
 """How a device logs in, whatever it speaks, and how its connection is kept revocable."""
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from devices.consumers.refusals import refused
@@ -10,7 +10,6 @@ from devices.look_ups import LookUpError, TooManyLookUpsError
 from devices.refusals import LoginError, LoginRefusal
 from devices.services import DeviceServices
 from protocols.asgi import Event, Scope
-from protocols.inbox import Inbox
 
 
 async def log_in(
@@ -102,7 +101,7 @@ def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
 class Revocable:
     """Mixed into a consumer: its connection is among the open ones, and ends by the event "device.cut"."""
 
-    _gateway_inbox: Inbox
+    post: Callable[[Event], None]
     _registered: tuple[DeviceServices, Identity] | None = None
 
     def register(self, services: DeviceServices, device: Identity, scope: Any) -> None:
@@ -128,4 +127,4 @@ class Revocable:
 
     def _cut_off(self, reason: str) -> None:
         event: Event = {"type": "device.cut", "reason": reason}
-        self._gateway_inbox.post(event)
+        self.post(event)

@@ -57,7 +57,7 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
             self._device = await log_in(self._services, token, self.scope)
             self.register(self._services, self._device, self.scope)
         except LoginError as error:
-            await self._turn_away(error)
+            await self.deny_with(*http_response(error))
             return
         selected = SUBPROTOCOL if SUBPROTOCOL in self.scope["subprotocols"] else None
         await self.accept(selected or (offered[0] if token in offered else None))
@@ -108,7 +108,7 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
         self.unregister()
 
     def _committed(self, committed: "asyncio.Future[None]") -> None:
-        self._gateway_inbox.post({"type": "device.committed"})
+        self.post({"type": "device.committed"})
 
     async def _make_room(self) -> None:
         """Waits while as many messages are unanswered as may be."""
@@ -136,15 +136,6 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
             self._unanswered.popleft()
             answer = {"ack": answer_id} if error is None else {"error": error.text, "id": answer_id}
             await self.send(text_data=msgspec.json.encode(answer).decode())
-
-    async def _turn_away(self, error: LoginError) -> None:
-        if "websocket.http.response" not in self.scope.get("extensions", {}):
-            await self.close()
-            return
-        status, headers, body = http_response(error)
-        await self.base_send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-        await self.base_send({"type": "websocket.http.response.body", "body": body})
-        self._gateway_closed = True
 
 
 def _refusal_of(committed: "asyncio.Future[None]") -> RefusedError | None:

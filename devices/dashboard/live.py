@@ -13,7 +13,6 @@ No update is missed or overtaken by a snapshot: the group is joined first, then 
 meanwhile is sent after it. A client keeps the value with the greatest time, so what comes twice does no harm.
 """
 
-import asyncio
 import time
 from typing import Any, ClassVar, Final
 from urllib.parse import parse_qsl
@@ -30,6 +29,7 @@ from gateway.auth import AuthMiddlewareStack
 from gateway.consumer import AsyncConsumer
 from gateway.db import database_sync_to_async
 from gateway.dispatch.mailbox import MailboxPolicy
+from gateway.exceptions import StopConsumer
 from gateway.generic.sse import AsyncSseConsumer
 from gateway.generic.websocket import AsyncWebsocketConsumer
 from gateway.security.websocket import AllowedHostsOriginValidator
@@ -47,7 +47,7 @@ RECONNECT_MS: Final = 2_000
 
 
 class LiveStream(AsyncConsumer):
-    """What both carriers share. They implement `begin`, `refuse`, `_send_text` and `end`, and call `shut`."""
+    """What both carriers share. They implement `begin`, `refuse`, `_send_text` and `end`."""
 
     mailbox_capacity: ClassVar[int | None] = 200
     mailbox_policy: ClassVar[MailboxPolicy] = "drop_oldest"
@@ -59,7 +59,6 @@ class LiveStream(AsyncConsumer):
     _pushed_at = float("-inf")
     _push_pending = False
     _resync_pending = False
-    _timers: dict[str, asyncio.TimerHandle]
 
     # To be implemented by a carrier
 
@@ -83,7 +82,6 @@ class LiveStream(AsyncConsumer):
 
     async def connect(self) -> None:
         """Begins the stream, if the user may watch and there is such a device."""
-        self._timers = {}
         if not await self._may_watch():
             user = self.scope["user"]
             why = f"{user} may not view devices" if user.is_authenticated else "nobody is logged in"
@@ -98,18 +96,17 @@ class LiveStream(AsyncConsumer):
         assert self.channel_layer is not None, "live streams need a channel layer"
         await self.channel_layer.group_add(group, self.channel_name)
         await self._send_snapshot(gap=True)
-        self._later(HEARTBEAT_INTERVAL_S, "live.tick")
+        self.every(HEARTBEAT_INTERVAL_S, self._tick)
 
-    def shut(self) -> None:
-        """Stops the timers."""
-        for timer in self._timers.values():
-            timer.cancel()
+    async def background_failed(self, event: Event) -> None:
+        """What a timer called has failed, as the log says: ends the stream, which the page begins anew."""
+        raise StopConsumer
 
     # What comes from the layer
 
     async def readings_committed(self, message: Event) -> None:
         """A commit, or a change of a connection: {"text": the message for browsers}."""
-        if self._fell_behind():
+        if self.mailbox_overflowed:
             await self._resync()
         elif self._resync_pending:
             pass  # the snapshot that is due will show it
@@ -128,10 +125,9 @@ class LiveStream(AsyncConsumer):
 
     # What comes from the timers
 
-    async def live_tick(self, event: Event) -> None:
+    async def _tick(self) -> None:
         """A sign of life, if the user may still watch; every third is a fresh snapshot."""
         self._ticks += 1
-        self._later(HEARTBEAT_INTERVAL_S, "live.tick")
         if not await self._still_may_watch():
             await self._tell({"type": "denied"})
             await self.end()
@@ -142,13 +138,11 @@ class LiveStream(AsyncConsumer):
         else:
             await self._send_snapshot(gap=False)
 
-    async def live_push(self, event: Event) -> None:
-        """Tells what has gathered since the last push."""
+    async def _push_gathered(self) -> None:
         self._push_pending = False
         await self._push()
 
-    async def live_resync(self, event: Event) -> None:
-        """The snapshot that was put off, because the last one was so recent."""
+    async def _send_late_snapshot(self) -> None:
         await self._send_snapshot(gap=True)
 
     # The dashboard's share of the fleet
@@ -166,7 +160,7 @@ class LiveStream(AsyncConsumer):
                 await self._push()
             else:
                 self._push_pending = True
-                self._later(wait_s, "live.push")
+                self.later(wait_s, self._push_gathered)
         if changes.outdated:
             await self._resync()
 
@@ -178,20 +172,15 @@ class LiveStream(AsyncConsumer):
 
     # Snapshots
 
-    def _fell_behind(self) -> bool:
-        """Whether messages may have been dropped: the mailbox was full until the one at hand was taken out."""
-        assert self.mailbox_capacity is not None
-        return len(self._gateway_inbox.messages) >= self.mailbox_capacity - 1
-
     async def _resync(self) -> None:
         """Sends a snapshot in place of everything that waits; later, if the last one is too recent."""
-        self._gateway_inbox.messages.clear()
+        self.drop_waiting()
         wait_s = self._snapshot_at + SNAPSHOT_INTERVAL_S - time.monotonic()
         if wait_s <= 0:
             await self._send_snapshot(gap=True)
         elif not self._resync_pending:
             self._resync_pending = True
-            self._later(wait_s, "live.resync")
+            self.later(wait_s, self._send_late_snapshot)
 
     async def _send_snapshot(self, *, gap: bool) -> None:
         """`gap`: whether updates may have been missed before it, so that a chart has to read its history again."""
@@ -233,10 +222,6 @@ class LiveStream(AsyncConsumer):
         message.setdefault("now", now_ms())
         await self._send_text(msgspec.json.encode(message).decode())
 
-    def _later(self, delay_s: float, event_type: str) -> None:
-        loop = asyncio.get_running_loop()
-        self._timers[event_type] = loop.call_later(delay_s, self._gateway_inbox.post, {"type": event_type})
-
 
 class LiveConsumer(LiveStream, AsyncWebsocketConsumer):
     """The stream over WebSocket; one that may not be watched is refused (403), or closed with 4403 later."""
@@ -256,10 +241,6 @@ class LiveConsumer(LiveStream, AsyncWebsocketConsumer):
     async def end(self) -> None:
         """Closes with 4403."""
         await self.close(ACCESS_ENDED, "no longer allowed")
-
-    async def disconnect(self, code: int) -> None:
-        """Stops the timers."""
-        self.shut()
 
 
 class LiveEventsConsumer(LiveStream, AsyncSseConsumer):
@@ -283,10 +264,6 @@ class LiveEventsConsumer(LiveStream, AsyncSseConsumer):
     async def end(self) -> None:
         """Ends the response; the message before says that there is no use in coming back."""
         await self.close()
-
-    async def disconnect(self) -> None:
-        """Stops the timers."""
-        self.shut()
 
 
 _socket = AllowedHostsOriginValidator(AuthMiddlewareStack(LiveConsumer.as_asgi()))

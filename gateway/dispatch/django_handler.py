@@ -22,7 +22,7 @@ from django.http import FileResponse, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 
-from gateway.dispatch.threads import Lane, ThreadPool
+from gateway.dispatch.threads import HandlerThread, ThreadPool
 from gateway.metrics import django_requests_refused
 from protocols.asgi import Scope
 
@@ -64,8 +64,8 @@ class DjangoHandler(ASGIHandler):
             body.close()
             await self._refuse("busy: too many pages are being made", send)
             return
-        lane = Lane(self._pool)
-        lane.enter()
+        thread = HandlerThread(self._pool)
+        thread.acquire()
         try:
             answer = asyncio.create_task(_in_thread(self._respond, scope, body))
             self._answers.add(answer)
@@ -73,12 +73,12 @@ class DjangoHandler(ASGIHandler):
             # Not cancelled with whoever waits: a thread that has begun does not stop.
             await asyncio.wait([answer], timeout=self._timeout_s)
             if answer.done():
-                await self._send(answer.result(), lane, send)
+                await self._send(answer.result(), thread, send)
             else:
                 answer.add_done_callback(_close_late)
                 await self._refuse(f"no answer within {self._timeout_s:g} s", send)
         finally:
-            lane.exit()
+            thread.release()
 
     async def _refuse(self, why: str, send: Any) -> None:
         django_requests_refused.inc()
@@ -92,14 +92,14 @@ class DjangoHandler(ASGIHandler):
             send,
         )
 
-    async def _send(self, response: Any, lane: Lane, send: Any) -> None:
+    async def _send(self, response: Any, thread: HandlerThread, send: Any) -> None:
         if not response.streaming:
             await self.send_response(response, send)
             return
         try:
             await self.send_response(_Stream(response), send)  # type: ignore[arg-type]
         finally:  # also if the server has cancelled us
-            await asyncio.shield(asyncio.wrap_future(lane.submit(response.close)))
+            await asyncio.shield(asyncio.wrap_future(thread.submit(response.close)))
 
     # In a thread
 

@@ -3,7 +3,7 @@
 An event of the connection may call the handlers that the framework's classes name (`websocket_receive`) and those that
 the user defines. A message of a channel layer comes from anywhere, so it may call only what the user defines: public
 methods that take one event, and neither a method of the framework, overridden or not (`close`, `send`, `receive`), nor
-a handler of connection events.
+a handler of connection events. One that may not be called is counted and logged, and the consumer goes on.
 """
 
 import functools
@@ -13,7 +13,13 @@ from typing import Any, TypeAlias
 
 from asgiref.sync import AsyncToSync, SyncToAsync
 
+from gateway.layers import LayerEvent, Message
+from gateway.metrics import layer_refused
+from protocols.log_lines import PeerLog
+
 Handler: TypeAlias = Callable[[Any, Any], Any]
+
+peer_log = PeerLog("gateway.layer")
 
 CONNECTION_HANDLERS = frozenset(
     {
@@ -49,55 +55,78 @@ def get_handler_name(message: Mapping[str, Any]) -> str:
     return handler_name
 
 
-def handlers_by_type(consumer_class: type, names: Iterable[str]) -> dict[str, Handler]:
-    """Maps the types that name the methods `names` to the functions.
+class HandlerTable:
+    """The names of the handlers of one consumer class, by the types that call them.
 
-    Both "chat_message" and "chat.message" are there; a type that mixes the two ("chat.new_message") is not, and is
-    found by its `get_handler_name`.
-    """
-    table: dict[str, Handler] = {}
-    for name in names:
-        is_function = inspect.isfunction(inspect.getattr_static(consumer_class, name))
-        table[name] = table[name.replace("_", ".")] = getattr(consumer_class, name) if is_function else _Late(name)
-    return table
-
-
-def functions_by_name(table: dict[str, Handler]) -> dict[str, Handler]:
-    """The entries of `table` that a replacement of the method would leave behind, by the names of the methods."""
-    return {name: handler for name, handler in table.items() if "." not in name and not isinstance(handler, _Late)}
-
-
-def follow_replacements(consumer: object, functions: dict[str, Handler], *tables: dict[str, Handler]) -> None:
-    """Has `tables` call what a test has put in the place of some of `functions` since the class was made."""
-    consumer_class, own = type(consumer), vars(consumer)
-    replaced = [
-        name
-        for name, function in functions.items()
-        if getattr(consumer_class, name, None) is not function or name in own
-    ]
-    for name in replaced:
-        del functions[name]
-        for table in tables:
-            if name in table:
-                table[name] = table[name.replace("_", ".")] = _Late(name)
-
-
-class _Late:
-    """Runs the method that a consumer has under a name when it is called.
-
-    For methods that are no functions, which are bound by their own `__get__`, and for those that tests replace.
+    They are looked up on the instance when they are called, so a test may patch them, on the class or on an instance.
     """
 
-    __slots__ = ("_name",)
+    __slots__ = ("_class", "_own_dispatch", "events", "messages")
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, consumer_class: type, *, framework: Iterable[type], events: Iterable[str], sync: bool) -> None:
+        """`framework` are the classes whose methods are API, and `events` the types for which they have handlers."""
+        framework = list(framework)
+        by_user = _user_handlers(consumer_class, framework=framework, sync=sync)
+        generic = [event.replace(".", "_") for event in events]
+        raw = [name for name in CONNECTION_HANDLERS if hasattr(consumer_class, name)]
+        self.messages = _by_type(by_user)
+        """type -> name, for messages of a channel layer."""
+        self.events = _by_type({*by_user, *generic, *raw})
+        """type -> name, for events of the connection and what the consumer posts to itself.
 
-    def __call__(self, consumer: object, event: Any) -> Any:
-        return getattr(consumer, self._name)(event)
+        Both "chat_message" and "chat.message" are there; a type that mixes the two ("chat.new_message") is not.
+        """
+        self._class = consumer_class
+        self._own_dispatch = next(base for base in consumer_class.__mro__ if "dispatch" in vars(base)) not in framework
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Makes methods that are called in another way no handlers."""
+        for name in names:
+            for table in (self.messages, self.events):
+                table.pop(name, None)
+                table.pop(name.replace("_", "."), None)
+
+    def name_of(self, event: Mapping[str, Any]) -> str:
+        """The name of the method that handles `event`. Raises ValueError if there is none."""
+        name = self.events.get(event.get("type", ""))
+        if name is None:
+            name = self.events.get(get_handler_name(event))
+            if name is None:
+                raise ValueError(f"No handler for message type {event['type']}")
+        return name
+
+    def may_call(self, message: Message) -> bool:
+        """Whether a message of a channel layer may be handled; one that may not be is counted and logged here."""
+        if message.get("type") in self.messages:
+            return True
+        try:
+            name = get_handler_name(message)
+        except ValueError as error:
+            return self._refuse(message, str(error))
+        if name in self.messages:
+            return True
+        if isinstance(message, LayerEvent):  # nobody can forge it, so it may call what a class of ours has for it
+            return name in self.events
+        if name in self.events:
+            return self._refuse(message, "only the connection sends events of this type")
+        if hasattr(self._class, name):
+            return self._refuse(message, f"{name} is not a handler: it is the framework's, or does not take one event")
+        if self._own_dispatch:  # which may know more types than there are methods
+            return True
+        return self._refuse(message, f"there is no method {name}")
+
+    def _refuse(self, message: Message, why: str) -> bool:
+        layer_refused.inc()
+        name = self._class.__qualname__
+        peer_log.error(name, "%s refused a layer message of type %.100r: %s", name, message.get("type"), why)
+        return False
 
 
-def user_handlers(consumer_class: type, *, framework: Iterable[type], sync: bool) -> list[str]:
+def _by_type(names: Iterable[str]) -> dict[str, str]:
+    return {event_type: name for name in names for event_type in (name, name.replace("_", "."))}
+
+
+def _user_handlers(consumer_class: type, *, framework: Iterable[type], sync: bool) -> list[str]:
     """The names of the methods that a layer message may call; `framework` are the classes whose methods are API."""
     reserved = CONNECTION_HANDLERS.union(*(vars(base) for base in framework))
     return [

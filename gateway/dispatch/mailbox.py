@@ -1,9 +1,10 @@
 """The bounded mailbox between a channel layer and one consumer: one class for each policy."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Container, Hashable
+from collections.abc import Callable, Hashable
 from typing import Literal, TypeAlias
 
+from gateway.dispatch.handlers import HandlerTable
 from gateway.layers import LayerEvent, Message
 from gateway.layers.dropped import DropLog
 from gateway.metrics import layer_dropped
@@ -33,34 +34,40 @@ _drops = DropLog()  # one, so that a thousand consumers that fall behind cost on
 class Mailbox:
     """Gives messages of a layer to an inbox as `deliver` is called; when full, refuses them."""
 
-    __slots__ = ("_accepts", "_capacity", "_inbox", "_owner", "_types")
+    __slots__ = ("_capacity", "_handlers", "_inbox", "_owner", "overflowed")
 
-    def __init__(
-        self,
-        inbox: Inbox,
-        owner: str,
-        capacity: int,
-        types: Container[str],
-        accepts: Callable[[Message], bool],
-    ) -> None:
+    def __init__(self, inbox: Inbox, owner: str, capacity: int, handlers: HandlerTable) -> None:
         """See `make_mailbox`."""
         self._inbox = inbox
         self._owner = owner
         self._capacity = capacity
-        self._types = types
-        self._accepts = accepts
+        self._handlers = handlers
+        self.overflowed = False
+        """Whether a message was dropped for lack of room since `drop_waiting`."""
 
     def deliver(self, message: Message) -> bool:
         """Whether the consumer gets `message`, provided that it lives."""
-        if message.get("type") not in self._types and not self._accepts(message):
+        if message.get("type") not in self._handlers.messages and not self._handlers.may_call(message):
             return isinstance(message, LayerEvent)  # a notice that the consumer has no use for is nobody's fault
         if len(self._inbox.messages) >= self._capacity and not self._make_room():
             return False
         self._inbox.deliver(message)
         return True
 
+    def drop_waiting(self) -> int:
+        """Drops the messages that wait, and says how many."""
+        count = len(self._inbox.messages)
+        self._inbox.messages.clear()
+        self.overflowed = False
+        return count
+
     def _make_room(self) -> bool:
+        self.overflowed = True
         return False
+
+    def _dropped(self, reason: str, count: int = 1) -> None:
+        self.overflowed = True
+        _drops.add(reason, self._owner, count)
 
 
 class DropOldest(Mailbox):
@@ -70,7 +77,7 @@ class DropOldest(Mailbox):
 
     def _make_room(self) -> bool:
         self._inbox.messages.popleft()
-        _drops.add(OLDEST, self._owner)
+        self._dropped(OLDEST)
         return True
 
 
@@ -81,7 +88,7 @@ class Closing(Mailbox):
 
     def _make_room(self) -> bool:
         if self._capacity:
-            _drops.add(CLOSED, self._owner, len(self._inbox.messages))
+            self._dropped(CLOSED, len(self._inbox.messages))
             self._inbox.messages.clear()
             self._inbox.post(OVERFLOW)
             self._capacity = 0  # from here on it is full
@@ -100,12 +107,13 @@ class KeepLatest(Mailbox):
 class LatestByKey:
     """A queue in which a message takes the place of the one with the same key, and of the oldest when full."""
 
-    __slots__ = ("_capacity", "_key", "_messages", "_owner")
+    __slots__ = ("_capacity", "_dropped", "_key", "_messages")
 
-    def __init__(self, key: Callable[[Message], Hashable], capacity: int, owner: str) -> None:
+    def __init__(self, key: Callable[[Message], Hashable], capacity: int, dropped: Callable[[str], None]) -> None:
+        """`dropped` is called with the reason for each message that is dropped for lack of room."""
         self._key = key
         self._capacity = capacity
-        self._owner = owner
+        self._dropped = dropped
         self._messages: OrderedDict[Hashable, Event] = OrderedDict()
 
     def append(self, message: Event, /) -> None:
@@ -114,7 +122,7 @@ class LatestByKey:
             layer_dropped.labels(REPLACED).inc()
         elif len(self._messages) >= self._capacity:
             self._messages.popitem(last=False)
-            _drops.add(OLDEST, self._owner)
+            self._dropped(OLDEST)
         self._messages[key] = message
 
     def popleft(self) -> Event:
@@ -144,14 +152,14 @@ def make_mailbox(
     owner: str,
     capacity: int,
     key: Callable[[Message], Hashable],
-    types: Container[str],
-    accepts: Callable[[Message], bool],
+    handlers: HandlerTable,
 ) -> Mailbox:
     """The mailbox of `policy` for one consumer.
 
-    `types` are those known to have a handler; of others `accepts` decides. `owner` names the consumer in the log, and
-    `key` is asked by "keep_latest" only.
+    `handlers` says which messages it may get. `owner` names the consumer in the log, and `key` is asked by
+    "keep_latest" only.
     """
+    mailbox = _MAILBOXES[policy](inbox, owner, capacity, handlers)
     if policy == "keep_latest":
-        inbox.messages = LatestByKey(key, capacity, owner)
-    return _MAILBOXES[policy](inbox, owner, capacity, types, accepts)
+        inbox.messages = LatestByKey(key, capacity, mailbox._dropped)
+    return mailbox

@@ -1,10 +1,11 @@
 """The bounded pool of threads in which consumers run synchronous code.
 
 asgiref runs thread-sensitive code either in one thread for the whole process, so that all consumers wait for each
-other, or in a new thread per context, so that threads are as many as connections. Here each consumer has a `Lane`,
-which asgiref takes for the thread of its context: the first call in a handler picks the least busy thread of the pool
-and all further calls of that handler use the same one, as thread-sensitive code must; the next handler may get another.
-Lanes of several consumers may share a thread, so a handler that waits holds no thread back from the others.
+other, or in a new thread per context, so that threads are as many as connections. Here each consumer has a
+`HandlerThread`, which asgiref takes for the thread of its context: the first call in a handler picks the least busy
+thread of the pool and all further calls of that handler use the same one, as thread-sensitive code must; the next
+handler may get another. Several consumers may share a thread, so a handler that waits holds no thread back from the
+others.
 
 Each thread may hold one database connection per alias: ASGI_THREADS is the upper bound, for consumers and for Django's
 views (gateway.dispatch.django_handler) each. `close_connections` closes them, which is for whoever ends a server.
@@ -110,7 +111,7 @@ def _close_connections() -> None:
         logger.exception("a database connection could not be closed")
 
 
-class Lane:
+class HandlerThread:
     """Where one consumer, or one request, runs synchronous code."""
 
     __slots__ = ("_around", "_pool", "_thread", "_token")
@@ -120,25 +121,26 @@ class Lane:
         self._pool = pool
         self._thread: _PoolThread | None = None
         self._token: Token[ThreadSensitiveContext] | None = None
-        self._around: Lane | None = None
+        self._around: HandlerThread | None = None
 
-    def enter(self) -> None:
-        """Makes this the lane of the current context, unless it has a thread-sensitive context that is no lane."""
-        if SyncToAsync.thread_sensitive_context.get(_WITH_LANE) is _WITH_LANE:
-            self._token = SyncToAsync.thread_sensitive_context.set(_WITH_LANE)
-            self._around = _lane.get(None)
-            _lane.set(self)
+    def acquire(self) -> None:
+        """Makes this the thread of the current context, unless it has a thread-sensitive context of another's."""
+        if SyncToAsync.thread_sensitive_context.get(_WITH_HANDLER_THREAD) is _WITH_HANDLER_THREAD:
+            self._token = SyncToAsync.thread_sensitive_context.set(_WITH_HANDLER_THREAD)
+            self._around = _current.get(None)
+            _current.set(self)
 
-    def exit(self) -> None:
-        self.release()
+    def release(self) -> None:
+        """Ends what `acquire` began."""
+        self.change()
         if self._token is not None:
             SyncToAsync.thread_sensitive_context.reset(self._token)
             self._token = None
-            _lane.set(self._around)
+            _current.set(self._around)
 
     @property
     def used(self) -> bool:
-        """Whether a thread was taken and not yet released."""
+        """Whether a thread of the pool was picked since the last `change`."""
         return self._thread is not None
 
     def submit(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
@@ -149,27 +151,27 @@ class Lane:
                 self._thread.submit(_close_old_connections)
         return self._thread.submit(call, *args, **kwargs)
 
-    def release(self) -> None:
-        """Lets go of the thread, which closes old connections when it has done what is before that."""
+    def change(self) -> None:
+        """Has the next call pick a thread; that of now closes old connections when it has done what is before that."""
         if self._thread is not None:
             if (self._pool or _pool).closes_old_connections:
                 self._thread.submit(_close_old_connections)
             self._thread = None
 
 
-class _LaneOfContext(Executor):
-    """What asgiref takes for the thread of every context that has a lane."""
+class _ThreadOfContext(Executor):
+    """What asgiref takes for the thread of every context that has a HandlerThread."""
 
     def submit(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        lane = _lane.get()
-        assert lane is not None
-        return lane.submit(call, *args, **kwargs)
+        thread = _current.get()
+        assert thread is not None
+        return thread.submit(call, *args, **kwargs)
 
 
-_lane: ContextVar[Lane | None] = ContextVar("lane")
+_current: ContextVar[HandlerThread | None] = ContextVar("handler_thread")
 # One for all: asgiref's own way, an object per context and a weak reference to it, is 300 bytes of each connection.
-_WITH_LANE: Final = ThreadSensitiveContext()
-SyncToAsync.context_to_thread_executor[_WITH_LANE] = _LaneOfContext()
+_WITH_HANDLER_THREAD: Final = ThreadSensitiveContext()
+SyncToAsync.context_to_thread_executor[_WITH_HANDLER_THREAD] = _ThreadOfContext()
 
 
 def send_from_threads(send: Send) -> Callable[[Event], None]:

@@ -109,14 +109,11 @@ class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect"
         if self.__handled and (self._response_complete or not self.__response_begun):
             raise StopConsumer
 
-    def _gateway_grace_s(self) -> float | None:
-        return None if self._response_complete else self.disconnect_grace_s
-
     async def send(self, message: Event) -> None:
         """Gives an event to the server, unless the client has left; notes how far the response is."""
         self.__response_begun = True
         try:
-            if self._gateway_inbox.disconnected:
+            if self._gateway_run.inbox.disconnected:
                 consumer_sends_after_close.labels("http").inc()
                 await asyncio.sleep(0)  # lets the end of the grace reach a handler that only sends
             else:
@@ -124,6 +121,8 @@ class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect"
         except OSError:  # how a server says that the client has left (ASGI www 2.4)
             consumer_sends_after_close.labels("http").inc()
         self._response_complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if self._response_complete:
+            self._gateway_run.grace_s = None
 
 
 def _content_length(scope: Scope) -> int:

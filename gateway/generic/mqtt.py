@@ -137,7 +137,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         await self._gateway_send(
             events.reject(reason_code=reason_code, reason_string=reason_string or None, log_reason=log_reason or None)
         )
-        self._gateway_closed = True
+        self._gateway_run.closed = True
 
     # The hot path: one coroutine here, one for the handler and one for the server's `send`, and no other object than
     # the acknowledgement.
@@ -150,7 +150,8 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
             handler = topics.find(topic_name)
         try:
             if handler is not None:
-                outcome = await handler.call(self, event)
+                method = getattr(self, handler.method)
+                outcome = await (method(event, **handler.captures) if handler.captures else method(event))
                 ack = publish_ack(event["ack_id"], handler.route)
             else:
                 outcome = await self.receive_publish(
@@ -201,7 +202,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
     def __settled(self, acks: list[Event], topic: str, outcome: "asyncio.Future[Any]") -> None:
         if self.__awaited is outcome:
             self.__awaited = None
-        self._gateway_inbox.post({"type": "mqtt.settled", "outcome": outcome, "acks": acks, "topic": topic})
+        self._gateway_run.inbox.post({"type": "mqtt.settled", "outcome": outcome, "acks": acks, "topic": topic})
 
     async def mqtt_settled(self, event: Event) -> None:
         """Sends the acknowledgements that waited for a future."""
@@ -319,7 +320,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
                 will=None if will else False,
             )
         )
-        self._gateway_closed = True
+        self._gateway_run.closed = True
 
     async def mqtt_disconnect(self, event: Event) -> None:
         """Leaves the groups, then `disconnect`."""
@@ -328,7 +329,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
                 await self.channel_layer.group_discard(group, self.channel_name)
         finally:
             await self.disconnect(event["reason_code"], event["reason"])
-        if self._gateway_inbox.finished and self.__unsettled:
+        if self._gateway_run.inbox.finished and self.__unsettled:
             await self.__settle_late(self.__unsettled)
         raise StopConsumer
 
@@ -352,10 +353,10 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         await self.close(ReasonCode.QUOTA_EXCEEDED)
 
     async def _gateway_send(self, event: Event) -> None:
-        if self._gateway_peer_gone():
+        if self._gateway_run.peer_gone("mqtt"):
             await asyncio.sleep(0)  # lets the end of the grace reach a handler that only sends
             return
         try:
             await self.base_send(event)
         except OSError:
-            self._gateway_closed = True
+            self._gateway_run.closed = True

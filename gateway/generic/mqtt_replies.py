@@ -4,9 +4,10 @@ import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
+from gateway.dispatch.handlers import HandlerTable
 from gateway.exceptions import InvalidChannelLayerError, Reject
-from gateway.metrics import consumer_sends_after_close, mqtt_refusals
-from gateway.mqtt.topics import TopicTable, is_topic_handler
+from gateway.metrics import mqtt_refusals
+from gateway.mqtt.topics import TopicTable
 from protocols.asgi import Event
 from protocols.log_lines import Peer, PeerLog
 from protocols.mqtt import ReasonCode, events
@@ -48,26 +49,18 @@ class MqttPeer:
 
     # Marks these methods as the framework's: see AsyncConsumer.__init_subclass__.
     _gateway_events: ClassVar[tuple[str, ...] | None] = ()
-    _sync: ClassVar[bool]
-    _gateway_handlers: ClassVar[dict[str, Any]]
-    _gateway_message_handlers: ClassVar[dict[str, Any]]
+    _gateway_sync: ClassVar[bool]
+    _gateway_handlers: ClassVar[HandlerTable]
     _gateway_topics: ClassVar[TopicTable]
 
     scope: Any
     channel_layer: Any
-    _gateway_inbox: Any
-    _gateway_closed: bool
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if hasattr(cls, "_gateway_handlers"):  # not the mixin's direct use
-            cls._gateway_topics = TopicTable(cls, sync=cls._sync)
-            cls._gateway_handlers = {
-                key: value for key, value in cls._gateway_handlers.items() if not is_topic_handler(value)
-            }
-            cls._gateway_message_handlers = {
-                k: v for k, v in cls._gateway_message_handlers.items() if not is_topic_handler(v)
-            }
+            cls._gateway_topics = TopicTable(cls, sync=cls._gateway_sync)
+            cls._gateway_handlers.remove(cls._gateway_topics.methods)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Takes and ignores anything; `groups` of the class are joined by each accepted connection."""
@@ -93,13 +86,6 @@ class MqttPeer:
         if self.groups and not hasattr(self.channel_layer, "group_add"):
             raise InvalidChannelLayerError("BACKEND is unconfigured or doesn't support groups")
         return (self.groups or ()) if self.accepted else ()
-
-    def _gateway_peer_gone(self) -> bool:
-        """Whether nothing can be sent any more; counts the attempt."""
-        if self._gateway_closed or self._gateway_inbox.disconnected:
-            consumer_sends_after_close.labels("mqtt").inc()
-            return True
-        return False
 
     def _gateway_will(self) -> bool | None:
         """What `mqtt.accept` says of the will: False if it does not count."""

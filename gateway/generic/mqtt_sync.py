@@ -86,7 +86,7 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         self._gateway_send(
             events.reject(reason_code=reason_code, reason_string=reason_string or None, log_reason=log_reason or None)
         )
-        self._gateway_closed = True
+        self._gateway_run.closed = True
 
     def mqtt_publish(self, event: Event) -> None:
         """Gives a publish to the handler of its topic, else to `receive_publish`, and acknowledges by the outcome."""
@@ -97,7 +97,7 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
             ack = broker_ack(event["ack_id"], self.route_publishes, self.unrestricted)
         try:
             if handler is not None:
-                handler.call(self, event)
+                getattr(self, handler.method)(event, **handler.captures)
             else:
                 self.receive_publish(
                     event["topic"],
@@ -212,7 +212,7 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
                 will=None if will else False,
             )
         )
-        self._gateway_closed = True
+        self._gateway_run.closed = True
 
     def mqtt_disconnect(self, event: Event) -> None:
         """Leaves the groups, then `disconnect`."""
@@ -231,8 +231,8 @@ class MqttConsumer(MqttPeer, SyncConsumer, events=EVENTS):
         self.close(ReasonCode.QUOTA_EXCEEDED)
 
     def _gateway_send(self, event: Event) -> None:
-        if not self._gateway_peer_gone():
+        if not self._gateway_run.peer_gone("mqtt"):
             try:
                 self.base_send(event)
             except OSError:
-                self._gateway_closed = True
+                self._gateway_run.closed = True

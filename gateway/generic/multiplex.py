@@ -103,7 +103,7 @@ class _Stream:
         if not self.closed:
             self._set_closed()
             code = 1000 if error is None else FAILED
-            self._owner._gateway_interject({"type": "stream.closed", "stream": self.name, "code": code})
+            self._owner.post({"type": "stream.closed", "stream": self.name, "code": code})
 
 
 class AsyncJsonWebsocketDemultiplexer(AsyncJsonWebsocketConsumer, events=(*EVENTS, "stream.closed")):
@@ -125,7 +125,7 @@ class AsyncJsonWebsocketDemultiplexer(AsyncJsonWebsocketConsumer, events=(*EVENT
         self.__streams = {}
         self.__news = asyncio.Event()
         await super().websocket_connect(message)
-        if not self.__accepted or self._gateway_closed:
+        if not self.__accepted or self._gateway_run.closed:
             return
         for name, application in self.applications.items():
             stream = self.__streams[name] = _Stream(name, self, self.__news)
@@ -178,9 +178,6 @@ class AsyncJsonWebsocketDemultiplexer(AsyncJsonWebsocketConsumer, events=(*EVENT
         await self.send_json({"stream": name, "closed": code, "reason": reason})
         if all(stream.closed for stream in self.__streams.values()):
             await self.close(code)
-
-    def _gateway_interject(self, event: Event) -> None:
-        self._gateway_inbox.post(event)
 
 
 @lru_cache(maxsize=1)

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlencode
 
 from gateway.consumer import AsyncConsumer
-from gateway.dispatch.background import Periodic
+from gateway.dispatch.background import Timer
 from gateway.layers import LayerEvent, LayerUnavailableError
 from gateway.layers.group_log import GroupLog, Position
 from gateway.layers.manager import group_log
@@ -43,7 +43,7 @@ class ResumableGroups(AsyncConsumer, events=("layer.reconnected", "group.gap")):
 
     __followed: dict[str, Position] = {}
     __log: GroupLog
-    __retry: Periodic | None = None
+    __retry: Timer | None = None
 
     @property
     def cursor(self) -> str:

@@ -1,6 +1,5 @@
 """A consumer for server-sent events (WHATWG HTML, section 9.2), with groups as WebSocket consumers have them."""
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -37,7 +36,7 @@ def encode_event(data: str, event: str | None = None, id: str | None = None, ret
     return ("\n".join(lines) + "\n\n").encode()
 
 
-class AsyncSseConsumer(AsyncHttpConsumer, events=("sse.heartbeat",)):
+class AsyncSseConsumer(AsyncHttpConsumer, events=()):
     """Streams events to one EventSource; handlers of layer messages send them with `send_event`."""
 
     groups: Sequence[str] | None = None
@@ -46,7 +45,6 @@ class AsyncSseConsumer(AsyncHttpConsumer, events=("sse.heartbeat",)):
     """How often a comment is sent, so that proxies keep the connection and a client that has gone is noticed."""
 
     _stream_open = False
-    __heartbeat: asyncio.TimerHandle | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Takes and ignores anything; `groups` of the class are joined by each connection."""
@@ -90,7 +88,7 @@ class AsyncSseConsumer(AsyncHttpConsumer, events=("sse.heartbeat",)):
         await self.send_headers(headers=[*HEADERS, *more])
         await self.send_body(COMMENT, more_body=True)  # now the client knows that it is connected
         self._stream_open = True
-        self.__schedule_heartbeat()
+        self.every(self.heartbeat_interval_s, self.__heartbeat)
 
     async def deny(self, status: int = 403, body: bytes = b"", *, log_reason: str | None = None) -> None:
         """Refuses the request. An EventSource does not try again after a status other than 200."""
@@ -111,22 +109,12 @@ class AsyncSseConsumer(AsyncHttpConsumer, events=("sse.heartbeat",)):
         self._stream_open = False
         await self.send_body(b"")
 
-    async def sse_heartbeat(self, message: Event) -> None:
-        """Sends a comment."""
+    async def __heartbeat(self) -> None:
         if not self._response_complete:
             await self.send_body(COMMENT, more_body=True)
-            self.__schedule_heartbeat()
-
-    def __schedule_heartbeat(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.__heartbeat = loop.call_later(
-            self.heartbeat_interval_s, self._gateway_inbox.post, {"type": "sse.heartbeat"}
-        )
 
     async def http_disconnect(self, message: Event) -> None:
         """Leaves the groups, then `disconnect`."""
-        if self.__heartbeat is not None:
-            self.__heartbeat.cancel()
         try:
             for group in self.groups or ():
                 await self.channel_layer.group_discard(group, self.channel_name)  # type: ignore[union-attr]

@@ -1,7 +1,11 @@
 """Consumers for WebSocket connections: names and behaviour are those of channels.generic.websocket.
 
 What is different: sending to a peer that has gone is a no-op that is counted
-(`gateway_consumer_sends_after_close_total`), not an error, and `deny` closes with a code that a browser can see.
+(`gateway_consumer_sends_after_close_total`), not an error; `deny` closes with a code that a browser can see, and
+`deny_with` answers the handshake by any HTTP response.
+
+The synchronous classes are twins, and stay: users of Channels override `websocket_connect` and call `super()` there
+without awaiting it, which no shell of coroutines allows.
 """
 
 import asyncio
@@ -13,7 +17,6 @@ from asgiref.sync import async_to_sync
 
 from gateway.consumer import AsyncConsumer, SyncConsumer
 from gateway.exceptions import AcceptConnection, DenyConnection, InvalidChannelLayerError, StopConsumer
-from gateway.metrics import consumer_sends_after_close
 from protocols.asgi import Event
 
 TRY_AGAIN_LATER = 1013
@@ -48,24 +51,16 @@ def close_event(code: int | bool | None, reason: str | None) -> Event:
     return event
 
 
-class _Peer:
+class _PeerState:
     """What both kinds of consumer know of the other end."""
 
     groups: Sequence[str] | None = None
-    _gateway_closed: bool
-    _gateway_inbox: Any
+    scope: Any
     channel_layer: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Takes and ignores anything; `groups` of the class are joined by each connection."""
         self.groups = self.groups if self.groups is not None else []
-
-    def _gateway_peer_gone(self) -> bool:
-        """Whether nothing can be sent any more; counts the attempt."""
-        if self._gateway_closed or self._gateway_inbox.disconnected:
-            consumer_sends_after_close.labels("websocket").inc()
-            return True
-        return False
 
     def _gateway_groups(self) -> Sequence[str]:
         if self.groups and not hasattr(self.channel_layer, "group_add"):
@@ -73,7 +68,17 @@ class _Peer:
         return self.groups or ()
 
 
-class WebsocketConsumer(_Peer, SyncConsumer, events=EVENTS):
+def denial_events(scope: Any, status: int, headers: Headers, body: bytes, log_reason: str | None) -> list[Event]:
+    """What answers a handshake by an HTTP response: a plain refusal, 403, from a server that cannot send one."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        return [close_event(None, log_reason)]
+    start: Event = {"type": "websocket.http.response.start", "status": status, "headers": list(headers)}
+    if log_reason is not None:
+        start["log_reason"] = log_reason
+    return [start, {"type": "websocket.http.response.body", "body": body}]
+
+
+class WebsocketConsumer(_PeerState, SyncConsumer, events=EVENTS):
     """Base of WebSocket consumers whose methods run in a thread."""
 
     def websocket_connect(self, message: Event) -> None:
@@ -103,6 +108,14 @@ class WebsocketConsumer(_Peer, SyncConsumer, events=EVENTS):
         self.accept()
         self.close(code, reason)
 
+    def deny_with(
+        self, status: int, headers: Headers = (), body: bytes = b"", *, log_reason: str | None = None
+    ) -> None:
+        """As AsyncWebsocketConsumer.deny_with."""
+        for event in denial_events(self.scope, status, headers, body, log_reason):
+            self._gateway_send_event(event)
+        self._gateway_run.closed = True
+
     def websocket_receive(self, message: Event) -> None:
         """Gives a frame to `receive`."""
         if message.get("text") is not None:
@@ -124,15 +137,15 @@ class WebsocketConsumer(_Peer, SyncConsumer, events=EVENTS):
     def close(self, code: int | bool | None = None, reason: str | None = None) -> None:
         """Closes the connection, or refuses it if it is not yet accepted; then `reason` is for the server's log."""
         self._gateway_send_event(close_event(code, reason))
-        self._gateway_closed = True
+        self._gateway_run.closed = True
 
     def _gateway_send_event(self, event: Event) -> None:
         """Gives a websocket event to the server, unless the peer has gone."""
-        if not self._gateway_peer_gone():
+        if not self._gateway_run.peer_gone("websocket"):
             try:
                 super().send(event)
             except OSError:  # how a server says that it has (ASGI www 2.4)
-                self._gateway_closed = True
+                self._gateway_run.closed = True
 
     def websocket_disconnect(self, message: Event) -> None:
         """Leaves the groups, then `disconnect`."""
@@ -178,7 +191,7 @@ class JsonWebsocketConsumer(WebsocketConsumer, events=()):
         return json.dumps(content)
 
 
-class AsyncWebsocketConsumer(_Peer, AsyncConsumer, events=EVENTS):
+class AsyncWebsocketConsumer(_PeerState, AsyncConsumer, events=EVENTS):
     """Base of WebSocket consumers whose methods are coroutines."""
 
     async def websocket_connect(self, message: Event) -> None:
@@ -208,6 +221,18 @@ class AsyncWebsocketConsumer(_Peer, AsyncConsumer, events=EVENTS):
         await self.accept()
         await self.close(code, reason)
 
+    async def deny_with(
+        self, status: int, headers: Headers = (), body: bytes = b"", *, log_reason: str | None = None
+    ) -> None:
+        """Answers the handshake with an HTTP response, in `connect`; `log_reason` is for the server's log.
+
+        For clients that are programs: a browser shows a script nothing of it. Under a server without the extension
+        "websocket.http.response" it is a plain 403.
+        """
+        for event in denial_events(self.scope, status, headers, body, log_reason):
+            await self._gateway_send_event(event)
+        self._gateway_run.closed = True
+
     async def websocket_receive(self, message: Event) -> None:
         """Gives a frame to `receive`."""
         if message.get("text") is not None:
@@ -229,17 +254,17 @@ class AsyncWebsocketConsumer(_Peer, AsyncConsumer, events=EVENTS):
     async def close(self, code: int | bool | None = None, reason: str | None = None) -> None:
         """Closes the connection, or refuses it if it is not yet accepted; then `reason` is for the server's log."""
         await self._gateway_send_event(close_event(code, reason))
-        self._gateway_closed = True
+        self._gateway_run.closed = True
 
     async def _gateway_send_event(self, event: Event) -> None:
         """Gives a websocket event to the server, unless the peer has gone."""
-        if self._gateway_peer_gone():
+        if self._gateway_run.peer_gone("websocket"):
             await asyncio.sleep(0)  # lets the end of the grace reach a handler that only sends
             return
         try:
             await self.base_send(event)
         except OSError:  # how a server says that it has (ASGI www 2.4)
-            self._gateway_closed = True
+            self._gateway_run.closed = True
 
     async def websocket_disconnect(self, message: Event) -> None:
         """Leaves the groups, then `disconnect`."""

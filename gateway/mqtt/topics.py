@@ -12,7 +12,6 @@ take one level, `<path:name>` the rest. A topic without placeholders is found by
 number; the others are tried in the order of their definition.
 """
 
-import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -55,10 +54,11 @@ class _Declared:
 
 @dataclass(frozen=True, slots=True)
 class TopicHandler:
-    """A handler of publishes: a method, or one with placeholders already filled in."""
+    """The method that takes a publish, by name, and the placeholders of its topic."""
 
-    call: Handler
+    method: str
     route: bool
+    captures: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +82,14 @@ class _Pattern:
 class TopicTable:
     """The topic handlers of one consumer class."""
 
-    __slots__ = ("literal", "patterns")
+    __slots__ = ("literal", "methods", "patterns")
 
     def __init__(self, consumer_class: type, *, sync: bool) -> None:
         """Raises ImproperlyConfigured when two methods have one pattern, or one cannot be a handler of its own."""
         self.literal: dict[str, TopicHandler] = {}
         self.patterns: list[_Pattern] = []
+        self.methods: set[str] = set()
+        """The names of the methods that are topic handlers."""
         owners: dict[str, str] = {}
         for name, method in _methods_in_order(consumer_class):
             for declared in getattr(method, _ATTRIBUTE, ()):
@@ -97,7 +99,8 @@ class TopicTable:
                         f"{where}: the topic {declared.pattern!r} is that of {owners[declared.pattern]} already."
                     )
                 owners[declared.pattern] = where
-                self._add(where, declared, method, sync=sync)
+                self._add(where, declared, name, method, sync=sync)
+                self.methods.add(name)
 
     def __bool__(self) -> bool:
         return bool(self.literal or self.patterns)
@@ -110,10 +113,10 @@ class TopicTable:
         for pattern in self.patterns:
             captures = pattern.captures(topic_name)
             if captures is not None:
-                return TopicHandler(functools.partial(pattern.handler.call, **captures), pattern.handler.route)
+                return TopicHandler(pattern.handler.method, pattern.handler.route, captures)
         return None
 
-    def _add(self, where: str, declared: _Declared, method: Handler, *, sync: bool) -> None:
+    def _add(self, where: str, declared: _Declared, name: str, method: Handler, *, sync: bool) -> None:
         regex, converters = compile_topic(declared.pattern)
         if inspect.iscoroutinefunction(inspect.unwrap(method)) is sync:
             kind = "a plain function" if sync else "a coroutine function"
@@ -122,16 +125,11 @@ class TopicTable:
             inspect.signature(method).bind(None, None, **dict.fromkeys(converters))
         except TypeError as error:
             raise ImproperlyConfigured(f"{where} does not fit the topic {declared.pattern!r}: {error}.") from None
-        handler = TopicHandler(method, declared.route)
+        handler = TopicHandler(name, declared.route, {})
         if converters:
             self.patterns.append(_Pattern(declared.pattern, regex, converters, handler))
         else:
             self.literal[declared.pattern] = handler
-
-
-def is_topic_handler(method: object) -> bool:
-    """Whether `method` was decorated with `topic`."""
-    return hasattr(method, _ATTRIBUTE)
 
 
 def compile_topic(pattern: str) -> tuple[re.Pattern[str], dict[str, ToPython]]:

@@ -12,7 +12,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections
 from django.test import AsyncClient
 
-from gateway.dispatch.events import is_disconnect, size_bytes
+from gateway.dispatch.foreign_receive import is_disconnect, size_bytes
 from protocols.asgi import Application, Event, Receive, Scope, Send
 from protocols.inbox import Inbox
 

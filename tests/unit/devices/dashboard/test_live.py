@@ -10,6 +10,7 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.sessions.backends.db import SessionStore
 from django.test import Client
 
+from devices.dashboard import live
 from devices.dashboard.live import LiveConsumer, LiveStream, live_http_routes, live_websocket_routes
 from devices.models import Device
 from gateway.db import database_sync_to_async
@@ -84,6 +85,16 @@ class Stream:
         assert connected
         self.sockets.append(socket)
         return socket
+
+
+@pytest.fixture
+def quick_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "HEARTBEAT_INTERVAL_S", 0.02)
+
+
+async def receive_until_denied(socket: WebsocketCommunicator) -> None:
+    while (await socket.receive_json_from(timeout=30))["type"] != "denied":
+        pass
 
 
 def committed(device: Device, *readings: list[Any]) -> dict[str, Any]:
@@ -260,39 +271,32 @@ async def test_a_page_of_another_site_is_refused(
 
 
 async def test_a_user_who_may_no_longer_watch_is_told_and_closed(
-    stream: Stream, layer: SwitchableLayer, watcher: User
+    stream: Stream, layer: SwitchableLayer, watcher: User, quick_heartbeats: None
 ) -> None:
     socket = await stream("/ws/live/")
     await socket.receive_json_from(timeout=30)
     await database_sync_to_async(watcher.user_permissions.clear)()
 
-    socket.inbox.post({"type": "live.tick"})
-
-    assert (await socket.receive_json_from(timeout=30))["type"] == "denied"
+    await receive_until_denied(socket)
     assert (await socket.receive_output(timeout=30))["code"] == 4403
 
 
 async def test_a_session_that_has_ended_closes_the_stream(
-    stream: Stream, layer: SwitchableLayer, cookie: tuple[bytes, bytes]
+    stream: Stream, layer: SwitchableLayer, cookie: tuple[bytes, bytes], quick_heartbeats: None
 ) -> None:
     socket = await stream("/ws/live/")
     await socket.receive_json_from(timeout=30)
     key = cookie[1].decode().partition("=")[2]
     await database_sync_to_async(SessionStore(key).flush)()
 
-    socket.inbox.post({"type": "live.tick"})
-
-    assert (await socket.receive_json_from(timeout=30))["type"] == "denied"
+    await receive_until_denied(socket)
 
 
 async def test_while_all_is_well_the_third_sign_of_life_is_a_snapshot_without_a_gap(
-    stream: Stream, layer: SwitchableLayer
+    stream: Stream, layer: SwitchableLayer, quick_heartbeats: None
 ) -> None:
     socket = await stream("/ws/live/")
     await socket.receive_json_from(timeout=30)
-
-    for _ in range(3):
-        socket.inbox.post({"type": "live.tick"})
 
     messages = [await socket.receive_json_from(timeout=30) for _ in range(3)]
     assert [message["type"] for message in messages] == ["heartbeat", "heartbeat", "snapshot"]

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from gateway.dispatch.run import MAX_POSTED
 from gateway.exceptions import StopConsumer
 from gateway.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from gateway.testing import WebsocketCommunicator
@@ -309,6 +310,156 @@ class TestEvery:
                 with pytest.raises(ValueError, match="more than 0 seconds"):
                     self.every(0, self.connect)
                 await self.accept()
+
+        async with WebsocketCommunicator(served(Subject.as_asgi()), "/") as client:
+            assert (await client.connect())[0]
+
+
+class TestLater:
+    async def test_a_function_is_called_once(self, served: Any) -> None:
+        class Subject(AsyncWebsocketConsumer):
+            async def connect(self) -> None:
+                await self.accept()
+                self.later(0.001, self.tick)
+                self.later(0.02, self.end)
+
+            async def tick(self) -> None:
+                await self.send(text_data="tick")
+
+            async def end(self) -> None:
+                await self.send(text_data="end")
+
+        async with WebsocketCommunicator(served(Subject.as_asgi()), "/") as client:
+            await client.connect()
+
+            assert [await client.receive_from(timeout=30) for _ in range(2)] == ["tick", "end"]
+
+    async def test_what_it_calls_may_call_it_again_and_none_of_that_counts_when_it_is_over(self, served: Any) -> None:
+        class Subject(AsyncWebsocketConsumer):
+            max_background = 1
+            calls = 0
+
+            async def connect(self) -> None:
+                await self.accept()
+                self.later(0, self.tick)
+
+            async def tick(self) -> None:
+                self.calls += 1
+                if self.calls < 5:
+                    self.later(0, self.tick)
+                else:
+                    await self.send(text_data="five calls")
+
+        async with WebsocketCommunicator(served(Subject.as_asgi()), "/") as client:
+            await client.connect()
+
+            assert await client.receive_from(timeout=30) == "five calls"
+
+    async def test_it_may_be_cancelled_and_then_makes_room_for_another(self, served: Any) -> None:
+        class Subject(AsyncWebsocketConsumer):
+            max_background = 1
+
+            async def connect(self) -> None:
+                await self.accept()
+                self.later(0, self.never).cancel()
+                await asyncio.sleep(0)
+                self.later(0, self.tick)
+
+            async def never(self) -> None:
+                raise AssertionError("it was cancelled")
+
+            async def tick(self) -> None:
+                await self.send(text_data="tick")
+
+        async with WebsocketCommunicator(served(Subject.as_asgi()), "/") as client:
+            await client.connect()
+
+            assert await client.receive_from(timeout=30) == "tick"
+
+    async def test_a_failure_is_logged_and_given_to_the_hook(self, served: Any, caplog: Any) -> None:
+        class Subject(AsyncWebsocketConsumer):
+            async def connect(self) -> None:
+                await self.accept()
+                self.later(0, self.tick)
+
+            async def tick(self) -> None:
+                raise LookupError
+
+            async def background_failed(self, event: Any) -> None:
+                await self.send(text_data=type(event["error"]).__name__)
+
+        async with WebsocketCommunicator(served(Subject.as_asgi()), "/") as client:
+            await client.connect()
+
+            assert await client.receive_from(timeout=30) == "LookupError"
+        assert caplog.text.count("background work failed") == 1
+
+    async def test_in_a_synchronous_consumer_it_is_called_in_its_thread(self, served: Any) -> None:
+        class Subject(WebsocketConsumer):
+            def connect(self) -> None:
+                self.accept()
+                self.later(0.001, self.tick)
+
+            def tick(self) -> None:
+                assert threading.current_thread() is not threading.main_thread()
+                self.send(text_data="tick")
+
+        async with WebsocketCommunicator(served(Subject.as_asgi()), "/") as client:
+            await client.connect()
+
+            assert await client.receive_from(timeout=30) == "tick"
+
+
+class TestPost:
+    async def test_an_event_is_handled_before_all_else_that_waits(self, served: Any) -> None:
+        class Subject(AsyncWebsocketConsumer):
+            async def connect(self) -> None:
+                await self.accept()
+                asyncio.get_running_loop().call_soon(self.post, {"type": "note", "text": "posted"})
+
+            async def note(self, event: Any) -> None:
+                await self.send(text_data=event["text"])
+
+            async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+                if text_data == "first":
+                    self.post({"type": "note", "text": "posted by the first"})
+                    await asyncio.sleep(0.01)
+                await self.send(text_data=text_data)
+
+        async with WebsocketCommunicator(served(Subject.as_asgi()), "/") as client:
+            await client.connect()
+            assert await client.receive_from(timeout=30) == "posted"
+            await client.send_to("first")
+            await client.send_to("second")
+
+            seen = [await client.receive_from(timeout=30) for _ in range(3)]
+        assert seen == ["first", "posted by the first", "second"]
+
+    async def test_a_synchronous_consumer_may_post_from_a_thread_of_its_own(self, served: Any) -> None:
+        class Subject(WebsocketConsumer):
+            def connect(self) -> None:
+                self.accept()
+                threading.Thread(target=self.post, args=[{"type": "note"}]).start()
+
+            def note(self, event: Any) -> None:
+                self.send(text_data="posted")
+
+        async with WebsocketCommunicator(served(Subject.as_asgi()), "/") as client:
+            await client.connect()
+
+            assert await client.receive_from(timeout=30) == "posted"
+
+    async def test_too_many_events_are_an_error_of_whoever_posts_them(self, served: Any) -> None:
+        class Subject(AsyncWebsocketConsumer):
+            async def connect(self) -> None:
+                await self.accept()
+                for _ in range(MAX_POSTED):
+                    self.post({"type": "note"})
+                with pytest.raises(RuntimeError, match="10000 events"):
+                    self.post({"type": "note"})
+
+            async def note(self, event: Any) -> None:
+                pass
 
         async with WebsocketCommunicator(served(Subject.as_asgi()), "/") as client:
             assert (await client.connect())[0]

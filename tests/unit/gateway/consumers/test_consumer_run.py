@@ -418,7 +418,7 @@ async def test_a_sender_that_cannot_see_its_peer_leave_is_interrupted_all_the_sa
             await self.accept()
             while True:
                 await self.send(text_data="x")
-                if self._gateway_inbox.disconnected:
+                if self._gateway_run.inbox.disconnected:
                     continue
                 await asyncio.sleep(0)
 

@@ -142,6 +142,29 @@ class TestAsTestsUseConsumers:
 
         consumer.chat_message.assert_awaited_once_with({"type": "chat.message"})
 
+    @pytest.mark.parametrize("target", ["class", "instance"])
+    async def test_a_handler_may_be_patched_while_the_consumer_runs(
+        self, served: Any, layer: InMemoryChannelLayer, target: str
+    ) -> None:
+        class Mocked(Room):
+            pass
+
+        consumer = Mocked()
+        async with WebsocketCommunicator(served(consumer), "/") as client:
+            await client.connect()
+            await layer.group_send("room", {"type": "chat.message", "text": "the original"})
+            assert await client.receive_from(timeout=30) == "the original"
+
+            called = asyncio.Event()
+            patched = Mocked if target == "class" else consumer
+            with patch.object(patched, "chat_message", AsyncMock(side_effect=lambda event: called.set())) as handler:
+                await layer.group_send("room", {"type": "chat.message", "text": "for the mock"})
+                await asyncio.wait_for(called.wait(), 30)
+            handler.assert_awaited_once_with({"type": "chat.message", "text": "for the mock"})
+
+            await layer.group_send("room", {"type": "chat.message", "text": "the original again"})
+            assert await client.receive_from(timeout=30) == "the original again"
+
     async def test_methods_may_be_called_without_running_the_consumer(self) -> None:
         consumer = Room()
         consumer.base_send = AsyncMock()

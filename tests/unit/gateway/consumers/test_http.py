@@ -184,7 +184,7 @@ async def test_an_endless_handle_is_cancelled_when_the_client_leaves(served: Any
             await self.send_headers()
             while True:
                 await self.send_body(b"data", more_body=True)
-                if not self._gateway_inbox.disconnected:
+                if not self._gateway_run.inbox.disconnected:
                     await asyncio.sleep(0)
 
     request = HttpCommunicator(served(Endless.as_asgi()), "GET", "/")

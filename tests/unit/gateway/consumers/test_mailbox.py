@@ -95,6 +95,57 @@ async def test_close_drops_all_and_closes_with_try_again_later(served: Any, laye
     assert dropped("closed") == before + 3
 
 
+class Afresh(Busy):
+    """Starts afresh when it has fallen behind."""
+
+    mailbox_capacity = 3
+    mailbox_policy = "drop_oldest"
+
+    async def number(self, event: dict[str, Any]) -> None:
+        overflowed = self.mailbox_overflowed
+        dropped = self.drop_waiting() if overflowed else 0
+        await self.send(text_data=f"{event['n']} {overflowed} {dropped}")
+
+
+async def test_a_consumer_that_fell_behind_sees_it_and_may_drop_what_waits(
+    served: Any, layer: InMemoryChannelLayer
+) -> None:
+    assert await received_of(Afresh, layer, served, NUMBERS) == (["5 True 2"], 0)
+
+
+async def test_a_consumer_whose_mailbox_was_just_full_has_missed_nothing(
+    served: Any, layer: InMemoryChannelLayer
+) -> None:
+    assert await received_of(Afresh, layer, served, NUMBERS[:3]) == (["0 False 0", "1 False 0", "2 False 0"], 0)
+
+
+@pytest.mark.parametrize("policy", ["drop_newest", "keep_latest"])
+async def test_an_overflow_is_seen_under_every_policy_that_drops_some(
+    served: Any, layer: InMemoryChannelLayer, policy: str
+) -> None:
+    class Other(Afresh):
+        mailbox_policy = policy  # type: ignore[assignment]
+
+        def mailbox_key(self, message: dict[str, Any]) -> Hashable:
+            return message["n"]
+
+    seen, _ = await received_of(Other, layer, served, NUMBERS)
+    assert len(seen) == 1
+    assert seen[0].endswith(" True 2")
+
+
+async def test_a_consumer_without_a_layer_has_no_mailbox_to_overflow() -> None:
+    class Alone(Afresh):
+        channel_layer_alias = ""
+        groups = None
+
+    async with WebsocketCommunicator(Alone.as_asgi(go_on=asyncio.Event()), "/") as client:
+        await client.connect()
+        client.inbox.post({"type": "number", "n": 1})
+
+        assert await client.receive_from() == "1 False 0"
+
+
 class TestKeepLatest:
     async def test_holds_one_message_per_key_in_the_order_in_which_the_keys_came(
         self, served: Any, layer: InMemoryChannelLayer

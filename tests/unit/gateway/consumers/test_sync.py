@@ -149,25 +149,25 @@ class TestThePool:
         assert threads.ThreadPool().size == 3
 
     async def test_gives_all_calls_of_one_handler_the_same_thread(self) -> None:
-        lane = threads.Lane()
-        lane.enter()
+        thread = threads.HandlerThread()
+        thread.acquire()
         try:
             used = {await sync_to_async(threading.get_ident)() for _ in range(5)}
         finally:
-            lane.exit()
+            thread.release()
 
         assert len(used) == 1
-        assert not lane.used
+        assert not thread.used
 
     async def test_leaves_a_thread_sensitive_context_around_it_alone(self) -> None:
         from asgiref.sync import ThreadSensitiveContext
 
         async with ThreadSensitiveContext():
             outside = await sync_to_async(threading.get_ident)()
-            lane = threads.Lane()
-            lane.enter()
+            thread = threads.HandlerThread()
+            thread.acquire()
             inside = await sync_to_async(threading.get_ident)()
-            lane.exit()
+            thread.release()
 
         assert inside == outside
 
@@ -176,16 +176,16 @@ class TestThePool:
         release = asyncio.Event()
 
         async def handler() -> None:
-            lane = threads.Lane()
-            lane.enter()
+            thread = threads.HandlerThread()
+            thread.acquire()
             await sync_to_async(threading.get_ident)()
             await release.wait()
-            lane.exit()
+            thread.release()
 
         waiting = [asyncio.create_task(handler()) for _ in range(3)]
-        lane = threads.Lane()
-        lane.enter()
+        thread = threads.HandlerThread()
+        thread.acquire()
         await sync_to_async(threading.get_ident)()
-        lane.exit()
+        thread.release()
         release.set()
         await asyncio.gather(*waiting)

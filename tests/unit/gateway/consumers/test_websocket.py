@@ -95,6 +95,38 @@ async def test_deny_lets_the_client_see_the_code(sync: bool) -> None:
         assert await client.receive_output() == {"type": "websocket.close", "code": 4401, "reason": "who are you?"}
 
 
+async def test_deny_with_answers_the_handshake_by_an_http_response(sync: bool) -> None:
+    def connect(self: Any) -> Any:
+        yield self.deny_with(401, [(b"www-authenticate", b"Bearer")], b"who are you?", log_reason="no token")
+        yield self.send(text_data="nobody is there any more")
+
+    client = WebsocketCommunicator(consumer(sync=sync, connect=connect).as_asgi(), "/")
+    client.scope["extensions"] = {"websocket.http.response": {}}
+    async with client:
+        await client.send_input({"type": "websocket.connect"})
+
+        assert await client.receive_output() == {
+            "type": "websocket.http.response.start",
+            "status": 401,
+            "headers": [(b"www-authenticate", b"Bearer")],
+            "log_reason": "no token",
+        }
+        assert await client.receive_output() == {"type": "websocket.http.response.body", "body": b"who are you?"}
+        assert await client.receive_nothing(timeout=0)
+
+
+async def test_deny_with_is_a_plain_refusal_where_the_server_sends_no_response(sync: bool) -> None:
+    def connect(self: Any) -> Any:
+        yield self.deny_with(401, log_reason="no token")
+
+    client = WebsocketCommunicator(consumer(sync=sync, connect=connect).as_asgi(), "/")
+    client.scope["extensions"] = {}
+    async with client:
+        await client.send_input({"type": "websocket.connect"})
+
+        assert await client.receive_output() == {"type": "websocket.close", "reason": "no token"}
+
+
 @pytest.mark.parametrize(("exception", "answer"), [(AcceptConnection, (True, None)), (DenyConnection, (False, 1000))])
 async def test_connect_may_answer_by_raising(sync: bool, exception: type[Exception], answer: Any) -> None:
     def connect(self: Any) -> Any:
