@@ -31,26 +31,26 @@ ANSWER_GRACE_S: Final = 10.0
 """How long the application may take to answer a client that has gone."""
 
 
-class Owner(Protocol):
+class ConnectionHost(Protocol):
     """The server, as its connections see it."""
 
     application: Application
     state: Mapping[str, Any]
-    open: "set[Connection]"
+    open: "set[AmqttConnection]"
 
     @property
     def broker(self) -> Broker:
         """amqtt's broker."""
 
-    def left(self, connection: "Connection") -> None:
+    def left(self, connection: "AmqttConnection") -> None:
         """Neither the transport nor the application of a connection is there any more."""
 
 
-class Connection:
+class AmqttConnection:
     """A client from its first byte to the end of its application."""
 
     def __init__(
-        self, server: Owner, options: AmqttOptions, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, server: ConnectionHost, options: AmqttOptions, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self.options = options
         self.message: ApplicationMessage | None = None
@@ -78,7 +78,7 @@ class Connection:
         current.set(self)
         try:
             await self._server.broker.external_connected(
-                _Reader(self._reader, self.options.max_packet_bytes), _Writer(self._writer), LISTENER
+                _BoundedReader(self._reader, self.options.max_packet_bytes), _GuardedWriter(self._writer), LISTENER
             )
         except (OSError, asyncio.IncompleteReadError, NoDataError) as error:
             logger.debug("a connection of amqtt has ended: %r", error)
@@ -124,7 +124,7 @@ class Connection:
         if self._run is not None:
             self._run.cancel()
 
-    # -- amqtt asks ---------------------------------------------------------------------------------------------------
+    # What amqtt asks
 
     async def authenticate(self, session: Session) -> bool:
         """Whether the application accepts the client."""
@@ -220,7 +220,7 @@ class Connection:
         if self._run is not None:
             self._run.inbox.feed(event, len(event.get("payload", b"")))
 
-    # -- the application answers --------------------------------------------------------------------------------------
+    # What the application answers
 
     async def send(self, event: Event) -> None:
         """The ASGI `send` callable. Raises ValueError or KeyError for an event that is wrong."""
@@ -288,17 +288,19 @@ class Connection:
         )
 
 
-current: ContextVar[Connection | None] = ContextVar("amqtt_connection", default=None)
+current: ContextVar[AmqttConnection | None] = ContextVar("amqtt_connection", default=None)
 """The connection that the present task works for; None in those of the broker itself."""
 
 
 class Streams(asyncio.StreamReaderProtocol):
     """Makes a connection of a transport, and tells it when the transport is gone."""
 
-    def __init__(self, connected: "Callable[[asyncio.StreamReader, asyncio.StreamWriter], Connection | None]") -> None:
+    def __init__(
+        self, connected: "Callable[[asyncio.StreamReader, asyncio.StreamWriter], AmqttConnection | None]"
+    ) -> None:
         super().__init__(asyncio.StreamReader(), self._connected)
         self._make = connected
-        self._connection: Connection | None = None
+        self._connection: AmqttConnection | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -309,7 +311,7 @@ class Streams(asyncio.StreamReaderProtocol):
         self._connection = self._make(reader, writer)
 
 
-class _Reader(StreamReaderAdapter):  # type: ignore[misc]
+class _BoundedReader(StreamReaderAdapter):  # type: ignore[misc]
     """Reads no more than a packet may have: amqtt asks for the rest of a packet at once."""
 
     def __init__(self, reader: asyncio.StreamReader, max_packet_bytes: int) -> None:
@@ -324,7 +326,7 @@ class _Reader(StreamReaderAdapter):  # type: ignore[misc]
         return data
 
 
-class _Writer(StreamWriterAdapter):  # type: ignore[misc]
+class _GuardedWriter(StreamWriterAdapter):  # type: ignore[misc]
     """Gives amqtt an address for peers that have none, as those of a Unix socket, or it would turn them away; and the
     usual exception for connections that are none any more."""
 

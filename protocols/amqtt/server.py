@@ -10,7 +10,7 @@ from amqtt.broker import Broker
 from amqtt.errors import BrokerError, PluginError
 
 from protocols import metrics
-from protocols.amqtt.connection import Connection, Streams
+from protocols.amqtt.connection import AmqttConnection, Streams
 from protocols.amqtt.options import AmqttOptions, broker_config
 from protocols.amqtt.plugin import ApplicationPlugin
 from protocols.asgi import Application
@@ -54,8 +54,8 @@ class AmqttServer(ProtocolServer):
         self._listening: list[Listening] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._emptied = asyncio.Event()
-        self.open: set[Connection] = set()
-        self._connection_limits: dict[Connection, ConnectionLimits] = {}
+        self.open: set[AmqttConnection] = set()
+        self._connection_limits: dict[AmqttConnection, ConnectionLimits] = {}
 
     @property
     def broker(self) -> Broker:
@@ -64,7 +64,7 @@ class AmqttServer(ProtocolServer):
         return self._broker
 
     async def start(self) -> None:
-        """See ProtocolServer. Raises ValueError for plug-ins that amqtt cannot load."""
+        """Raises ValueError for plug-ins that amqtt cannot load."""
         try:
             self._broker = Broker(copy.deepcopy(self._config))
             await self._broker.start()
@@ -80,7 +80,6 @@ class AmqttServer(ProtocolServer):
 
     @property
     def addresses(self) -> Sequence[str]:
-        """See ProtocolServer."""
         return [place.address for place in self._listening]
 
     def publish(self, topic: str, payload: bytes, qos: int = 0, retain: bool = False) -> None:
@@ -94,12 +93,10 @@ class AmqttServer(ProtocolServer):
         task.add_done_callback(self._tasks.discard)
 
     def stop_accepting(self) -> None:
-        """See ProtocolServer."""
         for place in self._listening:
             place.close()
 
     async def close(self) -> None:
-        """See ProtocolServer."""
         self.stop_accepting()
         try:
             for connection in list(self.open):
@@ -114,7 +111,7 @@ class AmqttServer(ProtocolServer):
         finally:
             await self._shut_down()
 
-    def left(self, connection: "Connection") -> None:
+    def left(self, connection: "AmqttConnection") -> None:
         """Neither the transport nor the application of a connection is there any more."""
         self.open.discard(connection)
         limits = self._connection_limits.pop(connection, None)
@@ -133,7 +130,7 @@ class AmqttServer(ProtocolServer):
         options: AmqttOptions = listener.options
         limits = ConnectionLimits(connections=options.max_connections, per_address=options.max_connections_per_address)
 
-        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Connection | None:
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> AmqttConnection | None:
             return self._connected(options, limits, reader, writer)
 
         return lambda: Streams(connected)
@@ -144,7 +141,7 @@ class AmqttServer(ProtocolServer):
         limits: ConnectionLimits,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-    ) -> Connection | None:
+    ) -> AmqttConnection | None:
         if self._broker is None:
             writer.transport.abort()
             return None
@@ -157,6 +154,6 @@ class AmqttServer(ProtocolServer):
             peer_log.warning(client, f"refused %s: {exceeded} is %d", where, getattr(options, exceeded))
             writer.transport.abort()
             return None
-        connection = Connection(self, options, reader, writer)
+        connection = AmqttConnection(self, options, reader, writer)
         self._connection_limits[connection] = limits
         return connection

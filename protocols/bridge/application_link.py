@@ -240,7 +240,7 @@ class ApplicationLink:
         if not self.ended.done():
             self.ended.set_result(end_reason)
 
-    # -- back-pressure ------------------------------------------------------------------------------------------------
+    # Back-pressure
 
     def _pause(self, why: str) -> None:
         self._pauses.add(why)

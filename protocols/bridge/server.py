@@ -52,7 +52,7 @@ class BridgeServer(ProtocolServer):
                 raise ValueError(f"the bridge {options.name!r} has send tables, and there is no mqtt listener")
 
     async def start(self) -> None:
-        """See ProtocolServer. Does not wait for upstream, which may be away."""
+        """Does not wait for upstream, which may be away."""
         broker = _private_broker() if self._mqtt is None else self._mqtt.broker
         committer = None if self._mqtt is None else self._mqtt.committer
         identity = None
@@ -68,12 +68,11 @@ class BridgeServer(ProtocolServer):
             bridge.start()
 
     def stop_accepting(self) -> None:
-        """See ProtocolServer: there are no new connections."""
+        """Connects no more."""
         for bridge in self._bridges:
             bridge.stop()
 
     async def close(self) -> None:
-        """See ProtocolServer."""
         bridges, self._bridges = self._bridges, []
         async with asyncio.TaskGroup() as closing:
             for bridge in bridges:
@@ -81,11 +80,11 @@ class BridgeServer(ProtocolServer):
 
     @property
     def addresses(self) -> Sequence[str]:
-        """See ProtocolServer: none."""
+        """None: it does not listen."""
         return ()
 
     def status(self) -> Mapping[str, str]:
-        """See ProtocolServer: "bridge NAME" -> "ok" or "not connected"."""
+        """By "bridge NAME": "ok" or "not connected"."""
         return {f"bridge {bridge.options.name}": bridge.status for bridge in self._bridges}
 
 

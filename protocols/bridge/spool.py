@@ -167,7 +167,6 @@ class Spool:
         packet_id: int = 0,
         dup: bool = False,
     ) -> bool:
-        """See protocols.mqtt.delivery.ClientLink."""
         upstream = self._upstream
         assert upstream is not None
         topic = first_match(self._maps, message.topic) or message.topic
@@ -184,23 +183,22 @@ class Spool:
         return True
 
     def write_pubrel(self, packet_id: int, reason_code: int = 0) -> None:
-        """See protocols.mqtt.delivery.ClientLink: of QoS 2, which there is none of."""
+        """Not called: a bridge asks for QoS 0 and 1."""
         raise NotImplementedError("a bridge sends QoS 0 and 1")
 
     def require_commit(self) -> None:
-        """See protocols.mqtt.delivery.ClientLink: only QoS 2 asks for it."""
+        """Not called: only QoS 2 asks for it."""
 
     def dropped(self, reason: str) -> None:
-        """See protocols.mqtt.delivery.ClientLink."""
         self._broker.dropped[reason] += 1
 
     def take_over(self, now: float) -> None:
-        """See protocols.mqtt.delivery.ClientLink: it is this bridge itself that comes back."""
+        """It is this bridge itself that comes back."""
         if self._session is not None:
             self._broker.detach(self._session, None, now)
 
     def cut_off(self, reason: str, text: str, now: float) -> None:
-        """See protocols.mqtt.delivery.ClientLink: nobody forgets a session that is nobody's."""
+        """Not called: nobody forgets a session that is nobody's."""
         raise NotImplementedError("the session of a bridge is not forgotten")
 
     def _attach(self) -> Session:

@@ -70,7 +70,7 @@ class ConnAckInfo:
     max_packet_bytes: int
 
 
-class Listener(Protocol):
+class UpstreamListener(Protocol):
     """Who is told what happens on the connection. No method may raise."""
 
     def message(self, message: UpstreamMessage) -> None:
@@ -92,7 +92,7 @@ class Listener(Protocol):
 class Upstream:
     """A connection. The order of calls: `open`, `subscribe`, anything, `close` or `abort`."""
 
-    def __init__(self, options: BridgeOptions, *, client_id: str, listener: Listener) -> None:
+    def __init__(self, options: BridgeOptions, *, client_id: str, listener: UpstreamListener) -> None:
         self._options = options
         self._listener = listener
         self._loop = asyncio.get_running_loop()
@@ -192,7 +192,7 @@ class Upstream:
                 )
 
     def publish(self, topic: str, payload: bytes, qos: int, retain: bool, properties: Mapping[str, Any]) -> int:
-        """Sends a message; the number by which `Listener.published` speaks of it."""
+        """Sends a message; the number by which `UpstreamListener.published` speaks of it."""
         made = None
         if self._options.is_5 and properties:
             made = _properties(PacketTypes.PUBLISH)

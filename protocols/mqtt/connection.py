@@ -51,7 +51,7 @@ from protocols.mqtt.negotiation import UNLIMITED, agree, check_connect, with_ass
 from protocols.mqtt.options import MqttOptions
 from protocols.mqtt.packet_writer import OutputSink, PacketWriter
 from protocols.mqtt.pending_requests import PendingRequests
-from protocols.mqtt.statistics import Counts
+from protocols.mqtt.statistics import ConnectionCounts
 from protocols.mqtt.topic_aliases import OutboundAliases
 from protocols.mqtt.trace import Tap, TracedDecoder
 
@@ -274,9 +274,9 @@ class Connection:
         publishes, requests = self.publishes, self.requests
         return (publishes is not None and publishes.congested) or (requests is not None and requests.congested)
 
-    def counts(self) -> Counts:
+    def counts(self) -> ConnectionCounts:
         """What has gone through it so far."""
-        return Counts(
+        return ConnectionCounts(
             self.received_packets,
             self.received_publishes,
             0 if self.publishes is None else self.publishes.received_payload_bytes,

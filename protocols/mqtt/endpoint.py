@@ -22,7 +22,7 @@ from protocols.mqtt.connection import Connection, End, State
 from protocols.mqtt.events import scope_of
 from protocols.mqtt.rate import Rate
 from protocols.mqtt.server_state import ListenerContext, ServerState
-from protocols.mqtt.statistics import Counts
+from protocols.mqtt.statistics import ConnectionCounts
 from protocols.mqtt.trace import Tap, describe, kind
 from protocols.runner import ApplicationRun, printable
 
@@ -53,7 +53,7 @@ _LOG_LEVELS: Final = {
     "protocol_error": logging.WARNING,
 }
 
-_NOTHING: Final = Counts(0, 0, 0, 0, 0)
+_NOTHING: Final = ConnectionCounts(0, 0, 0, 0, 0)
 
 
 class Endpoint(connection_base.Connection):
@@ -109,7 +109,7 @@ class Endpoint(connection_base.Connection):
         self._ended = False
         """Whether the end of the connection has been dealt with; what comes then is thrown away."""
 
-    # -- the transport ----------------------------------------------------------------------------------------------
+    # The transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio and uvloop have set TCP_NODELAY already: an acknowledgement never waits for another."""
@@ -190,7 +190,7 @@ class Endpoint(connection_base.Connection):
         """The deadline of the connection has passed."""
         self.connection.check(now, reading=not self.reading.closed_by)
 
-    # -- reading ----------------------------------------------------------------------------------------------------
+    # Reading
 
     def stop_reading(self) -> None:
         """The server stops: what has been read is still answered."""
@@ -238,7 +238,7 @@ class Endpoint(connection_base.Connection):
         if self._pause is not None:
             self._pause.cancel()
 
-    # -- writing ----------------------------------------------------------------------------------------------------
+    # Writing
 
     def flush_soon(self) -> None:
         """The connection has output, or has ended."""
@@ -354,7 +354,7 @@ class Endpoint(connection_base.Connection):
         if self._ended:
             await asyncio.sleep(0)  # an application that does nothing but send: others go on, and it can be cancelled
 
-    # -- the end ----------------------------------------------------------------------------------------------------
+    # The end
 
     def _end(self, end: End) -> None:
         """The connection has ended: tells the application, and ends the transport."""
@@ -379,7 +379,7 @@ class Endpoint(connection_base.Connection):
         if end.reason not in _LINGERING or not self.half_close():
             self.transport.close()
 
-    # -- the application --------------------------------------------------------------------------------------------
+    # The application
 
     async def send(self, event: Event) -> None:
         """The ASGI `send` callable. Raises ValueError, RuntimeError or KeyError for an event that is wrong."""
@@ -464,7 +464,7 @@ class Endpoint(connection_base.Connection):
         if run is not None:
             self.connections.finished(run)
 
-    # -- what is known of it ----------------------------------------------------------------------------------------
+    # What is known of it
 
     def watch(self) -> None:
         """Has the connection told to the traces of its client, under the name that it uses and under that it has."""

@@ -2,6 +2,8 @@
 
 `TO_APPLICATION` and `FROM_APPLICATION` are the tables of both, by the name that the event has there. A function takes
 each key of its event as a keyword argument; an optional key that is not given, or None, is left out.
+
+Longer than most files: the contract is to be read, and compared with docs/events.md, in one place.
 """
 
 import asyncio

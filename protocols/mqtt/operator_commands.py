@@ -30,7 +30,7 @@ MOST_MEANT: Final = 3
 _VERSIONS: Final = {MQTT_3_1: "3.1", MQTT_3_1_1: "3.1.1", MQTT_5_0: "5.0"}
 
 
-class Inspection:
+class OperatorCommands:
     """The commands of one server."""
 
     def __init__(self, server_state: ServerState, endpoints: Endpoints) -> None:

@@ -27,12 +27,12 @@ from protocols.mqtt.storage.rows import (
     SESSIONS,
     SUBSCRIPTIONS,
     DeliveryRow,
-    Kind,
     MessageRow,
     ReceivedRow,
     ReleasedRow,
     RetainedRow,
     Row,
+    RowKind,
     SessionRow,
     SubscriptionRow,
 )
@@ -65,7 +65,7 @@ class Recovery:
         self.deliveries = 0
         """How many messages are to be delivered."""
 
-    def run(self, rows: Mapping[Kind, Iterable[Row]]) -> None:
+    def run(self, rows: Mapping[RowKind, Iterable[Row]]) -> None:
         """Gives the broker, which is to be empty, what the rows say; what has expired meanwhile it finds itself."""
         for row in rows[RETAINED]:
             self._retained(RetainedRow(*row))

@@ -26,7 +26,7 @@ from protocols.mqtt.broker.broker import Broker
 from protocols.mqtt.codec.packets import Properties
 from protocols.mqtt.endpoint import Endpoint
 from protocols.mqtt.endpoints import Endpoints
-from protocols.mqtt.operator_commands import Inspection
+from protocols.mqtt.operator_commands import OperatorCommands
 from protocols.mqtt.options import BrokerOptions, MqttOptions
 from protocols.mqtt.recovery import Clock, Recovery
 from protocols.mqtt.server_state import ListenerContext, ServerState
@@ -141,7 +141,6 @@ class MqttServer(ProtocolServer):
 
     @property
     def addresses(self) -> Sequence[str]:
-        """See ProtocolServer."""
         return self._addresses
 
     @property
@@ -174,31 +173,29 @@ class MqttServer(ProtocolServer):
         return self._endpoints.traced(Trace(client_id, payloads=payloads))
 
     def owners(self) -> Collection[str]:
-        """See ProtocolServer: who has a session or a retained message."""
+        """Those who have a session or a retained message."""
         return [owner.name for owner in self.broker.owners]
 
     def forget_owners(self, reasons: Mapping[str, str]) -> None:
-        """See ProtocolServer: their sessions, with what waits for them, and the messages that they have retained."""
+        """Ends their sessions, with what waits for them, and removes the messages that they have retained."""
         self.broker.forget_owners(reasons, self._server_state.time())
 
     def failures(self) -> Mapping[str, str]:
-        """See ProtocolServer: whether what is to outlive the process is kept."""
+        """Whether what is to outlive the process is kept."""
         if self.broker.journal is None:
             return {}
         is_failing = self.broker.journal.failure is not None
         return {"mqtt sessions": "cannot be kept; clients that have one wait" if is_failing else "ok"}
 
     def commands(self) -> Mapping[str, Command]:
-        """See ProtocolServer."""
-        return Inspection(self._server_state, self._endpoints).commands()
+        return OperatorCommands(self._server_state, self._endpoints).commands()
 
     def stop_accepting(self) -> None:
-        """See ProtocolServer."""
         for server in self._servers:
             server.close()
 
     async def close(self) -> None:
-        """See ProtocolServer. Publishes are answered first; then wills are published, while there are subscribers."""
+        """Publishes are answered first; then wills are published, while there are subscribers."""
         self.stop_accepting()
         if not self._addresses:
             return

@@ -45,7 +45,7 @@ _WHY: Final = {
 """By the reasons of `gateway_mqtt_dropped_total` and `gateway_mqtt_refused_filters_total` that are of a bound."""
 
 
-class Counts(NamedTuple):
+class ConnectionCounts(NamedTuple):
     """What one connection has counted since it began."""
 
     received_packets: int
@@ -77,7 +77,7 @@ class Traffic:
     unknown_acks: int = 0
     """Acknowledgements of the application that answer nothing."""
 
-    def add(self, counts: Counts, earlier: Counts) -> None:
+    def add(self, counts: ConnectionCounts, earlier: ConnectionCounts) -> None:
         """Takes what a connection has counted since `earlier`."""
         self.received_packets += counts.received_packets - earlier.received_packets
         self.received_publishes += counts.received_publishes - earlier.received_publishes

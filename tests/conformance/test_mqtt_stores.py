@@ -24,13 +24,13 @@ from protocols.mqtt.storage.rows import (
     SUBSCRIPTIONS,
     Changes,
     DeliveryRow,
-    Kind,
     MessageRow,
     NewerFormatError,
     ReceivedRow,
     ReleasedRow,
     RetainedRow,
     Row,
+    RowKind,
     SessionRow,
     Store,
     StoreError,
@@ -43,7 +43,7 @@ from tests.support.redis import RedisServer
 
 OpenStore = Callable[[], Store]
 
-ONE_OF_EACH: Mapping[Kind, Row] = {
+ONE_OF_EACH: Mapping[RowKind, Row] = {
     SESSIONS: SessionRow(1, "thermo-1", 3_600, 1_700_000_000.25, b"\x00will", None, "device/7"),
     SUBSCRIPTIONS: SubscriptionRow(1, "$share/g/räume/+/t", 2, 1, 0, 268_435_455),
     MESSAGES: MessageRow(1, "räume/1/t", b"\x00\xff\x80", b"\x05\x02\x00\x00\x00\x09", 1_700_000_000.5),
@@ -87,12 +87,12 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenS
         store.close()
 
 
-def rows(store: Store) -> dict[Kind, list[Row]]:
+def rows(store: Store) -> dict[RowKind, list[Row]]:
     """All that the store has, without the kinds of which there is nothing."""
     return {kind: [tuple(row) for row in some] for kind, some in store.load().items() if some}
 
 
-def put(kind: Kind, *some: Row) -> Changes:
+def put(kind: RowKind, *some: Row) -> Changes:
     return Changes(put={kind: some})
 
 
@@ -109,7 +109,7 @@ class TestKeeping:
         assert rows(open_store()) == {kind: [tuple(row)] for kind, row in ONE_OF_EACH.items()}
 
     @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-    def test_a_row_replaces_that_of_its_key_and_is_removed_by_it(self, open_store: OpenStore, kind: Kind) -> None:
+    def test_a_row_replaces_that_of_its_key_and_is_removed_by_it(self, open_store: OpenStore, kind: RowKind) -> None:
         store, row = open_store(), tuple(ONE_OF_EACH[kind])
         key = row[: kind.key_width]
         store.write(put(kind, row))

@@ -2,24 +2,22 @@
 
 from collections.abc import Iterable, Mapping
 
-from protocols.mqtt.storage.rows import KINDS, Changes, Kind, Row, Store
+from protocols.mqtt.storage.rows import KINDS, Changes, Row, RowKind, Store
 
 
 class MemoryStore(Store):
     """Rows in dicts by key."""
 
     def __init__(self) -> None:
-        self._rows: dict[Kind, dict[Row, Row]] = {kind: {} for kind in KINDS}
+        self._rows: dict[RowKind, dict[Row, Row]] = {kind: {} for kind in KINDS}
 
     def open(self) -> None:
-        """See Store."""
+        pass
 
-    def load(self) -> Mapping[Kind, Iterable[Row]]:
-        """See Store."""
+    def load(self) -> Mapping[RowKind, Iterable[Row]]:
         return {kind: [rows[key] for key in sorted(rows)] for kind, rows in self._rows.items()}
 
     def write(self, changes: Changes) -> None:
-        """See Store."""
         for kind, rows in changes.put.items():
             self._rows[kind].update((row[: kind.key_width], tuple(row)) for row in rows)
         for kind, keys in changes.removed.items():
@@ -27,4 +25,4 @@ class MemoryStore(Store):
                 self._rows[kind].pop(key, None)
 
     def close(self) -> None:
-        """See Store."""
+        pass

@@ -26,7 +26,7 @@ WILL: Final = 0
 """Stands for the will in a CONNECT where a packet type says who carries a property; 0 is no packet's type."""
 
 
-class Kind(Enum):
+class ValueType(Enum):
     """The data type of a property's value."""
 
     BYTE = auto()
@@ -47,7 +47,7 @@ class Property(NamedTuple):
 
     identifier: int
     name: str
-    kind: Kind
+    kind: ValueType
     carriers: frozenset[int]
     repeated_in: frozenset[int] = frozenset()
     minimum: int = 0
@@ -68,17 +68,17 @@ _ANSWERS = (
 _REQUESTS = (PacketType.SUBSCRIBE, PacketType.UNSUBSCRIBE)
 
 _MAXIMA: Final = {
-    Kind.BYTE: 1,  # every byte property is a flag, or maximum_qos, where 2 is said by leaving it out
-    Kind.TWO_BYTES: MAX_TWO_BYTES,
-    Kind.FOUR_BYTES: MAX_FOUR_BYTES,
-    Kind.VARIABLE: MAX_VARIABLE,
+    ValueType.BYTE: 1,  # every byte property is a flag, or maximum_qos, where 2 is said by leaving it out
+    ValueType.TWO_BYTES: MAX_TWO_BYTES,
+    ValueType.FOUR_BYTES: MAX_FOUR_BYTES,
+    ValueType.VARIABLE: MAX_VARIABLE,
 }
 
 
 def _row(
     identifier: int,
     name: str,
-    kind: Kind,
+    kind: ValueType,
     *carriers: int,
     repeated_in: tuple[int, ...] = (),
     minimum: int = 0,
@@ -91,48 +91,48 @@ def _row(
 _EVERYWHERE = (_CONNECT, _CONNACK, _PUBLISH, WILL, _DISCONNECT, _AUTH, *_ANSWERS, *_REQUESTS)
 
 PROPERTIES: Final[tuple[Property, ...]] = (
-    _row(0x01, "payload_format_indicator", Kind.BYTE, _PUBLISH, WILL),
-    _row(0x02, "message_expiry_interval", Kind.FOUR_BYTES, _PUBLISH, WILL),
-    _row(0x03, "content_type", Kind.STRING, _PUBLISH, WILL),
-    _row(0x08, "response_topic", Kind.STRING, _PUBLISH, WILL),
-    _row(0x09, "correlation_data", Kind.BINARY, _PUBLISH, WILL),
+    _row(0x01, "payload_format_indicator", ValueType.BYTE, _PUBLISH, WILL),
+    _row(0x02, "message_expiry_interval", ValueType.FOUR_BYTES, _PUBLISH, WILL),
+    _row(0x03, "content_type", ValueType.STRING, _PUBLISH, WILL),
+    _row(0x08, "response_topic", ValueType.STRING, _PUBLISH, WILL),
+    _row(0x09, "correlation_data", ValueType.BINARY, _PUBLISH, WILL),
     _row(
         0x0B,
         "subscription_identifier",
-        Kind.VARIABLE,
+        ValueType.VARIABLE,
         _PUBLISH,
         PacketType.SUBSCRIBE,
         repeated_in=(_PUBLISH,),
         minimum=1,  # [MQTT5-3.8.2.1.2]
     ),
-    _row(0x11, "session_expiry_interval", Kind.FOUR_BYTES, _CONNECT, _CONNACK, _DISCONNECT),
-    _row(0x12, "assigned_client_identifier", Kind.STRING, _CONNACK),
-    _row(0x13, "server_keep_alive", Kind.TWO_BYTES, _CONNACK),
-    _row(0x15, "authentication_method", Kind.STRING, _CONNECT, _CONNACK, _AUTH),
-    _row(0x16, "authentication_data", Kind.BINARY, _CONNECT, _CONNACK, _AUTH),
-    _row(0x17, "request_problem_information", Kind.BYTE, _CONNECT),
-    _row(0x18, "will_delay_interval", Kind.FOUR_BYTES, WILL),
-    _row(0x19, "request_response_information", Kind.BYTE, _CONNECT),
-    _row(0x1A, "response_information", Kind.STRING, _CONNACK),
-    _row(0x1C, "server_reference", Kind.STRING, _CONNACK, _DISCONNECT),
-    _row(0x1F, "reason_string", Kind.STRING, _CONNACK, _DISCONNECT, _AUTH, *_ANSWERS),
-    _row(0x21, "receive_maximum", Kind.TWO_BYTES, _CONNECT, _CONNACK, minimum=1),
-    _row(0x22, "topic_alias_maximum", Kind.TWO_BYTES, _CONNECT, _CONNACK),
+    _row(0x11, "session_expiry_interval", ValueType.FOUR_BYTES, _CONNECT, _CONNACK, _DISCONNECT),
+    _row(0x12, "assigned_client_identifier", ValueType.STRING, _CONNACK),
+    _row(0x13, "server_keep_alive", ValueType.TWO_BYTES, _CONNACK),
+    _row(0x15, "authentication_method", ValueType.STRING, _CONNECT, _CONNACK, _AUTH),
+    _row(0x16, "authentication_data", ValueType.BINARY, _CONNECT, _CONNACK, _AUTH),
+    _row(0x17, "request_problem_information", ValueType.BYTE, _CONNECT),
+    _row(0x18, "will_delay_interval", ValueType.FOUR_BYTES, WILL),
+    _row(0x19, "request_response_information", ValueType.BYTE, _CONNECT),
+    _row(0x1A, "response_information", ValueType.STRING, _CONNACK),
+    _row(0x1C, "server_reference", ValueType.STRING, _CONNACK, _DISCONNECT),
+    _row(0x1F, "reason_string", ValueType.STRING, _CONNACK, _DISCONNECT, _AUTH, *_ANSWERS),
+    _row(0x21, "receive_maximum", ValueType.TWO_BYTES, _CONNECT, _CONNACK, minimum=1),
+    _row(0x22, "topic_alias_maximum", ValueType.TWO_BYTES, _CONNECT, _CONNACK),
     _row(
         0x23,
         "topic_alias",
-        Kind.TWO_BYTES,
+        ValueType.TWO_BYTES,
         _PUBLISH,
         minimum=1,
         reason_code=ReasonCode.TOPIC_ALIAS_INVALID,  # [MQTT5-3.3.2-8]
     ),
-    _row(0x24, "maximum_qos", Kind.BYTE, _CONNACK),
-    _row(0x25, "retain_available", Kind.BYTE, _CONNACK),
-    _row(0x26, "user_property", Kind.STRING_PAIR, *_EVERYWHERE, repeated_in=_EVERYWHERE),
-    _row(0x27, "maximum_packet_size", Kind.FOUR_BYTES, _CONNECT, _CONNACK, minimum=1),
-    _row(0x28, "wildcard_subscription_available", Kind.BYTE, _CONNACK),
-    _row(0x29, "subscription_identifier_available", Kind.BYTE, _CONNACK),
-    _row(0x2A, "shared_subscription_available", Kind.BYTE, _CONNACK),
+    _row(0x24, "maximum_qos", ValueType.BYTE, _CONNACK),
+    _row(0x25, "retain_available", ValueType.BYTE, _CONNACK),
+    _row(0x26, "user_property", ValueType.STRING_PAIR, *_EVERYWHERE, repeated_in=_EVERYWHERE),
+    _row(0x27, "maximum_packet_size", ValueType.FOUR_BYTES, _CONNECT, _CONNACK, minimum=1),
+    _row(0x28, "wildcard_subscription_available", ValueType.BYTE, _CONNACK),
+    _row(0x29, "subscription_identifier_available", ValueType.BYTE, _CONNACK),
+    _row(0x2A, "shared_subscription_available", ValueType.BYTE, _CONNACK),
 )
 
 _PAIR_BYTES: Final = 160
@@ -170,21 +170,21 @@ def read_properties(reader: Reader, carrier: int) -> Properties:
 
 def _read_value(reader: Reader, row: Property) -> Any:
     match row.kind:
-        case Kind.STRING:
+        case ValueType.STRING:
             text = reader.string()
             _check_text(row, text)
             return text
-        case Kind.STRING_PAIR:
+        case ValueType.STRING_PAIR:
             return reader.string(), reader.string()
-        case Kind.BINARY:
+        case ValueType.BINARY:
             return reader.binary()
-        case Kind.BYTE:
+        case ValueType.BYTE:
             value = reader.byte()
-        case Kind.TWO_BYTES:
+        case ValueType.TWO_BYTES:
             value = reader.two_bytes()
-        case Kind.FOUR_BYTES:
+        case ValueType.FOUR_BYTES:
             value = reader.four_bytes()
-        case Kind.VARIABLE:
+        case ValueType.VARIABLE:
             value = reader.variable()
     if not row.minimum <= value <= row.maximum:
         raise ProtocolError(row.reason_code, f"{row.name} cannot be {value}")
@@ -225,15 +225,15 @@ def encode_properties(properties: Properties, carrier: int) -> bytes:
 
 def _encode_value(row: Property, value: Any) -> bytes:
     match row.kind, value:
-        case Kind.STRING, str():
+        case ValueType.STRING, str():
             try:
                 _check_text(row, value)
             except ProtocolError as error:
                 raise EncodeError(error.text) from error
             return encode_string(value)
-        case Kind.STRING_PAIR, (str(key), str(text)):
+        case ValueType.STRING_PAIR, (str(key), str(text)):
             return encode_string(key) + encode_string(text)
-        case Kind.BINARY, bytes():
+        case ValueType.BINARY, bytes():
             return encode_binary(value)
         case _, int() if row.maximum and row.minimum <= value <= row.maximum:
             return _INTEGERS[row.kind](value)
@@ -241,8 +241,8 @@ def _encode_value(row: Property, value: Any) -> bytes:
 
 
 _INTEGERS: Final = {
-    Kind.BYTE: encode_variable,  # 0 or 1: the same byte
-    Kind.TWO_BYTES: encode_two_bytes,
-    Kind.FOUR_BYTES: encode_four_bytes,
-    Kind.VARIABLE: encode_variable,
+    ValueType.BYTE: encode_variable,  # 0 or 1: the same byte
+    ValueType.TWO_BYTES: encode_two_bytes,
+    ValueType.FOUR_BYTES: encode_four_bytes,
+    ValueType.VARIABLE: encode_variable,
 }

@@ -1,9 +1,8 @@
 """Writes what the journal records: one thread, one commit at a time, each of whatever came while the last one ran.
 
-Output that promises to keep something is held back until the commit that does (commit_gate.py). While the store is
-away, locked or full, the same group is tried again until it is stored: what it promises is not sent, and connections
-that wait for it are not read. Nothing is promised that is not kept. A store that does not answer within SLOW_S has
-failed, too, as far as others are told, while it is waited for.
+Output that tells a client that something is kept waits for the commit that keeps it (commit_gate.py). While the store
+is away, locked or full, the same group is tried again until it is stored, and connections that wait for it are not
+read. A store that does not answer within SLOW_S has failed, too, as far as others are told, while it is waited for.
 """
 
 import asyncio
@@ -16,7 +15,7 @@ from typing import Any, Final, Protocol
 from protocols import metrics
 from protocols.log_lines import RateLimitedLog
 from protocols.mqtt.storage.journal import Journal
-from protocols.mqtt.storage.rows import Changes, Kind, Row, Store, StoreError, StoreTakenError, changes_of
+from protocols.mqtt.storage.rows import Changes, Row, RowKind, Store, StoreError, StoreTakenError, changes_of
 
 logger = logging.getLogger("gateway.mqtt")
 
@@ -52,12 +51,12 @@ class Committer:
         self._limited_log = RateLimitedLog(logger, LOG_INTERVAL_S)
         self._attempts = 0
 
-    async def open(self) -> Mapping[Kind, Iterable[Row]]:
+    async def open(self) -> Mapping[RowKind, Iterable[Row]]:
         """Opens the store, and returns what it has. Raises StoreError."""
         self._loop = asyncio.get_running_loop()
         return await self._loop.run_in_executor(self._thread, self._open)
 
-    def _open(self) -> Mapping[Kind, Iterable[Row]]:
+    def _open(self) -> Mapping[RowKind, Iterable[Row]]:
         self._store.open()
         return self._store.load()
 
@@ -116,7 +115,7 @@ class Committer:
         self._thread.submit(self._store.close)
         self._thread.shutdown(wait=False)
 
-    # -- one commit -------------------------------------------------------------------------------------------------
+    # One commit
 
     def _begin(self) -> None:
         if self._is_closed:
@@ -182,7 +181,7 @@ class Committer:
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
-    # -- failures ---------------------------------------------------------------------------------------------------
+    # Failures
 
     def _note_slow(self) -> None:
         self._journal.failure = f"no answer from the store for {self._slow_s:g} s"

@@ -27,9 +27,9 @@ from protocols.mqtt.storage.rows import (
     RETAINED,
     SESSIONS,
     Changes,
-    Kind,
     NewerFormatError,
     Row,
+    RowKind,
     Store,
     StoreError,
     StoreTakenError,
@@ -61,7 +61,7 @@ def _add_owner(client: "redis.Redis") -> None:
     _add_empty_column(client, {SESSIONS: 7, RETAINED: 7})
 
 
-def _add_empty_column(client: "redis.Redis", columns_of: Mapping[Kind, int]) -> None:
+def _add_empty_column(client: "redis.Redis", columns_of: Mapping[RowKind, int]) -> None:
     """To the rows that have fewer columns than they are to have then."""
     for kind, columns in columns_of.items():
         for key, packed in client.hscan_iter(PREFIX + kind.name, count=_SCAN):
@@ -97,7 +97,7 @@ class RedisStore(Store):
         self._generation = 0
 
     def open(self) -> None:
-        """See Store. Waits while the owner of before may be alive."""
+        """Waits while the owner of before may be alive."""
         give_up_at = time.monotonic() + self._wait_s
         try:
             while not self._take():
@@ -136,23 +136,20 @@ class RedisStore(Store):
             self._migrations[number](self._client)
             self._client.set(_FORMAT_KEY, number + 1)
 
-    def load(self) -> Mapping[Kind, Iterable[Row]]:
-        """See Store."""
+    def load(self) -> Mapping[RowKind, Iterable[Row]]:
         try:
             return {kind: self._rows(kind) for kind in KINDS}
         except redis.RedisError as error:
             raise StoreError(f"cannot read from Redis: {error}") from error
 
-    def _rows(self, kind: Kind) -> list[Row]:
+    def _rows(self, kind: RowKind) -> list[Row]:
         rows = dict(self._client.hscan_iter(PREFIX + kind.name, count=_SCAN))  # which may give a row twice
         return sorted((_unpack(row) for row in rows.values()), key=lambda row: row[: kind.key_width])
 
     def write(self, changes: Changes) -> None:
-        """See Store."""
         self._transact(changes)
 
     def keep(self) -> None:
-        """See Store."""
         self._transact(Changes())
 
     def _transact(self, changes: Changes) -> None:
@@ -180,7 +177,7 @@ class RedisStore(Store):
             raise StoreError(f"cannot write to Redis: {error}") from error
 
     def close(self) -> None:
-        """See Store. The next owner does not have to wait."""
+        """The next owner does not have to wait."""
         try:
             with self._client.pipeline() as pipeline:
                 pipeline.watch(_GENERATION_KEY)

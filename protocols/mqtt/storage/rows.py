@@ -115,7 +115,7 @@ class RetainedRow(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class RowKind:
     """One kind of row; the first `key_width` columns are its key."""
 
     name: str
@@ -129,13 +129,13 @@ class Kind:
         return columns
 
 
-SESSIONS: Final = Kind("session", SessionRow, 1)
-SUBSCRIPTIONS: Final = Kind("subscription", SubscriptionRow, 2)
-MESSAGES: Final = Kind("message", MessageRow, 1)
-DELIVERIES: Final = Kind("delivery", DeliveryRow, 1)
-RELEASED: Final = Kind("released", ReleasedRow, 1)
-RECEIVED: Final = Kind("received", ReceivedRow, 2)
-RETAINED: Final = Kind("retained", RetainedRow, 1)
+SESSIONS: Final = RowKind("session", SessionRow, 1)
+SUBSCRIPTIONS: Final = RowKind("subscription", SubscriptionRow, 2)
+MESSAGES: Final = RowKind("message", MessageRow, 1)
+DELIVERIES: Final = RowKind("delivery", DeliveryRow, 1)
+RELEASED: Final = RowKind("released", ReleasedRow, 1)
+RECEIVED: Final = RowKind("received", ReceivedRow, 2)
+RETAINED: Final = RowKind("retained", RetainedRow, 1)
 
 KINDS: Final = (SESSIONS, SUBSCRIPTIONS, MESSAGES, DELIVERIES, RELEASED, RECEIVED, RETAINED)
 
@@ -144,9 +144,9 @@ KINDS: Final = (SESSIONS, SUBSCRIPTIONS, MESSAGES, DELIVERIES, RELEASED, RECEIVE
 class Changes:
     """What one commit makes true. A key is in `put` or in `removed` of its kind, not in both."""
 
-    put: dict[Kind, Sequence[Row]] = field(default_factory=dict)
+    put: dict[RowKind, Sequence[Row]] = field(default_factory=dict)
     """Whole rows, new ones and such that replace the row of their key."""
-    removed: dict[Kind, Sequence[Row]] = field(default_factory=dict)
+    removed: dict[RowKind, Sequence[Row]] = field(default_factory=dict)
     """Keys, each a tuple; there may be no row of that key."""
 
     def __len__(self) -> int:
@@ -165,7 +165,7 @@ class Store(abc.ABC):
         """Makes the store ready, of this process alone, in the present format."""
 
     @abc.abstractmethod
-    def load(self) -> Mapping[Kind, Iterable[Row]]:
+    def load(self) -> Mapping[RowKind, Iterable[Row]]:
         """All rows of every kind, in the order of their keys."""
 
     @abc.abstractmethod
@@ -257,7 +257,7 @@ def changes_of(change_set: ChangeSet, to_wall: float) -> Changes:
     return changes
 
 
-def _enter(changes: Changes, kind: Kind, objects: Mapping[Any, Any], rows: _Rows, to_wall: float) -> None:
+def _enter(changes: Changes, kind: RowKind, objects: Mapping[Any, Any], rows: _Rows, to_wall: float) -> None:
     if not objects:
         return
     there = [value for value in objects.values() if value is not None]

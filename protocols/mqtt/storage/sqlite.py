@@ -20,9 +20,9 @@ from protocols.mqtt.storage.rows import (
     SESSIONS,
     SUBSCRIPTIONS,
     Changes,
-    Kind,
     NewerFormatError,
     Row,
+    RowKind,
     Store,
     StoreError,
     StoreTakenError,
@@ -31,7 +31,7 @@ from protocols.mqtt.storage.rows import (
 BUSY_TIMEOUT_S: Final = 5.0
 """How long a commit waits for another program that has the file locked, before it counts as failed."""
 
-_FIRST_TABLES: Final[Mapping[Kind, str]] = {
+_FIRST_TABLES: Final[Mapping[RowKind, str]] = {
     SESSIONS: """
         session_id INTEGER PRIMARY KEY, client_id TEXT NOT NULL, expiry_interval_s INTEGER NOT NULL,
         ends_at REAL, will BLOB, will_at REAL""",
@@ -73,23 +73,23 @@ MIGRATIONS: Final[Sequence[Callable[[sqlite3.Connection], None]]] = (_create, _a
 """What brings a file from the format of each index to the next; an empty file has format 0."""
 
 
-# The names in these statements are those of `Kind`s, which are constants.
+# The names in these statements are those of `RowKind`s, which are constants.
 
 
-def _put(kind: Kind) -> RowsStatement:
+def _put(kind: RowKind) -> RowsStatement:
     return RowsStatement(f"INSERT OR REPLACE INTO {kind.name} VALUES")
 
 
-def _remove(kind: Kind) -> RowsStatement:
+def _remove(kind: RowKind) -> RowsStatement:
     # Selected, because of bare VALUES SQLite does not look rows up by two columns: it would read the whole table.
     return RowsStatement(f"DELETE FROM {kind.name} WHERE ({_key(kind)}) IN (SELECT * FROM (VALUES", "))")  # noqa: S608
 
 
-def _select(kind: Kind) -> str:
+def _select(kind: RowKind) -> str:
     return f"SELECT {', '.join(kind.columns)} FROM {kind.name} ORDER BY {_key(kind)}"  # noqa: S608
 
 
-def _key(kind: Kind) -> str:
+def _key(kind: RowKind) -> str:
     return ", ".join(kind.columns[: kind.key_width])
 
 
@@ -110,7 +110,6 @@ class SqliteStore(Store):
         """The file whose rows this process has taken over."""
 
     def open(self) -> None:
-        """See Store."""
         try:
             self.path.touch(mode=0o600)
             self._migrate(self._file.open())
@@ -138,19 +137,17 @@ class SqliteStore(Store):
                 connection.execute("ROLLBACK")
                 raise
 
-    def load(self) -> Mapping[Kind, Iterable[Row]]:
-        """See Store."""
+    def load(self) -> Mapping[RowKind, Iterable[Row]]:
         try:
             return {kind: self._file.open().execute(_SELECT[kind]).fetchall() for kind in KINDS}
         except sqlite3.Error as error:
             raise StoreError(f"cannot read {self.path}: {error}") from error
 
     def write(self, changes: Changes) -> None:
-        """See Store."""
         self._commit(changes)
 
     def keep(self) -> None:
-        """See Store: finds a file that is locked, read-only, moved away or replaced while nothing is to be written."""
+        """Finds a file that is locked, read-only, moved away or replaced while nothing is to be written."""
         self._commit(Changes())
 
     def _commit(self, changes: Changes) -> None:
@@ -173,5 +170,4 @@ class SqliteStore(Store):
         connection.execute("COMMIT")
 
     def close(self) -> None:
-        """See Store."""
         self._file.close()

@@ -28,7 +28,7 @@ from protocols.mqtt.codec.packets import (
     Unsubscribe,
     Will,
 )
-from protocols.mqtt.codec.properties import WILL, Kind, Property
+from protocols.mqtt.codec.properties import WILL, Property, ValueType
 from protocols.mqtt.codec.reason_codes import REASON_CODES
 from tests.unit.protocols.mqtt.vectors import INVALID, VALID
 
@@ -47,11 +47,11 @@ def values(row: Property) -> SearchStrategy[object]:
     if row.name == "response_topic":
         return topic_names
     match row.kind:
-        case Kind.STRING:
+        case ValueType.STRING:
             return texts
-        case Kind.STRING_PAIR:
+        case ValueType.STRING_PAIR:
             return st.tuples(texts, texts)
-        case Kind.BINARY:
+        case ValueType.BINARY:
             return payloads
     return st.integers(row.minimum, row.maximum)
 
