@@ -1,4 +1,4 @@
-"""Tells dashboards what was committed: one message per commit and group, encoded once.
+"""Sends what was committed to the dashboards: one message per commit and group, encoded once.
 
     {"type": "readings", "now": ms, "devices": {"<id>": {"name": ..., "readings": [[key, ts, value, ...], ...]}}}
     {"type": "connection", "id": ..., "connected": bool, "now": ms}
@@ -37,7 +37,7 @@ MAX_WAITING: Final = 100
 
 
 def device_group(device_id: int) -> str:
-    """The group of those who watch one device."""
+    """The group of the dashboards that watch one device."""
     return f"device.{device_id}"
 
 
@@ -53,7 +53,7 @@ class Fanout:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="fanout")
 
     def committed(self, batch: ReadingBatch) -> None:
-        """Announces what was committed. Never waits."""
+        """Queues a committed batch to be announced. Never waits."""
         if len(self._waiting) >= MAX_WAITING:
             self._waiting.popleft()
             self._note_failure("the channel layer is slow: dropped the oldest message")
@@ -61,7 +61,8 @@ class Fanout:
         self._work.set()
 
     def connection(self, device_id: int, connected: bool) -> None:
-        """Announces that a device has connected, or has no connection left. Of many changes the last one counts."""
+        """Queues the announcement that a device has connected, or has no connection left. Of many changes the last
+        counts."""
         self._connections[device_id] = connected
         self._work.set()
 

@@ -4,17 +4,17 @@ A batch is whatever came while the last commit ran, so there is no interval to t
 reading at once, a busy one thousands together. The acknowledgement of everything that a device has in a batch waits for
 one future, which is resolved when the commit has returned; dashboards are told after that.
 
-While the database is away, locked or read-only, the same batch is tried again until it is stored. An attempt that
-takes longer than SLOW_S is told of as a failure while it goes on; one that takes longer than ATTEMPT_S is ended, and
-the batch tried again: whatever became of it, nothing is stored twice. Meanwhile at most MAX_WAITING further readings
-are taken, then `ready` blocks, consumers stop taking events, and sockets wait. Nothing is dropped. Should the database
-refuse a value as data, which profiles are there to prevent, the devices of the batch are written one by one, and only
-the one at fault is refused.
+While the database is away, locked or read-only, the same batch is tried again until it is stored. An attempt that takes
+longer than SLOW_S is reported as a failure while it goes on; one that takes longer than ATTEMPT_S is ended, and the
+batch is retried: whatever became of the attempt, nothing is stored twice. Meanwhile at most MAX_WAITING further
+readings are taken, then `ready` blocks, consumers stop taking events, and sockets wait. Nothing is dropped. Should the
+database refuse a value as data, which profiles are there to prevent, the devices of the batch are written one by one,
+and only the one at fault is refused.
 
-A message with a key that its device is not known to have is looked at in the thread, before anything is written, and
+A message with a key that its device is not known to have is checked in the thread, before anything is written, and
 has a future of its own: see devices.keys.
 
-Two readings of one key and one time are told apart by `seq`. If the device gave the time, it is a hash of the value: a
+`seq` distinguishes two readings of one key and one time. If the device gave the time, it is a hash of the value: a
 message sent again is stored once, and two different values are both kept. If the server did, it is a count: equal
 values in one millisecond are both kept.
 """
@@ -52,9 +52,10 @@ RETRY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0)
 SLOW_S: Final = 4.0
 """How long an attempt may take before /readyz and the log say that readings are not committed."""
 ATTEMPT_S: Final = 40.0
-"""How long an attempt may take. More than `tcp_user_timeout` and `statement_timeout`, which know what is wrong."""
+"""How long an attempt may take. More than `tcp_user_timeout` and `statement_timeout`, whose errors say what is
+wrong."""
 MAX_DOUBLINGS: Final = 4
-"""Each attempt after one that was ended has twice the time, so often: a database that is only slow gets through."""
+"""How often the time of an attempt doubles after one that was ended: a database that is only slow gets through."""
 SEEN_INTERVAL_S: Final = 1.0
 BYTES_PER_READING: Final = 64
 """What a reading with text counts for one reading of; long texts count for many."""
@@ -117,7 +118,7 @@ class Ingest:
         metrics.readings_waiting.set_function(lambda: self._uncommitted)
 
     def start(self) -> "asyncio.Task[None]":
-        """Begins to commit, in the task that is returned; it ends by `close` only."""
+        """Starts committing. Returns the task, which only `close` ends."""
         self._task = asyncio.get_running_loop().create_task(self._commit_batches(), name="ingest")
         return self._task
 
@@ -146,10 +147,11 @@ class Ingest:
             await self._room.wait()
 
     def submit(self, device: Identity, points: Sequence[Point], received_ms: int) -> "asyncio.Future[None]":
-        """Takes what one message had, and returns the future of its commit, which the device's messages share.
+        """Adds the readings of one message to the batch. Returns the future of the commit, which the device's messages
+        share.
 
-        Do not await that future itself, since cancelling the waiter would cancel it for all; see `store`. It ends in
-        `RefusedError` if the database can never take the device's readings, or for new keys that are too many.
+        Do not await that future itself, since cancelling the waiter would cancel it for all; see `store`. It raises
+        RefusedError if the database can never store the device's readings, or if there are too many new keys.
         """
         batch = self._batch
         device_id = device.device_id
@@ -203,11 +205,11 @@ class Ingest:
         await asyncio.shield(self.submit(device, points, self._now_ms()))
 
     async def between_commits(self, function: Callable[[], T]) -> T:
-        """Calls `function` in the thread that commits, when no commit is under way; those to come wait for it."""
+        """Calls `function` in the thread that commits, between two commits."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     def forget_keys(self, device_id: int) -> None:
-        """Looks up the keys of a device anew, of which some may have been deleted."""
+        """Forgets which keys a device has, some of which may have been deleted."""
         self._known_keys.forget(device_id)
 
     # Committing
@@ -266,7 +268,7 @@ class Ingest:
             peer_log.error("readings", "announcing a commit failed", exc_info=error)
 
     async def _store(self, batch: ReadingBatch) -> None:
-        """Writes the batch, trying again as long as the database is away. Raises the writer's data_errors."""
+        """Writes the batch; retries as long as the database is away. Raises the writer's data_errors."""
         loop = asyncio.get_running_loop()
         attempt = doublings = 0
         began = time.perf_counter()
@@ -304,8 +306,8 @@ class Ingest:
         metrics.readings_committed.inc(len(batch.rows))
 
     def _start_over(self, batch: ReadingBatch, error: DatabaseReplacedError) -> None:
-        """Forgets all that was true of the database before, and refuses what waits: whose readings they are, the
-        database that is there now may see otherwise. Who sends them again has been looked up in that one."""
+        """Forgets what it knew of the database before, and refuses the readings that wait: in the database of now they
+        may be another device's. A device that sends them again has been looked up in this one."""
         logger.error("%s: devices are cut off, and come back as they are known to this one", error)
         forming, self._batch = self._batch, self._new_batch()
         self._uncommitted -= self._submitted
@@ -323,7 +325,7 @@ class Ingest:
 
     @contextmanager
     def _limited(self, limit_s: float) -> Iterator[None]:
-        """Around an attempt: tells when it is slow, and ends it after `limit_s`."""
+        """Around an attempt: reports when it is slow, and ends it after `limit_s`."""
         loop = asyncio.get_running_loop()
         slow = loop.call_later(self._slow_s, self._note_slow)
         end = loop.call_later(limit_s, self._writer.abort)
@@ -334,7 +336,7 @@ class Ingest:
             end.cancel()
 
     def _write(self, batch: ReadingBatch) -> bool:
-        """In the thread: stores the batch. False if a number of a key that was known had been given up meanwhile."""
+        """In the thread: stores the batch. False if a known key had been deleted meanwhile."""
         try:
             if batch.new_keys and not batch.is_numbered:
                 self._key_bounds.look_at(batch.new_keys)
@@ -362,8 +364,8 @@ class Ingest:
         batch.renumber({number: key_ids[name] for number, name in names.items()})
 
     def _newly_seen(self, batch: ReadingBatch) -> list[Seen]:
-        """Devices to be marked as heard of: each once a second at most, which is as fine as people look at it; and at
-        once where its clock is found to be ahead, or is so no longer."""
+        """The devices to mark as heard from: each once a second at most, which is fine enough for people; and at once
+        when its clock is found to be ahead, or no longer is."""
         now = self._monotonic()
         not_since = now - SEEN_INTERVAL_S
         seen = self._seen
@@ -389,7 +391,7 @@ class Ingest:
         self._limited_log.error("cannot commit, devices wait; trying again until it works: %s", failure)
 
     def _note_times(self, device: Identity, odd: list[int], received_ms: int) -> None:
-        """Takes note of times that no clock can have that is right."""
+        """Counts and logs times that no correct clock has."""
         peer = f"device/{device.device_id}"
         early = [ts for ts in odd if ts < EARLIEST_PLAUSIBLE_TS]
         if early:
@@ -426,6 +428,6 @@ def _resolve(future: "asyncio.Future[None]", refusal: RefusedError | None = None
 
 
 def _retrieve(future: "asyncio.Future[None]") -> None:
-    """Keeps asyncio from logging an exception that no connection is left to be told of."""
+    """Keeps asyncio from logging an exception when no connection is left to report it to."""
     if not future.cancelled():
         future.exception()

@@ -1,4 +1,4 @@
-"""Which keys a device has, and how many it may have.
+"""The keys that devices have, and the bounds on how many they may have.
 
 The database decides: a device has the keys that it has readings of (a row of `LatestValue` each), and a key is known if
 it has a row of `Key`. What is known is never refused. A message with a key that its device does not have yet is looked
@@ -29,19 +29,19 @@ logger = logging.getLogger("gateway.ingest")
 peer_log = PeerLog("gateway.ingest")
 
 MAX_DEVICES: Final = 200_000
-"""Devices whose keys are remembered."""
+"""How many devices' keys are remembered."""
 MAX_NUMBERS: Final = 1_000_000
-"""Numbers of keys that are remembered; devices that have the same keys share them."""
+"""How many numbers of keys are remembered; devices with the same keys share them."""
 WARN_AT: Final = 0.8
-"""The part of a bound from which on there are warnings."""
+"""The part of a bound from which on warnings are logged."""
 WARNING_INTERVAL_S: Final = 3_600.0
 
 UnnumberedRow: TypeAlias = "tuple[int, str, int, int, int, float | None, str | None]"
-"""A row with the name of its key in place of the number."""
+"""A row with the name of its key instead of the number."""
 
 
 class _Numbers(dict[str, int]):
-    """The numbers of keys by their names: a dict that may be shared, and is gone when nobody has it."""
+    """The numbers of keys by their names: a dict that devices share, and that goes with the last of them."""
 
     __slots__ = ("__weakref__",)
 
@@ -50,17 +50,17 @@ NO_KEYS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 class KnownKeys:
-    """Which keys devices are known to have, with their numbers.
+    """A cache of the keys that devices have, with their numbers.
 
-    Devices of one kind have the same keys, which are kept once. When there is too much of it, everything is forgotten,
-    and looked up again: of what is used in turn, to forget the oldest would be to forget what comes next.
+    Devices of one kind have the same keys, which are kept once. When it is full, it forgets everything: of devices that
+    send in turn, to forget the oldest would be to forget the one that comes next.
     """
 
     def __init__(self, *, max_devices: int = MAX_DEVICES, max_numbers: int = MAX_NUMBERS) -> None:
         self._max_devices = max_devices
         self._max_numbers = max_numbers
         self.of_device: dict[int, _Numbers] = {}
-        """What is known, for those who have no time for a call: with `NO_KEYS` where there is nothing."""
+        """The cache itself, for callers that have no time for a call; `NO_KEYS` is for devices that are not in it."""
         self._shared: WeakValueDictionary[bytes, _Numbers] = WeakValueDictionary()
         self._numbers = 0
 
@@ -86,7 +86,7 @@ class KnownKeys:
         self._numbers = 0
 
     def _share(self, numbers: _Numbers) -> _Numbers:
-        """The same, as others have it."""
+        """The equal dict that another device has already, if there is one."""
         content = array("q", sorted(numbers.values())).tobytes()
         shared = self._shared.setdefault(content, numbers)
         if shared is numbers:
@@ -97,7 +97,7 @@ class KnownKeys:
 
 
 class NewKeysMessage:
-    """What one message had, of a device that is not known to have all of its keys."""
+    """A message of a device that is not known to have all of its keys."""
 
     __slots__ = ("device", "future", "numbers", "place", "refusal", "rows", "unnumbered")
 
@@ -116,12 +116,12 @@ class NewKeysMessage:
         self.place = place
         self.future = future
         self.numbers: dict[str, int] = {}
-        """The numbers of the keys it was not known to have, once they are looked up."""
+        """The numbers of the keys that the device was not known to have, once they are looked up."""
         self.refusal: RefusedError | None = None
-        """Why it is not taken, once that is known."""
+        """Why it is refused, once that is known."""
 
     def size(self) -> int:
-        """How many readings it has."""
+        """The number of its readings."""
         return len(self.rows) + len(self.unnumbered)
 
     def numbered(self) -> list[Row]:
@@ -191,7 +191,7 @@ class KeyBounds:
             peer_log.warning(peer, text, device.name, device.device_id, before + more, self._max_per_device)
 
     def _refuse(self, message: NewKeysMessage, refusal: MessageRefusal, option: str, bound: int) -> None:
-        """The line in the log is that of the wire, which knows the connection."""
+        """The consumer logs it, as it knows the connection."""
         whose = "of one device" if refusal is MessageRefusal.KEYS_OF_DEVICE else "of all devices"
         message.refusal = RefusedError(refusal, f"more than {bound} different keys {whose} ({option})")
         metrics.keys_refused.labels(option).inc()

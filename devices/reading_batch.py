@@ -17,8 +17,8 @@ _time = itemgetter(2)
 
 
 class Submission:
-    """What one device has in a batch: its name, and the future of the commit; and from the name of a key to its number,
-    as it was known of the device when the batch began: a look-up less for each message."""
+    """The part of one device in a batch: its name, the future of the commit, and a function from the name of a key to its
+    number, of the keys known when the batch began: one look-up less for each message."""
 
     __slots__ = ("future", "known_key", "name")
 
@@ -29,7 +29,7 @@ class Submission:
 
 
 class ReadingBatch:
-    """Readings to be committed together."""
+    """Readings that are committed together."""
 
     __slots__ = (
         "_max_clock_skew_ms",
@@ -54,9 +54,9 @@ class ReadingBatch:
         """The names of keys by their numbers; once the batch is committed, all that its rows have."""
         self.rows: list[Row] = []
         self.new_keys: list[NewKeysMessage] = []
-        """The messages that have keys which their device is not known to have."""
+        """Messages with keys that their device is not known to have."""
         self.is_numbered = False
-        """Whether they have been looked at, and those that are not refused are among `rows`."""
+        """Whether those messages have been checked, and the rows of those that are not refused are among `rows`."""
         self.submissions: dict[int, Submission] = {}
         """The devices in it, by their id."""
         self.received_ms = 0
@@ -64,14 +64,14 @@ class ReadingBatch:
         self.clock_went_back = False
         """Whether a row was received, by the gateway's clock, before one that had come before it."""
         self.skews_ms: dict[int, int] = {}
-        """The devices of which there are rows too far ahead, and how far the worst of each is."""
+        """By how much the clock of a device is ahead at most, for devices with rows too far ahead."""
         self.seen: Sequence[Seen] = ()
-        """The devices that are to be marked as heard of, each with the time."""
+        """The devices to mark as heard from, each with the time."""
         self.latest: Sequence[Sequence[Row]] = ()
-        """The rows with the greatest time of each device and key, once `summarize` has found them: in one step, or in
-        one more for each time that the clock was put back."""
+        """The rows with the greatest time of each device and key, which `summarize` finds: in one step, and one more
+        for each time that the clock was put back."""
         self.ahead: Sequence[Row] = ()
-        """One row that is too far ahead of each device and key that has such rows."""
+        """Of each device and key with rows too far ahead, one such row."""
 
     def part_of(self, device_id: int) -> "ReadingBatch":
         """What one device has in it, as a batch of its own."""
@@ -92,7 +92,7 @@ class ReadingBatch:
         return len(self.rows) + looked_at
 
     def number(self) -> None:
-        """Takes the messages that have been looked at and are not refused among `rows`, in the order of arrival."""
+        """Moves the rows of messages that were checked, and not refused, among `rows`, in the order of arrival."""
         rows: list[Row] = []
         place = 0
         refused: set[int] = set()

@@ -1,6 +1,6 @@
-"""What puts readings into a database: one writer for each kind, with the same interface and its own connection.
+"""Writers of readings: one for each kind of database, with the same interface and a connection of its own.
 
-The ORM is left out on purpose: it makes an object per row, where a busy gateway writes hundreds of thousands a second.
+They bypass the ORM on purpose: it makes an object per row, and a busy gateway writes hundreds of thousands a second.
 """
 
 from django.conf import settings

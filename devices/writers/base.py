@@ -1,4 +1,4 @@
-"""What a writer is given and what it does.
+"""The interface of a writer, and which reading becomes the latest value.
 
 Wall time is no order: clocks are wrong and are put right. A reading becomes the latest value of its device and key if
 
@@ -29,16 +29,16 @@ LATEST_COLUMNS: Final = "device_id, key_id, ts, received, number, text"
 
 
 class UnknownKeyError(Exception):
-    """Raised when a key is written of which there are no readings any more, so that its number was given up."""
+    """Raised when a batch has the number of a key that was deleted, because no readings had it any more."""
 
 
 class DatabaseReplacedError(Exception):
-    """Raised when the database that is there is another than before, so that the numbers of devices and keys that are
-    known are not those of this one. Nothing was written; what comes next is."""
+    """Raised when another database has taken the place of the one before, so that the known numbers of devices and keys
+    are not valid in it. Nothing was written; the next batch will be."""
 
 
 class Seen(NamedTuple):
-    """When a device was heard of, and by how much its clock is ahead, if that is more than is allowed; in ms."""
+    """When a device was last heard from, and by how much its clock is ahead, if that is more than is allowed; in ms."""
 
     device_id: int
     at_ms: int
@@ -46,7 +46,7 @@ class Seen(NamedTuple):
 
 
 class Batch(Protocol):
-    """What is committed together."""
+    """Readings that are committed together."""
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -63,7 +63,8 @@ class Batch(Protocol):
 
     @property
     def seen(self) -> Sequence[Seen]:
-        """The devices heard of. Stored is what is newer than what is there, and where that is ahead of `now_ms`."""
+        """The devices heard from. A time is stored if it is newer than the stored one, or if that one is ahead of
+        `now_ms`."""
 
     @property
     def now_ms(self) -> int:
@@ -74,30 +75,30 @@ class Writer(Protocol):
     """Writes batches. It is called from one thread at a time, not always the same."""
 
     data_errors: tuple[type[Exception], ...]
-    """What is raised when something in the batch can never be written. After any other exception, of a database that is
+    """Exceptions that say that something in the batch can never be written. After any other, of a database that is
     away, locked, read-only, full or without its tables, the same batch may be written later."""
 
     def find_keys(self, names: Sequence[str]) -> dict[str, int]:
-        """The number of each key that there is."""
+        """The numbers of those keys that exist."""
 
     def held_pairs(self, pairs: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
         """Those of the pairs of device and key of which there are readings."""
 
     def count_held(self, device_ids: Sequence[int]) -> dict[int, int]:
-        """How many keys devices have; without those that have none."""
+        """How many keys each device has; devices without keys are left out."""
 
     def count_keys(self) -> int:
-        """How many keys there are."""
+        """How many keys exist."""
 
     def key_ids(self, names: Sequence[str]) -> dict[str, int]:
-        """The number of each key, in a transaction of its own; new ones are added."""
+        """The number of each key; adds those that are new, in a transaction of its own."""
 
     def write(self, batch: Batch) -> None:
         """Writes and commits all of `batch` or nothing. A reading that is stored already stays as it is. Raises
-        UnknownKeyError if a key is there no more, and what its driver raises."""
+        UnknownKeyError if a key has been deleted, and what the driver raises."""
 
     def abort(self) -> None:
-        """Makes a call that another thread waits for fail, as far as that is possible. Blocks not, raises nothing."""
+        """Makes the call that another thread is in fail, as far as that is possible. Does not block, raises nothing."""
 
     def close(self) -> None:
         """Closes the connection; the next call opens a new one. Raises nothing."""

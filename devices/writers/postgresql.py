@@ -20,8 +20,8 @@ from gateway.databases.abortable import AbortableConnection
 
 STATEMENT_TIMEOUT_S: Final = 30
 OPTIONS: Final = f"-c statement_timeout={STATEMENT_TIMEOUT_S}s -c synchronous_commit=on"
-"""What the sessions of the writer are set to. An acknowledgement says that a power cut takes nothing back, whatever the
-database or its user is set to."""
+"""Settings of the writer's sessions. A reading that is acknowledged survives a power cut, whatever the database or its
+user is set to."""
 
 _KEYWORDS: Final = frozenset(option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults())
 
@@ -54,7 +54,7 @@ _SEEN = f"""
         ORDER BY id FOR NO KEY UPDATE OF {DEVICES} SKIP LOCKED
     ) AS seen WHERE {DEVICES}.id = seen.id
 """  # noqa: S608
-"""A row that somebody has locked is left as it is, for the next message to mark: readings do not wait for it."""
+"""Skips a locked row, which the next message marks: readings do not wait for it."""
 
 
 class PostgresqlWriter:
@@ -78,11 +78,9 @@ class PostgresqlWriter:
         self._abortable = AbortableConnection()
 
     def find_keys(self, names: Sequence[str]) -> dict[str, int]:
-        """See Writer."""
         return dict(self._rows(f"SELECT name, id FROM {KEYS} WHERE name = ANY(%s)", list(names)))  # noqa: S608
 
     def held_pairs(self, pairs: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
-        """See Writer."""
         query = f"""
             SELECT device_id, key_id FROM {LATEST}
             JOIN unnest(%s::bigint[], %s::bigint[]) AS pair (device, key) ON device_id = device AND key_id = key
@@ -90,12 +88,10 @@ class PostgresqlWriter:
         return set(self._rows(query, *_columns(pairs))) if pairs else set()
 
     def count_held(self, device_ids: Sequence[int]) -> dict[int, int]:
-        """See Writer."""
         query = f"SELECT device_id, count(*) FROM {LATEST} WHERE device_id = ANY(%s) GROUP BY 1"  # noqa: S608
         return dict(self._rows(query, list(device_ids)))
 
     def count_keys(self) -> int:
-        """See Writer."""
         ((count,),) = self._rows(f"SELECT count(*) FROM {KEYS}")  # noqa: S608
         return int(count)
 
@@ -105,7 +101,6 @@ class PostgresqlWriter:
             return cursor.fetchall()
 
     def key_ids(self, names: Sequence[str]) -> dict[str, int]:
-        """See Writer."""
         with self._open().transaction(), self._open().cursor() as cursor:
             cursor.execute(
                 f"INSERT INTO {KEYS} (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING",
@@ -115,7 +110,6 @@ class PostgresqlWriter:
             return dict(cursor.fetchall())
 
     def write(self, batch: Batch) -> None:
-        """See Writer."""
         try:
             self._write(self._open(), batch)
         except psycopg.errors.ForeignKeyViolation as error:
@@ -136,11 +130,10 @@ class PostgresqlWriter:
                 cursor.execute(_SEEN, [*_columns(batch.seen), now_ms])
 
     def abort(self) -> None:
-        """See Writer. Making a connection is not aborted: it has `connect_timeout`."""
+        """Making a connection is not aborted: it has `connect_timeout`."""
         self._abortable.abort()
 
     def close(self) -> None:
-        """See Writer."""
         self._abortable.release()
         if self._connection is not None:
             self._connection.close()

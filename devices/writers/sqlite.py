@@ -20,7 +20,7 @@ from devices.writers.base import (
 from protocols.durable_sqlite import DatabaseFile, Identity, RowsStatement, execute_with_rows
 
 BUSY_TIMEOUT_S: Final = 2.0
-"""How long one attempt waits for a lock. devices.ingest tries again for ever, and says so in the meantime."""
+"""How long one attempt waits for a lock. devices.ingest retries for ever, and logs that it does."""
 
 _INSERT = RowsStatement(f"INSERT OR IGNORE INTO {READINGS} ({ROW_COLUMNS}) VALUES")
 _UPSERT = RowsStatement(
@@ -60,12 +60,10 @@ class SqliteWriter:
         """The file whose numbers of devices and keys are those that callers know."""
 
     def find_keys(self, names: Sequence[str]) -> dict[str, int]:
-        """See Writer."""
         query = f"SELECT name, id FROM {KEYS} WHERE name IN (SELECT value FROM json_each(?))"  # noqa: S608
         return dict(self._open().execute(query, (json.dumps(names, ensure_ascii=False),)))
 
     def held_pairs(self, pairs: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
-        """See Writer."""
         query = f"""
             SELECT device_id, key_id FROM json_each(?) AS pair CROSS JOIN {LATEST}
             ON device_id = json_extract(pair.value, '$[0]') AND key_id = json_extract(pair.value, '$[1]')
@@ -73,19 +71,16 @@ class SqliteWriter:
         return set(self._open().execute(query, (json.dumps(pairs),)))
 
     def count_held(self, device_ids: Sequence[int]) -> dict[int, int]:
-        """See Writer."""
         query = f"""
             SELECT device_id, count(*) FROM {LATEST} WHERE device_id IN (SELECT value FROM json_each(?)) GROUP BY 1
         """  # noqa: S608
         return dict(self._open().execute(query, (json.dumps(device_ids),)))
 
     def count_keys(self) -> int:
-        """See Writer."""
         count: int = self._open().execute(f"SELECT count(*) FROM {KEYS}").fetchone()[0]  # noqa: S608
         return count
 
     def key_ids(self, names: Sequence[str]) -> dict[str, int]:
-        """See Writer."""
         connection = self._open()
         with connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -99,7 +94,6 @@ class SqliteWriter:
         return numbers
 
     def write(self, batch: Batch) -> None:
-        """See Writer."""
         try:
             self._write(self._open(), batch)
         except sqlite3.IntegrityError as error:
@@ -123,11 +117,10 @@ class SqliteWriter:
         self._file.check()
 
     def abort(self) -> None:
-        """See Writer. A disk that does not answer is waited for all the same."""
+        """A disk that does not answer is waited for all the same."""
         self._file.interrupt()
 
     def close(self) -> None:
-        """See Writer."""
         self._file.close()
 
     def _open(self) -> sqlite3.Connection:
