@@ -1,6 +1,6 @@
-"""Client certificates as credentials: which names of a certificate make its holder which device.
+"""Client certificates as credentials: which device the names in a certificate belong to.
 
-That a certificate is genuine, valid and not on a revocation list, TLS has seen to before anything here is asked.
+TLS has verified before that a certificate is genuine, valid and not on a revocation list.
 """
 
 import functools
@@ -102,7 +102,7 @@ HOLDER_FIELDS: Final = ("device_id", "device__name", "device__enabled", "device_
 
 
 def holders_of(certificates: Mapping[K, bytes]) -> dict[K, Holder | str]:
-    """Whose certificates (DER) these are, by any keys; or in words for a log why one is no device's.
+    """The holders of certificates (DER), by the keys of the argument; or for the log, why one is no device's.
 
     A certificate is known by its fingerprint, else by its alternative names, else by its common name, of those that are
     not revoked. It is nobody's if its alternative names are those of several devices.
@@ -161,5 +161,5 @@ def free_name(kind: str, value: str) -> str:
 
 @transaction.atomic
 def trust(device: Device, kind: str, value: str) -> CertificateName:
-    """Lets whoever has a certificate of this name in as `device`. Raises ValueError as `free_name` does."""
+    """Trusts certificates of this name as credentials of `device`. Raises ValueError as `free_name` does."""
     return CertificateName.objects.create(device=device, kind=kind, value=free_name(kind, value))

@@ -1,7 +1,7 @@
-"""Access tokens: made, looked up and revoked.
+"""Issues and revokes access tokens, and looks devices up by token, certificate or name.
 
-A token has 190 random bits, so its plain SHA-256 is all that is kept: nobody guesses such a token from its hash, and
-looking a hash up in a unique index takes no secret-dependent time that would help to guess another one.
+A token has 190 random bits, so only its plain SHA-256 is stored: nobody guesses such a token from its hash, and a
+look-up of the hash in a unique index takes no secret-dependent time that would help to guess another one.
 """
 
 import hashlib
@@ -56,12 +56,12 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """Why a credential lets nobody in: for the log and the operator, not for the peer."""
+    """Why a credential is not valid: for the log and the operator, not for the peer."""
 
     what: str
     since: datetime | None = None
     device_id: int | None = None
-    """Whose credential it is, or was; None if it is nobody's."""
+    """The device that the credential belongs or belonged to; None if it is no device's."""
 
     def __str__(self) -> str:
         """For a log: "device thermo-1 (22) is disabled", "token …0hdL of thermo-1 (22) was revoked 2 h ago"."""
@@ -72,22 +72,22 @@ Found: TypeAlias = Identity | Denied
 
 
 def hash_of(token: str) -> str:
-    """What is stored of a token."""
+    """The hash of a token, which is what is stored."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def looks_like_token(text: str) -> bool:
-    """Whether somebody who gives this for a user name means a token: nobody has a name like that."""
+    """Whether a user name is meant to be a token: no user has a name like that."""
     return len(text) >= _SHORTEST_LIKELY and text.isascii() and text.isalnum()
 
 
 def hint_of(token: str) -> str:
-    """How a log names a token that nobody has: by its last characters, or by its length if they are much of it."""
+    """How the log names an unknown token: by its last characters, or by its length if they would be much of it."""
     return f"…{printable(token[-4:])}" if len(token) >= _SHORTEST_LIKELY else f"of {len(token)} characters"
 
 
 def issue(device: Device) -> str:
-    """A new token for `device`, which from now on is known to its holder only."""
+    """Issues a token for `device`. It is not stored, so the caller is the last to see it."""
     token = "".join(secrets.choice(_ALPHABET) for _ in range(TOKEN_LENGTH))
     Credential.objects.create(device=device, token_sha256=hash_of(token), hint=token[-4:])
     return token
@@ -121,14 +121,14 @@ def rotate(device: Device) -> str:
 
 @transaction.atomic
 def set_enabled(device: Device, enabled: bool) -> None:
-    """Lets `device` in, or cuts it off and keeps it out."""
+    """Enables `device`, or disables it and orders it disconnected."""
     device.enabled = enabled
     set_all_enabled([device], enabled)
 
 
 @transaction.atomic
 def set_all_enabled(devices: Sequence[Device], enabled: bool) -> None:
-    """Lets devices in, or cuts them off and keeps them out."""
+    """Enables devices, or disables them and orders them disconnected."""
     Device.objects.filter(pk__in=[device.pk for device in devices]).update(enabled=enabled)
     reason = "enabled" if enabled else "disabled"
     DisconnectOrder.objects.bulk_create(DisconnectOrder(device_id=device.pk, reason=reason) for device in devices)
@@ -140,7 +140,7 @@ def order_disconnect(device: Device, reason: str) -> None:
 
 
 def disconnect_deleted(sender: type[Device], instance: Device, **kwargs: Any) -> None:
-    """A receiver of pre_delete: the connections of a device that is deleted end too."""
+    """A receiver of pre_delete: orders a device that is deleted disconnected."""
     order_disconnect(instance, "deleted")
 
 
@@ -151,7 +151,7 @@ class _Kind(Enum):
 
 
 class Key(NamedTuple):
-    """Under which a credential is remembered."""
+    """The key by which a credential is cached."""
 
     kind: _Kind
     value: str
@@ -159,17 +159,17 @@ class Key(NamedTuple):
 
 
 Question: TypeAlias = str | bytes
-"""What a key does not say: how a log names a token, the name of a device, a certificate (DER)."""
+"""What is asked beside the key: how the log names a token, the name of a device, a certificate (DER)."""
 
 Answer: TypeAlias = Holder | str
-"""Whose credential it is, valid or not; or in words for a log why it is nobody's."""
+"""The holder of a credential, valid or not; or for the log, why there is none."""
 
 Read: TypeAlias = Callable[[dict[Key, Question]], Mapping[Key, Answer]]
 
 
 class DeviceDirectory:
-    """Looks devices up, by token, certificate or name, and remembers what it found: for minutes, and for seconds, apart
-    from the rest, what lets nobody in.
+    """Looks devices up, by token, certificate or name, and caches what it found: valid credentials for minutes, others
+    for seconds and apart from them.
 
     `generation` rises with each batch of orders to disconnect. What was looked up before one may be out of date: it is
     not remembered, and `is_current` tells.
@@ -187,7 +187,7 @@ class DeviceDirectory:
         self._look_ups = LookUps(read or reading.read, stamp=lambda: self.generation, abort=reading.abort)
 
     async def close(self) -> None:
-        """Ends the thread that looks up."""
+        """Ends the thread that makes look-ups."""
         await self._look_ups.close()
 
     async def authenticate(self, token: str, client: Client = None) -> Found:

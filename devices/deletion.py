@@ -1,10 +1,11 @@
-"""Deletes readings in the background: of a key, a period, or a device that is gone; and frees keys that nobody has.
+"""Deletes readings in the background: of a key, a period, or a deleted device; and keys that no device has any more.
 
-What is to be deleted is a row of `Deletion`, which also says how far it has come: a gateway that is killed loses
-nothing, and any gateway of the database goes on. A slice is one transaction of about SLICE_S, in the thread that
+An order is a row of `Deletion`, which also says how far it has come: a gateway that is killed loses nothing, and any
+gateway of the database goes on. A slice is one transaction of about SLICE_S, in the thread that
 commits readings, between two commits: a commit waits for one slice at most. Then there is a pause twice as long.
 
-A device is gone when its row is: its name is free, nobody sees what it had, its connections end, and its data follow.
+A device is gone when its row is: its name is free, its readings are not shown, its connections end, and its data are
+deleted later.
 """
 
 import asyncio
@@ -61,15 +62,15 @@ def delete_readings(
     user: AbstractBaseUser | None = None,
 ) -> Deletion:
     """Orders the readings of `device` to be deleted that have been received by now: of one key or all, of
-    since_ms <= ts < until_ms, None being without that bound. A gateway that runs begins within a second. `user` is who
-    is told to have done it."""
+    since_ms <= ts < until_ms, None being without that bound. A gateway that runs begins within a second. `user` is
+    recorded as who has ordered it."""
     order = Deletion.of(device, key, since_ms, until_ms, None if user is None else user.pk)
     order.save()
     return order
 
 
 def follow_deleted(sender: type[Device], instance: Device, **kwargs: Any) -> None:
-    """A receiver of pre_delete: the data of a device that is deleted follow, whoever deletes it."""
+    """A receiver of pre_delete: orders the data of a device that is deleted to be deleted, whoever deletes it."""
     Deletion.objects.create(device_id=instance.pk, device_name=instance.name)
 
 
@@ -80,12 +81,12 @@ class Slice:
     device_id: int
     deleted: int
     work_s: float
-    """Without the commit, which takes its time however little there is."""
+    """Without the commit, whose time does not depend on how much there is."""
     whole_s: float
 
 
 def delete_slice(limit: int) -> Slice | None:
-    """Goes on with the deletion that was ordered first and nobody else is at: `limit` readings at most. None if there
+    """Goes on with the first order that no other gateway is working at: `limit` readings at most. Returns None if there
     is none. Raises what the database driver raises; nothing is done then."""
     if not Deletion.objects.filter(finished_at=None).exists():  # without the lock that SQLite has for the rest
         return None
@@ -104,7 +105,7 @@ def delete_slice(limit: int) -> Slice | None:
         work_s = time.perf_counter() - began
     metrics.readings_deleted.inc(deletion.deleted - before)
     if deletion.finished_at is not None:
-        _tell(deletion)
+        _log_finished(deletion)
     return Slice(deletion.device_id, deletion.deleted - before, work_s, time.perf_counter() - began)
 
 
@@ -187,7 +188,7 @@ def _settle_latest(deletion: Deletion, key_id: int) -> None:
         latest.save()
 
 
-def _tell(deletion: Deletion) -> None:
+def _log_finished(deletion: Deletion) -> None:
     by = f", ordered by {deletion.requested_by}" if deletion.requested_by is not None else ""
     logger.info("deleted %d readings: %s%s", deletion.deleted, deletion, by)
     if deletion.requested_by is not None:
@@ -252,7 +253,7 @@ def forget_finished(after: int) -> None:
 
 
 class Deleter:
-    """Carries deletions out, slice by slice; one task."""
+    """Carries out deletions, slice by slice, in one task."""
 
     def __init__(self, between_commits: Any, *, forget_keys: Callable[[int], None]) -> None:
         """`between_commits` awaits a function that is called in the thread that commits. `forget_keys` is called with
@@ -266,7 +267,7 @@ class Deleter:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> "asyncio.Task[None]":
-        """Begins, in the task that is returned; it ends by `close` only."""
+        """Starts. Returns the task, which only `close` ends."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="deleter")
         return self._task
 

@@ -1,9 +1,9 @@
-"""Questions to the database, asked in groups: whatever comes while one group is read makes the next.
+"""Asks the database in groups: the questions that come while one group is read are the next group.
 
 A fleet that comes back after a restart asks thousands of questions within a second. One by one each would hop into a
 thread and be a query of its own; together they are a few queries.
 
-Every source (an address, say) has its turn: what one asks waits behind its own questions, not behind those of another.
+Sources (addresses, say) take turns: a question waits behind those of its own source, not behind those of another.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 GROUP_SIZE: Final = 100
-"""Questions of one group at most. Who asked go on all at once when it is read: other connections wait for them."""
+"""Questions of one group at most. All who asked go on at once when it is read: other connections wait for them."""
 
 MAX_WAITING: Final = 50_000
-"""Questions that wait at most. Each connection has one at a time, so that the default bounds of connections come first;
-beyond it the newest question of the source that has most is refused."""
+"""Questions that wait at most; beyond it, the newest question of the source that has most is refused. Each connection
+has one at a time, so the default bounds of connections are reached first."""
 
 GROUP_TIMEOUT_S: Final = 10.0
-"""How long a group is waited for. A database that takes longer is away, and the attempt is ended."""
+"""How long one group may take. A database that takes longer is away, and the attempt is ended."""
 
 
 class LookUpError(Exception):
@@ -46,7 +46,7 @@ class TooManyLookUpsError(LookUpError):
 
 
 class LookUps(Generic[K, Q, A]):
-    """Answers questions, each of which has a key under which it is asked once at a time."""
+    """Answers questions. Those with the same key are asked once at a time."""
 
     def __init__(
         self,
@@ -55,9 +55,9 @@ class LookUps(Generic[K, Q, A]):
         stamp: Callable[[], int],
         abort: Callable[[], None] = lambda: None,
     ) -> None:
-        """`read` is called in a thread of its own with the questions of a group by their keys, and answers each. What
-        `stamp` says in the event loop just before comes with the answers. `abort` is called there if `read` takes too
-        long."""
+        """`read` is called in a thread of its own with the questions of a group by their keys, and answers each. The
+        result of `stamp`, called in the event loop just before, comes with the answers. `abort` is called in the event
+        loop if `read` takes too long."""
         self._read = read
         self._abort = abort
         self._stamp = stamp
@@ -148,7 +148,7 @@ class LookUps(Generic[K, Q, A]):
 
 
 class DatabaseReading(Generic[K, Q, A]):
-    """What `LookUps` reads with: a function that uses Django's default database, and that can be ended from outside."""
+    """The reading side of `LookUps`: calls a function that uses Django's default database; `abort` ends the call."""
 
     def __init__(self, function: Callable[[dict[K, Q]], dict[K, A]]) -> None:
         self._function = function
@@ -157,7 +157,7 @@ class DatabaseReading(Generic[K, Q, A]):
         """Ends what the thread waits for, so that the next group can have a connection that works."""
 
     def read(self, questions: dict[K, Q]) -> dict[K, A]:
-        """What the function returns. Called in the thread."""
+        """Calls the function. For the thread of `LookUps`."""
         close_old_connections()
         try:
             with self._abortable.using(connections[DEFAULT_DB_ALIAS]):

@@ -1,4 +1,4 @@
-"""What bounds the guessing of people's passwords, wherever a view asks for one.
+"""Limits the guessing of people's passwords, wherever a view asks for one.
 
 A wrong password is known by its hash, which takes a core for a third of a second. So one is made at a time, in a thread
 that gives way to every other; few may wait for it; and each address has an account of failed logins, and each user at
@@ -41,11 +41,11 @@ FAILED_OF_ADDRESS: Final = 20
 FAILED_OF_USER: Final = 5
 """Failed logins of one user, who need not exist, at one address in a minute."""
 IN_HAND: Final = max(2, default_pool_size() // 2)
-"""Passwords that are hashed or wait for it: each holds a thread of those that make pages."""
+"""Passwords that are hashed or wait for it: each occupies one of the threads that make pages."""
 IN_HAND_OF_ADDRESS: Final = max(1, IN_HAND // 2)
 """Logins of one address that are under way."""
 NICENESS: Final = 10
-"""How far hashing gives way to the threads that serve devices, on Linux: to a tenth of a core where all are busy."""
+"""The niceness of hashing beside the threads that serve devices, on Linux: a tenth of a core where all are busy."""
 
 FAILED: Final = "failed"
 FAILED_OFTEN: Final = "too many failed logins"
@@ -55,7 +55,7 @@ _MAX_NAME: Final = 150
 
 
 class TooManyPasswordsError(Exception):
-    """Raised when a password is not looked at: too many were wrong, or too many are being looked at."""
+    """Raised when a password is not checked: too many were wrong, or too many are being checked."""
 
     def __init__(self, reason: str, status: int, retry_after_s: int) -> None:
         super().__init__(reason)
@@ -77,8 +77,8 @@ class Guesses:
 
     @contextmanager
     def attempt(self, network: str, username: str) -> Iterator[Callable[[], None]]:
-        """A login under way. It counts as failed unless what this gives is called: before the password is looked at, so
-        that many at once are not each the first. Raises TooManyPasswordsError."""
+        """Around a login. It counts as failed, from before the password is checked, unless the function that is yielded
+        is called: so many at once are not each the first. Raises TooManyPasswordsError."""
         with self._lock:
             now = self._clock()
             buckets = self._of_address.of(network, now), self._of_user.of((network, username), now)
@@ -139,7 +139,7 @@ class PasswordBackend(ModelBackend):
         return None
 
     async def aauthenticate(self, request: HttpRequest | None, *args: Any, **kwargs: Any) -> Any:
-        """As `authenticate`; Django's own would go past it."""
+        # Django's own would bypass `authenticate`.
         return await sync_to_async(self.authenticate)(request, *args, **kwargs)
 
     def user_can_authenticate(self, user: Any) -> bool:

@@ -1,11 +1,11 @@
-"""Which devices are connected to this process, so that they can be cut off, and so that people can see it.
+"""Records which devices are connected to this process, for people to see, and disconnects devices by order.
 
 Each process has a row of `GatewayInstance` with a heartbeat, and a row of `ConnectedDevice` for each device that has a
-connection to it. When a process is killed its heartbeat ends, and with it what it said. No process writes the rows of
-another, and none waits for that of a device: nothing is decided by comparing the clocks of two.
+connection to it. When a process is killed its heartbeat ends, and its rows are void. No process writes the rows of
+another, and none waits for the row of a device: nothing is decided by comparing the clocks of two processes.
 
-Clocks may be set, and nothing here believes them: intervals are measured by the monotonic clock, and a process is taken
-for dead by the others when they have looked UNCHANGED_LOOKS times and its heartbeat was the same, whatever it says.
+Clocks may be set, so nothing here relies on them: intervals are measured by the monotonic clock, and the others take a
+process for dead when its heartbeat was the same in UNCHANGED_LOOKS looks, whatever time it says.
 
 Orders to disconnect a device (`DisconnectOrder`) come through the database, since any process gives them: a command,
 the admin of another gateway. Each process looks for new ones every POLL_INTERVAL_S, in a thread of its own: a database
@@ -39,9 +39,9 @@ logger = logging.getLogger("gateway.devices")
 
 POLL_INTERVAL_S: Final = 1.0
 LOOK_LIMIT_S: Final = 4.0
-"""How long a look for orders may take: a connection that does not answer is given up, and a new one is made."""
+"""How long a look for orders may take: then the connection to the database is replaced by a new one."""
 KEEP_ORDERS: Final = 100_000
-"""How many orders are kept for those who have not seen them yet; a number, as a wrong clock would delete all."""
+"""How many orders are kept for gateways that have not seen them yet; a number, as a wrong clock would delete all."""
 UNCHANGED_LOOKS: Final = 7
 """After so many looks, one each HEARTBEAT_INTERVAL_S, a process whose heartbeat is still the same is dead. Looks count,
 not time: while the database is away, nobody can look and nobody can beat."""
@@ -53,7 +53,7 @@ ROWS_AT_ONCE: Final = 200
 LOOKING: Final = "look for devices to cut off"
 RECORDING: Final = "record who is connected"
 OVERLAP: Final = 1_000
-"""How far back each look for orders goes: of two given at once, the one with the higher number may come first."""
+"""How far back each look for orders goes: of two concurrent orders, the one with the higher number may appear first."""
 
 OWNER_PREFIX: Final = "device/"
 
@@ -62,7 +62,7 @@ Close = Callable[[str], None]
 
 
 class Keeper(Protocol):
-    """A protocol server, as far as it keeps what outlives connections (protocols.server.ProtocolServer)."""
+    """The part of a protocol server that keeps state beyond connections (protocols.server.ProtocolServer)."""
 
     def owners(self) -> Collection[str]: ...
 
@@ -90,7 +90,7 @@ class ConnectionRegistry:
         metrics.device_connections.set_function(lambda: sum(map(len, self._closers.values())))
 
     def add(self, device: Identity, close: Close, *, session_key: Hashable = None) -> bool:
-        """Notes an open connection; False, and nothing noted, if the device has been cut off since it was looked up.
+        """Adds an open connection. Returns False, and adds none, if the device was cut off since it was looked up.
         With a `session_key` it takes the place of the device's connection that has the same one, which is about to
         end."""
         if not self._directory.is_current(device):
@@ -107,7 +107,7 @@ class ConnectionRegistry:
         return sum(session_key is None or session_key != beside for session_key in session_keys)
 
     def remove(self, device: Identity, close: Close) -> None:
-        """Notes that a connection has ended."""
+        """Removes a connection that has ended."""
         closers = self._closers[device.device_id]
         del closers[close]
         if not closers:
@@ -124,7 +124,8 @@ class ConnectionRegistry:
         self._forget(reasons)
 
     def disconnect_all(self, reason: str) -> None:
-        """Closes every connection, and forgets as whom their devices were let in; what is kept for them stays."""
+        """Closes every connection, and forgets every device that was looked up; the servers keep what they have for
+        them."""
         self._directory.forget_all()
         for closers in list(self._closers.values()):
             for close in list(closers):
@@ -132,8 +133,7 @@ class ConnectionRegistry:
                 close(reason)
 
     def kept(self) -> set[int] | None:
-        """The devices for which something is kept here that outlives their connections; None before the servers are
-        started."""
+        """The devices for which the servers keep something beyond connections; None before the servers are started."""
         servers = self._servers()
         if not servers:
             return None
@@ -141,7 +141,7 @@ class ConnectionRegistry:
         return {int(name) for name in names if name.isdecimal()}
 
     def forget_all_but(self, device_ids: Collection[int]) -> None:
-        """Forgets what is kept for other devices: such as were cut off while no gateway ran here."""
+        """Forgets what the servers keep for other devices, which were cut off while no gateway ran here."""
         self._forget(dict.fromkeys((self.kept() or set()).difference(device_ids), "disabled or deleted"))
 
     def _forget(self, reasons: Mapping[int, str]) -> None:
@@ -150,18 +150,18 @@ class ConnectionRegistry:
             server.forget_owners(owners)
 
     def drain_changes(self) -> dict[int, tuple[bool, int]]:
-        """What has changed since the last call: device -> whether it is connected, and since when (ms)."""
+        """The changes since the last call: device -> whether it is connected, and since when (ms)."""
         changes = {device_id: (device_id in self._closers, at_ms) for device_id, at_ms in self._changed.items()}
         self._changed.clear()
         return changes
 
     def restore(self, changes: dict[int, tuple[bool, int]]) -> None:
-        """Takes back changes that could not be recorded."""
+        """Puts back changes that could not be recorded."""
         for device_id, (_, at_ms) in changes.items():
             self._changed.setdefault(device_id, at_ms)
 
     def recorded(self, states: dict[int, bool]) -> None:
-        """Tells those who watch which devices are connected, by what the database has now."""
+        """Announces which devices are connected, as it is in the database now."""
         for device_id, connected in states.items():
             self._announce(device_id, connected)
 
@@ -184,8 +184,8 @@ def _owners(servers: Iterable[Keeper]) -> Iterator[str]:
 
 
 class PresenceRecorder:
-    """Records in the database who is connected here, and carries out orders found there; a task for each, once a
-    second."""
+    """Records in the database which devices are connected here, and carries out the orders found there: two tasks, each
+    once a second."""
 
     def __init__(
         self,
@@ -215,12 +215,12 @@ class PresenceRecorder:
 
     @property
     def failure(self) -> str | None:
-        """What cannot be done now, and why; None while all is well."""
+        """What fails now, and why; None while all is well."""
         return next((f"cannot {what}: {why}" for what, why in self._failures.items()), None)
 
     async def start(self) -> "asyncio.Task[None]":
-        """Registers this process, and begins; the task that is returned ends by `close` only. Raises what the database
-        driver raises."""
+        """Registers this process and starts. Returns the task, which only `close` ends. Raises what the database driver
+        raises."""
         await self._recording.call(self._register, self._note_slow(RECORDING))
         self._task = asyncio.get_running_loop().create_task(self._run(), name="presence")
         return self._task
@@ -232,7 +232,7 @@ class PresenceRecorder:
         self._must_start_over = True
 
     async def close(self) -> None:
-        """Says that nobody is connected here any more."""
+        """Records that no device is connected here any more, and stops."""
         if self._task is None:
             return
         self._task.cancel()
@@ -267,7 +267,8 @@ class PresenceRecorder:
             await self._compare_kept()
 
     async def _compare_kept(self) -> None:
-        """Once the servers have what they have kept, takes away what was cut off while nobody looked for orders."""
+        """Once the servers have restored what they keep, forgets what belongs to devices that were cut off while no
+        gateway looked for orders."""
         kept = self._connections.kept()
         if kept is None:
             return
@@ -316,7 +317,7 @@ class PresenceRecorder:
         return GatewayInstance.objects.create(heartbeat_ms=DatabaseNow())
 
     def _round(self, changes: dict[int, tuple[bool, int]]) -> dict[int, bool] | None:
-        """Writes what is due; which devices of `changes` are connected then. None if nothing was due."""
+        """Writes what is due. Returns which devices of `changes` are connected then; None if nothing was due."""
         if not changes and not self._is_beat_due():
             return None
         with transaction.atomic():
@@ -326,7 +327,7 @@ class PresenceRecorder:
         for ids in _slices(list(changes)):  # commits of readings may come between
             with transaction.atomic():
                 states |= self._record({device_id: changes[device_id] for device_id in ids})
-        self._bury_the_dead()
+        self._delete_dead_processes()
         return states
 
     def _new_orders(self) -> list[DisconnectOrder]:
@@ -358,8 +359,8 @@ class PresenceRecorder:
             self._instance = self._new_instance()
             self._record_connected(dict.fromkeys(self._connections.all(), now_ms()))
 
-    def _bury_the_dead(self) -> None:
-        """Deletes the processes whose hearts have not beaten for long."""
+    def _delete_dead_processes(self) -> None:
+        """Deletes the processes whose heartbeat has been the same for UNCHANGED_LOOKS looks."""
         now = time.monotonic()
         if now - self._looked_at < self._heartbeat_interval_s:
             return
@@ -377,7 +378,7 @@ class PresenceRecorder:
                 self._others[pk] = (heartbeat_ms, looks)
 
     def _record(self, changes: dict[int, tuple[bool, int]]) -> dict[int, bool]:
-        """Writes the changes. Whether each device is connected, here or elsewhere."""
+        """Writes the changes. Returns whether each device is connected, here or elsewhere."""
         here = {device_id: at_ms for device_id, (connected, at_ms) in changes.items() if connected}
         gone = {device_id: at_ms for device_id, (connected, at_ms) in changes.items() if not connected}
         self._record_connected(here)
@@ -397,7 +398,8 @@ class PresenceRecorder:
         )
 
     def _record_gone(self, instance: GatewayInstance | None, at_ms: dict[int, int]) -> dict[int, bool]:
-        """Writes that devices have no connection to a gateway any more, and since when. Whether each is connected."""
+        """Writes that devices have no connection to a gateway any more, and since when. Returns whether each is still
+        connected to another one."""
         states: dict[int, bool] = {}
         for ids in _slices(list(at_ms)):
             ConnectedDevice.objects.filter(instance=instance, device__in=ids).delete()
@@ -416,19 +418,19 @@ class PresenceRecorder:
             self._delete(self._instance, now_ms())
 
     def _delete(self, instance: GatewayInstance, at_ms: int) -> None:
-        """Deletes a gateway that ended at `at_ms`, and with it what it said."""
+        """Deletes a gateway that ended at `at_ms`, and its rows."""
         devices = ConnectedDevice.objects.filter(instance=instance).values_list("device", flat=True)
         self._record_gone(instance, dict.fromkeys(devices, at_ms))
         instance.delete()
 
 
 def _wall_offset_ms() -> float:
-    """By how much the clock is ahead of the monotonic one."""
+    """How far the clock is ahead of the monotonic one."""
     return now_ms() - time.monotonic() * 1000
 
 
 def _one_line(error: Exception) -> str:
-    """What a driver says of an error, which may be several lines."""
+    """The message of a driver's error, which may have several lines, in one."""
     return " ".join(str(error).split())
 
 

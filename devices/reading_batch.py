@@ -17,8 +17,8 @@ _time = itemgetter(2)
 
 
 class Submission:
-    """The part of one device in a batch: its name, the future of the commit, and a function from the name of a key to its
-    number, of the keys known when the batch began: one look-up less for each message."""
+    """The part of one device in a batch: its name, the future of the commit, and a function from the name of a key to
+    its number, of the keys known when the batch began: one look-up less for each message."""
 
     __slots__ = ("future", "known_key", "name")
 

@@ -1,4 +1,5 @@
-"""What the consumers of devices work with: made when the application starts, found in `scope["state"]["devices"]`."""
+"""The collaborators of the consumers of devices: made when the application starts, kept in
+`scope["state"]["devices"]`."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager

@@ -43,7 +43,7 @@ NOT_OF_PEERS: Final = {
     "gateway/serve/certificate_renewal.py": "an operator has renewed a certificate",
     "gateway/serve/data_dir.py _make_private": "at the start",
     "gateway/mqtt/relay.py relayed_to_broker.deliver": "a program of the operator's",
-    "devices/deletion.py _tell": "an operator's order",
+    "devices/deletion.py _log_finished": "an operator's order",
     "devices/ingest.py Ingest._store": "once after each failure",
     "devices/ingest.py Ingest._start_over": "the database file was replaced",
     "gateway/serve/data_dir.py": "at the start",

@@ -53,7 +53,7 @@ def test_it_tells_of_the_devices_on_the_page_only() -> None:
     assert told(changes) == {"3": {"name": "device-3", "readings": [["t", 5, 21.5]]}}
 
 
-def test_a_commit_without_them_is_nothing_to_tell() -> None:
+def test_a_commit_without_the_devices_of_the_page_changes_nothing() -> None:
     changes = page_changes(facts(3, "t"))
 
     assert not changes.take_readings(commit(d4=[["t", 5, 1]]))
