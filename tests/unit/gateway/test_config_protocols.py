@@ -2,12 +2,13 @@
 
 import ast
 import dataclasses
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 
 import pytest
 
 from gateway.config import ConfigError, load
+from protocols import server
 from protocols.mqtt.options import BrokerOptions
 from protocols.server import ENTRY_POINT_GROUP, load_protocol
 
@@ -78,12 +79,29 @@ def test_a_secret_of_a_protocol_can_come_from_a_file() -> None:
     assert config.protocols["mqtt"].store == "redis://:secret@127.0.0.1:6379/1"
 
 
+@pytest.fixture
+def broken_plug_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A protocol "broken" is installed, in the place of all others, whose module cannot be imported."""
+    offered = EntryPoints([EntryPoint("broken", "protocols.nowhere:Server", ENTRY_POINT_GROUP)])
+    monkeypatch.setattr(server, "entry_points", lambda **selection: offered.select(**selection))
+
+
+@pytest.mark.usefixtures("broken_plug_in")
+def test_a_table_of_a_plug_in_that_cannot_be_loaded_is_a_fault() -> None:
+    found = problems("listeners = []\n[broken]\n", {"GATEWAY_BROKEN__TOKEN_FILE": "absent"})
+
+    assert found == [
+        "gateway.toml:1: listeners: there must be at least one",
+        "gateway.toml:2: broken: broken cannot be loaded: No module named 'protocols.nowhere'",
+    ]
+
+
 @pytest.mark.parametrize("entry", entry_points(group=ENTRY_POINT_GROUP), ids=lambda entry: entry.name)
 def test_no_key_is_both_of_a_listener_and_of_its_protocol(entry: "object") -> None:
-    server = load_protocol(entry.name)  # type: ignore[attr-defined]
-    of_listener = {declared.name for declared in dataclasses.fields(server.Options)}
+    cls = load_protocol(entry.name)  # type: ignore[attr-defined]
+    of_listener = {declared.name for declared in dataclasses.fields(cls.Options)}
 
-    assert of_listener.isdisjoint(declared.name for declared in dataclasses.fields(server.ServerOptions))
+    assert of_listener.isdisjoint(declared.name for declared in dataclasses.fields(cls.ServerOptions))
 
 
 SERVED = sorted((ROOT / "gateway" / "serve").glob("*.py")) + sorted((ROOT / "gateway" / "config").glob("*.py"))
