@@ -6,9 +6,10 @@ Any string may name a channel or a group. On a server, a name that is not in the
 A wrong option is an error when the layer is made, not with the first message.
 """
 
+import difflib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -46,6 +47,16 @@ def encode_name(name: str) -> bytes:
 def decode_name(name: bytes | str) -> str:
     """The name of `encode_name`; text, which a client of redis-py may return, as it is."""
     return name.decode("utf-8", "surrogatepass") if isinstance(name, bytes) else name
+
+
+def require_known(owner: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raises TypeError, as the constructor of `owner` would, for a name that is not `known`, and adds the nearest."""
+    options = list(known)
+    for name in names:
+        if name not in options:
+            nearest = difflib.get_close_matches(name, options, n=1)
+            hint = f". Did you mean {nearest[0]!r}?" if nearest else ""
+            raise TypeError(f"{owner}.__init__() got an unexpected keyword argument {name!r}{hint}")
 
 
 def require_bounds(*, expiry: Any, group_expiry: Any, capacity: Any, channel_capacity: Any) -> None:

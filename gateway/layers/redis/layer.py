@@ -24,7 +24,7 @@ from gateway.layers.redis.connection import Script
 from gateway.layers.redis.hosts import Hosts, decode_hosts, shard_of
 from gateway.layers.redis.options import ConnectionHook, RedisOptions
 from gateway.layers.serializers import Serializer
-from gateway.layers.validation import require_name
+from gateway.layers.validation import require_known, require_name
 
 logger = logging.getLogger("gateway.layer")
 
@@ -64,6 +64,7 @@ class RedisLayerBase(BaseChannelLayer, Generic[State]):
 
         Raises InvalidChannelLayerError for a wrong value, TypeError for an unknown option.
         """
+        require_known(type(self).__name__, options, RedisOptions.__dataclass_fields__)
         self.options = RedisOptions(**options)
         super().__init__(
             expiry=self.options.expiry,

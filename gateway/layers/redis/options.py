@@ -20,7 +20,7 @@ plain or async, that is called instead, or nothing."""
 class RedisOptions:
     """Options of a layer over Redis besides `hosts`: those of channels_redis, and some more.
 
-    Raises InvalidChannelLayerError for a wrong value, TypeError for an unknown option.
+    Raises InvalidChannelLayerError for a wrong value.
     """
 
     prefix: str = "asgi"

@@ -49,7 +49,8 @@ REDIS_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"symmetric_encryption_keys": [""]}, ValueError, "each of symmetric_encryption_keys must be a string or bytes"),
     ({"serializer_format": "yaml"}, SerializerDoesNotExist, "no serializer is registered for 'yaml', but for "),
     ({"on_disconnect": 5}, InvalidChannelLayerError, "on_disconnect is the type of an event or a function, not 5"),
-    ({"unknown": 5}, TypeError, "got an unexpected keyword argument 'unknown'"),
+    ({"unknown": 5}, TypeError, "ChannelLayer.__init__() got an unexpected keyword argument 'unknown'"),
+    ({"capasity": 5}, TypeError, "got an unexpected keyword argument 'capasity'. Did you mean 'capacity'?"),
 ]
 
 redis_layers = pytest.mark.parametrize("layer_class", [RedisChannelLayer, RedisPubSubChannelLayer])
