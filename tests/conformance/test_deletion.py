@@ -74,7 +74,9 @@ def other(database: str) -> Device:
 
 
 class TestReadings:
-    def test_of_a_key_are_deleted_in_slices_and_the_device_has_it_no_more(self, device: Device, other: Device) -> None:
+    def test_readings_of_a_key_are_deleted_in_slices_and_the_device_has_it_no_more(
+        self, device: Device, other: Device
+    ) -> None:
         key = store(device, "t", range(100))
         store(device, "u", range(5))
         store(other, "t", range(5))
@@ -100,7 +102,7 @@ class TestReadings:
             (20, 20, range(100)),
         ],
     )
-    def test_of_a_period_are_deleted_and_the_latest_value_is_the_newest_that_is_left(
+    def test_readings_of_a_period_are_deleted_and_the_latest_value_is_the_newest_that_is_left(
         self, device: Device, since: int | None, until: int | None, left: Iterable[int]
     ) -> None:
         key = store(device, "t", range(100))
@@ -112,7 +114,7 @@ class TestReadings:
         assert times(device.pk, "t") == list(left)
         assert latest(device.pk) == {"t": float(max(left)), "u": 99.0}
 
-    def test_of_all_keys_are_deleted_in_the_period(self, device: Device) -> None:
+    def test_readings_of_all_keys_are_deleted_in_the_period(self, device: Device) -> None:
         for name in "tuv":
             store(device, name, range(0, 100, 10))
 
@@ -121,7 +123,7 @@ class TestReadings:
 
         assert [times(device.pk, name) for name in "tuv"] == [[0, 10, 20, 30, 40, 90]] * 3
 
-    def test_of_one_time_are_deleted_however_many_they_are(self, device: Device) -> None:
+    def test_readings_of_one_time_are_deleted_however_many_they_are(self, device: Device) -> None:
         key = store(device, "t", [5] * 50)
 
         delete_readings(device, key=key)
@@ -129,7 +131,7 @@ class TestReadings:
         assert sum(delete_all()) == 50
         assert not Reading.objects.exists()
 
-    def test_that_are_received_after_the_order_stay(self, device: Device) -> None:
+    def test_readings_received_after_the_order_stay(self, device: Device) -> None:
         key = store(device, "t", range(10))
 
         delete_readings(device, key=key)
@@ -140,7 +142,9 @@ class TestReadings:
         assert times(device.pk, "t") == [3]
         assert latest(device.pk) == {"t": 3.5}
 
-    def test_of_a_wrong_clock_can_be_deleted_and_the_latest_value_is_a_plausible_one(self, device: Device) -> None:
+    def test_readings_of_a_wrong_clock_can_be_deleted_and_the_latest_value_is_a_plausible_one(
+        self, device: Device
+    ) -> None:
         key = store(device, "t", [TS, TS + 900 * DAY, TS + 10_000 * DAY])
 
         delete_readings(device, key=key, since_ms=TS + 5_000 * DAY)
@@ -182,7 +186,7 @@ class TestReadings:
 
 
 class TestOrders:
-    def test_are_told_in_the_log_and_to_the_auditor_with_how_many(
+    def test_deletions_are_told_in_the_log_and_to_the_auditor_with_how_many(
         self, device: Device, caplog: pytest.LogCaptureFixture
     ) -> None:
         key = store(device, "t", range(10))
@@ -199,7 +203,7 @@ class TestOrders:
             "Deleted 10 readings: t of thermo-1.",
         ]
 
-    def test_that_were_begun_go_on_where_they_were_after_a_crash(self, device: Device) -> None:
+    def test_deletions_that_were_begun_go_on_where_they_were_after_a_crash(self, device: Device) -> None:
         store(device, "t", range(100))
         delete_readings(device)
         delete_slice(10)
@@ -212,9 +216,7 @@ class TestOrders:
         assert sum(delete_all()) == 90
         assert Deletion.objects.get().deleted == 100
 
-    async def test_are_carried_out_by_several_gateways_at_once_and_each_reading_is_deleted_once(
-        self, device: Device, other: Device
-    ) -> None:
+    async def test_several_gateways_at_once_delete_each_reading_once(self, device: Device, other: Device) -> None:
         def prepare() -> None:
             for each in (device, other):
                 store(each, "t", range(1_000))
@@ -241,7 +243,7 @@ class TestDevice:
     @pytest.mark.parametrize(
         "delete", [lambda device: device.delete(), lambda device: Device.objects.filter(pk=device.pk).delete()]
     )
-    def test_that_is_deleted_is_gone_at_once_and_its_data_follow(
+    def test_a_deleted_device_is_gone_at_once_and_its_data_follow(
         self, device: Device, other: Device, delete: Callable[[Device], Any]
     ) -> None:
         for name in "tu":
@@ -259,7 +261,7 @@ class TestDevice:
         assert len(times(other.pk, "t")) == 5
 
     @pytest.mark.parametrize("came", [{"reading"}, {"latest"}, {"reading", "latest"}])
-    def test_that_is_gone_leaves_nothing_of_what_came_late(self, device: Device, came: set[str]) -> None:
+    def test_a_deleted_device_leaves_nothing_of_what_came_late(self, device: Device, came: set[str]) -> None:
         pk = device.pk
         device.delete()
         delete_all()
@@ -280,7 +282,7 @@ class TestDevice:
 
 
 class TestKeys:
-    def test_that_no_device_has_are_freed_and_no_others(self, device: Device, other: Device) -> None:
+    def test_keys_that_no_device_has_are_freed_and_no_others(self, device: Device, other: Device) -> None:
         key = store(device, "t", range(5))
         store(other, "u", range(5))
         store(device, "w", [TS + 10_000 * DAY])

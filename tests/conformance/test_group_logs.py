@@ -180,7 +180,7 @@ async def join(client: PatientWebsocket) -> list[Any]:
 
 
 class TestAConsumer:
-    async def test_gets_what_is_sent_while_it_is_there(self, layer: BaseChannelLayer) -> None:
+    async def test_a_consumer_gets_what_is_sent_while_it_is_there(self, layer: BaseChannelLayer) -> None:
         async with PatientWebsocket(Room.as_asgi(), "/") as client:
             assert await join(client) == []
             for n in range(3):
@@ -189,7 +189,7 @@ class TestAConsumer:
             assert [(await client.receive_json_from())["n"] for _ in range(3)] == [0, 1, 2]
             assert await client.receive_nothing(0.02)
 
-    async def test_gets_what_was_sent_while_it_was_away(self, layer: BaseChannelLayer) -> None:
+    async def test_a_consumer_gets_what_was_sent_while_it_was_away(self, layer: BaseChannelLayer) -> None:
         log = group_log()
         async with PatientWebsocket(Room.as_asgi(), "/") as client:
             await join(client)
@@ -203,7 +203,7 @@ class TestAConsumer:
             await log.send("room", {"type": "m", "n": 4})
             assert (await client.receive_json_from())["n"] == 4
 
-    async def test_is_told_of_a_gap_then_gets_what_is_left(self, layer: BaseChannelLayer) -> None:
+    async def test_a_consumer_is_told_of_a_gap_then_gets_what_is_left(self, layer: BaseChannelLayer) -> None:
         log = group_log()
         async with PatientWebsocket(Room.as_asgi(), "/") as client:
             await join(client)
@@ -217,11 +217,15 @@ class TestAConsumer:
             assert (gap, numbers(rest)) == ("gap", [4, 5, 6, 7, 8])
 
     @pytest.mark.parametrize("cursor", ["room=1-2-3", "nonsense", "room=", "room=" + "9" * 9000])
-    async def test_is_told_of_a_gap_when_the_cursor_is_none(self, layer: BaseChannelLayer, cursor: str) -> None:
+    async def test_a_consumer_is_told_of_a_gap_when_the_cursor_is_none(
+        self, layer: BaseChannelLayer, cursor: str
+    ) -> None:
         async with PatientWebsocket(Room.as_asgi(), f"/?{cursor}") as client:
             assert await join(client) == ["gap"]
 
-    async def test_gets_a_message_that_did_not_reach_it_before_the_next_one(self, layer: BaseChannelLayer) -> None:
+    async def test_a_consumer_gets_a_message_that_did_not_reach_it_before_the_next_one(
+        self, layer: BaseChannelLayer
+    ) -> None:
         log = group_log()
         async with PatientWebsocket(Room.as_asgi(), "/") as client:
             await join(client)
@@ -232,7 +236,9 @@ class TestAConsumer:
             assert [(await client.receive_json_from())["n"] for _ in range(3)] == [0, 1, 2]
             assert await client.receive_nothing(0.02)
 
-    async def test_gets_what_it_missed_when_the_layer_is_back(self, layer: Any, make_layer: MakeLayer) -> None:
+    async def test_a_consumer_gets_what_it_missed_when_the_layer_is_back(
+        self, layer: Any, make_layer: MakeLayer
+    ) -> None:
         class Telling(Room):
             async def connect(self) -> None:
                 await super().connect()
@@ -248,7 +254,7 @@ class TestAConsumer:
 
             assert (await client.receive_json_from())["n"] == 0
 
-    async def test_gets_each_message_once_however_it_races_with_the_replay(
+    async def test_a_consumer_gets_each_message_once_however_it_races_with_the_replay(
         self, layer: BaseChannelLayer, settings: Any
     ) -> None:
         settings.CHANNEL_LAYERS["default"]["LOG"]["length"] = 100
@@ -330,7 +336,7 @@ class TestAnEventStream:
         assert [event["data"] for event in await read_events(client, 1)] == ["1"]
         await client.disconnect()
 
-    async def test_tells_of_a_gap(self, layer: BaseChannelLayer) -> None:
+    async def test_an_event_stream_tells_of_a_gap(self, layer: BaseChannelLayer) -> None:
         client = await open_feed("room=1-1")
 
         (event,) = await read_events(client, 1)

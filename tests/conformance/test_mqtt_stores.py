@@ -145,7 +145,7 @@ class TestKeeping:
             RELEASED: [(1, 1, 7)],
         }
 
-    def test_it_is_what_a_dict_would_be_whatever_the_order_of_changes(self, open_store: OpenStore) -> None:
+    def test_a_store_holds_what_a_dict_would_whatever_the_order_of_changes(self, open_store: OpenStore) -> None:
         chance = random.Random(7)
         store, model = open_store(), {}
         for _ in range(30):
@@ -198,7 +198,7 @@ class TestSqliteFailures:
         assert rows(store) == {kind: [tuple(some[0])] for kind, some in changes.put.items()}
         store.close()
 
-    def test_of_a_group_that_the_disk_has_no_room_for_nothing_is_kept(self, tmp_path: Path) -> None:
+    def test_nothing_is_kept_of_a_group_that_the_disk_has_no_room_for(self, tmp_path: Path) -> None:
         store = SqliteStore(tmp_path / "mqtt.sqlite3")
         store.open()
         store._file.open().execute("PRAGMA max_page_count = 30")
@@ -424,7 +424,7 @@ class TestOneOwnerInRedis:
         other.keep()
         other.close()
 
-    def test_and_gives_up_when_the_owner_stays(self, redis_url: str, redis_server: RedisServer) -> None:
+    def test_a_store_in_redis_gives_up_when_the_owner_stays(self, redis_url: str, redis_server: RedisServer) -> None:
         owner = RedisStore(redis_url, place="here")
         other = RedisStore(redis_url, place="there", wait_s=0.1)
         owner.open()
@@ -446,7 +446,7 @@ class TestOneOwnerInRedis:
 
         owner.close()
 
-    def test_but_not_if_somebody_has_come_and_gone(self, redis_url: str) -> None:
+    def test_an_owner_whose_time_ran_out_stops_if_somebody_has_come_and_gone(self, redis_url: str) -> None:
         owner, other = RedisStore(redis_url, place="here"), RedisStore(redis_url, place="there")
         owner.open()
         with redis.Redis.from_url(redis_url) as client:

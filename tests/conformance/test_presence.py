@@ -155,7 +155,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 class TestAProcessThatIsKilled:
-    async def test_leaves_no_member_behind_and_each_is_told_once(
+    async def test_a_killed_process_leaves_no_member_behind_and_each_is_told_once(
         self, redis_process: Any, own_redis_server: RedisServer
     ) -> None:
         watching, other = redis_process(), redis_process()
@@ -185,7 +185,7 @@ class TestAProcessThatIsKilled:
                     await asyncio.sleep(0.05)
             assert redis.hlen("asgi:presence:group:g") == 1
 
-    async def test_does_not_count_from_the_end_of_its_lease_even_when_nobody_has_removed_it(
+    async def test_a_killed_process_does_not_count_from_the_end_of_its_lease_even_when_nobody_has_removed_it(
         self, redis_process: Any
     ) -> None:
         dead, reader = redis_process(), redis_process()
@@ -279,7 +279,7 @@ class TestAConsumer:
             assert await ann.receive_json_from() == {"left": "bob"}
 
     @pytest.mark.parametrize("end", ["leaves", "fails", "is cancelled"])
-    async def test_is_no_member_any_more_however_it_ends(self, end: str) -> None:
+    async def test_a_consumer_is_no_member_any_more_however_it_ends(self, end: str) -> None:
         client = PatientWebsocket(Room.as_asgi(), "/?ann")
         await client.connect()
         assert await client.receive_json_from() == []
@@ -296,7 +296,7 @@ class TestAConsumer:
 
         assert await presence().members("room") == []
 
-    async def test_may_leave_before_its_end(self) -> None:
+    async def test_a_consumer_may_leave_before_its_end(self) -> None:
         async with PatientWebsocket(Room.as_asgi(), "/?ann") as client:
             await client.connect()
             await client.send_json_to("leave")

@@ -82,7 +82,7 @@ class Written:
 
 
 class TestWriter:
-    def test_gives_each_key_a_number_that_stays(self, writer: Writer) -> None:
+    def test_a_writer_gives_each_key_a_number_that_stays(self, writer: Writer) -> None:
         first = writer.key_ids(["temperature", "humidity"])
         second = writer.key_ids(["humidity", "grün"])
 
@@ -90,7 +90,7 @@ class TestWriter:
         assert len({*first.values(), *second.values()}) == 3
         assert dict(Key.objects.values_list("name", "id")) == first | second
 
-    def test_writes_all_of_a_batch(self, writer: Writer, device: Identity) -> None:
+    def test_a_writer_writes_all_of_a_batch(self, writer: Writer, device: Identity) -> None:
         key = writer.key_ids(["t"])["t"]
         row: Row = (device.device_id, key, TS, 1, TS + 5, 21.5, None)
 
@@ -100,7 +100,7 @@ class TestWriter:
         assert latest(device.device_id) == (TS, 21.5, None)
         assert last_seen(device.device_id) == TS + 5
 
-    def test_or_nothing_of_it(self, writer: Writer, device: Identity) -> None:
+    def test_a_writer_writes_nothing_of_a_batch_that_fails(self, writer: Writer, device: Identity) -> None:
         key = writer.key_ids(["t"])["t"]
         good: Row = (device.device_id, key, TS, 1, TS, 21.5, None)
         bad: Row = (device.device_id, key, BEYOND_INT64, 1, TS, 21.5, None)
@@ -111,12 +111,12 @@ class TestWriter:
         assert stored() == []
         assert last_seen(device.device_id) is None
 
-    def test_goes_on_after_a_fault_in_the_data(self, writer: Writer, device: Identity) -> None:
-        self.test_or_nothing_of_it(writer, device)
+    def test_a_writer_goes_on_after_a_fault_in_the_data(self, writer: Writer, device: Identity) -> None:
+        self.test_a_writer_writes_nothing_of_a_batch_that_fails(writer, device)
 
-        self.test_writes_all_of_a_batch(writer, device)
+        self.test_a_writer_writes_all_of_a_batch(writer, device)
 
-    def test_leaves_a_reading_that_is_stored_as_it_is(self, writer: Writer, device: Identity) -> None:
+    def test_a_writer_leaves_a_reading_that_is_stored_as_it_is(self, writer: Writer, device: Identity) -> None:
         key = writer.key_ids(["t"])["t"]
         writer.write(Written([(device.device_id, key, TS, 1, TS, 1.0, None)]))
 
@@ -124,7 +124,9 @@ class TestWriter:
 
         assert stored() == [(TS, 1.0, None)]
 
-    def test_does_not_put_last_seen_back_by_what_was_committed_late(self, writer: Writer, device: Identity) -> None:
+    def test_a_writer_does_not_put_last_seen_back_by_what_was_committed_late(
+        self, writer: Writer, device: Identity
+    ) -> None:
         writer.write(Written([], seen=[Seen(device.device_id, TS)]))
 
         writer.write(Written([], seen=[Seen(device.device_id, TS - 1)], now_ms=TS + 1))
@@ -158,7 +160,7 @@ class TestWriter:
             (None, '"\t\\N"'),
         ],
     )
-    def test_keeps_every_value_exactly(
+    def test_a_writer_keeps_every_value_exactly(
         self, writer: Writer, device: Identity, number: float | None, text: str | None
     ) -> None:
         key = writer.key_ids(["t"])["t"]
@@ -169,7 +171,7 @@ class TestWriter:
         assert stored() == [(TS, number, text)]
         assert latest(device.device_id) == (TS, number, text)
 
-    def test_takes_a_reading_of_a_device_that_was_deleted_meanwhile(self, writer: Writer) -> None:
+    def test_a_writer_takes_a_reading_of_a_device_that_was_deleted_meanwhile(self, writer: Writer) -> None:
         key = writer.key_ids(["t"])["t"]
 
         writer.write(Written([(4711, key, TS, 1, TS, 1.0, None)], seen=[Seen(4711, TS)]))
@@ -285,7 +287,9 @@ class TestIngest:
 
         assert len(await ask(stored)) == len(await ask(stored, "s")) == 1
 
-    async def test_so_is_one_that_comes_twice_in_one_commit(self, running: Running, device: Identity) -> None:
+    async def test_a_message_that_comes_twice_in_one_commit_is_stored_once(
+        self, running: Running, device: Identity
+    ) -> None:
         running.send(device, ("t", TS, 21.5, None))
         await running.send(device, ("t", TS, 21.5, None))
 
@@ -326,7 +330,7 @@ class TestIngest:
         await running.send(device, ("t", TS + 1, None, '"off"'))
         assert await ask(latest, device.device_id) == (TS + 1, None, '"off"')
 
-    async def test_of_equal_times_it_is_the_last_to_arrive(self, running: Running, device: Identity) -> None:
+    async def test_the_latest_of_equal_times_is_the_last_to_arrive(self, running: Running, device: Identity) -> None:
         for values in ((1.0, 2.0), (5.0, 4.0)):
             await running.send(device, *(("t", TS, value, None) for value in values))
             assert await ask(latest, device.device_id) == (TS, values[-1], None)
@@ -342,7 +346,9 @@ class TestIngest:
         await running.send(device, ("t", None, 1.0, None))
         assert await ask(last_seen, device.device_id) == TS + 999
 
-    async def test_so_is_one_that_sends_nothing_in_its_message(self, running: Running, device: Identity) -> None:
+    async def test_a_device_that_sends_nothing_in_its_message_is_marked_as_heard_of(
+        self, running: Running, device: Identity
+    ) -> None:
         await running.send(device)
 
         assert await ask(last_seen, device.device_id) == TS
@@ -558,7 +564,9 @@ class TestClocks:
         assert await ask(latest, device.device_id) == (TS, 2.0, None)
         assert await ask(last_seen, device.device_id) == TS
 
-    async def test_so_it_is_within_one_commit(self, running: Running, device: Identity) -> None:
+    async def test_what_the_gateway_stamped_while_its_clock_was_ahead_is_followed_by_what_comes_later_in_one_commit(
+        self, running: Running, device: Identity
+    ) -> None:
         for number, now_ms in enumerate((TS, TS + DAY, TS - DAY, TS + HOUR, TS + 1)):
             running.now_ms = now_ms
             submitted = running.send(device, ("t", None, float(number), None))
@@ -725,7 +733,7 @@ class TestDatabaseAway:
 
         assert running.ingest.failure is None
 
-    async def test_those_who_ask_for_room_wait_when_too_much_waits(self, running: Running, device: Identity) -> None:
+    async def test_who_asks_for_room_waits_when_too_much_waits(self, running: Running, device: Identity) -> None:
         running.writer.failures = 1_000
         submitted = [running.send(device, *[("t", None, 1.0, None)] * 1_000) for _ in range(MAX_WAITING // 1_000)]
         assert not running.ingest.has_room
@@ -813,7 +821,7 @@ class TestDatabaseSilent:
         assert writer.attempts == 3
         assert await ask(stored) == [(TS, 1.0, None), (TS + 5, 2.0, None)]
 
-    async def test_to_abort_a_writer_that_does_nothing_does_no_harm(self, writer: Writer) -> None:
+    async def test_aborting_a_writer_that_does_nothing_does_no_harm(self, writer: Writer) -> None:
         writer.abort()
         writer.key_ids(["t"])
         writer.close()
@@ -873,7 +881,7 @@ def test_a_device_whose_row_somebody_has_locked_holds_up_no_reading(
 
 
 class TestPostgresqlSession:
-    def test_has_all_that_libpq_knows_of_the_parameters(self, postgresql_database: str) -> None:
+    def test_a_postgresql_session_has_all_that_libpq_knows_of_the_parameters(self, postgresql_database: str) -> None:
         given = {
             "tcp_user_timeout": "12345",
             "keepalives_idle": "7",
@@ -890,7 +898,7 @@ class TestPostgresqlSession:
 
     @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has it")
     @pytest.mark.parametrize(("query", "expected_ms"), [("", 20_000), ("?tcp_user_timeout=5000", 5_000)])
-    def test_is_given_up_when_its_packets_are_swallowed_as_every_connection_to_postgresql(
+    def test_every_connection_to_postgresql_is_given_up_when_its_packets_are_swallowed(
         self, postgresql_database: str, postgres_server: PostgresServer, query: str, expected_ms: int
     ) -> None:
         config = load(None, environ={"GATEWAY_DATABASE__URL": postgres_server.url(postgresql_database) + query}).config
@@ -905,7 +913,7 @@ class TestPostgresqlSession:
                     assert of_connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == expected_ms
             writer.close()
 
-    def test_keeps_what_it_acknowledges_through_a_power_cut_whatever_the_database_is_set_to(
+    def test_a_postgresql_session_keeps_what_it_acknowledges_through_a_power_cut_whatever_the_database_is_set_to(
         self, postgresql_database: str, postgres_server: PostgresServer
     ) -> None:
         parameters = connections["default"].get_connection_params()
@@ -919,7 +927,9 @@ class TestPostgresqlSession:
 
 
 class TestDataThatTheDatabaseRefuses:
-    async def test_is_refused_to_its_device_alone(self, running: Running, device: Identity) -> None:
+    async def test_data_that_the_database_refuses_are_refused_to_their_device_alone(
+        self, running: Running, device: Identity
+    ) -> None:
         other = await ask(make_device, "thermo-2")
         running.writer.failures = 1  # so that both are in the second batch
         running.send(device)
@@ -936,7 +946,9 @@ class TestDataThatTheDatabaseRefuses:
         assert await ask(stored) == [(TS, 2.0, None)]
         assert await ask(last_seen, other.device_id) == TS
 
-    async def test_and_what_comes_after_it_is_stored(self, running: Running, device: Identity) -> None:
+    async def test_what_comes_after_data_that_the_database_refuses_is_stored(
+        self, running: Running, device: Identity
+    ) -> None:
         with pytest.raises(RefusedError):
             await running.send(device, ("t", BEYOND_INT64, 1.0, None))
 

@@ -69,7 +69,7 @@ def test_arrow_keys_in_a_menu_choose_and_enter_carries_out(site: Site, pages: Pa
 
 
 @pytest.mark.parametrize(("key", "then"), [("Tab", "button"), ("Shift+Tab", "[name=q]")])
-def test_so_does_leaving_the_menu_and_the_focus_goes_on(site: Site, pages: Pages, key: str, then: str) -> None:
+def test_leaving_the_menu_closes_it_and_the_focus_goes_on(site: Site, pages: Pages, key: str, then: str) -> None:
     page = live(pages.open("/"))
     page.get_by_label("State").focus()
     page.keyboard.press("ArrowDown")

@@ -58,7 +58,7 @@ def html_pages(page: Page, site: Site, hostile: int) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_page_scrolls_sideways(site: Site, pages: Pages, hostile: int, width: int) -> None:
+def test_no_page_scrolls_sideways_at_any_width(site: Site, pages: Pages, hostile: int, width: int) -> None:
     page = pages.open("/", size=(width, 800))
     too_wide = {}
     shown = list(html_pages(page, site, hostile))

@@ -186,7 +186,7 @@ def test_a_trace_shows_a_client_live_until_it_is_interrupted(gateway: Serving) -
     subscriber.stop()
 
 
-def test_without_a_gateway_it_is_1(tmp_path: Any) -> None:
+def test_commands_exit_with_1_without_a_gateway(tmp_path: Any) -> None:
     done = subprocess.run(
         [GATEWAY, "mqtt", "clients"],
         cwd=tmp_path,

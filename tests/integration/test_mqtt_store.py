@@ -51,7 +51,7 @@ class TestRestart:
         assert any("restored 1 MQTT sessions" in line for line in second.log)
         assert session_present(second)
 
-    def test_or_in_redis(self, serve: Serve, redis_url: str) -> None:
+    def test_sessions_are_in_redis_if_asked_for(self, serve: Serve, redis_url: str) -> None:
         environ = {"GATEWAY_MQTT__STORE": redis_url}
         first = serve(*ANONYMOUS, **environ).ready()
         assert not session_present(first)
@@ -60,7 +60,7 @@ class TestRestart:
         assert not (first.directory / "var" / "mqtt.sqlite3").exists()
         assert session_present(serve(*ANONYMOUS, **environ).ready())
 
-    def test_or_nowhere(self, serve: Serve) -> None:
+    def test_sessions_are_nowhere_if_asked_for(self, serve: Serve) -> None:
         arguments = (*ANONYMOUS, "--set", "mqtt.store=memory")
         first = serve(*arguments).ready()
         assert not session_present(first)
@@ -87,7 +87,7 @@ class TestCannotStart:
             f"this one knows formats up to {len(MIGRATIONS)}\n"
         )
 
-    def test_a_redis_that_is_away_is_one_line_and_1(self, serve: Serve) -> None:
+    def test_a_store_in_a_redis_that_is_away_is_one_line_and_1(self, serve: Serve) -> None:
         serving = serve(GATEWAY_MQTT__STORE="redis://:hunter2@127.0.0.1:1/0")
 
         assert serving.ended() == 1

@@ -46,7 +46,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 class TestFirstStart:
-    def test_prints_once_where_to_log_in_with_which_password_and_what_to_do_next(self, serve: Serve) -> None:
+    def test_the_first_start_prints_once_where_to_log_in_with_which_password_and_what_to_do_next(
+        self, serve: Serve
+    ) -> None:
         first = serve().ready()
         assert first.stop() == 0
 
@@ -91,7 +93,7 @@ class TestFirstStart:
         assert (serving.directory / "var").stat().st_mode & 0o777 == 0o700
         assert modes_in(serving.directory / "var") == {0o600}
 
-    def test_it_is_so_too_in_a_directory_that_was_there_and_is_open_to_others_and_that_is_said(
+    def test_what_is_generated_in_a_directory_open_to_others_is_for_its_owner_alone_and_that_is_said(
         self, serve: Serve, tmp_path: Path
     ) -> None:
         (tmp_path / "var").mkdir()
@@ -104,7 +106,7 @@ class TestFirstStart:
         }
         assert "data_dir: var can be read by other users; chmod 700 var" in "".join(serving.log)
 
-    def test_it_ends_with_what_check_finds_and_the_address_to_open(self, serve: Serve) -> None:
+    def test_the_first_start_ends_with_what_check_finds_and_the_address_to_open(self, serve: Serve) -> None:
         serving = serve("--set", "listeners.1.allow_anonymous=true", "--set", "server.allowed_hosts=*").ready()
         said = "".join(serving.log)
 
@@ -137,7 +139,7 @@ def is_logged_in(url: str, cookies: http.cookiejar.CookieJar) -> bool:
 
 
 class TestADatabaseOfALaterVersion:
-    def test_it_is_refused_at_start(self, serve: Serve, database_url: str) -> None:
+    def test_a_database_of_a_later_version_is_refused_at_start(self, serve: Serve, database_url: str) -> None:
         first = serve("--set", f"database.url={database_url}").ready()
         first.command(
             "--set",
@@ -161,7 +163,7 @@ class TestADatabaseOfALaterVersion:
 
 
 class TestServing:
-    def test_says_that_it_lives_that_it_is_ready_and_what_it_counts(self, serve: Serve) -> None:
+    def test_a_gateway_says_that_it_lives_that_it_is_ready_and_what_it_counts(self, serve: Serve) -> None:
         serving = serve().ready()
 
         assert get(f"{serving.url}/healthz") == (200, "ok\n")
@@ -169,7 +171,7 @@ class TestServing:
         assert json.loads(get(f"{serving.url}/readyz")[1]) == dict.fromkeys(checks, "ok")
         assert "gateway_layer_delivered_total" in get(f"{serving.url}/metrics")[1]
 
-    def test_serves_the_static_files_of_the_admin(self, serve: Serve) -> None:
+    def test_a_gateway_serves_the_static_files_of_the_admin(self, serve: Serve) -> None:
         status, body = get(f"{serve().ready().url}/static/admin/css/base.css")
 
         assert status == 200
@@ -185,7 +187,7 @@ class TestServing:
         assert serving.stop() == 0
         assert "Traceback" not in "".join(serving.log)
 
-    def test_logs_json_if_asked_to(self, serve: Serve) -> None:
+    def test_a_gateway_logs_json_if_asked_to(self, serve: Serve) -> None:
         serving = serve("--set", "log.format=json").ready()
 
         assert json.loads(serving.log[-1])["event"].startswith("ready: http://")
@@ -260,7 +262,7 @@ class TestStop:
 
 
 class TestSeveralProcesses:
-    def test_that_start_at_once_on_one_new_database_create_it_together(
+    def test_processes_that_start_at_once_on_one_new_database_create_it_together(
         self, serve: Serve, postgres_server: PostgresServer
     ) -> None:
         environ = {
@@ -289,7 +291,7 @@ class TestCannotStart:
             f"gateway: cannot listen at {bind}: Address already in use (another gateway? see bind in [[listeners]])\n"
         ]
 
-    def test_and_the_first_password_is_not_lost_by_it(self, serve: Serve) -> None:
+    def test_the_first_password_is_not_lost_by_a_taken_port(self, serve: Serve) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             failed = serve("--set", f"listeners.1.bind=127.0.0.1:{taken.getsockname()[1]}")
             assert failed.ended() == 1
@@ -319,7 +321,7 @@ class TestCannotStart:
         assert "hunter2" not in line
         assert "Traceback" not in line
 
-    def test_a_redis_that_is_away_is_one_line_and_1(self, serve: Serve) -> None:
+    def test_a_layer_in_a_redis_that_is_away_is_one_line_and_1(self, serve: Serve) -> None:
         serving = serve(GATEWAY_LAYER__URL="redis://:hunter2@127.0.0.1:1/0")
 
         assert serving.ended() == 1

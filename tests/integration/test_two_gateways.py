@@ -168,7 +168,7 @@ async def test_what_a_device_publishes_to_one_is_seen_live_at_the_other(
     client.abort()
 
 
-async def test_that_a_device_is_connected_is_seen_at_both(site: Site, device: FleetDevice, watch: Watch) -> None:
+async def test_a_connected_device_is_seen_at_both(site: Site, device: FleetDevice, watch: Watch) -> None:
     dashboards = [await watch(gateway, f"/ws/live/{device.pk}/") for gateway in (site.one, site.two)]
 
     client = await site.one.mqtt(device)
@@ -183,7 +183,9 @@ async def test_that_a_device_is_connected_is_seen_at_both(site: Site, device: Fl
     await client.expect_end()
 
 
-async def test_a_device_that_changes_over_stays_connected(site: Site, device: FleetDevice, watch: Watch) -> None:
+async def test_a_device_that_changes_over_to_the_other_gateway_is_shown_as_connected(
+    site: Site, device: FleetDevice, watch: Watch
+) -> None:
     dashboard = await watch(site.two, f"/ws/live/{device.pk}/")
     first = await site.one.mqtt(device)
     await dashboard.next("connection")

@@ -208,7 +208,7 @@ class TestTheApplicationIsTheAuthority:
 
         assert (await subscriber.message()).payload == b"route me"
 
-    async def test_it_publishes_to_one_client(self, serve_amqtt: ServeAmqtt, connect: Connect) -> None:
+    async def test_the_application_publishes_to_one_client(self, serve_amqtt: ServeAmqtt, connect: Connect) -> None:
         class Answering(AcceptEverything):
             async def publish(self, event: Event, send: Send) -> None:
                 await super().publish(event, send)
@@ -223,7 +223,7 @@ class TestTheApplicationIsTheAuthority:
         assert (await asking.message()).payload == b"42"
         assert other.messages.empty()
 
-    async def test_it_closes_a_connection(self, serve_amqtt: ServeAmqtt, connect: Connect) -> None:
+    async def test_the_application_closes_a_connection(self, serve_amqtt: ServeAmqtt, connect: Connect) -> None:
         class Closing(AcceptEverything):
             async def publish(self, event: Event, send: Send) -> None:
                 await send({"type": "mqtt.close"})
@@ -236,7 +236,7 @@ class TestTheApplicationIsTheAuthority:
         await until(lambda: application.seen("mqtt.disconnect", "client"), "the end")
         assert application.seen("mqtt.disconnect", "client")[0]["reason"] == "application"
 
-    async def test_it_holds_back_the_will_of_a_client_that_it_cuts(
+    async def test_the_application_holds_back_the_will_of_a_client_that_it_cuts(
         self, serve_amqtt: ServeAmqtt, connect: Connect
     ) -> None:
         class Closing(AcceptEverything):
@@ -364,7 +364,7 @@ class TestPlugins:
         )
         return file
 
-    async def test_those_of_amqtts_configuration_are_asked_too(
+    async def test_plugins_of_amqtts_configuration_are_asked_too(
         self, serve_amqtt: ServeAmqtt, connect: Connect, config_file: Path, application: AcceptEverything
     ) -> None:
         address = await serve_amqtt(application, config_file=config_file)

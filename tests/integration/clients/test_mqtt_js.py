@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).with_name("mqtt_js_client.mjs")
 
 @pytest.mark.parametrize("scheme", ["mqtt", "ws"])
 @pytest.mark.parametrize("version", [3, 4, 5])
-async def test_publishes_subscribes_and_is_a_device(
+async def test_mqtt_js_publishes_subscribes_and_is_a_device(
     gateway: Gateway, device: FleetDevice, unique: Callable[[str], str], mqtt_js: Path, version: int, scheme: str
 ) -> None:
     url = f"mqtt://{gateway.host}:{gateway.port}" if scheme == "mqtt" else gateway.websocket

@@ -24,7 +24,7 @@ READING = json.dumps({"temperature": 21.5})
 class TestPaho:
     @pytest.mark.parametrize("transport", ["tcp", "websockets"])
     @pytest.mark.parametrize("version", [3, 4, 5])
-    async def test_publishes_subscribes_and_is_a_device(
+    async def test_paho_publishes_subscribes_and_is_a_device(
         self, gateway: Gateway, device: FleetDevice, unique: Unique, version: int, transport: str
     ) -> None:
         address = (gateway.host, gateway.port if transport == "tcp" else gateway.web_port)
@@ -49,7 +49,7 @@ class TestPaho:
 
 class TestAiomqtt:
     @pytest.mark.parametrize("version", [aiomqtt.ProtocolVersion.V311, aiomqtt.ProtocolVersion.V5])
-    async def test_publishes_subscribes_and_is_a_device(
+    async def test_aiomqtt_publishes_subscribes_and_is_a_device(
         self, gateway: Gateway, device: FleetDevice, unique: Unique, version: Any
     ) -> None:
         async with asyncio.timeout(DEADLINE_S):
@@ -71,7 +71,7 @@ class TestAiomqtt:
 
 class TestGmqtt:
     @pytest.mark.parametrize("version", [MQTTv311, MQTTv50])
-    async def test_publishes_subscribes_and_is_a_device(
+    async def test_gmqtt_publishes_subscribes_and_is_a_device(
         self, gateway: Gateway, device: FleetDevice, unique: Unique, version: int
     ) -> None:
         received: asyncio.Queue[tuple[str, bytes, int]] = asyncio.Queue()
@@ -99,7 +99,7 @@ class TestGmqtt:
 
 class TestAmqtt:
     @pytest.mark.parametrize("transport", ["tcp", "websockets"])
-    async def test_publishes_subscribes_and_is_a_device(
+    async def test_amqtts_client_publishes_subscribes_and_is_a_device(
         self, gateway: Gateway, device: FleetDevice, unique: Unique, transport: str
     ) -> None:
         tcp, path = f"{gateway.host}:{gateway.port}", f"{gateway.host}:{gateway.web_port}/mqtt"

@@ -50,7 +50,7 @@ class TestTelemetry:
             assert (status, answer) == (200, b"")
             assert len(gateway.stored(device)) == number + 1
 
-    def test_by_curl(self, gateway: Gateway, device: FleetDevice) -> None:
+    def test_curl_sends_telemetry(self, gateway: Gateway, device: FleetDevice) -> None:
         done = subprocess.run(
             ["curl", "-sf", "-w", "%{http_code}", "-d", '{"temperature": 22}', gateway.url + telemetry(device)],
             capture_output=True,
@@ -101,7 +101,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("path", "why"), [("/api/v1/unknown/telemetry", "unknown token"), ("/api/v1/telemetry", "no token")]
     )
-    async def test_401_for_a_token_that_is_none(
+    async def test_a_post_with_a_token_that_is_none_is_401(
         self, connection: http.client.HTTPConnection, watched: Watched, path: str, why: str
     ) -> None:
         status, headers, body = post(connection, path, b'{"t": 1}')

@@ -60,7 +60,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 
 @pytest.mark.parametrize("name", FLOODS)
-async def test_it_is_a_few_lines(name: str, gateway: Gateway) -> None:
+async def test_whatever_strangers_send_is_a_few_lines_in_the_log(name: str, gateway: Gateway) -> None:
     scheme, data = FLOODS[name]
     port = gateway.serving.port(scheme)
     before = len(gateway.serving.log)

@@ -69,7 +69,7 @@ async def clients(gateway: Gateway) -> AsyncIterator[Clients]:
 
 class TestTelemetry:
     @pytest.mark.parametrize("version", [3, 4, 5])
-    async def test_what_is_acknowledged_is_stored(
+    async def test_telemetry_that_is_acknowledged_is_stored(
         self, clients: Clients, gateway: Gateway, device: FleetDevice, version: int
     ) -> None:
         client = await clients.paho(device, version)
@@ -78,7 +78,7 @@ class TestTelemetry:
 
         assert [(key, value) for key, _, value in gateway.stored(device)] == [("temperature", 21.5)]
 
-    async def test_at_every_quality_of_service_and_short_topic(
+    async def test_telemetry_is_taken_at_every_quality_of_service_and_short_topic(
         self, clients: Clients, gateway: Gateway, device: FleetDevice
     ) -> None:
         client = await clients.paho(device, 5)
@@ -196,7 +196,7 @@ class TestRefusals:
         assert "CONNACK reason_code=0x86 reason_string='unknown token'" in traced[1]
         assert traced[2].endswith(why)
 
-    async def test_a_topic_that_is_not_the_devices_from_mqtt_5(
+    async def test_a_topic_that_is_not_the_devices_is_refused_from_mqtt_5(
         self, clients: Clients, gateway: Gateway, device: FleetDevice, watched: Watched
     ) -> None:
         client = await clients.log_in(device, 5)
@@ -212,7 +212,7 @@ class TestRefusals:
         assert f"refused publish 'some/topic' of {device.name}: mqtt sensor from {clients.host}:" in watched.lines()[0]
         assert watched.risen('gateway_mqtt_refusals_total{reason_code="0x90",request="publish"}') == 2
 
-    async def test_and_from_mqtt_3_it_is_acknowledged_and_dropped(
+    async def test_a_topic_that_is_not_the_devices_is_acknowledged_and_dropped_from_mqtt_3(
         self, clients: Clients, gateway: Gateway, device: FleetDevice, watched: Watched
     ) -> None:
         client = await clients.log_in(device, 4)
@@ -223,7 +223,7 @@ class TestRefusals:
         await self._goes_on(client, gateway, device)
         assert f"refused publish 'some/topic' of {device.name}: " in await watched.line()
 
-    async def test_a_payload_that_is_no_telemetry_from_mqtt_5(
+    async def test_a_payload_that_is_no_telemetry_is_refused_from_mqtt_5(
         self, clients: Clients, gateway: Gateway, device: FleetDevice, watched: Watched
     ) -> None:
         client = await clients.log_in(device, 5)
@@ -238,7 +238,7 @@ class TestRefusals:
         assert "0x99 not JSON" in await watched.line()
         assert watched.risen('gateway_payloads_refused_total{protocol="mqtt",reason="payload"}') == 1
 
-    async def test_and_from_mqtt_3_it_closes_the_connection(
+    async def test_a_payload_that_is_no_telemetry_closes_the_connection_from_mqtt_3(
         self, clients: Clients, gateway: Gateway, device: FleetDevice, watched: Watched
     ) -> None:
         client = await clients.log_in(device, 4)

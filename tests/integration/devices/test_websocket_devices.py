@@ -75,7 +75,9 @@ class TestTelemetry:
 
         assert {(key, value) for key, _, value in gateway.stored(device)} == {("out", 11.5), ("t", 1.0)}
 
-    async def test_the_position_of_a_fault_is_that_in_the_message(self, log_in: LogIn, device: FleetDevice) -> None:
+    async def test_an_error_names_the_position_of_a_fault_in_the_message(
+        self, log_in: LogIn, device: FleetDevice
+    ) -> None:
         connection = await log_in(device)
 
         for message, fault in (
@@ -163,7 +165,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("headers", "why"), [({"Authorization": "Bearer unknown"}, "unknown token"), ({}, "no token")]
     )
-    async def test_401_for_a_token_that_is_none(
+    async def test_a_handshake_with_a_token_that_is_none_is_401(
         self, gateway: Gateway, watched: Watched, headers: dict[str, str], why: str
     ) -> None:
         await asyncio.sleep(1)  # the log has a line a second of logins of one address
@@ -228,7 +230,7 @@ class TestRefusals:
 
 
 class TestRevocation:
-    async def test_in_the_admin_cuts_the_connection(
+    async def test_revoking_in_the_admin_cuts_the_connection(
         self, log_in: LogIn, administrator: Administrator, device: FleetDevice
     ) -> None:
         connection = await log_in(device)
@@ -241,7 +243,7 @@ class TestRevocation:
         assert closed.value.rcvd is not None
         assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4401, "disabled")
 
-    async def test_on_the_command_line_cuts_the_connection(
+    async def test_revoking_on_the_command_line_cuts_the_connection(
         self, log_in: LogIn, gateway: Gateway, device: FleetDevice, watched: Watched
     ) -> None:
         connection = await log_in(device)

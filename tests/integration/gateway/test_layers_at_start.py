@@ -117,7 +117,7 @@ class TestUnderAnyAsgiServer:
         assert answer["type"] == "lifespan.startup.failed"
         assert "cannot use the channel layer 'other': Redis at 127.0.0.1:" in answer["message"]
 
-    async def test_so_does_a_lifespan_application(self, settings: Any) -> None:
+    async def test_a_lifespan_application_answers_for_the_layers_too(self, settings: Any) -> None:
         def never(state: dict[str, Any]) -> Any:
             raise AssertionError("started")
 

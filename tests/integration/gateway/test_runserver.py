@@ -90,7 +90,7 @@ def fetch(port: int, path: str) -> str:
         return str(response.read().decode())
 
 
-def test_it_serves_pages_static_files_and_websockets_and_logs_requests(server: RunServer) -> None:
+def test_runserver_serves_pages_static_files_and_websockets_and_logs_requests(server: RunServer) -> None:
     port = server.port()
 
     assert fetch(port, "/") == "first version"
@@ -107,13 +107,13 @@ async def echo(port: int) -> str:
 
 
 @pytest.mark.parametrize("server", [["--mqtt", "0"]], indirect=True)
-def test_it_serves_mqtt_if_asked_to(server: RunServer) -> None:
+def test_runserver_serves_mqtt_if_asked_to(server: RunServer) -> None:
     with socket.create_connection(("127.0.0.1", server.port("mqtt")), timeout=30) as client:
         client.sendall(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c")
         assert client.recv(4) == b"\x20\x02\x00\x00"
 
 
-def test_it_reloads_when_code_has_changed(server: RunServer, project: Path) -> None:
+def test_runserver_reloads_when_code_has_changed(server: RunServer, project: Path) -> None:
     assert fetch(server.port(), "/") == "first version"
     seen = len(server.lines)
     urls = project / "shop" / "urls.py"

@@ -34,7 +34,7 @@ def test_the_websockets_library(run: Run) -> None:
     run(main())
 
 
-def test_over_tls(run: Run, tmp_path: Path) -> None:
+def test_a_websocket_works_over_tls(run: Run, tmp_path: Path) -> None:
     schemes: list[str] = []
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:

@@ -79,7 +79,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 class TestWhatIsNoMessage:
     @pytest.mark.parametrize("named", [True, False], ids=["a name", "a channel of the process"])
-    async def test_is_counted_and_skipped(
+    async def test_what_is_no_message_is_counted_and_skipped(
         self, make_layer: Callable[..., Layer], redis_server: RedisServer, named: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
         reader = make_layer(max_message_bytes=LIMIT)
@@ -173,7 +173,7 @@ class TestAQueue:
         assert await reader == {"type": "good"}
         assert 1 <= caplog.text.count("WRONGTYPE") <= 2
 
-    async def test_with_elements_that_have_no_deadline_is_read_on_and_sent_to(
+    async def test_a_queue_with_elements_that_have_no_deadline_is_read_on_and_sent_to(
         self, make_layer: Callable[..., RedisChannelLayer], redis_server: RedisServer
     ) -> None:
         layer = make_layer()

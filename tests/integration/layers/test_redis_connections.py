@@ -147,7 +147,7 @@ class TestTls:
         with pytest.raises(LayerUnavailableError, match=r"(?i)certificate"):
             await layer.check()
 
-    async def test_by_one_url_for_the_configuration(self, tls_server: Tls) -> None:
+    async def test_one_url_configures_tls_to_redis(self, tls_server: Tls) -> None:
         url = f"{tls_server.url}?ssl_ca_certs={tls_server.ca}"
         config = channel_layers_from_url(url)["default"]["CONFIG"]
         here, elsewhere = RedisPubSubChannelLayer(**config), RedisPubSubChannelLayer(**config)

@@ -143,7 +143,7 @@ class TestChannelsOfAProcess:
         assert (await one.new_channel()).startswith(f"specific.{one.client_prefix}")
         assert one.require_valid_channel_name(await one.new_channel())
 
-    async def test_are_read_there_only(self, make_layer: MakeLayer) -> None:
+    async def test_channels_of_a_process_are_read_there_only(self, make_layer: MakeLayer) -> None:
         here, elsewhere = make_layer(), make_layer()
         channel = await elsewhere.new_channel()
 

@@ -34,7 +34,7 @@ async def receive(layer: BaseChannelLayer, channel: str) -> dict[str, Any]:
 
 
 class TestTheLogOfAGroup:
-    async def test_is_sent_to_and_read_from_threads(self, make_layer: MakeLayer) -> None:
+    async def test_the_log_of_a_group_is_sent_to_and_read_from_threads(self, make_layer: MakeLayer) -> None:
         layer = make_layer()
         log = make_group_log(layer)
         channel = await layer.new_channel()
@@ -52,7 +52,7 @@ class TestTheLogOfAGroup:
         log.sync.close()
         await log.close()
 
-    async def test_says_what_a_thread_has_missed(self, make_layer: MakeLayer) -> None:
+    async def test_the_log_of_a_group_says_what_a_thread_has_missed(self, make_layer: MakeLayer) -> None:
         log = make_group_log(make_layer(), length=2)
         first = log.sync.send("g", {"type": "m"})
         for _ in range(3):

@@ -115,7 +115,9 @@ class TestProxies:
 
         run(main())
 
-    def test_over_http_too_and_through_a_unix_socket(self, run: Run, tmp_path: Path) -> None:
+    def test_the_client_is_who_the_proxy_says_over_http_too_and_through_a_unix_socket(
+        self, run: Run, tmp_path: Path
+    ) -> None:
         async def main() -> None:
             seen: list[Any] = []
 
@@ -294,7 +296,7 @@ class TestCertificates:
 
         run(main())
 
-    def test_of_a_client_s_chain_it_tells_what_was_sent_and_verified(
+    def test_a_scope_tells_what_was_sent_and_verified_of_a_clients_chain(
         self, run: Run, tls: TlsOptions, trusting: ssl.SSLContext, between: Authority, tmp_path: Path
     ) -> None:
         """Each signs the one before (ASGI TLS extension); Python tells of no more than the first before 3.13."""

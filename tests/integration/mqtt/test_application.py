@@ -37,7 +37,7 @@ class Deciding(AcceptEverything):
 
 
 class TestScope:
-    async def test_says_who_connects_and_how(self, open_raw: OpenRaw, application: AcceptEverything) -> None:
+    async def test_the_scope_says_who_connects_and_how(self, open_raw: OpenRaw, application: AcceptEverything) -> None:
         client = await open_raw(5)
         await client.connect(
             "thermo-1",
@@ -84,7 +84,7 @@ class TestScope:
             }
         ]
 
-    async def test_has_the_identifier_that_the_server_assigned(
+    async def test_the_scope_has_the_identifier_that_the_server_assigned(
         self, open_raw: OpenRaw, application: AcceptEverything
     ) -> None:
         connack = await (await open_raw(5)).connect("")
@@ -196,7 +196,7 @@ class TestAcknowledging:
 
         assert await client.receive() == PubAck(1)
 
-    async def test_pubacks_leave_in_the_order_of_the_publishes(self, serve: Serve, raw: OpenRaw) -> None:
+    async def test_pubacks_reach_a_client_in_the_order_of_its_publishes(self, serve: Serve, raw: OpenRaw) -> None:
         """[MQTT5-4.6.0-2]"""
         waiting: list[int] = []
 

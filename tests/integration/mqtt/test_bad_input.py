@@ -185,7 +185,7 @@ class TestBeforeAConnection:
         await client.expect(b"\x20\x02\x00\x02")
         await client.expect_end()
 
-    async def test_more_connections_than_allowed_are_closed_at_once(
+    async def test_more_connections_than_allowed_are_closed_at_once_by_the_gateway(
         self, serve: Serve, raw: OpenRaw, open_raw: OpenRaw
     ) -> None:
         small = await serve(AcceptEverything(), max_connections=1)

@@ -238,7 +238,7 @@ class TestRetained:
         await subscriber.expect_nothing_more()
 
     @pytest.mark.mqtt("MQTT3-3.3.1-12")
-    async def test_a_message_without_the_flag_changes_nothing(self, raw: OpenRaw) -> None:
+    async def test_a_message_without_the_retain_flag_changes_nothing_for_later_subscribers(self, raw: OpenRaw) -> None:
         """[MQTT5-3.3.1-8]"""
         publisher = await raw("publisher")
         publisher.send(Publish(topic="a", payload=b"kept", retain=True), Publish(topic="a", payload=b"passing"))
@@ -250,7 +250,7 @@ class TestRetained:
         assert await subscriber.receive() == Publish(topic="a", payload=b"kept", retain=True)
 
     @pytest.mark.mqtt("MQTT3-3.8.4-3")
-    async def test_it_comes_with_every_subscribe_before_5_0(self, raw: OpenRaw) -> None:
+    async def test_a_retained_message_comes_with_every_subscribe_before_5_0(self, raw: OpenRaw) -> None:
         """[MQTT3-3.8.4-3]"""
         client = await raw("client")
         client.send(Publish(topic="a", payload=b"x", retain=True))
@@ -260,7 +260,7 @@ class TestRetained:
             assert await client.receive() == Publish(topic="a", payload=b"x", retain=True)
 
     @pytest.mark.mqtt("MQTT3-3.1.2-7")
-    async def test_it_outlives_its_publisher(self, raw: OpenRaw) -> None:
+    async def test_a_retained_message_outlives_its_publisher(self, raw: OpenRaw) -> None:
         publisher = await raw("publisher")
         publisher.send(Publish(topic="a", payload=b"x", retain=True))
         await publisher.disconnect()

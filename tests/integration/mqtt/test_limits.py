@@ -50,7 +50,7 @@ class TestConnections:
         assert lines[0].startswith("refused 127.0.0.1:")
 
     @pytest.mark.parametrize(("version", "code"), [(5, 0x9F), (4, 0x88), (3, 0x88)])
-    async def test_too_many_in_a_second_are_told_to_come_again(
+    async def test_too_many_connections_in_a_second_are_told_to_come_again(
         self, serve: Serve, application: AcceptEverything, open_raw: OpenRaw, version: int, code: int
     ) -> None:
         """Before 5.0 with the return code 3, server unavailable, which reads as 0x88."""
@@ -122,7 +122,7 @@ class TestRates:
         flooding.cancel()
         await until(lambda: counted("mqtt_slowed", "closed") == before + 1, "the count")
 
-    async def test_so_is_one_that_has_sent_so_much_at_once_and_nothing_since(
+    async def test_a_client_that_has_sent_far_too_much_at_once_and_nothing_since_is_told_to_go(
         self, serve: Serve, application: AcceptEverything, open_raw: OpenRaw
     ) -> None:
         """It would not be read for minutes otherwise, nor heard when it says that it is still there."""

@@ -244,7 +244,7 @@ def test_every_bound_of_the_page_that_has_a_counter_is_here() -> None:
 
 
 @pytest.mark.parametrize("name", EXCEED)
-async def test_it_is_told_and_counted_as_the_page_says(name: str, serve: Serve, open_raw: OpenRaw) -> None:
+async def test_a_limit_is_told_and_counted_as_the_page_says(name: str, serve: Serve, open_raw: OpenRaw) -> None:
     option = name.partition(",")[0]
     codes, counters = ROWS[option][0].partition("before")[0], re.findall(r"`(gateway_[^`]+)`", ROWS[option][1])
     address = await serve(Waiting(), **LOW.get(name, {option: 1}))

@@ -74,7 +74,7 @@ async def test_what_a_client_has_published_is_acknowledged_before() -> None:
     await closing
 
 
-async def test_but_for_so_long_only() -> None:
+async def test_answers_are_waited_for_at_shutdown_for_so_long_only() -> None:
     class Impatient(MqttServer):
         answer_grace_s = 0.01
 

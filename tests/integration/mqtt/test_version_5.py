@@ -55,7 +55,7 @@ class TestProperties:
     @pytest.mark.mqtt(
         "MQTT5-3.3.2-4", "MQTT5-3.3.2-15", "MQTT5-3.3.2-16", "MQTT5-3.3.2-17", "MQTT5-3.3.2-18", "MQTT5-3.3.2-20"
     )
-    async def test_those_of_a_message_reach_the_subscriber_unchanged(self, paho: ConnectPaho) -> None:
+    async def test_properties_of_a_message_reach_the_subscriber_unchanged(self, paho: ConnectPaho) -> None:
         """[MQTT5-3.3.2-4] [MQTT5-3.3.2-15] [MQTT5-3.3.2-16] [MQTT5-3.3.2-17] [MQTT5-3.3.2-18] [MQTT5-3.3.2-20]"""
         subscriber, publisher = await paho("subscriber", 5), await paho("publisher", 5)
         await subscriber.subscribe("a", 1)
@@ -193,7 +193,7 @@ class TestMessageExpiry:
         assert isinstance(packet, Publish)
         assert 900 < packet.properties["message_expiry_interval"] < 1000
 
-    async def test_an_expired_message_is_not_delivered(self, raw: OpenRaw) -> None:
+    async def test_a_message_that_has_expired_does_not_reach_a_client(self, raw: OpenRaw) -> None:
         """[MQTT5-3.3.2-5]"""
         publisher = await raw("publisher", 5)
         absent = await raw("absent", 5, properties=KEPT)

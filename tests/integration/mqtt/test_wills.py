@@ -82,7 +82,7 @@ class TestIsPublished:
 
         assert await watcher.receive() == GONE
 
-    async def test_with_its_qos_and_properties(self, watcher: RawClient, raw: OpenRaw) -> None:
+    async def test_a_will_is_published_with_its_qos_and_properties(self, watcher: RawClient, raw: OpenRaw) -> None:
         """[MQTT5-3.1.3.2]: the will delay stays with the server."""
         properties = {"content_type": "text/plain", "user_property": [("a", "1"), ("a", "2")]}
         will = Will(topic="gone", payload=b"x", qos=1, properties={**properties, "will_delay_interval": 0})
@@ -93,7 +93,9 @@ class TestIsPublished:
         assert await watcher.receive() == Publish(topic="gone", payload=b"x", qos=1, packet_id=1, properties=properties)
 
     @pytest.mark.mqtt("MQTT3-3.1.2-17", "MQTT5-3.1.2-15")
-    async def test_as_a_retained_message_if_it_asks_for_that(self, watcher: RawClient, raw: OpenRaw) -> None:
+    async def test_a_will_is_published_as_a_retained_message_if_it_asks_for_that(
+        self, watcher: RawClient, raw: OpenRaw
+    ) -> None:
         """[MQTT5-3.1.2-15]"""
         client = await raw("client", 4, will=Will(topic="gone", payload=b"client", retain=True))
         client.abort()
@@ -176,7 +178,7 @@ class TestIsNotPublished:
 
 
 class TestDelay:
-    async def test_it_waits_as_long_as_it_asks(self, watcher: RawClient, raw: OpenRaw) -> None:
+    async def test_a_will_waits_as_long_as_it_asks(self, watcher: RawClient, raw: OpenRaw) -> None:
         """[MQTT5-3.1.3.2.2]"""
         loop = asyncio.get_running_loop()
         will = Will(topic="gone", payload=b"client", properties={"will_delay_interval": 1})

@@ -134,7 +134,7 @@ def test_a_device_that_there_is_not_is_1_and_one_line(device: Command) -> None:
     assert re.fullmatch(r"gateway: there is no device 'absent'; `\S+ device list` lists them\n", done.stderr)
 
 
-def test_wrong_usage_is_2(device: Command) -> None:
+def test_wrong_usage_of_a_device_command_is_2(device: Command) -> None:
     assert device("add").returncode == 2
 
 

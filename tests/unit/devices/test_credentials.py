@@ -171,7 +171,9 @@ class TestLookingUp:
     ) -> None:
         assert await directory.authenticate(token) == Denied(f"unknown token {named}")
 
-    async def test_that_of_a_disabled_device_says_whose_it_is(self, directory: DeviceDirectory, device: Device) -> None:
+    async def test_a_token_of_a_disabled_device_says_whose_it_is(
+        self, directory: DeviceDirectory, device: Device
+    ) -> None:
         token = await database_sync_to_async(issue)(device)
         await database_sync_to_async(set_enabled)(device, False)
 
@@ -347,7 +349,9 @@ class TestCutWhileLookingUp:
         assert isinstance(again, Identity)
         assert directory.is_current(again)
 
-    async def test_that_of_another_device_stays_current(self, directory: DeviceDirectory, slow: SlowDatabase) -> None:
+    async def test_an_identity_of_another_device_stays_current(
+        self, directory: DeviceDirectory, slow: SlowDatabase
+    ) -> None:
         identity = await self.look_up(directory, slow, cut=VALID.device_id + 1)
 
         assert directory.is_current(identity)

@@ -122,7 +122,7 @@ async def test_who_watches_a_device_gets_every_reading_of_it_and_of_no_other(set
     }
 
 
-async def test_of_a_commit_with_very_many_the_newest(setting: Setting) -> None:
+async def test_subscribers_get_the_newest_of_a_commit_with_very_many(setting: Setting) -> None:
     watcher = await setting.watch(device_group(1))
 
     await setting.send(ONE, *[("t", TS + number, float(number), None) for number in range(NEWEST_PER_DEVICE + 50)])
@@ -201,7 +201,7 @@ async def test_a_layer_that_fails_stops_neither_ingest_nor_what_comes_later(
     ]
 
 
-async def test_nor_does_one_that_fails_where_nobody_expects_it(
+async def test_an_announcement_that_fails_where_nobody_expects_it_does_not_end_the_fanout(
     setting: Setting, caplog: pytest.LogCaptureFixture
 ) -> None:
     fleet = await setting.watch(FLEET_GROUP)

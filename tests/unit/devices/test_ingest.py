@@ -49,7 +49,7 @@ async def ingest(sqlite_database: Path, announced: Announced) -> AsyncIterator[I
     await ingest.close()
 
 
-async def test_of_a_database_that_was_replaced_nothing_is_believed_and_nothing_that_waits_is_acknowledged(
+async def test_nothing_is_believed_of_a_database_that_was_replaced_and_nothing_that_waits_is_acknowledged(
     sqlite_database: Path, sqlite_template: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     replaced = 0

@@ -42,7 +42,7 @@ class TestAsGson:
             ("{a: 0x1F, b: 21,5: 1}", {"a": "0x1F", "b": 21, "5": 1}),
         ],
     )
-    def test_is_read(self, text: str, read_as: Any) -> None:
+    def test_what_gson_reads_is_read(self, text: str, read_as: Any) -> None:
         assert content(text) == read_as
 
     @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ class TestAsGson:
             ("21.5 degrees", "expected an object or an array", 0),
         ],
     )
-    def test_is_refused_at_its_byte(self, text: str, why: str, position: int) -> None:
+    def test_what_gson_refuses_is_refused_at_its_byte(self, text: str, why: str, position: int) -> None:
         with pytest.raises(LenientJsonError) as refused:
             content(text)
         expected = "it ends too early" if why.startswith("expected a key") and text == "{" else why
@@ -85,7 +85,7 @@ class TestWider:
         assert reading.content == {"out": 11.5, "in": None, "all": [1, None]}
         assert reading.missing == 2
 
-    def test_but_not_as_a_key_or_in_quotes(self) -> None:
+    def test_a_number_that_is_none_is_a_value_as_a_key_or_in_quotes(self) -> None:
         reading = read(b'{nan: "nan"}', max_depth=MAX_DEPTH)
 
         assert (reading.content, reading.missing) == ({"nan": "nan"}, 0)
@@ -126,7 +126,7 @@ class TestBounds:
 
 
 class TestLocating:
-    def test_the_value_of_a_member(self) -> None:
+    def test_the_value_of_a_member_is_found(self) -> None:
         payload = "{id: 'ä', telemetry: {a: nan} , b: {telemetry: 1}}".encode()
 
         reading = read(payload, max_depth=MAX_DEPTH, locate="telemetry")
@@ -134,7 +134,7 @@ class TestLocating:
         assert reading.span is not None
         assert payload[slice(*reading.span)] == b"{a: nan}"
 
-    def test_that_is_not_there(self) -> None:
+    def test_the_value_of_a_member_that_is_not_there_is_not_found(self) -> None:
         assert read(b"{b: {telemetry: 1}}", max_depth=MAX_DEPTH, locate="telemetry").span is None
 
 

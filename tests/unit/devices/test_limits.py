@@ -21,7 +21,7 @@ class TestFailedLogins:
         """For each, whether it is answered at once."""
         return [self.logins.note(client) for client in clients]
 
-    def test_as_many_as_are_allowed_are_answered_at_once(self) -> None:
+    def test_as_many_failed_logins_as_are_allowed_are_answered_at_once(self) -> None:
         assert self.fail(HERE, HERE, HERE, HERE) == [True, True, True, False]
 
     def test_more_are_as_the_minute_passes(self) -> None:

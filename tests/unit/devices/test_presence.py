@@ -149,7 +149,7 @@ class TestOrders:
         assert server.forgotten == {mine: "credentials rotated"}
         assert server.kept == {other}
 
-    async def test_so_does_what_they_kept_for_one_that_was_cut_off_while_no_gateway_ran(
+    async def test_what_servers_keep_for_a_device_that_was_cut_off_while_no_gateway_ran_goes_with_it(
         self, database: str, device: Device, new_device: MakeStoredDevice
     ) -> None:
         disabled, deleted = [await database_sync_to_async(new_device)(name) for name in ("disabled", "deleted")]
@@ -164,10 +164,12 @@ class TestOrders:
 
         assert server.kept == {owner_of(device.pk), "192.0.2.1", "device/of-others"}
 
-    def test_they_are_looked_for_often_enough_to_be_carried_out_within_two_seconds(self) -> None:
+    def test_orders_are_looked_for_often_enough_to_be_carried_out_within_two_seconds(self) -> None:
         assert POLL_INTERVAL_S <= 1
 
-    async def test_other_devices_stay(self, gateway: Gateway, device: Device, new_device: MakeStoredDevice) -> None:
+    async def test_an_order_leaves_other_devices_connected(
+        self, gateway: Gateway, device: Device, new_device: MakeStoredDevice
+    ) -> None:
         other = await database_sync_to_async(new_device)("thermo-2")
         connection, other_connection = gateway.connect(device), gateway.connect(other)
 
@@ -218,7 +220,7 @@ class TestOrders:
 
         await until(lambda: connection.closed_for)
 
-    async def test_those_from_before_the_start_are_not_its_business(self, device: Device) -> None:
+    async def test_orders_from_before_the_start_are_not_carried_out(self, device: Device) -> None:
         await database_sync_to_async(order_disconnect)(device, "disabled")
 
         async with Gateway() as gateway:
@@ -240,7 +242,7 @@ class TestOrders:
 
         assert kept == [KEEP_ORDERS, KEEP_ORDERS + 1]
 
-    async def test_they_are_carried_out_while_nothing_can_be_written(self, gateway: Gateway, device: Device) -> None:
+    async def test_orders_are_carried_out_while_nothing_can_be_written(self, gateway: Gateway, device: Device) -> None:
         connection = gateway.connect(device)
         await until_stored(lambda: is_connected(device))
         await database_sync_to_async(break_writing)()
@@ -269,7 +271,7 @@ class TestAnotherDatabase:
         assert [connection.closed_for for connection in connections] == ["database replaced"] * 3
         assert not gateway.connections.add(looked_up_before, lambda reason: None)
 
-    async def test_its_orders_of_before_are_old_and_those_that_come_are_carried_out(
+    async def test_orders_in_another_database_from_before_are_old_and_those_that_come_are_carried_out(
         self, gateway: Gateway, device: Device
     ) -> None:
         await database_sync_to_async(DisconnectOrder.objects.create)(pk=5_000, device=device, reason="long ago")
@@ -288,7 +290,7 @@ class TestAnotherDatabase:
 
 
 class TestWhoIsConnected:
-    async def test_is_recorded_with_the_times(self, gateway: Gateway, device: Device) -> None:
+    async def test_who_is_connected_is_recorded_with_the_times(self, gateway: Gateway, device: Device) -> None:
         before = now_ms()
 
         connection = gateway.connect(device)
@@ -301,7 +303,7 @@ class TestWhoIsConnected:
         assert device.disconnected_at_ms is not None
         assert before <= device.disconnected_at_ms <= now_ms()
 
-    async def test_those_who_watch_are_told_once_it_is_recorded(self, gateway: Gateway, device: Device) -> None:
+    async def test_who_watches_is_told_once_a_connection_is_recorded(self, gateway: Gateway, device: Device) -> None:
         connection = gateway.connect(device)
         assert gateway.announced == []
 
@@ -397,7 +399,7 @@ class TestTwoGateways:
             await until_stored(lambda: not is_connected(device))
             assert other.announced == [(device.pk, True), (device.pk, False)]
 
-    async def test_in_whichever_order_it_is_written(self, device: Device) -> None:
+    async def test_two_gateways_agree_in_whichever_order_they_write(self, device: Device) -> None:
         old, new = Gateway(poll_interval_s=3600), Gateway(poll_interval_s=3600)
         async with old, new:
             leaving = old.connect(device)
@@ -480,7 +482,7 @@ class TestARowThatSomebodyHasLocked:
     def database(self, postgresql_database: str) -> str:
         return "postgresql"
 
-    async def test_keeps_no_revoked_device_connected_and_nothing_from_being_recorded(
+    async def test_a_row_that_somebody_has_locked_keeps_no_revoked_device_connected_and_nothing_from_being_recorded(
         self, gateway: Gateway, device: Device, locked_devices: None
     ) -> None:
         connection = gateway.connect(device)
@@ -492,7 +494,7 @@ class TestARowThatSomebodyHasLocked:
         await until(lambda: gateway.announced == [(device.pk, True), (device.pk, False)])
         assert gateway.presence.failure is None
 
-    async def test_that_of_the_gateway_itself_keeps_no_revoked_device_connected(
+    async def test_a_locked_row_of_the_gateway_itself_keeps_no_revoked_device_connected(
         self, gateway: Gateway, device: Device, postgresql_database: str, postgres_server: PostgresServer
     ) -> None:
         connection = gateway.connect(device)
@@ -522,7 +524,7 @@ class TestAPostgresqlThatHasFallenSilent:
         with default_database(settings):
             yield "postgresql"
 
-    async def test_is_told_of_and_left_for_a_new_connection(
+    async def test_a_postgresql_that_has_fallen_silent_is_told_of_and_left_for_a_new_connection(
         self, proxy: SilentProxy, gateway: Gateway, device: Device, caplog: pytest.LogCaptureFixture
     ) -> None:
         connection = gateway.connect(device)

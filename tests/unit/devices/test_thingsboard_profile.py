@@ -78,7 +78,7 @@ class TestValues:
             ('"grün €"', None, '"grün €"'),
         ],
     )
-    def test_are_kept_as_a_number_or_as_json(self, text: str, number: float | None, stored: str | None) -> None:
+    def test_values_are_kept_as_a_number_or_as_json(self, text: str, number: float | None, stored: str | None) -> None:
         assert value(text) == (number, stored)
 
     def test_null_is_skipped(self) -> None:
@@ -163,23 +163,23 @@ class TestRefused:
         "ts",
         ["-1", "-0.5e1", '"now"', '"-1"', "null", "true", str(MAX_TS + 1), "1" * 400, "1e400", '"' + "1" * 400 + '"'],
     )
-    def test_a_time_that_is_none(self, ts: str) -> None:
+    def test_a_time_that_is_none_is_refused(self, ts: str) -> None:
         with pytest.raises(PayloadError, match='"ts" is to be milliseconds'):
             decode(b'{"ts": ' + ts.encode() + b', "values": {"a": 1}}')
 
     @pytest.mark.parametrize(
         "ts", ["0", "1700000000000", "1.7e12", "1700000000000.0", "1700000000000.75", str(MAX_TS), '"1700000000000"']
     )
-    def test_but_not_a_time_that_is_a_number_or_its_digits(self, ts: str) -> None:
+    def test_a_time_that_is_a_number_or_its_digits_is_taken(self, ts: str) -> None:
         ((_, stamped, _, _),) = decode(b'{"ts": ' + ts.encode() + b', "values": {"a": 1}}')
         assert stamped == int(float(ts.strip('"')))
 
     @pytest.mark.parametrize("key", ["", "k" * (MAX_KEY_LENGTH + 1), "nul\0"])
-    def test_a_key_that_cannot_be_stored(self, key: str) -> None:
+    def test_a_key_that_cannot_be_stored_is_refused(self, key: str) -> None:
         with pytest.raises(PayloadError, match="a key has 1 to 255 characters"):
             points({key: 1})
 
-    def test_but_not_the_longest_key(self) -> None:
+    def test_the_longest_key_is_taken(self) -> None:
         assert points({"k" * MAX_KEY_LENGTH: 1})
 
     def test_more_values_than_a_message_may_have(self) -> None:

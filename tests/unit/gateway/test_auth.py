@@ -166,7 +166,7 @@ class TestLogout:
         assert scope["session"].is_empty()
         assert signalled == [bob]
 
-    async def test_a_scope_without_session_is_an_error(self) -> None:
+    async def test_a_logout_without_session_is_an_error(self) -> None:
         with pytest.raises(ValueError, match="Login cannot find session in scope"):
             await logout({"type": "websocket"})
 
@@ -199,7 +199,7 @@ class TestAuthMiddleware:
 
         assert await user_of(AuthMiddlewareStack, {"type": "websocket", "headers": [(b"cookie", cookie)]}) == bob
 
-    async def test_it_needs_a_session(self) -> None:
+    async def test_the_auth_middleware_needs_a_session(self) -> None:
         with pytest.raises(ValueError, match="AuthMiddleware cannot find session in scope"):
             await user_of(AuthMiddleware, {"type": "websocket"})
 

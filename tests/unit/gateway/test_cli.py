@@ -66,7 +66,7 @@ def test_a_wrong_configuration_is_2_for_every_command_with_every_fault_on_standa
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["serve", "--nonsense"], ["worker"], ["check", "more"]])
-def test_wrong_usage_is_2(arguments: list[str], tmp_path: Path) -> None:
+def test_wrong_usage_of_a_command_is_2(arguments: list[str], tmp_path: Path) -> None:
     done = gateway(*arguments, cwd=tmp_path)
 
     assert done.returncode == 2

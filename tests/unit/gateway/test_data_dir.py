@@ -49,7 +49,7 @@ def test_two_gateways_cannot_share_one_and_the_second_is_told_which_process_has_
         pass
 
 
-def test_it_is_free_again_when_its_process_is_killed(tmp_path: Path) -> None:
+def test_a_data_directory_is_free_again_when_its_process_is_killed(tmp_path: Path) -> None:
     holder = (
         "import sys, os, signal; from gateway.serve import data_dir; from gateway.config import load\n"
         "with data_dir.held(load(None, environ={}, flags=[f'data_dir={sys.argv[1]}']).config):\n"

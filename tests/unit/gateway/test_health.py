@@ -59,7 +59,7 @@ async def test_a_gateway_is_ready_when_it_serves_and_every_check_passes() -> Non
     assert json.loads(body) == {"database": "ok", "server": "ok"}
 
 
-async def test_it_is_not_while_it_starts_or_stops() -> None:
+async def test_a_gateway_is_not_ready_while_it_starts_or_stops() -> None:
     status, _, body = await ask(Readiness({}), lifecycle=Lifecycle())
 
     assert status == 503

@@ -76,7 +76,7 @@ def test_the_token_in_a_device_path_is_masked_whoever_wrote_it(
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
-def test_and_in_the_text_of_an_exception(form: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tokens_are_masked_in_the_text_of_an_exception(form: Any, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(LogOptions(format=form))
 
     try:

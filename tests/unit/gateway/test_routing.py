@@ -54,7 +54,7 @@ class TestProtocolTypeRouter:
         assert mqtt.scope == {"type": "mqtt"}
         assert http.scope is None
 
-    async def test_refuses_a_type_that_it_does_not_know(self) -> None:
+    async def test_the_router_refuses_a_type_that_it_does_not_know(self) -> None:
         with pytest.raises(ValueError, match="No application configured for scope type 'http'"):
             await call(ProtocolTypeRouter({}), "http")
 
@@ -66,11 +66,11 @@ class TestChannelNameRouter:
 
         assert leaf.scope["channel"] == "thumbnails"
 
-    async def test_refuses_a_channel_that_it_does_not_know(self) -> None:
+    async def test_the_router_refuses_a_channel_that_it_does_not_know(self) -> None:
         with pytest.raises(ValueError, match="No application configured for channel name 'other'"):
             await call(ChannelNameRouter({}), "channel", channel="other")
 
-    async def test_refuses_a_scope_without_channel(self) -> None:
+    async def test_the_router_refuses_a_scope_without_channel(self) -> None:
         with pytest.raises(ValueError, match="got a scope without a 'channel' key"):
             await call(ChannelNameRouter({}), "websocket")
 
@@ -247,7 +247,7 @@ class TestNestedRouters:
 
         assert leaf.scope["url_route"]["args"] == ("7", "x")
 
-    async def test_without_a_route_let_the_next_one_be_tried(self) -> None:
+    async def test_nested_routers_without_a_route_let_the_next_one_be_tried(self) -> None:
         leaf = Leaf()
         router = URLRouter([path("a/", BaseMiddleware(URLRouter([path("b/", Leaf())]))), path("a/c/", leaf)])
         await call(router, path="/a/c/")
@@ -286,7 +286,7 @@ class TestNestedRouters:
 
 
 class TestGetDefaultApplication:
-    def test_gives_what_the_setting_names(self, settings: Any) -> None:
+    def test_the_default_application_is_what_the_setting_names(self, settings: Any) -> None:
         settings.ASGI_APPLICATION = f"{__name__}.example_application"
 
         assert get_default_application() is example_application
@@ -299,7 +299,9 @@ class TestGetDefaultApplication:
             ("gateway.routing.missing", "Cannot find 'missing' in ASGI_APPLICATION module gateway.routing"),
         ],
     )
-    def test_says_what_is_wrong_with_the_setting(self, settings: Any, setting: str | None, error: str) -> None:
+    def test_the_default_application_says_what_is_wrong_with_the_setting(
+        self, settings: Any, setting: str | None, error: str
+    ) -> None:
         settings.ASGI_APPLICATION = setting
 
         with pytest.raises(ImproperlyConfigured) as raised:

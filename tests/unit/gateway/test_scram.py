@@ -29,7 +29,7 @@ def server() -> ScramServer:
 
 
 class TestExchange:
-    async def test_that_of_the_rfc(self) -> None:
+    async def test_the_exchange_of_the_rfc_ends_as_there(self) -> None:
         subject = server()
 
         assert await subject.step(FIRST) == CHALLENGE
@@ -46,7 +46,7 @@ class TestExchange:
         assert refused.value.reason_code == 0x87
         assert not subject.done
 
-    async def test_there_is_one_attempt(self) -> None:
+    async def test_a_client_has_one_attempt(self) -> None:
         subject = server()
         await subject.step(FIRST)
         with pytest.raises(Reject):
@@ -124,7 +124,7 @@ class TestExchange:
 
 
 class TestCredentials:
-    def test_are_stored_as_text(self) -> None:
+    def test_credentials_are_stored_as_text(self) -> None:
         credentials = ScramCredentials.of("pencil")
 
         assert ScramCredentials.parse(str(credentials)) == credentials
@@ -134,7 +134,7 @@ class TestCredentials:
         assert repr(ScramCredentials.of("pencil", iterations=4096)) == "ScramCredentials(iterations=4096)"
 
     @pytest.mark.parametrize("text", ["", "SCRAM-SHA-1$4096:YQ==$YQ==:YQ==", "SCRAM-SHA-256$4096:!$YQ==:YQ=="])
-    def test_other_text_is_refused(self, text: str) -> None:
+    def test_text_that_is_no_credentials_is_refused(self, text: str) -> None:
         with pytest.raises(ValueError, match=r"."):
             ScramCredentials.parse(text)
 

@@ -72,7 +72,7 @@ class Login(TestCase):
         async with client:
             assert await client.connect() == (True, 0)
 
-    async def test_it_is_too_late_when_the_application_runs(self) -> None:
+    async def test_a_login_is_too_late_when_the_application_runs(self) -> None:
         async with WebsocketCommunicator(AuthMiddlewareStack(Greeter.as_asgi()), "/") as client:
             with pytest.raises(RuntimeError, match=r"call login\(\) before the first event"):
                 await client.login(self.alice)

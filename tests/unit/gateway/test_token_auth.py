@@ -220,11 +220,13 @@ class TestWebSocket:
 
 
 class TestQueryParameter:
-    async def test_it_is_not_looked_at_unless_named(self, protect: Callable[..., Application]) -> None:
+    async def test_the_query_string_is_not_looked_at_unless_a_parameter_is_named(
+        self, protect: Callable[..., Application]
+    ) -> None:
         response = await HttpCommunicator(protect(), "GET", "/?token=ann").get_response()
         assert response["status"] == 401
 
-    async def test_it_is_taken_out_of_the_query_string(self, protect: Callable[..., Application]) -> None:
+    async def test_the_token_is_taken_out_of_the_query_string(self, protect: Callable[..., Application]) -> None:
         client = HttpCommunicator(protect(query_parameter="token"), "GET", "/?a=%20b&token=ann&c")
         assert (await client.get_response())["body"] == b"ann a=%20b&c"
 

@@ -215,7 +215,7 @@ class TestADatabaseThatCanBeReadAndNotWritten:
 
 class TestAnError:
     @pytest.mark.parametrize(("accept", "words"), [(HTML, "The gateway failed"), ("*/*", '{"error": "this failed')])
-    def test_it_is_a_page_or_json_and_a_traceback_in_the_log(
+    def test_an_error_is_a_page_or_json_and_a_traceback_in_the_log(
         self, accept: str, words: str, settings: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         settings.ROOT_URLCONF = __name__
@@ -239,7 +239,7 @@ class TestAHostThatIsNoneOfOurs:
         assert "public_url = &quot;http://192.168.1.5:8000&quot;" in page
         assert "allowed_hosts = [&quot;192.168.1.5&quot;]" in page
 
-    def test_a_program_is_told_in_json(self) -> None:
+    def test_a_program_that_names_another_host_is_told_in_json(self) -> None:
         answer = Client(headers={"host": "gateway.example"}).get("/")
 
         assert answer.status_code == 400

@@ -73,7 +73,7 @@ class TestDatabase:
 
 
 class TestAllowedHosts:
-    def test_by_default_only_this_machine(self) -> None:
+    def test_by_default_only_this_machine_may_be_named(self) -> None:
         assert settings.allowed_hosts(configured()) == ["127.0.0.1", "[::1]", "localhost"]
 
     def test_what_is_listened_at_may_be_asked_for_but_every_interface_is_no_name(self) -> None:

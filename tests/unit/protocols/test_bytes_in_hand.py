@@ -56,7 +56,7 @@ def test_small_ones_are_not_counted() -> None:
 
 
 @pytest.mark.parametrize("client", [None, ("10.0.0.1", 1)])
-def test_who_speaks_for_everybody_has_no_share_of_his_own(client: tuple[str, int] | None) -> None:
+def test_who_speaks_for_everybody_has_no_share_of_the_bytes_in_hand(client: tuple[str, int] | None) -> None:
     held = in_hand(proxies=("10.0.0.0/8",))
 
     assert Holding(held, client).set(90_000) is None

@@ -8,7 +8,7 @@ from protocols.trusted_peers import TrustedPeers
 A, B = ("192.0.2.1", 1), ("192.0.2.2", 1)
 
 
-def test_as_many_as_may_be_at_a_time() -> None:
+def test_as_many_connections_are_admitted_as_may_be_at_a_time() -> None:
     limits = ConnectionLimits(connections=2)
     assert [limits.enter(A, 0), limits.enter(B, 0), limits.enter(B, 0)] == [None, None, "max_connections"]
 

@@ -26,7 +26,7 @@ def run(application: Any, **options: Any) -> tuple[ApplicationRun, list[BaseExce
 
 
 class TestApplicationRun:
-    async def test_tells_of_an_application_that_returned(self) -> None:
+    async def test_a_run_tells_of_an_application_that_returned(self) -> None:
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             await receive()
 
@@ -36,7 +36,9 @@ class TestApplicationRun:
 
         assert ends == [None]
 
-    async def test_logs_once_what_an_application_raised_and_tells_of_it(self, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_a_run_logs_once_what_an_application_raised_and_tells_of_it(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             raise LookupError("oh")
 
@@ -79,7 +81,7 @@ class TestApplicationRun:
         assert it.task.cancelled()
         assert "did not return within 0 s" in caplog.text
 
-    async def test_tells_once_of_a_run_cancelled_before_it_began(self) -> None:
+    async def test_a_run_cancelled_before_it_began_is_told_of_once(self) -> None:
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             pytest.fail("it must not run")
 

@@ -64,7 +64,7 @@ class TestTheFileThatIsThere:
         with pytest.raises(FileMovedError, match="is not there any more"):
             insert(file, 1)
 
-    def test_it_is_not_made_anew(self, file: DatabaseFile, tmp_path: Path) -> None:
+    def test_a_file_that_was_moved_away_is_not_made_anew(self, file: DatabaseFile, tmp_path: Path) -> None:
         file.path.rename(tmp_path / "away")
         file.close()
 
@@ -132,7 +132,7 @@ class TestTheFileThatIsThere:
 class TestTheLog:
     BLOB = b"x" * 2**20
 
-    def test_comes_down_when_the_reader_that_kept_it_has_gone(
+    def test_the_log_comes_down_when_the_reader_that_kept_it_has_gone(
         self, file: DatabaseFile, caplog: pytest.LogCaptureFixture
     ) -> None:
         with closing(sqlite3.connect(file.path, isolation_level=None)) as reader:

@@ -49,7 +49,7 @@ def test_the_command_is_the_one_that_serve_was_started_with(monkeypatch: pytest.
         (["log.level=error"], ""),
     ],
 )
-def test_it_works_on_the_same_data_and_shows_no_password(
+def test_the_admin_works_on_the_same_data_and_shows_no_password(
     monkeypatch: pytest.MonkeyPatch, flags: list[str], options: str
 ) -> None:
     monkeypatch.setattr("sys.argv", ["gateway", "serve"])

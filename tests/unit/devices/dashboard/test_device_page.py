@@ -22,7 +22,7 @@ def store(device: Device, ts: int, number: float | None, text: str | None = None
     Reading.objects.create(device=device, key=found, ts=ts, seq=0, received=ts, number=number, text=text)
 
 
-def test_it_shows_the_ends_of_valid_tokens_only(watching: Client, device: Device) -> None:
+def test_the_page_shows_the_ends_of_valid_tokens_only(watching: Client, device: Device) -> None:
     valid = credentials.issue(device)
     revoked = credentials.issue(device)
     credentials.revoke(device.credentials.get(hint=revoked[-4:]))

@@ -45,7 +45,7 @@ def told(changes: PageChanges) -> Any:
     return None if message is None else msgspec.json.decode(msgspec.json.encode(message))["devices"]
 
 
-def test_it_tells_of_the_devices_on_the_page_only() -> None:
+def test_changes_are_told_of_the_devices_on_the_page_only() -> None:
     changes = page_changes(facts(3, "t"))
 
     assert changes.take_readings(commit(d3=[["t", 5, 21.5]], d4=[["t", 5, 1]]))

@@ -105,7 +105,7 @@ class TestGuessing:
         assert log_in(client, path, "admin", PASSWORD).status_code == 429
         assert log_in(Client(), path, "admin", PASSWORD, "192.0.2.2").status_code == 302
 
-    def test_it_is_looked_at_again_as_the_minute_passes(
+    def test_a_password_is_looked_at_again_as_the_minute_passes(
         self, client: Client, admin: User, path: str, clock: Clock
     ) -> None:
         for number in range(FAILED_OF_USER):

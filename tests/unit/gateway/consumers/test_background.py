@@ -36,7 +36,7 @@ class TestSpawn:
 
             assert [await client.receive_from() for _ in range(2)] == ["from the background", "from the handler"]
 
-    async def test_it_is_cancelled_and_awaited_before_disconnect_is_called(self, served: Any) -> None:
+    async def test_work_is_cancelled_and_awaited_before_disconnect_is_called(self, served: Any) -> None:
         log = collector()
 
         class Subject(AsyncWebsocketConsumer):
@@ -60,7 +60,7 @@ class TestSpawn:
         assert log == ["work ended", "disconnect"]
 
     @pytest.mark.parametrize("end", ["a handler raises", "the server cancels"])
-    async def test_it_ends_however_the_consumer_ends(self, served: Any, end: str) -> None:
+    async def test_work_ends_however_the_consumer_ends(self, served: Any, end: str) -> None:
         log = collector()
 
         class Subject(AsyncWebsocketConsumer):
@@ -109,7 +109,7 @@ class TestSpawn:
             assert await client.receive_output() == {"type": "websocket.close", "code": 4000, "reason": "no such thing"}
         assert "background work failed" in caplog.text
 
-    async def test_by_default_a_failure_does_not_end_the_consumer(self, served: Any, caplog: Any) -> None:
+    async def test_by_default_a_failure_of_work_does_not_end_the_consumer(self, served: Any, caplog: Any) -> None:
         class Subject(AsyncWebsocketConsumer):
             async def connect(self) -> None:
                 await self.accept()
@@ -141,7 +141,7 @@ class TestSpawn:
         await client.connect()
         await client.wait()
 
-    async def test_there_is_a_limit(self, served: Any) -> None:
+    async def test_work_that_runs_at_a_time_is_limited(self, served: Any) -> None:
         class Subject(AsyncWebsocketConsumer):
             max_background = 2
 
@@ -190,7 +190,7 @@ class TestSpawn:
 
             assert await client.receive_from() == "side by side"
 
-    async def test_in_a_synchronous_consumer_disconnect_waits_for_it(self, served: Any) -> None:
+    async def test_disconnect_of_a_synchronous_consumer_waits_for_its_work(self, served: Any) -> None:
         log = collector()
         go_on = threading.Event()
 
@@ -230,7 +230,9 @@ class TestEvery:
 
             assert [await client.receive_from() for _ in range(3)] == ["tick"] * 3
 
-    async def test_it_is_called_in_turn_with_the_handlers_and_does_not_pile_up(self, served: Any) -> None:
+    async def test_a_repeated_function_is_called_in_turn_with_the_handlers_and_does_not_pile_up(
+        self, served: Any
+    ) -> None:
         class Subject(AsyncWebsocketConsumer):
             busy: ClassVar[bool] = False
             ticks: ClassVar[int] = 0
@@ -256,7 +258,7 @@ class TestEvery:
 
             assert await client.receive_from() == "1"
 
-    async def test_it_may_be_cancelled(self, served: Any) -> None:
+    async def test_a_repeated_function_may_be_cancelled(self, served: Any) -> None:
         class Subject(AsyncWebsocketConsumer):
             async def connect(self) -> None:
                 await self.accept()

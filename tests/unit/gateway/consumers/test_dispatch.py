@@ -104,7 +104,7 @@ async def test_handlers_may_come_from_a_mixin_and_through_a_decorator(served: An
 
 
 class TestAsAsgi:
-    async def test_makes_one_instance_per_scope(self) -> None:
+    async def test_as_asgi_makes_one_instance_per_scope(self) -> None:
         made = []
 
         class Counted(Recorder):
@@ -118,7 +118,7 @@ class TestAsAsgi:
 
         assert made == ["red", "red"]
 
-    def test_says_what_it_runs(self) -> None:
+    def test_as_asgi_says_what_it_runs(self) -> None:
         application: Any = Recorder.as_asgi(colour="red")
 
         assert application.consumer_class is Recorder
@@ -211,7 +211,7 @@ class TestMessagesOfALayer:
             await layer.group_send("room", {"type": "chat.message", "text": "alive"})
             assert await client.receive_from() == "alive"
 
-    async def test_without_type_are_refused_too(self, served: Any, layer: InMemoryChannelLayer) -> None:
+    async def test_messages_without_type_are_refused_too(self, served: Any, layer: InMemoryChannelLayer) -> None:
         async with WebsocketCommunicator(served(Room.as_asgi()), "/") as client:
             await client.connect()
             await layer.group_send("room", {"text": "x"})
@@ -219,7 +219,9 @@ class TestMessagesOfALayer:
 
             assert await client.receive_from() == "alive"
 
-    async def test_may_not_forge_events_for_a_raw_consumer(self, served: Any, layer: InMemoryChannelLayer) -> None:
+    async def test_messages_of_a_layer_may_not_forge_events_for_a_raw_consumer(
+        self, served: Any, layer: InMemoryChannelLayer
+    ) -> None:
         channels = []
 
         class Raw(AsyncConsumer):

@@ -64,10 +64,10 @@ class TestWhatADecoratorMade:
             await layer.send(next(iter(layer.local.channels)), {"type": message_type})
             assert await connection.receive_output() == {"type": "called"}
 
-    def test_is_no_handler_if_it_cannot_take_one_event(self) -> None:
+    def test_what_a_decorator_made_is_no_handler_if_it_cannot_take_one_event(self) -> None:
         assert Decorated.message_handlers() == {"by_bare_decorator", "in_a_thread", "partial"}
 
-    async def test_may_be_a_handler_of_connection_events(self, served: Any) -> None:
+    async def test_what_a_decorator_made_may_be_a_handler_of_connection_events(self, served: Any) -> None:
         class Raw(AsyncConsumer):
             @database_sync_to_async
             def websocket_connect(self, event: Any) -> None:
@@ -79,7 +79,9 @@ class TestWhatADecoratorMade:
         async with WebsocketCommunicator(served(Raw.as_asgi()), "/") as client:
             assert await client.connect() == (True, None)
 
-    async def test_is_a_handler_of_a_sync_consumer_if_it_is_called_synchronously(self, served: Any) -> None:
+    async def test_what_a_decorator_made_is_a_handler_of_a_sync_consumer_if_it_is_called_synchronously(
+        self, served: Any
+    ) -> None:
         called = []
 
         class Mixed(SyncConsumer):
@@ -179,7 +181,7 @@ class TestAsTestsUseConsumers:
             {"type": "websocket.close", "code": 4000},
         ]
 
-    def test_so_may_those_of_a_sync_consumer(self) -> None:
+    def test_methods_of_a_sync_consumer_may_be_called_without_running_it(self) -> None:
         consumer = JsonWebsocketConsumer()
         consumer.base_send = Mock()
 
@@ -191,7 +193,7 @@ class TestAsTestsUseConsumers:
             {"type": "websocket.send", "text": '{"a": 1}'},
         ]
 
-    async def test_so_may_those_of_an_http_consumer(self) -> None:
+    async def test_methods_of_an_http_consumer_may_be_called_without_running_it(self) -> None:
         consumer = AsyncHttpConsumer()
         consumer.base_send = AsyncMock()
 

@@ -261,7 +261,7 @@ class TestWhatTheHeadDecides:
         await request.wait()
         assert Guarded.disconnects == 1
 
-    async def test_without_one_the_body_is_read(self, served: Any) -> None:
+    async def test_the_body_is_read_if_the_head_decides_nothing(self, served: Any) -> None:
         headers = [(b"token", b"right"), (b"content-length", b"4")]
         request = HttpCommunicator(served(Guarded.as_asgi()), "POST", "/", b"body", headers)
 

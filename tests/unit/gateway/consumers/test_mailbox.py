@@ -54,7 +54,7 @@ async def received_of(
 NUMBERS = [{"type": "number", "n": n} for n in range(8)]
 
 
-async def test_by_default_it_holds_the_capacity_of_the_layer_and_refuses_more(
+async def test_by_default_a_mailbox_holds_the_capacity_of_the_layer_and_refuses_more(
     served: Any, layer: InMemoryChannelLayer
 ) -> None:
     before = dropped("full")
@@ -63,7 +63,7 @@ async def test_by_default_it_holds_the_capacity_of_the_layer_and_refuses_more(
     assert dropped("full") == before + 3
 
 
-async def test_it_holds_the_capacity_that_the_class_names(served: Any, layer: InMemoryChannelLayer) -> None:
+async def test_a_mailbox_holds_the_capacity_that_the_class_names(served: Any, layer: InMemoryChannelLayer) -> None:
     class Small(Busy):
         mailbox_capacity = 2
 
@@ -147,7 +147,7 @@ async def test_a_consumer_without_a_layer_has_no_mailbox_to_overflow() -> None:
 
 
 class TestKeepLatest:
-    async def test_holds_one_message_per_key_in_the_order_in_which_the_keys_came(
+    async def test_keep_latest_holds_one_message_per_key_in_the_order_in_which_the_keys_came(
         self, served: Any, layer: InMemoryChannelLayer
     ) -> None:
         class Latest(Busy):
@@ -161,7 +161,7 @@ class TestKeepLatest:
         assert await received_of(Latest, layer, served, NUMBERS) == (["6", "7", "5"], 0)
         assert dropped("replaced") == before + 5
 
-    async def test_takes_the_type_for_the_key_unless_told_otherwise(
+    async def test_keep_latest_takes_the_type_for_the_key_unless_told_otherwise(
         self, served: Any, layer: InMemoryChannelLayer
     ) -> None:
         class Latest(Busy):

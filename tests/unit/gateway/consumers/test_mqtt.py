@@ -67,7 +67,9 @@ class TestByDefault:
             assert await client.subscribe("a", "b") == [0x87, 0x87]
 
     @BOTH
-    async def test_nor_leave_a_will(self, served: Any, base: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_a_client_that_a_subclass_accepts_may_not_leave_a_will(
+        self, served: Any, base: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
         class Subject(base):  # type: ignore[misc]
             def _anonymous(self, password: bytes | None) -> bool:
                 raise AcceptConnection
@@ -76,16 +78,20 @@ class TestByDefault:
         assert "refused will 'gone' of mqtt test from" in caplog.text
 
     @BOTH
-    async def test_an_anonymous_client_may(self, served: Any, base: Any) -> None:
+    async def test_an_anonymous_client_may_publish_subscribe_and_leave_a_will(self, served: Any, base: Any) -> None:
         assert await self._answer_to_a_will(served(base.as_asgi())) == {"type": "mqtt.accept"}
 
     @BOTH
-    async def test_but_not_below_the_broker_s_own_topics(self, served: Any, base: Any) -> None:
+    async def test_an_anonymous_client_may_not_publish_below_the_brokers_own_topics(
+        self, served: Any, base: Any
+    ) -> None:
         answer = await self._answer_to_a_will(served(base.as_asgi()), "$SYS/broker/version")
         assert answer == {"type": "mqtt.accept", "will": False}
 
     @BOTH
-    async def test_but_where_a_bridge_says_that_it_is_gone(self, served: Any, base: Any) -> None:
+    async def test_an_anonymous_bridge_may_say_below_the_brokers_own_topics_that_it_is_gone(
+        self, served: Any, base: Any
+    ) -> None:
         answer = await self._answer_to_a_will(served(base.as_asgi()), "$SYS/broker/connection/field.up/state")
         assert answer == {"type": "mqtt.accept"}
 
@@ -102,7 +108,7 @@ class Accepting(AsyncMqttConsumer):
 
 
 class TestConnect:
-    async def test_gets_the_password_and_may_accept_under_another_client_id(self, served: Any) -> None:
+    async def test_connect_gets_the_password_and_may_accept_under_another_client_id(self, served: Any) -> None:
         class Subject(AsyncMqttConsumer):
             async def connect(self, password: bytes | None) -> None:
                 assert (self.scope["username"], password) == ("user", b"secret")
@@ -131,7 +137,7 @@ class TestConnect:
         ],
     )
     @BOTH
-    async def test_may_answer_by_raising(
+    async def test_connect_may_answer_by_raising(
         self, served: Any, base: Any, exception: Exception, answer: dict[str, Any]
     ) -> None:
         class AsyncSubject(AsyncMqttConsumer):
@@ -185,7 +191,7 @@ class TestConnect:
 
 
 class TestReceivePublish:
-    async def test_gets_the_topic_the_payload_and_how_it_was_sent(self, served: Any) -> None:
+    async def test_receive_publish_gets_the_topic_the_payload_and_how_it_was_sent(self, served: Any) -> None:
         seen = []
 
         class Subject(Accepting):
@@ -369,7 +375,7 @@ class TestToTheClient:
 
 class TestDisconnect:
     @pytest.mark.parametrize(("reason_code", "reason"), [(0, "client"), (0x8E, "taken_over")])
-    async def test_gets_the_reason_once(self, served: Any, reason_code: int, reason: str) -> None:
+    async def test_disconnect_gets_the_reason_once(self, served: Any, reason_code: int, reason: str) -> None:
         ends = []
 
         class Subject(Accepting):
@@ -382,7 +388,7 @@ class TestDisconnect:
 
         assert ends == [(reason_code, reason)]
 
-    async def test_says_shutdown_when_the_server_cancels(self, served: Any) -> None:
+    async def test_disconnect_says_shutdown_when_the_server_cancels(self, served: Any) -> None:
         ends = []
 
         class Subject(Accepting):
@@ -395,7 +401,7 @@ class TestDisconnect:
 
         assert ends == [(0x8B, "shutdown")]
 
-    async def test_publishes_that_came_before_are_handled_first(self, served: Any) -> None:
+    async def test_publishes_that_came_before_a_disconnect_are_handled_first(self, served: Any) -> None:
         seen = []
 
         class Subject(Accepting):

@@ -47,14 +47,14 @@ class TestAFutureFromAHandler:
 
         assert [(await client.receive_ack(ack_id))["reason_code"] for ack_id in ack_ids] == [0, 0, 0]
 
-    async def test_lets_the_next_publishes_be_handled_meanwhile(self, client: MqttCommunicator) -> None:
+    async def test_a_future_lets_the_next_publishes_be_handled_meanwhile(self, client: MqttCommunicator) -> None:
         waiting = await client.send_publish("a", b"x")
         assert await client.publish("a", b"at once") == 0
 
         Storing.commit.set_result(None)
         assert (await client.receive_ack(waiting))["reason_code"] == 0
 
-    async def test_may_follow_another_one(self, client: MqttCommunicator) -> None:
+    async def test_a_future_may_follow_another_one(self, client: MqttCommunicator) -> None:
         first, first_id = Storing.commit, await client.send_publish("a", b"x")
         assert await client.receive_nothing(timeout=0)
         Storing.commit = asyncio.get_running_loop().create_future()
@@ -66,13 +66,13 @@ class TestAFutureFromAHandler:
         first.set_result(None)
         await client.receive_ack(first_id)
 
-    async def test_may_be_done_already(self, client: MqttCommunicator) -> None:
+    async def test_a_future_may_be_done_already(self, client: MqttCommunicator) -> None:
         Storing.commit.set_result(None)
         for _ in range(3):
             assert await client.publish("a", b"x") == 0
 
     @pytest.mark.parametrize(("count", "about"), [(1, "'a'"), (3, "'a and 2 more'")])
-    async def test_that_ends_in_reject_refuses_all_and_the_log_says_of_which_topic(
+    async def test_a_future_that_ends_in_reject_refuses_all_and_the_log_says_of_which_topic(
         self, client: MqttCommunicator, caplog: pytest.LogCaptureFixture, count: int, about: str
     ) -> None:
         ack_ids = [await client.send_publish("a", b"x") for _ in range(count)]
@@ -85,7 +85,7 @@ class TestAFutureFromAHandler:
             assert (ack["reason_code"], ack["reason_string"]) == (0x97, "quota")
         assert f"refused publish {about} of" in caplog.text
 
-    async def test_that_fails_refuses_all_with_0x83_and_is_logged_once(
+    async def test_a_future_that_fails_refuses_all_with_0x83_and_is_logged_once(
         self, client: MqttCommunicator, caplog: pytest.LogCaptureFixture
     ) -> None:
         ack_ids = [await client.send_publish("a", b"x") for _ in range(3)]
@@ -99,14 +99,14 @@ class TestAFutureFromAHandler:
         assert [record.levelno for record in caplog.records] == [logging.ERROR]
         assert "failed (3)" in caplog.text
 
-    async def test_that_is_cancelled_refuses_all(self, client: MqttCommunicator) -> None:
+    async def test_a_future_that_is_cancelled_refuses_all(self, client: MqttCommunicator) -> None:
         ack_id = await client.send_publish("a", b"x")
         assert await client.receive_nothing(timeout=0.01)
         Storing.commit.cancel()
 
         assert (await client.receive_ack(ack_id))["reason_code"] == 0x83
 
-    async def test_that_is_done_when_the_client_has_left_acknowledges_all_the_same_and_so_routes(
+    async def test_a_future_that_is_done_when_the_client_has_left_acknowledges_all_the_same_and_so_routes(
         self, client: MqttCommunicator
     ) -> None:
         ack_id = await client.send_publish("a", b"x", qos=0)
@@ -120,7 +120,7 @@ class TestAFutureFromAHandler:
         await client.wait()
 
     @pytest.mark.parametrize(("grace_s", "route"), [(0.01, True), (None, False)])
-    async def test_that_is_done_too_late_harms_nobody_and_nobody_waits_where_nothing_is_to_be_routed(
+    async def test_a_future_that_is_done_too_late_harms_nobody_and_nobody_waits_where_nothing_is_to_be_routed(
         self, served: Any, grace_s: float | None, route: bool
     ) -> None:
         class Subject(Storing):

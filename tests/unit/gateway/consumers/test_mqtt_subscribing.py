@@ -19,7 +19,7 @@ class Accepting(AsyncMqttConsumer):
 
 
 class TestSubscribe:
-    async def test_is_asked_for_each_filter(self, served: Any) -> None:
+    async def test_subscribe_is_asked_for_each_filter(self, served: Any) -> None:
         class Subject(Accepting):
             async def subscribe(self, topic_filter: str, qos: int, *, share_name: str | None) -> int | None:
                 if topic_filter == "forbidden":
@@ -133,7 +133,7 @@ class TestRetained:
         )
 
     @BOTH
-    async def test_it_may_raise_reject_and_what_it_fails_at_is_kept_back(
+    async def test_authorize_retained_may_raise_reject_and_what_it_fails_at_is_kept_back(
         self, served: Any, base: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         def authorize(topic: str) -> bool:

@@ -124,7 +124,7 @@ async def test_all_consumers_are_disconnected_once_when_the_client_leaves(served
     assert layer.groups == {}
 
 
-async def test_and_when_the_server_cancels(served: Any, layer: Any) -> None:
+async def test_every_stream_is_told_when_the_server_cancels(served: Any, layer: Any) -> None:
     client = WebsocketCommunicator(served(Both.as_asgi()), "/")
     await become_ready(client, "echo", "upper")
     await client.stop()

@@ -26,12 +26,12 @@ class TestEncodeEvent:
             ({"data": "line\u2028separator"}, "data: line\u2028separator\n\n".encode()),
         ],
     )
-    def test_writes_each_field_on_a_line(self, arguments: dict[str, Any], encoded: bytes) -> None:
+    def test_an_event_has_each_field_on_a_line(self, arguments: dict[str, Any], encoded: bytes) -> None:
         assert encode_event(**arguments) == encoded
 
     @pytest.mark.parametrize("field", ["event", "id"])
     @pytest.mark.parametrize("value", ["a\nb", "a\rb", "a\0b"])
-    def test_refuses_a_field_that_would_forge_another(self, field: str, value: str) -> None:
+    def test_a_field_that_would_forge_another_is_refused(self, field: str, value: str) -> None:
         with pytest.raises(ValueError, match=f"the {field} of a server-sent event"):
             encode_event("x", **{field: value})
 

@@ -143,12 +143,12 @@ class TestThePool:
         go_on.set()
         assert all(future.result(5) for future in waiting)
 
-    def test_has_the_size_that_the_environment_names(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_pool_has_the_size_that_the_environment_names(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ASGI_THREADS", "3")
 
         assert threads.ThreadPool().size == 3
 
-    async def test_gives_all_calls_of_one_handler_the_same_thread(self) -> None:
+    async def test_the_pool_gives_all_calls_of_one_handler_the_same_thread(self) -> None:
         thread = threads.HandlerThread()
         thread.acquire()
         try:
@@ -159,7 +159,7 @@ class TestThePool:
         assert len(used) == 1
         assert not thread.used
 
-    async def test_leaves_a_thread_sensitive_context_around_it_alone(self) -> None:
+    async def test_the_pool_leaves_a_thread_sensitive_context_around_it_alone(self) -> None:
         from asgiref.sync import ThreadSensitiveContext
 
         async with ThreadSensitiveContext():
@@ -171,7 +171,7 @@ class TestThePool:
 
         assert inside == outside
 
-    async def test_is_not_held_by_a_handler_that_waits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_no_thread_is_held_by_a_handler_that_waits(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(threads, "_pool", threads.ThreadPool(size=1))
         release = asyncio.Event()
 

@@ -128,7 +128,9 @@ async def test_deny_with_is_a_plain_refusal_where_the_server_sends_no_response(s
 
 
 @pytest.mark.parametrize(("exception", "answer"), [(AcceptConnection, (True, None)), (DenyConnection, (False, 1000))])
-async def test_connect_may_answer_by_raising(sync: bool, exception: type[Exception], answer: Any) -> None:
+async def test_connect_of_a_websocket_may_answer_by_raising(
+    sync: bool, exception: type[Exception], answer: Any
+) -> None:
     def connect(self: Any) -> Any:
         raise exception
 

@@ -102,7 +102,7 @@ def test_other_options_are_checked_too(
         layer_class(**options)
 
 
-def test_those_of_logs_and_presence_are_checked_too() -> None:
+def test_options_of_logs_and_presence_are_checked_too() -> None:
     with pytest.raises(InvalidChannelLayerError, match="length of a group log is a whole number, more than 0, not '5'"):
         make_group_log(InMemoryChannelLayer(), length="5")
     with pytest.raises(InvalidChannelLayerError, match="lease_s of presence is a number of seconds"):

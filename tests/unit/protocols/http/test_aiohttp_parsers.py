@@ -40,7 +40,7 @@ def reader() -> FrameReader:
 
 
 class TestRequestParser:
-    def test_stops_after_each_request_and_keeps_the_rest(self, parser: RequestParser) -> None:
+    def test_the_request_parser_stops_after_each_request_and_keeps_the_rest(self, parser: RequestParser) -> None:
         head = parser.feed(GET + GET.replace(b"/a", b"/b") + b"GET /c")
         assert head is not None
         assert head.path == "/a"
@@ -54,7 +54,7 @@ class TestRequestParser:
         assert head is not None
         assert head.path == "/c"
 
-    def test_gives_the_body_as_it_comes(self, parser: RequestParser) -> None:
+    def test_the_request_parser_gives_the_body_as_it_comes(self, parser: RequestParser) -> None:
         assert parser.feed(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhel")
         assert parser.has_body
         assert parser.take_body() == (b"hel", False)
@@ -75,7 +75,7 @@ class TestRequestParser:
         "body",
         [b"1\r\na\r\n0\r\nX-One: 1\r\nX-Two: 2\r\n\r\n", b"0\r\nX-One: 1\r\n\r\n", b"5\r\n\r\n\r\na\r\n0\r\n\r\n"],
     )
-    def test_keeps_the_trailer_fields_of_a_body_out_of_the_next_request(
+    def test_the_request_parser_keeps_the_trailer_fields_of_a_body_out_of_the_next_request(
         self, parser: RequestParser, body: bytes, size: int
     ) -> None:
         data = b"\r\n\r\nPOST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + body + GET + GET
@@ -93,14 +93,16 @@ class TestRequestParser:
 
         assert heads == [("/a", [b"Host", b"Transfer-Encoding"]), ("/a", [b"Host"]), ("/a", [b"Host"])]
 
-    def test_gives_the_bytes_behind_an_upgrade(self, parser: RequestParser) -> None:
+    def test_the_request_parser_gives_the_bytes_behind_an_upgrade(self, parser: RequestParser) -> None:
         head = parser.feed(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x00")
 
         assert head is not None
         assert head.upgrade
         assert parser.take_upgraded() == b"\x81\x00"
 
-    def test_keeps_the_case_of_header_names_and_the_bytes_of_values(self, parser: RequestParser) -> None:
+    def test_the_request_parser_keeps_the_case_of_header_names_and_the_bytes_of_values(
+        self, parser: RequestParser
+    ) -> None:
         head = parser.feed(b"GET / HTTP/1.1\r\nhOST: x\r\nX-Name: \xc3\xa9 \t\r\n\r\n")
 
         assert head is not None
@@ -172,7 +174,7 @@ class TestRequestParser:
             (HEAD + b"A: b\r\n" * 9 + b"\r\n", "too_many_headers", ""),
         ],
     )
-    def test_refuses_what_is_not_http_and_says_which_rule(
+    def test_the_request_parser_refuses_what_is_not_http_and_says_which_rule(
         self, parser: RequestParser, data: bytes, reason: str, rule: str
     ) -> None:
         with pytest.raises(BadRequestError) as caught:
@@ -198,7 +200,7 @@ class TestRequestParser:
         ours = (*_RULES.values(), *_OTHER_PROTOCOLS.values())
         assert rule in ours or rule.encode() in constants or _AIOHTTP.fullmatch(rule)
 
-    def test_lets_no_control_byte_through_in_a_value_but_tab_and_0x85(self) -> None:
+    def test_the_request_parser_lets_no_control_byte_through_in_a_value_but_tab_and_0x85(self) -> None:
         accepted = set()
         for byte in range(256):
             parser = RequestParser(max_target_bytes=9, max_header_bytes=99, max_headers=9)
@@ -212,7 +214,7 @@ class TestRequestParser:
 
 
 class TestFrameReader:
-    def test_reads_messages_and_control_frames(self, reader: FrameReader) -> None:
+    def test_the_frame_reader_reads_messages_and_control_frames(self, reader: FrameReader) -> None:
         frames = masked(0x81, "grün".encode()) + masked(0x82, b"\x00\xff") + masked(0x89, b"p") + masked(0x81)
 
         assert [(kind, data) for kind, data, _ in reader.feed(frames)] == [
@@ -223,7 +225,7 @@ class TestFrameReader:
         ]
         assert reader.failed is None
 
-    def test_gives_binary_messages_as_bytes(self, reader: FrameReader) -> None:
+    def test_the_frame_reader_gives_binary_messages_as_bytes(self, reader: FrameReader) -> None:
         assert type(reader.feed(masked(0x82, b"abc"))[0][1]) is bytes
 
     def test_joins_fragments_around_a_control_frame(self, reader: FrameReader) -> None:
@@ -275,7 +277,9 @@ class TestFrameReader:
             (masked(0x02, b"a" * 600) + masked(0x80, b"a" * 600), 1009),
         ],
     )
-    def test_refuses_what_breaks_the_protocol(self, reader: FrameReader, frames: bytes, code: int) -> None:
+    def test_the_frame_reader_refuses_what_breaks_the_protocol(
+        self, reader: FrameReader, frames: bytes, code: int
+    ) -> None:
         reader.feed(frames)
 
         assert reader.failed is not None
@@ -289,11 +293,11 @@ class TestFrameReader:
         assert [data for kind, data, _ in messages if kind is TEXT] == ["x", "y"]
         assert reader.failed is None
 
-    def test_takes_a_message_of_exactly_the_limit(self, reader: FrameReader) -> None:
+    def test_the_frame_reader_takes_a_message_of_exactly_the_limit(self, reader: FrameReader) -> None:
         assert len(reader.feed(masked(0x82, b"a" * 1000))) == 1
         assert reader.failed is None
 
-    def test_reads_the_code_and_reason_of_a_close_frame(self, reader: FrameReader) -> None:
+    def test_the_frame_reader_reads_the_code_and_reason_of_a_close_frame(self, reader: FrameReader) -> None:
         assert tuple(reader.feed(masked(0x88, b"\x0f\xa1bye"))[0]) == (CLOSE, 4001, "bye")
         assert tuple(reader.feed(masked(0x88))[0]) == (CLOSE, 0, "")
 
@@ -318,7 +322,7 @@ class TestFrameReader:
         ),
         step=st.integers(1, 40),
     )
-    def test_tells_how_much_has_come_of_an_unfinished_message(
+    def test_the_frame_reader_tells_how_much_has_come_of_an_unfinished_message(
         self, messages: list[tuple[list[int], list[int]]], step: int
     ) -> None:
         stream, expected = b"", [-1]

@@ -195,7 +195,7 @@ class TestEndOfConnections:
             (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", False),
         ],
     )
-    async def test_is_the_clients_wish(self, request_head: bytes, kept: bool) -> None:
+    async def test_a_connection_ends_if_the_client_wishes(self, request_head: bytes, kept: bool) -> None:
         client = Client(hello)
         response = await client.send(request_head)
 
@@ -203,7 +203,7 @@ class TestEndOfConnections:
         assert (b"connection: close" in response) is not kept
         assert client.closed is not kept
 
-    async def test_comes_after_idling(self) -> None:
+    async def test_a_connection_ends_after_idling(self) -> None:
         client = Client(hello, keep_alive_s=75)
         await client.wait(74)
         await client.send(GET)
@@ -303,7 +303,7 @@ class TestBytesInHand:
     def forwarded(address: bytes, size: int = 50_000) -> bytes:
         return post(b"x" * (size - 1), length=size, extra=b"X-Forwarded-For: " + address + b"\r\n")
 
-    async def test_of_one_address_are_less_than_of_all(self) -> None:
+    async def test_bytes_in_hand_of_one_address_are_less_than_of_all(self) -> None:
         before = [
             counter("gateway_http_refused_total", reason=f"max_body_bytes_{of}") for of in ("per_address", "in_all")
         ]
@@ -344,7 +344,7 @@ class TestBytesInHand:
         await client.receive()
         assert client.context.bytes_in_hand.total == 0
 
-    async def test_count_when_they_are_ahead_of_their_turn(self) -> None:
+    async def test_bytes_in_hand_count_when_they_are_ahead_of_their_turn(self) -> None:
         before = counter("gateway_http_aborted_total", reason="max_body_bytes_per_address")
         recorder = Recorder()
         first = Client(recorder, **self.SHARES)
@@ -359,7 +359,7 @@ class TestBytesInHand:
         await first.leave()
         assert first.context.bytes_in_hand.total == 0
 
-    async def test_that_are_served_count_no_longer(self) -> None:
+    async def test_bytes_that_are_served_count_no_longer(self) -> None:
         client = Client(hello)
         await client.send(GET * 500 + post(b"x" * 100_000) + GET * 500)
         for _ in range(200):
@@ -368,7 +368,7 @@ class TestBytesInHand:
         assert client.context.bytes_in_hand.total == 0
         assert not client.closed
 
-    async def test_of_a_head_are_bounded_and_count(self) -> None:
+    async def test_bytes_of_a_head_are_bounded_and_count(self) -> None:
         client = Client(hello)
         header = b"A: " + b"x" * 1000 + b"\r\n"
         await client.send(GET[:-2] + header * 9)
@@ -400,7 +400,7 @@ class TestBadRequests:
             (post(b"", length=17 * 1024 * 1024), 413, "body_too_large"),
         ],
     )
-    async def test_are_refused_counted_and_not_echoed(
+    async def test_bad_requests_are_refused_counted_and_not_echoed(
         self, data: bytes, status: int, reason: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO)
@@ -595,7 +595,9 @@ class TestApplicationsThatFail:
         assert "serving http POST /api/v1/***/telemetry from 192.0.2.7:4711" in caplog.text
         assert "s3cret-token" not in caplog.text
 
-    async def test_within_the_response_cut_the_connection(self, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_an_application_that_fails_within_the_response_cuts_the_connection(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         before = counter("gateway_http_aborted_total", reason="application_error")
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -608,7 +610,7 @@ class TestApplicationsThatFail:
         assert client.transport.aborted
         assert counter("gateway_http_aborted_total", reason="application_error") == before + 1
 
-    async def test_by_returning_nothing_are_500(self, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_an_application_that_returns_nothing_is_500(self, caplog: pytest.LogCaptureFixture) -> None:
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "http.response.start", "status": 200})
 
@@ -625,7 +627,7 @@ class TestApplicationsThatFail:
 
 
 class TestShutDown:
-    async def test_ends_an_idle_connection(self) -> None:
+    async def test_shutdown_ends_an_idle_connection(self) -> None:
         client = Client(hello)
         await client.send(GET)
         client.shut_down()
@@ -633,13 +635,13 @@ class TestShutDown:
 
         assert client.closed
 
-    async def test_ends_a_connection_that_comes_too_late(self) -> None:
+    async def test_shutdown_ends_a_connection_that_comes_too_late(self) -> None:
         first = Client(hello)
         first.shut_down()
 
         assert Client(hello, context=first.context).closed
 
-    async def test_lets_a_response_end(self) -> None:
+    async def test_shutdown_lets_a_response_end(self) -> None:
         recorder = Recorder()
         client = Client(recorder)
         await client.send(GET)
@@ -652,7 +654,7 @@ class TestShutDown:
         assert b"connection: close" in response
         assert client.closed
 
-    async def test_ends_an_event_stream_at_once(self) -> None:
+    async def test_shutdown_ends_an_event_stream_at_once(self) -> None:
         recorder = Recorder()
         client = Client(recorder)
         await client.send(GET)
@@ -694,19 +696,23 @@ class TestBehindATrustedProxy:
     def app(self) -> Recorder:
         return Recorder()
 
-    async def test_of_a_response(self, client: Client, app: Recorder, log: pytest.LogCaptureFixture) -> None:
+    async def test_lines_of_a_response_name_the_client_behind_a_trusted_proxy(
+        self, client: Client, app: Recorder, log: pytest.LogCaptureFixture
+    ) -> None:
         await client.send(post(b"12", extra=self.FORWARDED))
         await app.respond(b"")
 
         assert log.messages == ['203.0.113.9:17085 "POST /p" 200 0']
 
-    async def test_of_a_body_that_is_cut_short(self, client: Client, log: pytest.LogCaptureFixture) -> None:
+    async def test_lines_of_a_body_that_is_cut_short_name_the_client_behind_a_trusted_proxy(
+        self, client: Client, log: pytest.LogCaptureFixture
+    ) -> None:
         await client.send(post(b"12", length=9, extra=self.FORWARDED))
         await client.leave()
 
         assert log.messages == ["cut off 203.0.113.9:17085: it left before the end of its request body"]
 
-    async def test_of_a_client_that_takes_nothing(
+    async def test_lines_of_a_client_that_takes_nothing_name_it_behind_a_trusted_proxy(
         self, client: Client, app: Recorder, log: pytest.LogCaptureFixture
     ) -> None:
         await client.send(post(b"12", extra=self.FORWARDED))
@@ -719,7 +725,9 @@ class TestBehindATrustedProxy:
 
         assert "cut off 203.0.113.9:17085: it did not take what it was sent within 20 s" in log.messages
 
-    async def test_of_a_websocket(self, client: Client, app: Recorder, log: pytest.LogCaptureFixture) -> None:
+    async def test_lines_of_a_websocket_name_the_client_behind_a_trusted_proxy(
+        self, client: Client, app: Recorder, log: pytest.LogCaptureFixture
+    ) -> None:
         await client.send(self.UPGRADE)
         await app.send({"type": "websocket.accept"})
         await client.send(masked(0xF1))
@@ -727,7 +735,7 @@ class TestBehindATrustedProxy:
 
         assert log.messages == ["closed the WebSocket of 203.0.113.9:17085 with 1002: protocol error"]
 
-    async def test_but_the_proxy_of_a_request_that_cannot_be_read(
+    async def test_the_line_of_a_request_that_cannot_be_read_names_the_proxy(
         self, client: Client, app: Recorder, log: pytest.LogCaptureFixture
     ) -> None:
         await client.send(post(b"12", extra=self.FORWARDED))

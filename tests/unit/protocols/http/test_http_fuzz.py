@@ -61,11 +61,11 @@ async def converse(data: bytes, cuts: list[int]) -> None:
 
 @given(data=http_bytes, cuts=st.lists(st.integers(0, 500), max_size=6))
 @settings(deadline=None)
-def test_as_http(data: bytes, cuts: list[int]) -> None:
+def test_any_bytes_are_answered_as_http(data: bytes, cuts: list[int]) -> None:
     asyncio.run(converse(data, cuts))
 
 
 @given(data=websocket_bytes, cuts=st.lists(st.integers(0, 500), max_size=6))
 @settings(deadline=None)
-def test_as_websocket_frames(data: bytes, cuts: list[int]) -> None:
+def test_any_bytes_are_answered_as_websocket_frames(data: bytes, cuts: list[int]) -> None:
     asyncio.run(converse(UPGRADE + data, cuts))

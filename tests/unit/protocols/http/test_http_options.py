@@ -12,7 +12,7 @@ def test_each_option_says_what_it_does() -> None:
         assert len(option.metadata["help"]) > 20, option.name
 
 
-def test_they_are_the_options_of_the_server() -> None:
+def test_the_server_takes_http_options() -> None:
     assert HttpServer.Options is HttpOptions
 
 

@@ -29,11 +29,11 @@ class TestTargets:
             ("https://[::1]", ("/", b"/", b"", b"[::1]")),
         ],
     )
-    def test_are_taken_apart(self, target: str, parts: object) -> None:
+    def test_targets_are_taken_apart(self, target: str, parts: object) -> None:
         assert split_target(target) == parts
 
     @pytest.mark.parametrize("target", ["", "a", "ftp://h/", "http://", "http://a@b/", "http:///p"])
-    def test_of_other_forms_are_refused(self, target: str) -> None:
+    def test_targets_of_other_forms_are_refused(self, target: str) -> None:
         assert split_target(target) is None
 
 
@@ -51,7 +51,7 @@ class TestRefusals:
             (b"GET /a#b HTTP/1.1", 400, "bad_target"),
         ],
     )
-    def test_by_the_request_line(self, line: bytes, status: int, reason: str) -> None:
+    def test_a_request_line_may_be_refused(self, line: bytes, status: int, reason: str) -> None:
         refusal = refusal_of(parsed(line))
         assert refusal is not None
         assert (refusal.status, refusal.reason) == (status, reason)
@@ -88,7 +88,7 @@ class TestRefusals:
 
 
 class TestScopes:
-    def test_have_every_key_of_the_specification(self) -> None:
+    def test_a_scope_has_every_key_of_the_specification(self) -> None:
         head = parsed(b"PUT /%61?b HTTP/1.1", b"Host: x", b"X-CamelCase: Value")
         target = split_target(head.path)
         assert target is not None
@@ -142,15 +142,15 @@ class TestForwarding:
         assert not Forwarding(())
         assert self.apply((), "192.0.2.7", b"203.0.113.9") == "192.0.2.7"
 
-    def test_takes_the_right_most_address_that_is_not_a_trusted_proxy(self) -> None:
+    def test_forwarding_takes_the_right_most_address_that_is_not_a_trusted_proxy(self) -> None:
         claims = b"203.0.113.66, 203.0.113.9, 10.0.0.2"
         assert self.apply(("10.0.0.0/8",), "10.0.0.1", claims) == "203.0.113.9"
         assert self.apply(("10.0.0.0/8",), "192.0.2.7", claims) == "192.0.2.7"
 
-    def test_reads_repeated_headers_as_one(self) -> None:
+    def test_forwarding_reads_repeated_headers_as_one(self) -> None:
         assert self.apply(("10.0.0.0/8",), "10.0.0.1", b"203.0.113.66", b"203.0.113.9,10.0.0.2") == "203.0.113.9"
 
-    def test_stops_at_what_is_no_address(self) -> None:
+    def test_forwarding_stops_at_what_is_no_address(self) -> None:
         assert self.apply(("10.0.0.0/8",), "10.0.0.1", b"203.0.113.9, unknown, 10.0.0.2") == "10.0.0.2"
 
     @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ class TestForwarding:
             (b",,", ("10.0.0.1", 9)),
         ],
     )
-    def test_reads_a_hop_as_proxies_write_it(self, value: bytes, client: tuple[str, int]) -> None:
+    def test_forwarding_reads_a_hop_as_proxies_write_it(self, value: bytes, client: tuple[str, int]) -> None:
         headers = [(b"x-forwarded-for", value)]
 
         assert Forwarding(("10.0.0.0/8",)).apply(headers, ("10.0.0.1", 9), "http") == (client, "http")
@@ -182,7 +182,7 @@ class TestForwarding:
     @pytest.mark.parametrize(
         ("value", "scheme"), [(b"https", "https"), (b"http, HTTPS", "https"), (b"wss", "https"), (b"gopher", "http")]
     )
-    def test_takes_the_scheme_of_the_last_proxy(self, value: bytes, scheme: str) -> None:
+    def test_forwarding_takes_the_scheme_of_the_last_proxy(self, value: bytes, scheme: str) -> None:
         headers = [(b"x-forwarded-proto", value)]
         assert Forwarding(("10.0.0.1",)).apply(headers, ("10.0.0.1", 1), "http")[1] == scheme
         assert Forwarding(("10.0.0.1",)).apply(headers, ("10.0.0.2", 1), "http")[1] == "http"

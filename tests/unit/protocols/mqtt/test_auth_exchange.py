@@ -53,7 +53,7 @@ class TestBeforeTheConnack:
         assert (event["authentication_method"], event["authentication_data"]) == (METHOD, b"client first")
 
     @pytest.mark.mqtt("MQTT5-4.12.0-2", "MQTT5-4.12.0-5", "MQTT5-3.15.2-1")
-    def test_it_may_challenge_the_client(self) -> None:
+    def test_the_application_may_challenge_the_client(self) -> None:
         client = World().client()
         client.send(connect())
 
@@ -61,7 +61,7 @@ class TestBeforeTheConnack:
 
         assert client.read() == [auth(data=b"challenge", reason_string="prove it")]
 
-    def test_and_is_told_the_answer(self) -> None:
+    def test_the_application_is_told_the_answer_to_its_challenge(self) -> None:
         client = challenged()
 
         events = client.send(auth(user_property=[("a", "b")]))
@@ -97,7 +97,7 @@ class TestBeforeTheConnack:
 
         assert client.read() == [ConnAck(reason_code=ReasonCode.NOT_AUTHORIZED)]
 
-    def test_there_may_be_several_rounds(self) -> None:
+    def test_an_authentication_may_have_several_rounds(self) -> None:
         client = challenged()
         for _ in range(3):
             client.send(auth())
@@ -200,7 +200,7 @@ class TestAgain:
 
         assert client.read() == [auth(data=b"challenge"), auth(ReasonCode.SUCCESS, b"verifier")]
 
-    def test_other_packets_go_on_meanwhile(self) -> None:
+    def test_other_packets_go_on_while_a_client_proves_itself_again(self) -> None:
         client = authenticated()
         client.send(auth(ReasonCode.REAUTHENTICATE))
 
@@ -209,7 +209,7 @@ class TestAgain:
         assert [event["type"] for event in events] == ["mqtt.publish"]
         assert client.read() == [PingResp()]
 
-    def test_and_again_after_that(self) -> None:
+    def test_a_client_may_prove_itself_more_than_once(self) -> None:
         client = authenticated()
         for _ in range(2):
             client.send(auth(ReasonCode.REAUTHENTICATE))
@@ -217,7 +217,7 @@ class TestAgain:
 
         assert client.connection.end is None
 
-    def test_but_not_twice_at_a_time(self) -> None:
+    def test_a_client_may_not_prove_itself_twice_at_a_time(self) -> None:
         client = authenticated()
 
         client.send(auth(ReasonCode.REAUTHENTICATE), auth(ReasonCode.REAUTHENTICATE))

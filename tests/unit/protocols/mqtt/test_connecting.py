@@ -168,7 +168,7 @@ class TestClientIdentifier:
         assert world.broker.sessions.get("device.7") is client.connection.session
         assert "assigned_client_identifier" not in packet.properties
 
-    def test_of_which_a_client_without_one_is_not_told_either(self) -> None:
+    def test_a_client_without_an_identifier_is_not_told_the_one_that_the_application_set(self) -> None:
         """It would come back with it, and the application would take it for the client's own."""
         client = World().client()
         client.send(connect(""))
@@ -185,7 +185,7 @@ class TestClientIdentifier:
 class TestConnack:
     """[MQTT5-3.2]"""
 
-    def test_it_says_what_the_server_allows(self) -> None:
+    def test_a_connack_says_what_the_server_allows(self) -> None:
         world = World(MqttOptions(receive_maximum=7, max_packet_bytes=1_000, max_topic_aliases=3))
 
         properties = world.connected("c", keep_alive_s=60).connack.properties
@@ -269,7 +269,7 @@ class TestMaximumPacketSize:
         assert client.reason == ("protocol_error", ReasonCode.PACKET_TOO_LARGE)
 
     @pytest.mark.mqtt("MQTT5-3.1.2-24", "MQTT5-4.13.2-1")
-    def test_nor_is_one_that_takes_no_refusal(self) -> None:
+    def test_a_client_that_takes_no_refusal_is_closed_without_a_word(self) -> None:
         client = World().client()
         client.send(connect(properties={"maximum_packet_size": 4}))
 
@@ -300,7 +300,7 @@ class TestResponseInformation:
 
     @pytest.mark.mqtt("MQTT5-3.1.2-28")
     @pytest.mark.parametrize("asked", [0, 1])
-    def test_it_is_for_clients_that_ask_for_it(self, asked: int) -> None:
+    def test_response_information_is_for_clients_that_ask_for_it(self, asked: int) -> None:
         client = World().client()
         client.send(connect(properties={"request_response_information": asked}))
 
@@ -325,7 +325,7 @@ class TestServerReference:
             ConnAck(reason_code=ReasonCode.USE_ANOTHER_SERVER, properties={"server_reference": "b.example"})
         ]
 
-    def test_and_so_may_the_end_of_a_connection(self) -> None:
+    def test_the_end_of_a_connection_may_name_another_server(self) -> None:
         client = World().connected("c")
 
         close = {"type": "mqtt.close", "reason_code": ReasonCode.SERVER_MOVED}
@@ -343,7 +343,7 @@ class TestPacketsOfAServer:
     @pytest.mark.parametrize(
         "data", [b"\x00\x00", b"\x20\x00", b"\x90\x01x", b"\xb0\x00", b"\xd0\x00", b"\xf0\x01\x01"]
     )
-    def test_is_a_protocol_error(self, version: int, data: bytes) -> None:
+    def test_a_packet_of_a_server_is_a_protocol_error(self, version: int, data: bytes) -> None:
         client = World().connected("c", version=version)
 
         client.send_bytes(data)
@@ -353,7 +353,7 @@ class TestPacketsOfAServer:
     @pytest.mark.mqtt("MQTT5-2.1.3-1", "MQTT3-2.2.2-2")
     @pytest.mark.parametrize("version", [4, 5])
     @pytest.mark.parametrize("data", [b"\x11\x00", b"\x22\x00", b"\x91\x01x", b"\xb8\x00", b"\xd1\x00", b"\xf4\x00"])
-    def test_is_malformed_with_flags_that_are_reserved(self, version: int, data: bytes) -> None:
+    def test_a_packet_of_a_server_is_malformed_with_flags_that_are_reserved(self, version: int, data: bytes) -> None:
         client = World().connected("c", version=version)
 
         client.send_bytes(data)

@@ -90,7 +90,7 @@ class TestDisconnect:
     """[MQTT5-3.14] [MQTT5-4.13]"""
 
     @pytest.mark.mqtt("MQTT5-3.14.4-1")
-    def test_by_the_client(self) -> None:
+    def test_a_client_may_disconnect(self) -> None:
         client = World().connected("c")
 
         client.send(Disconnect(properties={"user_property": [("a", "b")]}), PingReq())
@@ -100,7 +100,7 @@ class TestDisconnect:
         assert client.connection.end.event()["properties"] == {"user_property": [("a", "b")]}
         assert client.read() == [], "nothing is answered after a DISCONNECT"
 
-    def test_by_the_application(self) -> None:
+    def test_the_application_may_disconnect_a_client(self) -> None:
         client = World().connected("c")
 
         client.answer({"type": "mqtt.close", "reason_string": "device disabled"})
@@ -119,7 +119,7 @@ class TestDisconnect:
         assert client.read() == []
         assert client.reason == ("application", ReasonCode.ADMINISTRATIVE_ACTION)
 
-    def test_of_a_shutdown(self) -> None:
+    def test_a_shutdown_disconnects_clients(self) -> None:
         world = World()
         client = world.connected("c")
 

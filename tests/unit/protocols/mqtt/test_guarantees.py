@@ -65,7 +65,9 @@ class Subscriber:
     st.lists(st.one_of(QOS.map(lambda qos: ("publish", qos)), st.just(("take", 0)), st.just(("lose", 0))), max_size=40),
     st.integers(1, 4),
 )
-def test_to_a_subscriber(steps: list[tuple[str, int]], receive_maximum: int) -> None:
+def test_delivery_to_a_subscriber_keeps_what_its_qos_guarantees(
+    steps: list[tuple[str, int]], receive_maximum: int
+) -> None:
     world = World()
     subscriber = Subscriber(world, receive_maximum)
     published: dict[int, list[bytes]] = {0: [], 1: [], 2: []}
@@ -171,7 +173,7 @@ class Publisher:
         max_size=40,
     )
 )
-def test_of_a_publisher(steps: list[tuple[str, int]]) -> None:
+def test_delivery_of_a_publisher_keeps_what_its_qos_guarantees(steps: list[tuple[str, int]]) -> None:
     world = World(MqttOptions(receive_maximum=1_000))
     watcher = world.connected("w")
     watcher.subscribe("t", qos=0)

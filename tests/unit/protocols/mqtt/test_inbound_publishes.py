@@ -177,7 +177,7 @@ class TestRefusedPublish:
     @pytest.mark.mqtt("MQTT3-3.3.5-2")
     @pytest.mark.parametrize("drop", [False, True])
     @pytest.mark.parametrize(("version", "qos"), REFUSED_ANSWERS)
-    def test_is_told_or_ends_the_connection_or_is_dropped_in_so_many_words(
+    def test_a_refused_publish_is_told_or_ends_the_connection_or_is_dropped_in_so_many_words(
         self, version: int, qos: int, drop: bool
     ) -> None:
         world = World()
@@ -205,7 +205,7 @@ class TestRefusedPublish:
 
 
 class TestAcknowledgementAtQos0:
-    def test_it_lets_the_broker_route_the_message(self) -> None:
+    def test_an_acknowledgement_at_qos_0_lets_the_broker_route_the_message(self) -> None:
         world = World()
         subscriber, client = world.connected("s"), world.connected("c")
         subscriber.subscribe("t")
@@ -222,7 +222,7 @@ class TestAcknowledgementAtQos2:
     """[MQTT5-4.3.3]"""
 
     @pytest.mark.mqtt("MQTT5-4.3.3-8", "MQTT5-4.3.3-11", "MQTT5-2.2.1-5", "MQTT5-3.3.4-1")
-    def test_the_whole_exchange(self) -> None:
+    def test_the_whole_exchange_with_a_publisher(self) -> None:
         world = World()
         subscriber, client = world.connected("s"), world.connected("c")
         subscriber.subscribe("t", qos=0)
@@ -261,7 +261,7 @@ class TestAcknowledgementAtQos2:
         assert client.read() == [PubRec(1)]
         assert subscriber.payloads() == [b"1"]
 
-    def test_its_second_answer_waits_for_its_turn(self) -> None:
+    def test_the_second_answer_to_a_publish_waits_for_its_turn(self) -> None:
         client = World().connected("c")
         [event] = client.send(publish(1, qos=2))
         client.ack(event)
@@ -373,7 +373,9 @@ class TestRouting:
         assert client.read() == []
         assert subscriber.payloads() == [b"1", b"2", b"3"]
 
-    def test_but_at_qos_2_not_if_the_client_is_back_and_has_sent_it_again(self) -> None:
+    def test_a_publish_at_qos_2_sent_just_before_the_end_is_not_routed_if_the_client_is_back_and_has_sent_it_again(
+        self,
+    ) -> None:
         world = World()
         subscriber = world.connected("s")
         subscriber.subscribe("t")
@@ -406,28 +408,32 @@ class TestNobodyHasSubscribed:
 
         assert self.answer(client, no_subscribers=True) == ReasonCode.NO_MATCHING_SUBSCRIBERS
 
-    def test_not_if_somebody_has(self) -> None:
+    def test_a_client_is_not_told_that_nobody_has_subscribed_if_somebody_has(self) -> None:
         world = World()
         world.connected("subscriber").subscribe("t")
 
         assert self.answer(world.connected("c"), no_subscribers=True) == ReasonCode.SUCCESS
 
-    def test_nor_if_it_has_itself_and_wants_nothing_of_its_own(self) -> None:
+    def test_a_client_is_not_told_that_nobody_has_subscribed_if_it_has_itself_and_wants_nothing_of_its_own(
+        self,
+    ) -> None:
         client = World().connected("c")
         client.subscribe(Subscription(topic_filter="t", no_local=True))
 
         assert self.answer(client, no_subscribers=True) == ReasonCode.SUCCESS
 
     @pytest.mark.parametrize("fields", [{}, {"no_subscribers": True, "route": False}])
-    def test_nor_if_the_application_does_not_ask_for_it(self, fields: dict[str, object]) -> None:
+    def test_a_client_is_not_told_that_nobody_has_subscribed_if_the_application_does_not_ask_for_it(
+        self, fields: dict[str, object]
+    ) -> None:
         assert self.answer(World().connected("c"), **fields) == ReasonCode.SUCCESS
 
-    def test_nor_in_place_of_a_refusal(self) -> None:
+    def test_a_refusal_is_told_though_nobody_has_subscribed(self) -> None:
         client = World().connected("c")
 
         assert self.answer(client, no_subscribers=True, reason_code=0x87) == ReasonCode.NOT_AUTHORIZED
 
-    def test_nor_at_qos_2(self) -> None:
+    def test_a_client_is_not_told_at_qos_2_that_nobody_has_subscribed(self) -> None:
         assert self.answer(World().connected("c"), qos=2, no_subscribers=True) == ReasonCode.SUCCESS
 
     def test_before_version_5_there_is_no_way_to_say_so(self) -> None:
@@ -466,7 +472,7 @@ class TestFlowControl:
         client.ack(first)
         assert not client.connection.congested
 
-    def test_nor_while_too_many_bytes_wait(self) -> None:
+    def test_the_socket_is_not_to_be_read_while_too_many_bytes_wait(self) -> None:
         client = World(MqttOptions(max_packet_bytes=3 * MAX_PENDING_BYTES)).connected("c")
 
         [event] = client.send(Publish(topic="t", payload=b"x" * (MAX_PENDING_BYTES + 1), qos=1, packet_id=1))
@@ -489,7 +495,7 @@ class TestFlowControl:
             client.ack(event)
         assert not client.connection.congested
 
-    def test_nor_while_too_many_subscribes_wait(self) -> None:
+    def test_the_socket_is_not_to_be_read_while_too_many_subscribes_wait(self) -> None:
         client = World().connected("c")
 
         for _ in range(MAX_PENDING_ANSWERS):
@@ -518,13 +524,13 @@ class TestTopicAlias:
         return [event["topic"] for event in events]
 
     @pytest.mark.mqtt("MQTT5-3.3.2-12")
-    def test_it_stands_for_the_topic_it_came_with(self) -> None:
+    def test_a_topic_alias_stands_for_the_topic_it_came_with(self) -> None:
         client = World().connected("c")
 
         assert self.aliased(client, "a/b", 1) == ["a/b"]
         assert self.aliased(client, "", 1) == ["a/b"]
 
-    def test_it_may_be_given_another_topic(self) -> None:
+    def test_a_topic_alias_may_be_given_another_topic(self) -> None:
         client = World().connected("c")
         self.aliased(client, "a", 1)
         self.aliased(client, "b", 1)
@@ -532,7 +538,7 @@ class TestTopicAlias:
         assert self.aliased(client, "", 1) == ["b"]
 
     @pytest.mark.mqtt("MQTT5-3.3.2-7")
-    def test_it_ends_with_the_connection(self) -> None:
+    def test_a_topic_alias_ends_with_the_connection(self) -> None:
         world = World()
         self.aliased(world.connected("c"), "a", 1)
         client = world.connected("c", clean_start=False)

@@ -71,7 +71,7 @@ class TestQos2:
     """[MQTT5-4.3.3]"""
 
     @pytest.mark.mqtt("MQTT5-4.3.3-1", "MQTT5-4.3.3-2", "MQTT5-4.3.3-4")
-    def test_the_whole_exchange(self) -> None:
+    def test_the_whole_exchange_with_a_subscriber(self) -> None:
         world = World()
         client = subscribed(world)
 
@@ -110,7 +110,7 @@ class TestAnswersOfTheWrongKind:
     """[MQTT5-4.3.2] [MQTT5-4.3.3]"""
 
     @pytest.mark.parametrize("answer", [PubRec(1), PubComp(1)])
-    def test_to_a_message_at_qos_1(self, answer: Packet) -> None:
+    def test_a_wrong_answer_to_a_message_at_qos_1_ends_the_connection(self, answer: Packet) -> None:
         world = World()
         client = subscribed(world)
         world.publish("t", qos=1)
@@ -120,7 +120,7 @@ class TestAnswersOfTheWrongKind:
         assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
 
     @pytest.mark.parametrize("answer", [PubAck(1), PubComp(1)])
-    def test_to_a_message_at_qos_2(self, answer: Packet) -> None:
+    def test_a_wrong_answer_to_a_message_at_qos_2_ends_the_connection(self, answer: Packet) -> None:
         world = World()
         client = subscribed(world)
         world.publish("t", qos=2)
@@ -130,7 +130,7 @@ class TestAnswersOfTheWrongKind:
         assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
 
     @pytest.mark.parametrize("version", [3, 4, 5])
-    def test_to_a_pubrel(self, version: int) -> None:
+    def test_a_wrong_answer_to_a_pubrel_ends_the_connection(self, version: int) -> None:
         world = World()
         client = subscribed(world, version)
         world.publish("t", qos=2)
@@ -141,7 +141,7 @@ class TestAnswersOfTheWrongKind:
         assert client.reason == ("protocol_error", ReasonCode.PROTOCOL_ERROR)
 
     @pytest.mark.parametrize("answer", [PubAck(9), PubComp(9)])
-    def test_but_one_to_nothing_is_ignored(self, answer: Packet) -> None:
+    def test_an_answer_to_nothing_is_ignored(self, answer: Packet) -> None:
         client = subscribed(World())
 
         client.send(answer)
@@ -269,7 +269,7 @@ class TestReceiveMaximum:
         client.send(PubAck(1))
         assert client.payloads() == [b"2"]
 
-    def test_nor_than_the_server_wants(self) -> None:
+    def test_no_more_are_unacknowledged_than_the_server_wants(self) -> None:
         world = World(MqttOptions(max_inflight=2))
         client = subscribed(world)
 
@@ -322,7 +322,7 @@ class TestQueueOfAnAbsentClient:
         assert payloads(back(world).earlier) == [b"0", b"1"]
         assert world.broker.dropped["queue_full"] == 3
 
-    def test_nor_in_bytes(self) -> None:
+    def test_what_does_not_fit_in_bytes_is_dropped_the_newest_and_counted(self) -> None:
         world = World(MqttOptions(max_queued_bytes=100))
         subscribed(world).lose()
 
@@ -482,7 +482,7 @@ class TestSessionExpiry:
 
         assert len(world.broker._due) == 1
 
-    def test_the_server_limits_it(self) -> None:
+    def test_the_server_limits_the_expiry_of_a_session(self) -> None:
         world = World(MqttOptions(max_session_expiry_s=10))
         subscribed(world, version=4).lose()
 
@@ -490,7 +490,7 @@ class TestSessionExpiry:
 
         assert len(world.broker.sessions) == 0
 
-    def test_or_does_not(self) -> None:
+    def test_the_server_need_not_limit_the_expiry_of_a_session(self) -> None:
         world = World(MqttOptions(max_session_expiry_s=NEVER_EXPIRES))
         subscribed(world, version=4).lose()
 
@@ -498,13 +498,13 @@ class TestSessionExpiry:
 
         assert len(world.broker.sessions) == 1
 
-    def test_a_disconnect_may_change_it(self) -> None:
+    def test_a_disconnect_may_change_the_expiry_of_a_session(self) -> None:
         world = World()
         subscribed(world).disconnect(session_expiry_interval=0)
 
         assert len(world.broker.sessions) == 0
 
-    def test_but_not_keep_a_session_that_was_to_end(self) -> None:
+    def test_a_disconnect_may_not_keep_a_session_that_was_to_end(self) -> None:
         client = World().connected("c")
 
         client.disconnect(session_expiry_interval=10)

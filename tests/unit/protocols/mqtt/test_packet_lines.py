@@ -58,7 +58,7 @@ def test_a_user_name_and_a_password_are_hidden() -> None:
     assert "authentication_data=***" in line
 
 
-def test_so_is_what_authentication_exchanges() -> None:
+def test_what_authentication_exchanges_is_not_shown() -> None:
     auth = Auth(reason_code=0x18, properties={"authentication_method": "SCRAM", "authentication_data": b"TOKEN"})
 
     assert describe(auth) == "reason_code=0x18 authentication_method='SCRAM' authentication_data=***"

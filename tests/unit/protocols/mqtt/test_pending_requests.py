@@ -113,7 +113,7 @@ class TestSubscribe:
         client.ack(event, reason_codes=[1])
         assert client.read() == [SubAck(packet_id=1, reason_codes=(ReasonCode.TOPIC_FILTER_INVALID, 1))]
 
-    def test_if_every_filter_is_invalid_the_application_is_not_asked(self) -> None:
+    def test_subscribe_does_not_ask_the_application_if_every_filter_is_invalid(self) -> None:
         client = World().connected("c", version=4)
 
         assert client.send(Subscribe(packet_id=1, subscriptions=(subscription("a#"),))) == []
@@ -130,7 +130,7 @@ class TestSubscribe:
         assert client.read() == [SubAck(packet_id=1, reason_codes=(ReasonCode.QUOTA_EXCEEDED,), properties=why)]
         assert world.broker.refused_filters == {"max_topic_levels": 1}
 
-    def test_so_is_one_too_long(self) -> None:
+    def test_a_filter_too_long_is_refused(self) -> None:
         world = World(MqttOptions(max_topic_length=3))
         client = world.connected("c")
 
@@ -241,7 +241,9 @@ class TestADisconnectRightBehind:
         assert world.publish("t", qos=1) == 0
         assert client.read() == []
 
-    def test_not_if_the_session_ends_with_the_connection(self) -> None:
+    def test_a_subscription_with_a_disconnect_right_behind_is_not_kept_if_the_session_ends_with_the_connection(
+        self,
+    ) -> None:
         world = World()
         client = kept(world)
         [event] = client.send(self.SUBSCRIBE, Disconnect(properties={"session_expiry_interval": 0}))
@@ -250,7 +252,7 @@ class TestADisconnectRightBehind:
 
         assert world.publish("t", qos=1) == 0
 
-    def test_not_if_the_session_has_ended_meanwhile(self) -> None:
+    def test_a_subscription_with_a_disconnect_right_behind_is_not_kept_if_the_session_has_ended_meanwhile(self) -> None:
         world = World()
         client = kept(world)
         [event] = client.send(self.SUBSCRIBE, Disconnect(properties={"session_expiry_interval": 1}))
@@ -260,7 +262,9 @@ class TestADisconnectRightBehind:
 
         assert world.publish("t", qos=1) == 0
 
-    def test_not_if_another_connection_has_the_session(self) -> None:
+    def test_a_subscription_with_a_disconnect_right_behind_is_not_kept_if_another_connection_has_the_session(
+        self,
+    ) -> None:
         world = World()
         client = kept(world)
         [event] = client.send(self.SUBSCRIBE, Disconnect())
@@ -270,7 +274,7 @@ class TestADisconnectRightBehind:
 
         assert world.publish("t", qos=1) == 0
 
-    def test_not_if_the_connection_was_lost(self) -> None:
+    def test_a_subscription_is_not_kept_if_the_connection_was_lost(self) -> None:
         world = World()
         client = kept(world)
         [event] = client.send(self.SUBSCRIBE)
@@ -294,7 +298,7 @@ class TestUnsubscribe:
         "MQTT5-3.11.3-2",
         "MQTT5-2.2.1-6",
     )
-    def test_it_takes_the_subscription_out(self) -> None:
+    def test_unsubscribe_takes_the_subscription_out(self) -> None:
         world = World()
         client = world.connected("c")
         client.subscribe("a", "$share/g/b")
@@ -306,7 +310,7 @@ class TestUnsubscribe:
         assert client.read() == [UnsubAck(packet_id=3, reason_codes=(0, 0, ReasonCode.NO_SUBSCRIPTION_EXISTED))]
         assert world.publish("a") == world.publish("b") == 0
 
-    def test_a_filter_that_is_invalid_is_refused_without_asking(self) -> None:
+    def test_an_invalid_filter_to_unsubscribe_from_is_refused_without_asking(self) -> None:
         world = World()
         client = world.connected("c")
         client.subscribe("a", "b")
@@ -317,7 +321,7 @@ class TestUnsubscribe:
 
         assert client.read() == [UnsubAck(packet_id=3, reason_codes=(0, ReasonCode.TOPIC_FILTER_INVALID, 0))]
 
-    def test_if_every_filter_is_invalid_the_application_is_not_asked(self) -> None:
+    def test_unsubscribe_does_not_ask_the_application_if_every_filter_is_invalid(self) -> None:
         client = World().connected("c")
 
         assert client.send(Unsubscribe(packet_id=3, topic_filters=("a/#/b",))) == []
@@ -396,7 +400,7 @@ class TestWhatASubscriberGets:
         assert [(packet.payload, packet.retain) for packet in client.publishes()] == [(b"1", False), (b"2", True)]
 
     @pytest.mark.mqtt("MQTT5-3.8.3-3")
-    def test_with_no_local_not_what_it_published_itself(self) -> None:
+    def test_a_subscriber_with_no_local_does_not_get_what_it_published_itself(self) -> None:
         world = World()
         client, other = world.connected("c"), world.connected("o")
         client.subscribe(subscription("a", no_local=True))
@@ -455,7 +459,7 @@ class TestWhatASubscriberGets:
 
 
 class TestPublishFromOutside:
-    def test_it_reaches_every_subscriber_and_says_how_many(self) -> None:
+    def test_a_publish_from_outside_reaches_every_subscriber_and_says_how_many(self) -> None:
         world = World()
         for name in "ab":
             world.connected(name).subscribe("t/#")
@@ -501,7 +505,7 @@ class TestBridges:
         ]
 
     @pytest.mark.parametrize("version", [3, 4])
-    def test_its_own_messages_do_not_come_back_and_others_keep_their_retain_flag(self, version: int) -> None:
+    def test_a_bridges_own_messages_do_not_come_back_and_others_keep_their_retain_flag(self, version: int) -> None:
         world = World()
         bridge, other = world.connected("b", version, bridge=True), world.connected("o")
         bridge.subscribe("a/#")

@@ -39,7 +39,7 @@ def test_what_is_delivered_makes_room() -> None:
     assert world.broker.owners.backlog.size_bytes == 0
 
 
-def test_so_does_a_session_that_ends() -> None:
+def test_a_session_that_ends_gives_its_bytes_back() -> None:
     world = World()
     absent(world, "one")
     world.publish("a", PAYLOAD, qos=1)
@@ -49,7 +49,7 @@ def test_so_does_a_session_that_ends() -> None:
     assert world.broker.owners.backlog.size_bytes == 0
 
 
-def test_and_one_that_begins_anew() -> None:
+def test_a_session_that_begins_anew_gives_its_bytes_back() -> None:
     world = World()
     absent(world, "one")
     world.publish("a", PAYLOAD, qos=1)

@@ -78,30 +78,30 @@ class TestAskedFor:
         assert subscribe(client, "a", check_retained=False) == []
         assert client.payloads() == [b"a"]
 
-    def test_nor_where_nothing_is_retained(self) -> None:
+    def test_an_application_is_not_asked_where_nothing_is_retained(self) -> None:
         client = retaining("a").connected("c")
 
         assert subscribe(client, "b") == []
         assert not queries(client)
 
-    def test_nor_about_filters_that_it_refuses(self) -> None:
+    def test_an_application_is_not_asked_about_filters_that_it_refuses(self) -> None:
         client = retaining("a", "b").connected("c")
 
         [event] = subscribe(client, "a", "b", reason_codes=[1, REFUSED])
 
         assert event["topics"] == ["a"]
 
-    def test_nor_about_shared_subscriptions_which_get_nothing_retained(self) -> None:
+    def test_an_application_is_not_asked_about_shared_subscriptions_which_get_nothing_retained(self) -> None:
         client = retaining("a").connected("c")
 
         assert subscribe(client, "$share/group/a") == []
 
-    def test_nor_where_the_client_wants_nothing_retained(self) -> None:
+    def test_an_application_is_not_asked_where_the_client_wants_nothing_retained(self) -> None:
         client = retaining("a").connected("c")
 
         assert subscribe(client, Subscription(topic_filter="a", retain_handling=2)) == []
 
-    def test_it_is_asked_about_what_the_broker_says_of_itself_too(self) -> None:
+    def test_an_application_is_asked_about_what_the_broker_says_of_itself_too(self) -> None:
         world = retaining()
         world.broker.publish_status("$SYS/broker/uptime", "1", world.now)
         client = world.connected("c")
@@ -126,7 +126,7 @@ class TestAskedFor:
 
 
 class TestBatches:
-    def test_it_is_asked_about_a_hundred_at_a_time_and_next_when_it_has_answered(self) -> None:
+    def test_an_application_is_asked_about_a_hundred_at_a_time_and_next_when_it_has_answered(self) -> None:
         topics = [f"a/{number}" for number in range(2 * MAX_ASKED + 1)]
         client = retaining(*topics).connected("c")
         [event] = subscribe(client, "a/+")
@@ -207,7 +207,7 @@ class TestMeanwhile:
 
         assert client.payloads() == [b"newer"]
 
-    def test_one_that_was_removed_is_not(self) -> None:
+    def test_a_message_that_was_removed_meanwhile_is_not_sent(self) -> None:
         world = retaining("a", "b")
         client = world.connected("c")
         [event] = subscribe(client, "a", "b")
@@ -217,7 +217,7 @@ class TestMeanwhile:
 
         assert client.payloads() == [b"b"]
 
-    def test_nor_one_that_has_expired(self) -> None:
+    def test_a_message_that_has_expired_meanwhile_is_not_sent(self) -> None:
         world = World()
         world.publish("a", b"old", retain=True, properties={"message_expiry_interval": 10})
         client = world.connected("c")
@@ -248,7 +248,7 @@ class TestMeanwhile:
 
         assert client.payloads() == [b"b"]
 
-    def test_also_not_if_it_has_subscribed_again_and_wants_nothing_retained(self) -> None:
+    def test_a_client_that_has_subscribed_again_and_wants_nothing_retained_gets_nothing(self) -> None:
         client = retaining("a").connected("c")
         [event] = subscribe(client, "a")
         unsubscribe(client, "a")
@@ -259,7 +259,7 @@ class TestMeanwhile:
 
         assert client.payloads() == []
 
-    def test_nor_is_the_application_asked_about_a_filter_that_was_given_up(self) -> None:
+    def test_an_application_is_not_asked_about_a_filter_that_was_given_up(self) -> None:
         topics = [f"a/{number}" for number in range(MAX_ASKED)]
         client = retaining(*topics, "b").connected("c")
         [event] = subscribe(client, "a/+", "b")
@@ -299,7 +299,7 @@ class TestMeanwhile:
         assert client.connection.unknown_acks == 0
         assert world.connected("c", clean_start=False, properties=keep).earlier == []
 
-    def test_nor_where_the_subscribe_itself_is_granted_after_the_end(self) -> None:
+    def test_a_client_that_has_gone_gets_nothing_where_the_subscribe_itself_is_granted_after_the_end(self) -> None:
         world = retaining("a")
         keep = {"session_expiry_interval": 100}
         client = world.connected("c", properties=keep)

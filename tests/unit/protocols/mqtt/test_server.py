@@ -130,7 +130,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class TestScope:
-    async def test_it_says_who_and_where(self, serve: Serve) -> None:
+    async def test_the_scope_says_who_and_where(self, serve: Serve) -> None:
         scopes: list[Scope] = []
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -192,7 +192,7 @@ class TestBackPressure:
         gate.set()
         await until(lambda: endpoint.connection.received_publishes == 1_000)
 
-    async def test_so_does_a_publish_sent_again_and_again_which_the_application_does_not_see(
+    async def test_a_publish_sent_again_and_again_which_the_application_does_not_see_stops_the_reading_of_its_client(
         self, serve: Serve
     ) -> None:
         async def application(scope: Scope, receive: Receive, send: Send) -> None:

@@ -148,7 +148,7 @@ class TestPromises:
         self.check(publisher, lambda: publish(publisher, "t", qos=2), PubRec)
         self.check(publisher, lambda: publisher.send(PubRel(1)), PubComp)
 
-    def test_also_when_the_publish_is_sent_again_before_the_commit(self, world: KeptWorld) -> None:
+    def test_pubrec_waits_for_the_commit_also_when_the_publish_is_sent_again_before_it(self, world: KeptWorld) -> None:
         publisher = world.comes("p")
         publish(publisher, "t", qos=2)
         publisher.lose()
@@ -411,7 +411,7 @@ class TestAfterAKill:
         assert publisher.read() == [PubRec(1)]
         assert len(world.comes("s").earlier) == 1
 
-    def test_but_a_new_one_is_after_pubrel(self, world: KeptWorld) -> None:
+    def test_a_new_publish_at_qos_2_is_routed_after_pubrel(self, world: KeptWorld) -> None:
         subscriber = world.comes("s")
         subscriber.subscribe("t")
         subscriber.disconnect()
@@ -486,7 +486,7 @@ class TestAfterAKill:
 
         assert client.earlier == []
 
-    def test_it_can_be_killed_again_and_again(self, world: KeptWorld) -> None:
+    def test_a_server_can_be_killed_again_and_again(self, world: KeptWorld) -> None:
         world.comes("c").subscribe("t")
         world.commit()
         for number in range(5):

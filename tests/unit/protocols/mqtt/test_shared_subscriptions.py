@@ -24,7 +24,7 @@ class TestSharedSubscriptions:
 
         assert [client.payloads() for client in clients] == [[b"0", b"3"], [b"1", b"4"], [b"2", b"5"]]
 
-    def test_those_who_are_there_get_equal_parts_whoever_is_away(self) -> None:
+    def test_members_who_are_there_get_equal_parts_whoever_is_away(self) -> None:
         world = World()
         first, absent, last = self.members(world, 3, properties={"session_expiry_interval": 100})
         absent.lose()
@@ -113,7 +113,7 @@ class TestSharedSubscriptions:
         back = world.connected("m0", clean_start=False, properties={"session_expiry_interval": 100})
         assert [packet.payload for packet in back.earlier if isinstance(packet, Publish)] == [b"0"]
 
-    def test_unless_nobody_else_is_there(self) -> None:
+    def test_what_waits_for_one_that_goes_away_stays_with_it_if_nobody_else_is_there(self) -> None:
         world = World()
         slow, other = self.waiting(world, 1)
         other.lose()

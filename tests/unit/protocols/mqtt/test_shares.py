@@ -216,7 +216,7 @@ def test_by_default_a_share_is_well_below_the_bound(bound: str, share: str) -> N
 
 
 @pytest.mark.parametrize("protocol", [entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)])
-def test_so_has_that_of_each_protocol(protocol: str) -> None:
+def test_each_protocol_has_a_share_too(protocol: str) -> None:
     defaults = {each.name: each.default for each in dataclasses.fields(load_protocol(protocol).Options)}
 
     for bound in [name for name in defaults if name == "max_connections" or name.endswith("_in_all")]:
@@ -285,7 +285,7 @@ class TestOwners:
 
         assert [owner.name for owner in world.broker.owners] == ["device/1"]
 
-    def test_without_a_word_of_the_application_it_is_the_address(self) -> None:
+    def test_without_a_word_of_the_application_the_owner_is_the_address(self) -> None:
         world = World()
         client = world.client()
         client.connection.address = "192.0.2.1"
@@ -308,7 +308,9 @@ class TestOwners:
         [owner] = world.broker.owners
         assert (owner.name, owner.sessions) == ("192.0.2.2", 1)
 
-    def test_and_is_refused_without_ending_the_connection_that_has_it_if_the_other_has_its_share(self) -> None:
+    def test_a_session_that_comes_back_as_anothers_is_refused_beside_its_connection_if_the_other_has_its_share(
+        self,
+    ) -> None:
         world = World(limits=BrokerOptions(max_sessions_per_owner=1))
         first = world.connected("c", owner="192.0.2.1")
         world.connected("d", owner="192.0.2.2")

@@ -121,7 +121,7 @@ class TestWill:
         assert subscriber.publishes() == []
 
     @pytest.mark.mqtt("MQTT5-3.1.3-10")
-    def test_its_user_properties_keep_their_order(self) -> None:
+    def test_user_properties_of_a_will_keep_their_order(self) -> None:
         world = World()
         subscriber = world.connected("s")
         subscriber.subscribe("w")
@@ -146,7 +146,7 @@ class TestPublish:
         assert [packet.dup for packet in client.read() if isinstance(packet, Publish)] == [False]
 
     @pytest.mark.mqtt("MQTT3-2.3.1-5", "MQTT5-4.3.1-1")
-    def test_at_qos_0_there_is_no_identifier(self) -> None:
+    def test_a_publish_at_qos_0_has_no_identifier(self) -> None:
         world = World()
         client = world.connected("c", MQTT_3_1_1)
         client.subscribe("t")
@@ -156,7 +156,7 @@ class TestPublish:
         assert client.connection.writer.take_output() == b"\x30\x04\x00\x01tx"
 
     @pytest.mark.mqtt("MQTT3-3.3.1-7")
-    def test_at_qos_0_it_replaces_what_was_retained_at_another(self) -> None:
+    def test_a_retained_publish_at_qos_0_replaces_what_was_retained_at_another(self) -> None:
         world = World()
         world.publish("t", b"old", qos=2, retain=True)
 
@@ -413,7 +413,7 @@ class TestSharedSubscriptions:
         assert other.publishes() == []
 
     @pytest.mark.mqtt("MQTT5-4.8.2-5")
-    def test_and_to_nobody_if_its_session_ends(self) -> None:
+    def test_a_delivery_at_qos_2_that_was_cut_goes_to_nobody_if_its_session_ends(self) -> None:
         world = World()
         one, other = self.members(world, a=2, b=2)
         world.publish("t", b"x", qos=2)

@@ -29,7 +29,7 @@ def test_a_full_queue_is_told_with_whose_it_is(caplog: pytest.LogCaptureFixture)
     )
 
 
-def test_so_is_who_has_as_many_subscriptions_as_it_may(caplog: pytest.LogCaptureFixture) -> None:
+def test_who_has_as_many_subscriptions_as_it_may_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     world = World(MqttOptions(max_subscriptions=2))
     world.connected("greedy").subscribe("a", "b", "c")
 

@@ -34,7 +34,7 @@ def subscribed(world: World, topic_filter: str = "$SYS/#") -> tuple[Client, dict
 
 
 class TestTopics:
-    def test_are_those_of_mosquitto(self) -> None:
+    def test_topics_are_those_of_mosquitto(self) -> None:
         world = Reporting()
         world.report()
 
@@ -60,14 +60,14 @@ class TestTopics:
         assert found["uptime"] == "10 seconds"
         assert found["version"].startswith("fieldgate version ")
 
-    def test_are_not_matched_by_a_filter_that_begins_with_a_wildcard(self) -> None:
+    def test_topics_of_the_broker_are_not_matched_by_a_filter_that_begins_with_a_wildcard(self) -> None:
         world = Reporting()
         client, retained = subscribed(world, "#")
         world.report()
 
         assert retained == read(client) == {}
 
-    def test_are_sent_again_only_when_their_value_has_changed(self) -> None:
+    def test_topics_are_sent_again_only_when_their_value_has_changed(self) -> None:
         world = Reporting()
         client, _ = subscribed(world)
         world.report()
@@ -118,7 +118,7 @@ class TestValues:
             "clients/maximum": "3",
         }
 
-    def test_count_what_is_stored(self) -> None:
+    def test_values_count_what_is_stored(self) -> None:
         world = Reporting()
         client = world.connected("kept", properties={"session_expiry_interval": 1000})
         client.subscribe("a", "b/+", "$share/group/c")
@@ -134,7 +134,7 @@ class TestValues:
         assert found["retained messages/count"] == "1"
         assert (found["subscriptions/count"], found["shared_subscriptions/count"]) == ("2", "1")
 
-    def test_of_load_are_averages_per_minute(self) -> None:
+    def test_values_of_load_are_averages_per_minute(self) -> None:
         load = Load()
 
         for _ in range(6 * 60):

@@ -74,7 +74,7 @@ class TestFilters:
             "$share",
         ],
     )
-    def test_is_valid(self, topic_filter: str) -> None:
+    def test_a_valid_filter_is_taken(self, topic_filter: str) -> None:
         validate_topic_filter(topic_filter)
 
     @pytest.mark.mqtt(
@@ -111,7 +111,7 @@ class TestFilters:
             ("$share/g/a#", "MQTT5-4.7.1-1"),
         ],
     )
-    def test_is_not_valid(self, topic_filter: str, rule: str) -> None:
+    def test_an_invalid_filter_is_refused(self, topic_filter: str, rule: str) -> None:
         with pytest.raises(InvalidTopicError) as caught:
             validate_topic_filter(topic_filter)
 
@@ -126,7 +126,9 @@ class TestFilters:
             ("$SYS/share", (None, "$SYS/share")),
         ],
     )
-    def test_of_a_shared_subscription_has_two_parts(self, topic_filter: str, parts: tuple[str | None, str]) -> None:
+    def test_a_filter_of_a_shared_subscription_has_two_parts(
+        self, topic_filter: str, parts: tuple[str | None, str]
+    ) -> None:
         """[MQTT5-4.8.2]"""
         assert split_shared(topic_filter) == parts
 
@@ -320,7 +322,7 @@ class TestCost:
 class TestWhatASubscriptionTreeRemembers:
     """Of the topics that were looked up; that it never matters is shown by SubscriptionTreeMachine."""
 
-    def test_is_forgotten_when_a_filter_comes_or_goes(self) -> None:
+    def test_what_a_tree_remembers_is_forgotten_when_a_filter_comes_or_goes(self) -> None:
         tree: SubscriptionTree[int] = SubscriptionTree()
         tree.add("a/+", "one", 1)
         assert list(tree.match("a/b")) == [1]
@@ -331,7 +333,7 @@ class TestWhatASubscriptionTreeRemembers:
         tree.add("#", "two", 3)
         assert list(tree.match("a/b")) == [3]
 
-    def test_is_bounded_in_topics_their_length_and_their_matches(self) -> None:
+    def test_what_a_tree_remembers_is_bounded_in_topics_their_length_and_their_matches(self) -> None:
         tree: SubscriptionTree[int] = SubscriptionTree()
         tree.add("+", "one", 1)
         for number in range(5_000):

@@ -132,7 +132,7 @@ async def test_a_client_is_watched_from_its_connect_to_its_end(server: MqttServe
     assert {event.address for event in events} == {client.address}
 
 
-async def test_or_from_the_middle_of_its_connection(server: MqttServer, connected: Open) -> None:
+async def test_a_client_may_be_traced_from_the_middle_of_its_connection(server: MqttServer, connected: Open) -> None:
     client = await connected("c")
     half = encode(Publish(topic="a", payload=b"12345", qos=1, packet_id=9), 5)
     client.writer.write(half[:5])
@@ -154,7 +154,7 @@ async def test_or_from_the_middle_of_its_connection(server: MqttServer, connecte
     ]
 
 
-async def test_other_clients_are_not(server: MqttServer, connected: Open) -> None:
+async def test_other_clients_are_not_traced(server: MqttServer, connected: Open) -> None:
     other = await connected("other")
     with server.trace("c") as trace:
         await other.send(Publish(topic="a", qos=1, packet_id=9))

@@ -22,7 +22,7 @@ def watcher(world: World) -> Client:
 
 class TestWill:
     @pytest.mark.mqtt("MQTT5-3.1.2-7", "MQTT5-3.1.2-8")
-    def test_it_is_published_when_the_connection_is_lost(self) -> None:
+    def test_a_will_is_published_when_the_connection_is_lost(self) -> None:
         world = World()
         subscriber = watcher(world)
 
@@ -40,7 +40,7 @@ class TestWill:
 
         assert subscriber.payloads() == [b"gone"]
 
-    def test_when_the_session_is_taken_over(self) -> None:
+    def test_a_will_is_published_when_the_session_is_taken_over(self) -> None:
         world = World()
         subscriber = watcher(world)
         world.connected("c", will=will())
@@ -50,7 +50,7 @@ class TestWill:
         assert subscriber.payloads() == [b"gone"]
 
     @pytest.mark.mqtt("MQTT5-3.1.2-10", "MQTT5-3.14.4-3")
-    def test_not_after_a_disconnect(self) -> None:
+    def test_a_will_is_not_published_after_a_disconnect(self) -> None:
         world = World()
         subscriber = watcher(world)
 
@@ -58,7 +58,7 @@ class TestWill:
 
         assert subscriber.payloads() == []
 
-    def test_unless_the_disconnect_wants_it(self) -> None:
+    def test_a_will_is_published_after_a_disconnect_that_wants_it(self) -> None:
         world = World()
         subscriber = watcher(world)
 
@@ -66,7 +66,7 @@ class TestWill:
 
         assert subscriber.payloads() == [b"gone"]
 
-    def test_not_if_the_application_refused_the_connection(self) -> None:
+    def test_a_will_is_not_published_if_the_application_refused_the_connection(self) -> None:
         world = World()
         subscriber = watcher(world)
         client = world.client()
@@ -76,7 +76,7 @@ class TestWill:
 
         assert subscriber.payloads() == []
 
-    def test_not_if_the_application_accepted_the_connection_without_it(self) -> None:
+    def test_a_will_is_not_published_if_the_application_accepted_the_connection_without_it(self) -> None:
         world = World()
         subscriber = watcher(world)
         client = world.client()
@@ -88,7 +88,7 @@ class TestWill:
         assert client.connection.session is not None
         assert subscriber.payloads() == []
 
-    def test_not_if_the_application_closes_the_connection_without_it(self) -> None:
+    def test_a_will_is_not_published_if_the_application_closes_the_connection_without_it(self) -> None:
         world = World()
         subscriber = watcher(world)
 
@@ -97,7 +97,9 @@ class TestWill:
         assert subscriber.payloads() == []
 
     @pytest.mark.parametrize("event", [{"type": "mqtt.close"}, {"type": "mqtt.close", "will": True}])
-    def test_but_if_it_closes_it_otherwise(self, event: dict[str, object]) -> None:
+    def test_a_will_is_published_if_the_application_closes_the_connection_otherwise(
+        self, event: dict[str, object]
+    ) -> None:
         world = World()
         subscriber = watcher(world)
 
@@ -106,7 +108,7 @@ class TestWill:
         assert subscriber.payloads() == [b"gone"]
 
     @pytest.mark.mqtt("MQTT5-3.1.2-15")
-    def test_it_may_be_retained(self) -> None:
+    def test_a_will_may_be_retained(self) -> None:
         world = World()
 
         world.connected("c", will=will(retain=True)).lose()
@@ -134,7 +136,7 @@ class TestWillDelay:
     """[MQTT5-3.1.3.2.2]"""
 
     @pytest.mark.mqtt("MQTT5-3.1.2-8")
-    def test_it_is_waited_for(self) -> None:
+    def test_a_will_delay_is_waited_for(self) -> None:
         world = World()
         subscriber = watcher(world)
         world.connected("c", will=will(delay_s=10), properties=KEEP).lose()
@@ -158,7 +160,7 @@ class TestWillDelay:
 
         assert subscriber.payloads() == []
 
-    def test_unless_it_starts_anew_which_ends_the_session(self) -> None:
+    def test_a_client_that_starts_anew_ends_the_session_and_its_will_is_published(self) -> None:
         world = World()
         subscriber = watcher(world)
         world.connected("c", will=will(delay_s=10), properties=KEEP).lose()
@@ -248,7 +250,7 @@ class TestRetained:
         assert client.payloads() == [b"x", b""]
 
     @pytest.mark.mqtt("MQTT5-3.3.1-8")
-    def test_a_message_without_the_flag_changes_nothing(self) -> None:
+    def test_a_message_without_the_retain_flag_changes_nothing(self) -> None:
         world = World()
         world.publish("a", b"kept", retain=True)
         world.publish("a", b"passing")
@@ -256,7 +258,7 @@ class TestRetained:
         assert self.retained(world) == [("a", b"kept", True)]
 
     @pytest.mark.mqtt("MQTT5-3.8.3-3")
-    def test_with_no_local_its_publisher_does_not_get_it_back(self) -> None:
+    def test_a_retained_message_does_not_go_back_to_its_publisher_with_no_local(self) -> None:
         world = World()
         client, other = world.connected("c"), world.connected("other")
         for publisher, topic in ((client, "a/own"), (other, "a/other")):
@@ -268,7 +270,7 @@ class TestRetained:
 
         assert sorted(packet.topic for packet in packets if isinstance(packet, Publish)) == ["a/other", "a/program"]
 
-    def test_it_is_given_with_the_subscription_identifier(self) -> None:
+    def test_a_retained_message_is_given_with_the_subscription_identifier(self) -> None:
         world = World()
         world.publish("a", b"x", retain=True)
 
@@ -309,7 +311,7 @@ class TestRetained:
 
         assert len(client.publishes()) == 5
 
-    def test_but_subscribing_over_and_over_does_not_fill_the_memory(self) -> None:
+    def test_subscribing_over_and_over_does_not_fill_the_memory(self) -> None:
         world = World(MqttOptions(max_queued_messages=1))
         for number in range(5):
             world.publish(f"a/{number}", b"x", retain=True)

@@ -202,14 +202,14 @@ class TestMessages:
                 {"type": "websocket.receive", "bytes": b""},
             ]
 
-    async def test_may_come_in_fragments_and_in_pieces_of_one_byte(self) -> None:
+    async def test_messages_may_come_in_fragments_and_in_pieces_of_one_byte(self) -> None:
         async with Accepted() as it:
             for byte in masked(0x01, b"ab") + masked(0x89, b"x") + masked(0x80, b"cd"):
                 await it.send(bytes((byte,)))
 
             assert it.app.events == [{"type": "websocket.receive", "text": "abcd"}]
 
-    async def test_of_one_loop_pass_go_out_in_one_write(self) -> None:
+    async def test_messages_of_one_loop_pass_go_out_in_one_write(self) -> None:
         async with Accepted() as it:
             writes = it.client.transport.writes
             for event in ({"text": "a"}, {"bytes": b"b"}, {"text": None, "bytes": b""}):
@@ -264,35 +264,35 @@ class TestMessages:
 
 
 class TestClose:
-    async def test_by_the_client_is_answered_and_told_once(self) -> None:
+    async def test_a_close_by_the_client_is_answered_and_told_once(self) -> None:
         async with Accepted() as it:
             assert close_code(await it.send(masked(0x88, b"\x0f\xa1bye"))) == 4001
             assert it.client.closed
             assert it.disconnects() == [(4001, "bye")]
             assert it.app.finished == 1
 
-    async def test_without_a_code_is_1005(self) -> None:
+    async def test_a_close_without_a_code_is_1005(self) -> None:
         async with Accepted() as it:
             assert await it.send(masked(0x88)) == b"\x88\x00"
             assert it.disconnects() == [(1005, "")]
 
-    async def test_without_a_word_is_1006(self) -> None:
+    async def test_an_end_without_a_word_is_1006(self) -> None:
         async with Accepted() as it:
             await it.client.leave()
             assert it.disconnects() == [(1006, "")]
 
     @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 2999, 5000, 65535])
-    async def test_with_a_code_that_must_not_be_on_the_wire_is_1002(self, code: int) -> None:
+    async def test_a_close_with_a_code_that_must_not_be_on_the_wire_is_1002(self, code: int) -> None:
         async with Accepted() as it:
             assert close_code(await it.send(masked(0x88, code.to_bytes(2, "big")))) == 1002
             assert [found for found, _ in it.disconnects()] == [1002]
 
     @pytest.mark.parametrize("code", [1000, 1001, 1003, 1007, 1014, 3000, 4999])
-    async def test_with_any_other_code_is_fine(self, code: int) -> None:
+    async def test_a_close_with_any_other_code_is_fine(self, code: int) -> None:
         async with Accepted() as it:
             assert close_code(await it.send(masked(0x88, code.to_bytes(2, "big")))) == code
 
-    async def test_by_the_application_waits_for_the_clients_answer(self) -> None:
+    async def test_a_close_by_the_application_waits_for_the_clients_answer(self) -> None:
         async with Accepted() as it:
             await it.app.send({"type": "websocket.close", "code": 4002, "reason": "over"})
             assert await it.client.receive() == b"\x88\x06\x0f\xa2over"
@@ -303,7 +303,7 @@ class TestClose:
             assert it.client.closed
             assert len(it.app.events) == 1
 
-    async def test_is_not_waited_for_for_ever(self) -> None:
+    async def test_the_answer_to_a_close_is_not_waited_for_for_ever(self) -> None:
         async with Accepted() as it:
             await it.app.send({"type": "websocket.close"})
             await it.client.wait(4)
@@ -311,7 +311,7 @@ class TestClose:
             await it.client.wait(2)
             assert it.client.transport.aborted
 
-    async def test_makes_what_the_application_sends_afterwards_a_counted_nothing(self) -> None:
+    async def test_what_the_application_sends_after_a_close_is_counted_and_dropped(self) -> None:
         before = counter("gateway_websocket_sends_after_close_total")
         async with Accepted() as it:
             await it.app.send({"type": "websocket.close"})
@@ -322,7 +322,7 @@ class TestClose:
             assert await it.client.receive() == b""
             assert counter("gateway_websocket_sends_after_close_total") == before + 2
 
-    async def test_by_the_client_makes_it_an_oserror(self) -> None:
+    async def test_what_the_application_sends_after_a_close_by_the_client_is_an_oserror(self) -> None:
         async with Accepted() as it:
             await it.send(masked(0x88))
             with pytest.raises(OSError, match="disconnected"):
@@ -330,7 +330,7 @@ class TestClose:
             await it.app.send({"type": "websocket.close"})
 
     @pytest.mark.parametrize("code", [1005, 1006, 999, 70000])
-    async def test_with_a_bad_code_is_an_error_of_the_application(self, code: int) -> None:
+    async def test_a_close_with_a_bad_code_is_an_error_of_the_application(self, code: int) -> None:
         async with Accepted() as it:
             with pytest.raises(ValueError, match="not a close code"):
                 await it.app.send({"type": "websocket.close", "code": code})
@@ -379,11 +379,11 @@ class TestFaultsOfTheClient:
 
 
 class TestPings:
-    async def test_of_the_client_are_answered(self) -> None:
+    async def test_pings_of_the_client_are_answered(self) -> None:
         async with Accepted() as it:
             assert await it.send(masked(0x89, b"abc")) == b"\x8a\x03abc"
 
-    async def test_of_a_client_that_takes_nothing_are_answered_by_the_last(self) -> None:
+    async def test_pings_of_a_client_that_takes_nothing_are_answered_by_the_last(self) -> None:
         async with Accepted() as it:
             protocol = it.client.transport.protocol
             assert protocol is not None
@@ -406,7 +406,9 @@ class TestPings:
         assert not client.closed
 
     @pytest.mark.parametrize(("interval_s", "timeout_s"), [(20, 20), (20, 5), (3, 20), (20, 60)])
-    async def test_that_are_not_answered_in_time_end_the_connection(self, interval_s: float, timeout_s: float) -> None:
+    async def test_pings_that_are_not_answered_in_time_end_the_connection(
+        self, interval_s: float, timeout_s: float
+    ) -> None:
         async with Accepted(websocket_ping_interval_s=interval_s, websocket_ping_timeout_s=timeout_s) as it:
             for second in range(1, int(interval_s + timeout_s)):
                 assert await it.client.wait(1) == (b"\x89\x00" if second == interval_s else b"")
@@ -414,7 +416,7 @@ class TestPings:
             assert close_code(await it.client.wait(1)) == 1011
             assert it.disconnects() == [(1011, "no answer to a ping")]
 
-    async def test_are_not_needed_where_there_is_traffic(self) -> None:
+    async def test_pings_are_not_needed_where_there_is_traffic(self) -> None:
         async with Accepted(websocket_ping_interval_s=20) as it:
             for second in range(1, 101):
                 if second % 15 == 0:
@@ -452,7 +454,7 @@ class TestWhatComesBeforeTheAnswerToTheHandshake:
     OPTIONS: Final = {"max_body_bytes": 50_000, "max_body_bytes_per_address": 50_000}
     MESSAGE = masked(0x82, b"x" * 20_000)
 
-    async def test_counts_among_the_bytes_in_hand_until_it_is_read(self) -> None:
+    async def test_what_comes_before_the_answer_counts_among_the_bytes_in_hand_until_it_is_read(self) -> None:
         app = Recorder()
         client = Client(app, **self.OPTIONS)
         await client.send(UPGRADE + self.MESSAGE)
@@ -467,7 +469,7 @@ class TestWhatComesBeforeTheAnswerToTheHandshake:
         await client.leave()
 
     @pytest.mark.parametrize("end", ["leaves", "is refused"])
-    async def test_is_given_back_at_the_end(self, end: str) -> None:
+    async def test_what_comes_before_the_answer_is_given_back_at_the_end(self, end: str) -> None:
         app = Recorder()
         client = Client(app, **self.OPTIONS)
         await client.send(UPGRADE + self.MESSAGE)
@@ -477,7 +479,7 @@ class TestWhatComesBeforeTheAnswerToTheHandshake:
             await app.send({"type": "websocket.close"})
         assert client.context.bytes_in_hand.total == 0
 
-    async def test_is_refused_beyond_the_share_of_its_address(self) -> None:
+    async def test_what_comes_before_the_answer_is_refused_beyond_the_share_of_its_address(self) -> None:
         client = Client(Recorder(), **self.OPTIONS)
         await client.send(UPGRADE + self.MESSAGE)
 
@@ -497,7 +499,7 @@ class TestMessagesThatDoNotComeOn:
 
         assert close_code(await client.wait(2)) == 1008
 
-    async def test_are_those_that_have_begun_and_no_others(self) -> None:
+    async def test_only_messages_that_have_begun_have_a_time_limit(self) -> None:
         async with Accepted(websocket_ping_interval_s=0) as it:
             for _ in range(50):
                 await it.send(masked(0x81, b"x") + masked(0x89, b"x"))
@@ -506,7 +508,7 @@ class TestMessagesThatDoNotComeOn:
             await it.send(masked(0x80, b"x"))
             assert await it.client.wait(1000) == b""
 
-    async def test_may_rest_while_we_do_not_read(self) -> None:
+    async def test_a_message_may_rest_while_we_do_not_read(self) -> None:
         async with Accepted(websocket_ping_interval_s=0) as it:
             websocket = it.client.transport.protocol
             assert isinstance(websocket, WebSocketConnection)

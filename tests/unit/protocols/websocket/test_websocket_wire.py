@@ -81,11 +81,11 @@ class TestAccept:
             b"",
         ]
 
-    def test_takes_only_a_subprotocol_that_was_offered(self) -> None:
+    def test_accept_takes_only_a_subprotocol_that_was_offered(self) -> None:
         with pytest.raises(ValueError, match="was not offered"):
             accept_response(self.encoder, self.offered, subprotocol="other")
 
-    def test_and_does_not_repeat_what_was_which_may_be_a_token(self) -> None:
+    def test_accept_does_not_repeat_what_was_offered_which_may_be_a_token(self) -> None:
         with pytest.raises(ValueError, match="other") as raised:
             accept_response(self.encoder, Offer(b"accept=", ["s3cr3tt0k3n"]), subprotocol="other")
 
@@ -95,7 +95,7 @@ class TestAccept:
         "header",
         [(b"Sec-WebSocket-Extensions", b"permessage-deflate"), (b"connection", b"close"), (b"a", b"b\r\nc: d")],
     )
-    def test_takes_no_header_that_would_break_the_handshake(self, header: tuple[bytes, bytes]) -> None:
+    def test_accept_takes_no_header_that_would_break_the_handshake(self, header: tuple[bytes, bytes]) -> None:
         with pytest.raises(ValueError, match=r"must not set|CR, LF"):
             accept_response(self.encoder, self.offered, headers=[header])
 
