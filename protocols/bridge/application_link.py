@@ -7,6 +7,7 @@ the messages [MQTT5-4.6.0-2]. What is not acknowledged when the connection ends,
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from protocols.asgi import Application, Event, Scope
@@ -15,6 +16,7 @@ from protocols.bridge.options import BridgeOptions
 from protocols.bridge.spool import VIA, Spool
 from protocols.bridge.topic_map import first_match
 from protocols.bridge.upstream import Upstream, UpstreamMessage
+from protocols.connection_base import INBOX_FULL, ReadGate
 from protocols.inbox import Inbox
 from protocols.mqtt import ReasonCode, events, is_failure
 from protocols.mqtt.codec.properties import size_bytes as properties_size
@@ -24,6 +26,11 @@ from protocols.runner import ApplicationRun
 HIGH_WATER_BYTES: Final = 4 * 1024 * 1024
 """What may wait for the application before the socket is not read. More than for a device: as long as the bridge does
 not read, it cannot see the answers to its pings."""
+
+# The reasons not to read, besides INBOX_FULL.
+_UNANSWERED: Final = 2
+"""Upstream waits for as many acknowledgements as there may be."""
+_STOPPING: Final = 4
 
 
 class EndReason(NamedTuple):
@@ -69,9 +76,11 @@ class ApplicationLink:
         self._held: deque[tuple[int, int]] = deque()
         """Acknowledgements that wait for a commit of the broker: the number of the group, and the message's."""
         self._head = self._next = 1
-        self._pauses: set[str] = set()
+        self._reading = ReadGate(upstream)
         self._over = False
         self._received = metrics.received.labels(options.name)
+        self._answered: asyncio.Future[None] = loop.create_future()
+        """Done when nothing more is read, and what was is answered."""
         self.accepted: asyncio.Future[None] = loop.create_future()
         """Done when the application takes the bridge."""
         self.ended: asyncio.Future[EndReason] = loop.create_future()
@@ -79,8 +88,8 @@ class ApplicationLink:
         self.finished: asyncio.Future[None] = loop.create_future()
         """Done when the application has returned."""
         inbox = Inbox(
-            pause=lambda: self._pause("inbox"),
-            resume=lambda: self._resume("inbox"),
+            pause=partial(self._reading.close, INBOX_FULL),
+            resume=partial(self._reading.open, INBOX_FULL),
             high_water_bytes=HIGH_WATER_BYTES,
         )
         self._run = ApplicationRun(
@@ -104,9 +113,12 @@ class ApplicationLink:
             self._committer.forget(self)
         self._run.disconnect(events.disconnect(reason_code=ReasonCode.SUCCESS, reason=self.ended.result().reason))
 
-    def stop_reading(self) -> None:
-        """Takes nothing more from upstream; what there is, is still answered."""
-        self._pause("stopping")
+    async def wait_for_answers(self) -> None:
+        """Takes nothing more from upstream; returns when all that there is has been answered, or the connection has
+        ended."""
+        self._reading.close(_STOPPING)
+        self._notice_answers()
+        await asyncio.wait((self._answered, self.ended), return_when=asyncio.FIRST_COMPLETED)
 
     def cancel(self) -> None:
         """Ends the application now."""
@@ -141,7 +153,7 @@ class ApplicationLink:
             size,
         )
         if len(self._pending) >= self._options.receive_maximum:
-            self._pause("unanswered")
+            self._reading.close(_UNANSWERED)
 
     def _pass_over(self, ack_id: int, message: UpstreamMessage, reason: str, text: str) -> None:
         self._note(reason, text)
@@ -189,7 +201,8 @@ class ApplicationLink:
             self._pending.popleft()
             self._head += 1
         if len(self._pending) < self._options.receive_maximum:
-            self._resume("unanswered")
+            self._reading.open(_UNANSWERED)
+        self._notice_answers()
 
     def _answer(self, pending: _Pending, answer: Event) -> bool:
         """Routes a message and acknowledges it upstream. False if it is to come once more.
@@ -229,6 +242,11 @@ class ApplicationLink:
             self._upstream.acknowledge(self._held.popleft()[1])
         if self._held:
             self._committer.call_when_committed(self)
+        self._notice_answers()
+
+    def _notice_answers(self) -> None:
+        if self._reading.closed_by & _STOPPING and not self.unanswered and not self._answered.done():
+            self._answered.set_result(None)
 
     def _application_finished(self, exception: BaseException | None) -> None:
         word = "has ended" if exception is None else f"has failed: {type(exception).__name__}"
@@ -239,18 +257,6 @@ class ApplicationLink:
     def _want_end(self, end_reason: EndReason) -> None:
         if not self.ended.done():
             self.ended.set_result(end_reason)
-
-    # Back-pressure
-
-    def _pause(self, why: str) -> None:
-        self._pauses.add(why)
-        self._upstream.pause_reading()
-
-    def _resume(self, why: str) -> None:
-        if why in self._pauses:
-            self._pauses.discard(why)
-            if not self._pauses:
-                self._upstream.resume_reading()
 
     def _scope(self, state: Mapping[str, Any]) -> Scope:
         options, address = self._options, self._options.address

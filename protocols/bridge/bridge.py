@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+from contextlib import suppress
 from typing import Any, Final
 
 from protocols.asgi import Application
@@ -23,7 +24,6 @@ ANSWER_TIMEOUT_S: Final = 30.0
 """How long the application may take to accept."""
 ANSWER_GRACE_S: Final = 5.0
 """How long, at the end, the application may take to acknowledge what it has."""
-_POLL_S: Final = 0.02
 
 
 class Bridge:
@@ -172,13 +172,9 @@ class Bridge:
             closing.cancel()
 
     async def _say_goodbye(self, upstream: Upstream, link: ApplicationLink) -> None:
-        link.stop_reading()
-        give_up_at = self._loop.time() + ANSWER_GRACE_S
-        # An event would have to be looked after by each acknowledgement, for this one moment.
-        while link.unanswered and not link.ended.done():
-            if self._loop.time() >= give_up_at:
-                break
-            await asyncio.sleep(_POLL_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_GRACE_S):
+                await link.wait_for_answers()
         if not link.ended.done():
             await upstream.close()
             link.end(EndReason("shutdown", "the gateway stops"))

@@ -209,6 +209,10 @@ class Upstream:
         """Sends the PUBACK of a message at QoS 1. To be called in the order of the messages [MQTT5-4.6.0-2]."""
         self._client.ack(mid, 1)
 
+    def is_closing(self) -> bool:
+        """Whether it is closed from here, or told its listener of its end."""
+        return self._leaving
+
     def pause_reading(self) -> None:
         """Leaves what comes in the socket. Longer than the keep alive, and the connection is lost."""
         if not self._paused:
