@@ -357,7 +357,7 @@ class TestLater:
 
             assert await client.receive_from(timeout=30) == "five calls"
 
-    async def test_it_may_be_cancelled_and_then_makes_room_for_another(self, served: Any) -> None:
+    async def test_a_delayed_call_may_be_cancelled_and_then_makes_room_for_another(self, served: Any) -> None:
         class Subject(AsyncWebsocketConsumer):
             max_background = 1
 
@@ -378,7 +378,7 @@ class TestLater:
 
             assert await client.receive_from(timeout=30) == "tick"
 
-    async def test_a_failure_is_logged_and_given_to_the_hook(self, served: Any, caplog: Any) -> None:
+    async def test_a_failure_of_a_delayed_call_is_logged_and_given_to_the_hook(self, served: Any, caplog: Any) -> None:
         class Subject(AsyncWebsocketConsumer):
             async def connect(self) -> None:
                 await self.accept()
