@@ -1,4 +1,5 @@
-"""Readings of the past, bucketed by the database: a chart gets as many points as it has room for, never all rows."""
+"""Reads history for charts. The database makes buckets: a chart gets as many points as it has room for, never all
+rows."""
 
 from dataclasses import dataclass
 

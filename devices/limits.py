@@ -1,4 +1,4 @@
-"""What bounds devices and those who would like to be one: guessed tokens, connections, and coming and going."""
+"""Limits of devices and of clients that try to be one: failed logins, connections, and flapping."""
 
 import time
 from collections import OrderedDict
@@ -56,7 +56,7 @@ class DeviceOptions:
 
 
 def configured() -> DeviceOptions:
-    """What is in force in this process."""
+    """The options in force in this process."""
     options: DeviceOptions = current().sections.get("devices", DeviceOptions())
     return options
 
@@ -67,10 +67,10 @@ def per_minute(most: int) -> TokenBuckets:
 
 
 class FailedLogins:
-    """The failed logins of each address. Of one that has had too many, the next that fail are answered late.
+    """Counts the failed logins of each address. After too many, the next ones that fail are answered late.
 
-    A valid token is let in all the same, at once: devices behind one router share its address, and one of them that has
-    a wrong token must not keep out the others.
+    A valid token is accepted at once all the same: devices behind one router share its address, and one with a wrong
+    token must not keep out the others.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class FailedLogins:
         """How late those beyond it are answered."""
 
     def note(self, client: tuple[str, int] | None) -> bool:
-        """A login from this address has failed. Returns whether that is one of those which are answered at once."""
+        """Counts a failed login of this address. Returns whether it is to be answered at once."""
         if not self._most:
             return True
         now = self._clock()
@@ -95,7 +95,7 @@ class FailedLogins:
 
 
 class Flapping:
-    """Which devices come and go: connect, are lost, connect again, faster than anybody needs to."""
+    """Keeps out devices that flap: connect, are lost and connect again too often."""
 
     def __init__(self, most: int, pause_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         """`most` lost connections in a minute, 0 is any number; one more, and the device is kept out for `pause_s`."""
@@ -131,7 +131,7 @@ class Flapping:
 
 @dataclass(frozen=True, slots=True)
 class DeviceLimits:
-    """What is counted for `DeviceOptions`, in one process."""
+    """The counts that `DeviceOptions` bound, in one process."""
 
     options: DeviceOptions
     failed_logins: FailedLogins

@@ -1,7 +1,7 @@
-"""What is stored: devices and their credentials, readings, and which gateway each device is connected to.
+"""The tables: devices and their credentials, readings, and which gateway each device is connected to.
 
 Times are integer milliseconds UTC where devices are concerned (`_ms`, `ts`, `received`) and datetimes where people are.
-Readings and latest values are written by devices.ingest alone, past the ORM; everything else here is the ORM's.
+Only devices.ingest writes readings and latest values, without the ORM; the ORM writes everything else.
 """
 
 import time
@@ -23,12 +23,12 @@ HEARTBEAT_TIMEOUT_MS = 15_000
 
 
 def profile_choices() -> list[tuple[str, str]]:
-    """The payload profiles there are."""
+    """The names of the payload profiles."""
     return [(name, name) for name in PROFILES]
 
 
 def now_ms() -> int:
-    """The time, as it is stored."""
+    """The current time, as it is stored."""
     return time.time_ns() // 1_000_000
 
 
@@ -73,8 +73,8 @@ class DatabaseNow(models.Func):
 class GatewayInstance(models.Model):
     """A running gateway process. It lives while its heartbeat is younger than HEARTBEAT_TIMEOUT_MS by DatabaseNow.
 
-    That clock may be set. Each process notices and beats at once; what a dead one left in the future is deleted by the
-    others, who see that it does not change: devices.presence.
+    That clock may be set. Each process notices and beats at once; the row of a dead process with a time in the future
+    is deleted by the others, which see that it does not change: devices.presence.
     """
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
@@ -154,7 +154,7 @@ class Credential(models.Model):
 
 
 class CertificateName(models.Model):
-    """A name in client certificates, whose holders are let in as a device: see devices.client_certificates."""
+    """A name in client certificates that are trusted as credentials of a device: see devices.client_certificates."""
 
     class Kind(models.TextChoices):
         """Where in a certificate the name is."""
@@ -220,7 +220,7 @@ class StoredValue(models.Model):
 
 
 class Reading(StoredValue):
-    """One value of one key at one time. `seq` tells apart what came at the same `ts`: see devices.ingest."""
+    """One value of one key at one time. `seq` distinguishes readings of the same `ts`: see devices.ingest."""
 
     pk = models.CompositePrimaryKey("device_id", "key_id", "ts", "seq")
     # Readings and latest values follow a device that is deleted by and by: see devices.deletion.

@@ -1,4 +1,4 @@
-"""The MQTT topics of the device API: what of them is served, and whose they are."""
+"""The MQTT topics of the device API: which are served, and to whom."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Devices behind a broker upstream: a bridge brings what they publish there.
+"""Devices behind another broker, whose publishes a bridge brings.
 
 A rule of the bridge says which level of the topic upstream is the name of a device:
 
@@ -6,9 +6,9 @@ A rule of the bridge says which level of the topic upstream is the name of a dev
     local = "v1/devices/{device}/telemetry"
 
 The device has to be there, by that name, and enabled. Its readings are read by the profile of its type, and upstream
-has its acknowledgement when they are committed. The broker upstream has authenticated the device, not we. It can do
-nothing about a message that is no telemetry, or of nobody, or of a device that has used up its share: that is dropped,
-counted and logged, and the messages of other devices go on.
+has its acknowledgement when they are committed. The broker upstream has authenticated the device, not this gateway.
+It cannot mend a message that is no telemetry, or of an unknown device, or of one that has used up its share: such a
+message is dropped, counted and logged, and the messages of other devices go on.
 """
 
 import asyncio
@@ -32,20 +32,21 @@ RETRY_S: Final = 1.0
 
 
 class BridgeMqttConsumer(AsyncMqttConsumer):
-    """A bridge: telemetry of devices is stored, other messages go to the subscribers of the broker here."""
+    """A bridge: stores telemetry of devices, and passes other messages to the subscribers of this broker."""
 
     _services: DeviceServices
     _limited_log: RateLimitedLog
 
     async def connect(self, password: bytes | None) -> None:
-        """Takes the bridge: who configured it has decided that."""
+        """Accepts the bridge: the configuration has decided that."""
         self._services = services_of(self.scope)
         self._limited_log = RateLimitedLog(logger)
         await self.accept()
 
     @topic("v1/devices/<str:device>/telemetry", route=False)
     async def telemetry(self, event: Event, device: str) -> "asyncio.Future[None]":
-        """Stores readings. Refuses what has no device (0x90) or is no telemetry (0x99): upstream is rid of it then."""
+        """Stores readings. Refuses a message without a device (0x90) or that is no telemetry (0x99), which ends it
+        upstream."""
         services = self._services
         identity = await self._device(device)
         if isinstance(identity, Denied):
@@ -58,26 +59,26 @@ class BridgeMqttConsumer(AsyncMqttConsumer):
     async def receive_publish(
         self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: dict[str, Any]
     ) -> None:
-        """Any other topic goes to the subscribers here, but for those of the device API (0x90)."""
+        """Passes other topics to the subscribers here, except those of the device API (0x90)."""
         if topic.startswith(DEVICE_TOPICS):
             why = "a topic of the device API; telemetry is v1/devices/{device}/telemetry"
             raise RefusedError(MessageRefusal.TOPIC, why)
 
     def drops(self, refusal: Reject) -> bool:
-        """What will not be taken either when it comes again. Failures of ours are no such refusals."""
+        """Whether a refusal would be the same when the message comes again; failures of the gateway are not."""
         return isinstance(refusal, RefusedError)
 
     def note_refusal(
         self, request: str, about: object, refusal: Reject, count: int = 1, *, answered: bool = True
     ) -> None:
-        """Counts it among the payloads that were refused, too."""
+        """Counts the refusal among those of payloads, too."""
         super().note_refusal(request, about, refusal, count, answered=answered)
         if isinstance(refusal, RefusedError):
             count_payloads("mqtt-bridge", refusal, count)
 
     async def _device(self, name: str) -> Found:
-        """The device of this name. While the database is away it waits, and upstream with it, as for a commit: refused
-        for that, a message would be refused again when it comes again, and be lost."""
+        """The device of this name. Waits while the database is away, and upstream with it, as for a commit: a message
+        that is refused twice is lost."""
         while True:
             try:
                 return await self._services.directory.named(name)

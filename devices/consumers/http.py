@@ -16,7 +16,7 @@ _JSON = (b"content-type", b"application/json")
 
 
 class DeviceApiConsumer(AsyncHttpConsumer):
-    """Base of the requests of devices. Answers are empty, or {"error": why}."""
+    """Base class for requests of devices. Responses are empty, or {"error": why}."""
 
     channel_layer_alias: ClassVar[str | None] = None
     max_body_bytes: ClassVar[int | None] = MAX_PAYLOAD_BYTES
@@ -32,7 +32,7 @@ class DeviceApiConsumer(AsyncHttpConsumer):
 class TelemetryConsumer(DeviceApiConsumer):
     """Stores readings. 200 when they are committed; 400, 401, 405, 413, 503 otherwise, and nothing is stored.
 
-    The device is known before its body is read: a stranger's is not held.
+    The device logs in before its body is read, so no body of a stranger is held.
     """
 
     _services: DeviceServices
@@ -52,11 +52,11 @@ class TelemetryConsumer(DeviceApiConsumer):
             await self.send_response(status, answer, headers=headers)
 
     async def body_too_large(self) -> None:
-        """413."""
+        """Answers 413."""
         await self._refuse(RefusedError(MessageRefusal.TOO_LARGE, f"more than {self.max_body_bytes} bytes"))
 
     async def handle(self, body: bytes) -> None:
-        """Called with the whole body; one that was cut short never gets here."""
+        """Stores the readings in the body. Not called for a body that was cut short."""
         try:
             await self._services.ingest.store(self._device, self._device.profile.decode_telemetry(body))
         except RefusedError as error:

@@ -1,4 +1,4 @@
-"""How a device logs in, whatever it speaks, and how its connection is kept revocable."""
+"""The login of a device over any protocol, and the mixin that lets its connection be revoked."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -17,11 +17,11 @@ async def log_in(
 ) -> Identity:
     """The device whose token this is, or whose certificate the client has. Raises LoginError, counted and logged.
 
-    A token may come with a certificate: that of the same device, or one that is no device's. A `password` lets nobody
-    in; but what many a broker takes for one is a token here, and the log says that of a login that fails.
+    A token may come with a certificate: that of the same device, or one that is no device's. A `password` is no
+    credential; but other brokers take tokens there, so the log says of a failed login when the password is one.
 
     Every token is looked up, however many logins of the client's address have failed: devices behind one router share
-    it, and one with a wrong token must not keep out the others. Only the answers to those that fail become slow.
+    it, and one with a wrong token must not keep out the others. Only the answers to failed logins become slow.
     """
     certified = await certified_device(services, scope)
     if not token:
@@ -77,7 +77,7 @@ async def _failed(services: DeviceServices, denied: Denied, scope: Scope, passwo
 
 
 async def _password_hint(services: DeviceServices, scope: Scope, password: bytes | None) -> str:
-    """What the log adds if the password of a login that has failed looks like a token."""
+    """What the log adds to a failed login whose password looks like a token."""
     text = (password or b"").decode("ascii", "replace")
     if not looks_like_token(text):
         return ""
@@ -119,7 +119,7 @@ class Revocable:
         self._registered = (services, device)
 
     def unregister(self) -> None:
-        """Ends that; does nothing if `register` was not called, or raised."""
+        """Undoes `register`; does nothing if that was not called, or raised."""
         if self._registered is not None:
             services, device = self._registered
             self._registered = None

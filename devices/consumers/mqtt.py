@@ -30,7 +30,7 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
 
     async def connect(self, password: bytes | None) -> None:
         """Logs the device in by its token or its certificate. 0x86 (5 before MQTT 5) for an unknown one, 0x88 if the
-        database is away, 0x97 for one connection too many, 0x9F for who comes too often (3 before MQTT 5)."""
+        database is away, 0x97 for one connection too many, 0x9F for a device that flaps (3 before MQTT 5)."""
         services = services_of(self.scope)
         if self._is_no_device() and await self._certifies_no_device(services):
             self.unrestricted = True
@@ -48,17 +48,17 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         await self.accept(client_id=client_id, name=device.name, owner=owner_of(device.device_id))
 
     def _is_no_device(self) -> bool:
-        """Whether the client does not mean to be a device, and the listener lets such clients in.
+        """Whether the client is no device, by its user name, and the listener accepts such clients.
 
-        Many clients of ordinary brokers always send a user name, a password or both, of which such a broker takes no
-        notice. What looks like a token is one, and refused if it is not valid: a device whose token was revoked shall
-        not go on as somebody else without noticing.
+        Many clients of ordinary brokers always send a user name, a password or both, which such a broker ignores. What
+        looks like a token is taken for one, and refused if it is not valid: a device whose token was revoked shall not
+        go on as an anonymous client without noticing.
         """
         return self.allow_anonymous and not looks_like_token(self.scope["username"] or "")
 
     async def _certifies_no_device(self, services: DeviceServices) -> bool:
         """Whether the client has no certificate, or one that is no device's. Raises LoginError for one that was revoked
-        or whose device is disabled: that shall not go on as somebody else either."""
+        or whose device is disabled: that shall not go on as an anonymous client either."""
         found = await certified_device(services, self.scope)
         if isinstance(found, Denied) and found.device_id is not None:
             raise refused(LoginRefusal.UNKNOWN_CERTIFICATE, self.scope, str(found))
@@ -68,7 +68,7 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
     @topic("v2/t", route=False)
     @topic("v2/t/j", route=False)
     async def telemetry(self, event: Event) -> "asyncio.Future[None]":
-        """Stores readings; they are acknowledged when they are committed. 0x99 for a payload that is none."""
+        """Stores readings, which are acknowledged when they are committed. 0x99 for a payload that is no telemetry."""
         device = self.device
         if device is None:
             raise RefusedError(MessageRefusal.NOT_LOGGED_IN, "only a device that is logged in sends telemetry")
@@ -79,13 +79,13 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         return ingest.submit(device, points, now_ms())
 
     def allow_will(self, will: dict[str, Any]) -> bool:
-        """A device has none; that of an anonymous client is for the topics that it may publish to."""
+        """A device may have none, an anonymous client one to a topic that it may publish to."""
         return super().allow_will(will) and not will["topic"].startswith(DEVICE_TOPICS)
 
     async def receive_publish(
         self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: dict[str, Any]
     ) -> None:
-        """Any other topic: a device has none (0x90), an anonymous client all but those of devices (0x87)."""
+        """Other topics: a device may publish to none (0x90), an anonymous client to all but those of devices (0x87)."""
         if self.device is not None:
             if topic.startswith(NOT_SERVED):
                 raise RefusedError(
@@ -99,13 +99,13 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
     def note_refusal(
         self, request: str, about: object, refusal: Reject, count: int = 1, *, answered: bool = True
     ) -> None:
-        """Counts it among the payloads that were refused, too."""
+        """Counts the refusal among those of payloads, too."""
         super().note_refusal(request, about, refusal, count, answered=answered)
         if isinstance(refusal, RefusedError):
             count_payloads("mqtt", refusal, count)
 
     async def subscribe(self, topic_filter: str, qos: int, *, share_name: str | None) -> int | None:
-        """A device gets the filters of the device API, at QoS 1 at most; an anonymous client any."""
+        """Grants a device the filters of the device API, at QoS 1 at most; an anonymous client any other."""
         if self.device is None:
             if topic_filter.startswith(DEVICE_TOPICS):
                 raise Reject(ReasonCode.NOT_AUTHORIZED, "a topic of the device API")
@@ -115,7 +115,7 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         return min(qos, 1)
 
     async def device_cut(self, event: Event) -> None:
-        """The device's access was revoked or changed. It may publish no more, a will neither."""
+        """Closes: the device's access was revoked or changed. It may not publish any more, so its will is held back."""
         await self.close(ReasonCode.NOT_AUTHORIZED, event["reason"], will=False)
 
     async def disconnect(self, reason_code: int, reason: str) -> None:

@@ -1,7 +1,7 @@
-"""How refusals of devices are told: to the peer, to the log, to the counters.
+"""Reports refusals of devices: to the peer, in the log, in the counters.
 
-The peer learns that it is not let in, and no more; the log and whoever traces it learn whose credential it was and what
-became of it. MQTT's servers log why they close a connection, so that for MQTT the line is theirs.
+The peer learns that it is refused, and no more; the log and the trace say whose credential it was and what became of
+it. MQTT servers log why they close a connection, so nothing here logs the refused logins of MQTT.
 """
 
 import msgspec
@@ -18,8 +18,8 @@ peer_log = PeerLog("gateway.devices")
 
 
 def refused(refusal: LoginRefusal, scope: Scope, why: str, *, told: str | None = None) -> LoginError:
-    """The error for a login that is refused, once it is counted and logged. `why` is for the log; `told` is what the
-    peer is told, if that is more than the refusal's reason."""
+    """Counts and logs a refused login, and returns the error to raise. `why` is for the log; `told` is for the peer, if
+    that is more than the refusal's reason."""
     metrics.logins_refused.labels(scope["type"], refusal.reason).inc()
     if scope["type"] != "mqtt":
         peer_log.warning(scope.get("client"), "refused a device's login: %s: %s", describe(scope), why)
@@ -42,11 +42,11 @@ def http_response(error: LoginError) -> tuple[int, list[tuple[bytes, bytes]], by
 
 
 def note_payload(scope: Scope, device: Identity, error: RefusedError) -> None:
-    """Nothing of a message is stored."""
+    """Counts and logs a message of which nothing is stored."""
     count_payloads(scope["type"], error)
     peer_log.warning(f"device/{device.device_id}", "refused what %s sent: %s: %s", device, describe(scope), error.text)
 
 
 def count_payloads(protocol: str, error: RefusedError, count: int = 1) -> None:
-    """Counts messages of which nothing is stored, for wires whose servers log that."""
+    """Counts messages of which nothing is stored, for protocols whose servers log them."""
     metrics.payloads_refused.labels(protocol, error.refusal.reason).inc(count)

@@ -94,11 +94,11 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
             committed.add_done_callback(self._committed)
 
     async def device_committed(self, event: Event) -> None:
-        """A commit is done: answers what it had."""
+        """A commit has finished: answers its messages."""
         await self._answer()
 
     async def device_cut(self, event: Event) -> None:
-        """The device's access was revoked or changed."""
+        """Closes: the device's access was revoked or changed."""
         name = self._device.name
         peer_log.info(f"device/{self._device.device_id}", "closing the WebSocket of %s: %s", name, event["reason"])
         await self.close(CUT_OFF, event["reason"])
@@ -111,7 +111,7 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
         self.post({"type": "device.committed"})
 
     async def _make_room(self) -> None:
-        """Waits while as many messages are unanswered as may be."""
+        """Waits while MAX_UNANSWERED messages are unanswered."""
         while len(self._unanswered) >= MAX_UNANSWERED:
             oldest = self._unanswered[0][1]
             assert isinstance(oldest, asyncio.Future), "an error is answered at once when nothing is before it"
@@ -122,7 +122,7 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
         note_payload(self.scope, self._device, error)
 
     async def _answer(self) -> None:
-        """Answers messages up to the first whose commit is not done."""
+        """Answers messages up to the first whose commit has not finished."""
         while self._unanswered:
             answer_id, outcome = self._unanswered[0]
             if isinstance(outcome, RefusedError):
@@ -139,7 +139,7 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
 
 
 def _refusal_of(committed: "asyncio.Future[None]") -> RefusedError | None:
-    """Why a commit that is done has not stored what it was to. Raises what is no refusal, and has no answer."""
+    """Why a finished commit has not stored its readings; None if it has. Raises an exception that is no refusal."""
     error = committed.exception()
     if error is None or isinstance(error, RefusedError):
         return error
@@ -168,7 +168,7 @@ def _envelope(payload: bytes, count: int) -> tuple[Any, bytes]:
 
 
 def _lenient_envelope(payload: bytes, count: int) -> tuple[Any, bytes]:
-    """The same for what is no JSON by the book. Blanks keep the telemetry in its place, for positions in errors."""
+    """The same for lenient JSON. Blanks keep the telemetry in its place, for the positions in errors."""
     try:
         reading = read(payload, max_depth=_ENVELOPE_DEPTH, locate="telemetry")
     except LenientJsonError:

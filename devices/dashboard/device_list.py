@@ -1,6 +1,6 @@
-"""One page of devices as people look at it: which, in what order, with which values.
+"""Reads one page of devices as people see it: which, in what order, with which values.
 
-The dashboard's first HTML and every snapshot of its live stream are made here, so they cannot differ.
+Both the dashboard's HTML and the snapshots of its live stream are made here, so they cannot differ.
 """
 
 import re
@@ -50,8 +50,8 @@ MAX_CHARACTERS: Final = 131_072
 class DeviceFacts(TypedDict):
     """A device in a snapshot; `more` is how many keys it has beyond those in `values`.
 
-    `since` is when it connected, if it is connected, else when its last connection ended: ms, None if nobody knows.
-    `clock_skew` is by how many ms its clock is ahead, if that is more than is allowed.
+    `since` is when it connected, if it is connected, else when its last connection ended: ms, None if unknown.
+    `clock_skew` is how far its clock is ahead (ms), if that is more than is allowed.
     """
 
     id: int
@@ -68,7 +68,7 @@ class DeviceFacts(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class DeviceListQuery:
-    """What a dashboard shows, as its address says it. Anything that is not understood is the default."""
+    """The query of a dashboard's address. A parameter that is not understood has its default."""
 
     q: str = ""
     state: str = ""
@@ -90,7 +90,7 @@ class DeviceListQuery:
 
     @property
     def filtered(self) -> bool:
-        """Whether this leaves devices out."""
+        """Whether the query leaves devices out."""
         return bool(self.q or self.state or self.type)
 
     def address(self, **changes: Any) -> str:
@@ -107,7 +107,7 @@ class DeviceListQuery:
 
 @dataclass(frozen=True, slots=True)
 class DeviceList:
-    """A page of devices. `newest_id` is above every device there was: a greater one is new."""
+    """A page of devices. A device with an id above `newest_id` has been added since."""
 
     devices: list[DeviceFacts]
     total: int
@@ -117,7 +117,7 @@ class DeviceList:
 
 
 def search_text(text: str) -> str:
-    """What somebody searches for, as databases take it: PostgreSQL has no NUL in a text."""
+    """A search text as databases accept it: PostgreSQL has no NUL in a text."""
     return text.replace("\0", "").strip()[:MAX_SEARCH_LENGTH]
 
 
@@ -147,7 +147,8 @@ def as_message(device: DeviceFacts) -> dict[str, Any]:
 
 
 def found_by(text: str) -> Q:
-    """Which devices have each word of `text` in their name or type; or that UUID, or that end of a valid token."""
+    """The condition for devices that have each word of `text` in their name or type, or this UUID, or a valid token
+    that ends so."""
     text = search_text(text)
     found = contains_words(text, "name", "type__name")
     if _PART_OF_UUID.fullmatch(text):
@@ -212,9 +213,9 @@ def _with_values(devices: DeviceQuerySet, keys_per_device: int, keys: str = "") 
 
 
 def _first_values(stored: "QuerySet[LatestValue]", keys_per_device: int) -> Iterable[tuple[Any, ...]]:
-    """Of the first keys of each device, by name: device, key, and what a Value has.
+    """The device, the key and the fields of a Value, for the first keys of each device by name.
 
-    The keys are chosen first, so that the texts of all others are left alone.
+    The keys are chosen first, so that the texts of the others are not read.
     """
     by_key = CodePoints("key__name")
     rank = Window(RowNumber(), partition_by="device_id", order_by=by_key)

@@ -1,4 +1,4 @@
-"""The readings of one key of a device, page by page: for looking things up, in the admin."""
+"""Reads the readings of one key of a device, page by page, for the admin."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

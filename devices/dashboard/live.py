@@ -3,11 +3,12 @@
 What is sent (docs/dashboard.md has each message):
 
 - a snapshot first, and again when messages may have been missed (this consumer fell behind, the layer was away), when
-  a device has come that the page may have to show, and every 15 s, because a device whose gateway process was killed
-  sends no word of it;
-- then what is committed. The stream of a device passes on the ready text of each commit. That of the dashboard tells of
-  the devices on its page only, merged, at most four times a second;
-- a heartbeat every 5 s: a browser does not see WebSocket pings, and tells by this that the stream is alive.
+  a device has come that the page may have to show, and every 15 s, because nothing announces that a device was
+  connected to a gateway process that was killed;
+- then what is committed. The stream of a device passes on the ready text of each commit. The stream of the dashboard
+has
+  only the devices on its page, merged, at most four times a second;
+- a heartbeat every 5 s: a browser does not see WebSocket pings, and knows by this that the stream is alive.
 
 No update is missed or overtaken by a snapshot: the group is joined first, then the database is read, and what has come
 meanwhile is sent after it. A client keeps the value with the greatest time, so what comes twice does no harm.
@@ -47,7 +48,7 @@ RECONNECT_MS: Final = 2_000
 
 
 class LiveStream(AsyncConsumer):
-    """What both carriers share. They implement `begin`, `refuse`, `_send_text` and `end`."""
+    """The part that both carriers share. They implement `begin`, `refuse`, `_send_text` and `end`."""
 
     mailbox_capacity: ClassVar[int | None] = 200
     mailbox_policy: ClassVar[MailboxPolicy] = "drop_oldest"
@@ -75,7 +76,7 @@ class LiveStream(AsyncConsumer):
         raise NotImplementedError
 
     async def end(self) -> None:
-        """Closes the connection, for ever as far as this user is concerned."""
+        """Closes the connection; this user shall not come back."""
         raise NotImplementedError
 
     # Life
@@ -126,7 +127,7 @@ class LiveStream(AsyncConsumer):
     # What comes from the timers
 
     async def _tick(self) -> None:
-        """A sign of life, if the user may still watch; every third is a fresh snapshot."""
+        """Sends a heartbeat, or every third time a snapshot; ends the stream if the user may no longer watch."""
         self._ticks += 1
         if not await self._still_may_watch():
             await self._tell({"type": "denied"})
@@ -224,10 +225,9 @@ class LiveStream(AsyncConsumer):
 
 
 class LiveConsumer(LiveStream, AsyncWebsocketConsumer):
-    """The stream over WebSocket; one that may not be watched is refused (403), or closed with 4403 later."""
+    """The stream over WebSocket. Refuses with 403; closes with 4403 when the user may no longer watch."""
 
     async def begin(self) -> None:
-        """Accepts the handshake."""
         await self.accept()
 
     async def refuse(self, status: int, why: str) -> None:
@@ -235,11 +235,9 @@ class LiveConsumer(LiveStream, AsyncWebsocketConsumer):
         await self.close(reason=why)
 
     async def _send_text(self, text: str) -> None:
-        """Sends a text frame."""
         await self.send(text_data=text)
 
     async def end(self) -> None:
-        """Closes with 4403."""
         await self.close(ACCESS_ENDED, "no longer allowed")
 
 
@@ -249,7 +247,6 @@ class LiveEventsConsumer(LiveStream, AsyncSseConsumer):
     _sent = 0
 
     async def begin(self) -> None:
-        """Begins the response."""
         await self.accept()
 
     async def refuse(self, status: int, why: str) -> None:
@@ -257,7 +254,6 @@ class LiveEventsConsumer(LiveStream, AsyncSseConsumer):
         await self.deny(status, log_reason=why)
 
     async def _send_text(self, text: str) -> None:
-        """Sends an event."""
         self._sent += 1
         await self.send_event(text, id=str(self._sent), retry=RECONNECT_MS if self._sent == 1 else None)
 

@@ -1,7 +1,7 @@
-"""What one dashboard needs of the fleet's stream: only the devices of its page, and only the newest value of each key.
+"""Filters the fleet's stream for one dashboard: only the devices of its page, and only the newest value of each key.
 
 Every commit is announced once for the whole fleet. A dashboard of fifty devices out of ten thousand, or one on a slow
-phone, gets of it what it shows, merged, a few times a second. No I/O and no clock in here.
+phone, gets only what it shows, merged, a few times a second. No I/O and no clock in here.
 """
 
 from functools import cached_property, lru_cache
@@ -18,14 +18,14 @@ Reading: TypeAlias = tuple[str, int, msgspec.Raw]
 
 
 class DeviceReadings(msgspec.Struct):
-    """What a commit holds of one device."""
+    """The readings of one device in a commit."""
 
     name: str
     readings: list[msgspec.Raw]
 
 
 class _Beginning(msgspec.Struct, array_like=True):
-    """Of a reading, what its value is not."""
+    """The key and the time of a reading, without its value."""
 
     key: str
     ts: int
@@ -38,8 +38,8 @@ _beginning = msgspec.json.Decoder(_Beginning).decode
 class ReadingsCommitted(msgspec.Struct, tag_field="type", tag="readings", dict=True):
     """A commit, as devices.fanout announces it: by the id of a device, the JSON of its readings.
 
-    Only the readings of devices that somebody looks at are decoded, so what cannot be read ends nobody else's stream;
-    and they are decoded once, however many look.
+    Only the readings of devices that somebody looks at are decoded, so unreadable ones end no other stream; and they
+    are decoded once, however many look.
     """
 
     devices: dict[int, msgspec.Raw]
@@ -82,7 +82,7 @@ def decode(text: str) -> ReadingsCommitted | ConnectionChanged | None:
 
 
 class PageChanges:
-    """The devices of one page and what has happened to them since it was last told.
+    """The devices of one page, and their changes since the last message.
 
     Bounded: the devices of a page, with as many keys each as a row shows.
     """
@@ -96,7 +96,7 @@ class PageChanges:
         """Whether a device has come that the list may have to show: time for a new snapshot."""
 
     def take_readings(self, message: ReadingsCommitted) -> bool:
-        """Merges a commit; returns whether there is anything to tell."""
+        """Merges a commit; returns whether there is anything to send."""
         for device_id in self._keys.keys() & message.devices.keys():
             try:
                 self._merge(device_id, *message.readings_of(device_id))
@@ -107,13 +107,13 @@ class PageChanges:
         return bool(self._pending)
 
     def take_connection(self, message: ConnectionChanged) -> bool:
-        """Whether a change of this device's connection is to be told."""
+        """Whether the change of this device's connection is to be sent."""
         if message.id > self._newest_id:
             self.outdated = True
         return message.id in self._keys
 
     def drain(self) -> dict[str, Any] | None:
-        """The readings message for what is pending, which is then forgotten; None if nothing is."""
+        """Returns the message for the changes so far, and forgets them; None if there are none."""
         if not self._pending:
             return None
         devices = {

@@ -48,7 +48,7 @@ COLUMNS: Final = (("name", "Device"), ("connected", "Connection"), ("seen", "Las
 
 
 class Login(LoginView):
-    """Asks who you are; somebody who is logged in goes straight on."""
+    """The login form; redirects a user who is logged in."""
 
     template_name = "devices/login.html"
     redirect_authenticated_user = True
@@ -56,7 +56,7 @@ class Login(LoginView):
 
 @require_safe
 def favicon(request: HttpRequest) -> HttpResponse:
-    """Where the mark is, for the admin's pages, which name none."""
+    """Redirects to the icon, for the admin's pages, which name none."""
     return HttpResponseRedirect(static("devices/img/mark.svg"))
 
 
@@ -138,7 +138,7 @@ def device_value(request: HttpRequest, device_id: int) -> HttpResponse:
     """The whole of a value as JSON, of which pages and streams show the beginning: the latest of `key`; with `ts` and
     `seq`, that of a reading.
 
-    It is a foreigner's text, so browsers are to take it for nothing but text.
+    A device chose the text, so browsers must not take it for anything but text.
     """
     get_object_or_404(Device.objects.only("pk"), pk=device_id)
     parameters = request.GET
@@ -175,7 +175,7 @@ def _page_href(query: DeviceListQuery, page: int) -> str:
 
 
 def _column(query: DeviceListQuery, name: str, label: str) -> dict[str, Any]:
-    """A heading that sorts: by its column, or the other way round if that is the order already."""
+    """The heading of a column, with a link that sorts by it, or reverses the order."""
     direction = query.direction(name)
     # What is asked for first: those who are connected, those who were heard last.
     first = name if name == "name" else f"-{name}"

@@ -1,4 +1,4 @@
-"""What a payload profile is, and what it makes of a payload."""
+"""The interface of a payload profile, and its errors."""
 
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -18,21 +18,21 @@ MAX_DEPTH: Final = 32
 
 
 class PayloadError(RefusedError, ValueError):
-    """Raised when a payload is not what its topic or path wants; its text tells the author of the firmware why."""
+    """Raised when a payload does not fit its topic or path; its text tells the author of the firmware why."""
 
     def __init__(self, text: str) -> None:
         super().__init__(MessageRefusal.PAYLOAD, text)
 
 
 class NotJsonError(PayloadError):
-    """Raised when a payload is no JSON; its text says at which byte."""
+    """Raised when a payload is not JSON; its text says at which byte."""
 
     def __init__(self, why: object) -> None:
         super().__init__(f"not JSON: {why}")
 
 
 def is_too_deep(value: Any) -> bool:
-    """Whether there are more than MAX_DEPTH objects and arrays in each other in a JSON value."""
+    """Whether objects and arrays are nested more than MAX_DEPTH deep in a JSON value."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [
@@ -47,7 +47,7 @@ def is_too_deep(value: Any) -> bool:
 
 
 class Profile(Protocol):
-    """How one type of device speaks."""
+    """The payload format of a type of device."""
 
     def decode_telemetry(self, payload: bytes) -> list[Point]:
         """The readings in `payload`. Raises PayloadError; then none of it is to be stored."""
