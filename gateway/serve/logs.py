@@ -1,7 +1,7 @@
 """How the process logs: records of the standard library's `logging`, formatted by structlog, on standard error.
 
-The console form is for people, one line an event; the JSON form has one object a line for a collector. A token in the
-path of the device API reaches neither, nor does one in the text of an exception.
+The console form is for people, one line an event; the JSON form has one object a line for a collector. A token in a
+path reaches neither, nor does one in the text of an exception.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""The life of `gateway serve`, from start to stop; the only place where servers are constructed.
+"""The life of `gateway serve`, from start to stop.
 
 Order, each step undone in reverse: data directory held, database prepared, application loaded, its lifespan started,
 servers listening, ready. A stop signal ends the listening, then the connections, then the application, which commits
