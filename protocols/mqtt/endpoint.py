@@ -3,6 +3,8 @@
 The way of a publish: `data_received` -> `Connection.receive` -> `Inbox.feed_many` -> the application -> `send` ->
 `Connection.ack` -> `flush`. There is no task and no callback per packet: the acknowledgements that an application
 gives in one iteration of the loop leave in one write, and not before what they promise is committed.
+
+Long, for it is one class: what is read, what may leave and how it ends depend on each other in all of its sections.
 """
 
 import asyncio

@@ -120,6 +120,14 @@ class Peer:
 MakeContext = Callable[..., ListenerContext]
 
 
+async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+    """Accepts, and answers no publish."""
+    await receive()
+    await send({"type": "mqtt.accept"})
+    while (await receive())["type"] != "mqtt.disconnect":
+        pass
+
+
 @pytest.fixture
 async def make_context() -> AsyncIterator[MakeContext]:
     started: list[tuple[ServerState, Endpoints]] = []
@@ -410,3 +418,41 @@ class TestEnds:
 
         assert first.transport.closed
         assert [type(packet) for packet in second.received()] == [Publish]
+
+
+class TestWaitingForAnswers:
+    """A server that stops reads nothing more, and waits for the answers of its applications."""
+
+    async def test_it_does_not_wait_for_clients_that_have_nothing_to_be_answered(
+        self, make_context: MakeContext
+    ) -> None:
+        context = make_context(silent)
+        peer = await Peer.connected(context)
+
+        await Endpoints(context.server_state).wait_for_answers()
+
+        assert peer.transport.reading_paused
+
+    async def test_it_waits_for_each_client_until_it_is_answered_or_has_gone(self, make_context: MakeContext) -> None:
+        sends: list[Send] = []
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            sends.append(send)
+            await silent(scope, receive, send)
+
+        context = make_context(application)
+        first, second = await Peer.connected(context, "1"), await Peer.connected(context, "2")
+        first.send(publish(1))
+        second.send(publish(1), publish(2))
+        waiting = asyncio.create_task(Endpoints(context.server_state).wait_for_answers())
+        await passes()
+
+        await sends[1]({"type": "mqtt.ack", "ack_id": 1})
+        first.transport.abort()
+        await passes()
+        assert not waiting.done()
+
+        await sends[1]({"type": "mqtt.ack", "ack_id": 2})
+        await passes()
+        assert waiting.done()
+        assert second.received() == [PubAck(1), PubAck(2)]
