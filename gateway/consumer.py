@@ -19,7 +19,7 @@ from gateway.dispatch.background import Timer
 from gateway.dispatch.handlers import HandlerTable, get_handler_name
 from gateway.dispatch.mailbox import POLICIES, MailboxPolicy
 from gateway.dispatch.run import ConsumerRun, NotRunning
-from gateway.dispatch.threads import send_from_threads
+from gateway.dispatch.threads import from_threads
 from gateway.exceptions import StopConsumer
 from gateway.layers import DEFAULT_CHANNEL_LAYER, BaseChannelLayer, Message, get_channel_layer
 from protocols.asgi import Application, Event, Receive, Scope, Send
@@ -109,7 +109,7 @@ class AsyncConsumer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lives through one connection. Raises what a handler raised, StopConsumer apart."""
         self.scope = scope
-        self.base_send = send_from_threads(send) if self._gateway_sync else send
+        self.base_send = self._gateway_base_send(send)
         self.channel_layer = get_channel_layer(self.channel_layer_alias)
         self._gateway_run = run = ConsumerRun(self, receive)
         try:
@@ -172,10 +172,14 @@ class AsyncConsumer:
         if error is not None:
             await self._gateway_call(self.background_failed, {"type": "background.failed", "error": error})
 
-    def _gateway_call(self, method: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[Any]:
+    def _gateway_call(self, method: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Awaitable[Any]:
         """Calls what a subclass or user has written, as its consumers run it: here, or in a thread."""
         called: Awaitable[Any] = method(*args, **kwargs)
         return called
+
+    def _gateway_base_send(self, send: Send) -> Callable[[Event], Any]:
+        """What `base_send` is."""
+        return send
 
     # The mailbox
 
@@ -242,8 +246,11 @@ class SyncConsumer(AsyncConsumer, events=()):
     def background_failed(self, event: Event) -> None:  # type: ignore[override]
         """Called with event["error"], which background work raised; does nothing, unless overridden."""
 
-    def _gateway_call(self, method: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[Any]:
+    def _gateway_call(self, method: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Awaitable[Any]:
         return _call_in_thread(method, *args, **kwargs)
+
+    def _gateway_base_send(self, send: Send) -> Callable[[Event], Any]:
+        return from_threads(send)
 
     def mailbox_overflow(self, event: Event) -> None:  # type: ignore[override]
         """The mailbox of policy "close" is full. Ends the consumer, and with it the connection; may be overridden."""

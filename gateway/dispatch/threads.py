@@ -14,7 +14,7 @@ views (gateway.dispatch.django_handler) each. `close_connections` closes them, w
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar, Token
@@ -27,7 +27,6 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync
 from django.db import connections
 
 from gateway.db import close_old_connections
-from protocols.asgi import Event, Send
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -174,32 +173,31 @@ _WITH_HANDLER_THREAD: Final = ThreadSensitiveContext()
 SyncToAsync.context_to_thread_executor[_WITH_HANDLER_THREAD] = _ThreadOfContext()
 
 
-def send_from_threads(send: Send) -> Callable[[Event], None]:
-    """`send` for synchronous code that a handler runs, also in threads of its own; to be made in the event loop.
+def from_threads(function: Callable[P, Awaitable[R]]) -> Callable[P, R]:
+    """`function` for synchronous code that a handler runs, also in threads of its own; to be made in the event loop.
 
-    From a thread that asgiref knows nothing of, async_to_sync would run `send` in an event loop of its own there, with
+    From a thread that asgiref knows nothing of, async_to_sync would run it in an event loop of its own there, with
     nobody to wake the one that the connection is in.
     """
     loop = asyncio.get_running_loop()
-    send_from_handler = async_to_sync(send)
+    from_handler = async_to_sync(function)
 
-    async def awaited(event: Event) -> None:
-        await send(event)
+    async def awaited(*args: P.args, **kwargs: P.kwargs) -> R:
+        return await function(*args, **kwargs)
 
-    def base_send(event: Event) -> None:
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
         is_known = getattr(SyncToAsync.threadlocal, "main_event_loop", None) is loop
         if is_known or asyncio._get_running_loop() is not None:
-            send_from_handler(event)
-            return
-        sending = awaited(event)
+            return from_handler(*args, **kwargs)
+        running = awaited(*args, **kwargs)
         try:
-            future = asyncio.run_coroutine_threadsafe(sending, loop)
+            future = asyncio.run_coroutine_threadsafe(running, loop)
         except RuntimeError:  # the loop is closed
-            sending.close()
+            running.close()
             raise
-        future.result()
+        return future.result()
 
-    return base_send
+    return call
 
 
 def _close_old_connections() -> None:

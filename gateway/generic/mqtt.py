@@ -20,15 +20,22 @@ acknowledgement can tell the client, before MQTT 5 and at QoS 0, a refusal ends 
 
 Clients of MQTT 5 that name an authentication method are refused unless `begin_authentication` knows it; `connect` is
 called when the exchange is done, and finds it as `authenticated`.
+
+The methods `mqtt_...` are coroutines in both classes. They call what users write by `_gateway_call`: in the event loop,
+or in a thread, as the consumer has it.
 """
 
 import asyncio
 import functools
+from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
-from gateway.consumer import AsyncConsumer
+from asgiref.sync import async_to_sync
+
+from gateway.consumer import SyncConsumer
+from gateway.dispatch.threads import from_threads
 from gateway.exceptions import AcceptConnection, DenyConnection, Reject, StopConsumer
-from gateway.generic.mqtt_authentication import MqttAuthentication
+from gateway.generic.mqtt_authentication import AuthMechanism, MqttAuthentication
 from gateway.generic.mqtt_replies import (
     EVENTS,
     FAILED,
@@ -37,15 +44,14 @@ from gateway.generic.mqtt_replies import (
     publish_ack,
     refuse,
 )
-from gateway.generic.mqtt_sync import MqttConsumer
 from gateway.mqtt.topics import topic
-from protocols.asgi import Event
+from protocols.asgi import Event, Send
 from protocols.mqtt import ReasonCode, events
 
 __all__ = ["AsyncMqttConsumer", "MqttConsumer", "Reject", "topic"]
 
 
-class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqtt.auth", "mqtt.settled")):
+class AsyncMqttConsumer(MqttAuthentication, events=(*EVENTS, "mqtt.auth", "mqtt.settled")):
     """Base of MQTT consumers whose methods are coroutines."""
 
     disconnect_grace_s: ClassVar[float | None] = 5.0
@@ -68,7 +74,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
             else:
                 self.__password = event["password"]
         except Reject as refusal:
-            await self.reject(refusal.reason_code, refusal.reason_string, log_reason=refusal.log_reason)
+            await self.__end(self.reject, refusal)
 
     async def mqtt_auth(self, event: Event) -> None:
         """Goes on with an exchange, and asks `connect` after that of a new connection."""
@@ -77,16 +83,18 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
                 password, self.__password = self.__password, None
                 await self.__connect(password)
         except Reject as refusal:
-            end = self.close if self.accepted else self.reject
-            await end(refusal.reason_code, refusal.reason_string, log_reason=refusal.log_reason)
+            await self.__end(self.close if self.accepted else self.reject, refusal)
+
+    async def __end(self, end: Callable[..., Any], refusal: Reject) -> None:
+        await self._gateway_call(end, refusal.reason_code, refusal.reason_string, log_reason=refusal.log_reason)
 
     async def __connect(self, password: bytes | None) -> None:
         try:
-            await self.connect(password)
+            await self._gateway_call(self.connect, password)
         except AcceptConnection:
-            await self.accept()
+            await self._gateway_call(self.accept)
         except DenyConnection:
-            await self.reject()
+            await self._gateway_call(self.reject)
         for group in self._gateway_groups():
             await self.channel_layer.group_add(group, self.channel_name)
 
@@ -112,6 +120,16 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         owner: str | None = None,
     ) -> None:
         """Accepts the connection; see `mqtt.accept` in docs/events.md."""
+        await self._gateway_send(self._gateway_accept(client_id, name, properties, maximum_qos, owner))
+
+    def _gateway_accept(
+        self,
+        client_id: str | None,
+        name: str,
+        properties: dict[str, Any] | None,
+        maximum_qos: int | None,
+        owner: str | None,
+    ) -> Event:
         self.accepted = True
         self.client_name = name
         self._gateway_owner = owner
@@ -123,7 +141,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
             properties=properties,
             maximum_qos=maximum_qos,
         )
-        await self._gateway_send({**event, **self._gateway_proof()})
+        return {**event, **self._gateway_proof()}
 
     async def reject(
         self,
@@ -140,7 +158,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         self._gateway_run.closed = True
 
     # The hot path: one coroutine here, one for the handler and one for the server's `send`, and no other object than
-    # the acknowledgement.
+    # the acknowledgement. Hence `_gateway_call` is put between only where it leads to a thread.
     async def mqtt_publish(self, event: Event) -> None:
         """Gives a publish to the handler of its topic, else to `receive_publish`, and acknowledges by the outcome."""
         topic_name = event["topic"]
@@ -150,11 +168,16 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
             handler = topics.find(topic_name)
         try:
             if handler is not None:
-                method = getattr(self, handler.method)
+                method: Callable[..., Any] = getattr(self, handler.method)
+                if self._gateway_sync:
+                    method = functools.partial(self._gateway_call, method)
                 outcome = await (method(event, **handler.captures) if handler.captures else method(event))
                 ack = publish_ack(event["ack_id"], handler.route)
             else:
-                outcome = await self.receive_publish(
+                method = self.receive_publish
+                if self._gateway_sync:
+                    method = functools.partial(self._gateway_call, method)
+                outcome = await method(
                     topic_name,
                     event["payload"],
                     qos=event["qos"],
@@ -172,7 +195,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
             self._note_failure("publish", topic_name, error)
             await self.base_send(refuse(publish_ack(event["ack_id"], True), FAILED, False))
             return
-        if outcome is None:
+        if outcome is None or self._gateway_sync:
             await self.base_send(ack)
         elif outcome is self.__awaited:
             self.__waiting_acks.append(ack)
@@ -226,14 +249,16 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         """Asks `subscribe` for each filter."""
         results = [await self.__subscribe(subscription) for subscription in event["subscriptions"]]
         ack = filters_ack(event["ack_id"], results)
-        if type(self).authorize_retained is not AsyncMqttConsumer.authorize_retained:
+        if type(self).authorize_retained is not self._gateway_authorizes_all:
             ack["check_retained"] = True
         await self.base_send(ack)
 
     async def __subscribe(self, subscription: dict[str, Any]) -> int | Reject:
         topic_filter, qos = subscription["topic_filter"], subscription["qos"]
         try:
-            granted = await self.subscribe(topic_filter, qos, share_name=subscription["share_name"])
+            granted: int | None = await self._gateway_call(
+                self.subscribe, topic_filter, qos, share_name=subscription["share_name"]
+            )
         except Reject as refusal:
             self.note_refusal("subscribe", topic_filter, refusal)
             return refusal
@@ -260,7 +285,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
 
     async def __authorize_retained(self, topic: str) -> int | Reject:
         try:
-            allowed = await self.authorize_retained(topic)
+            allowed = await self._gateway_call(self.authorize_retained, topic)
         except Reject as refusal:
             return self._note_withheld(topic, refusal)
         except StopConsumer:
@@ -278,10 +303,12 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         """
         return True
 
+    _gateway_authorizes_all: ClassVar[Any] = staticmethod(authorize_retained)
+
     async def mqtt_unsubscribe(self, event: Event) -> None:
         """Tells `unsubscribe` of each filter."""
         for topic_filter in event["topic_filters"]:
-            await self.unsubscribe(topic_filter)
+            await self._gateway_call(self.unsubscribe, topic_filter)
         await self.base_send(filters_ack(event["ack_id"], [ReasonCode.SUCCESS] * len(event["topic_filters"])))
 
     async def unsubscribe(self, topic_filter: str) -> None:
@@ -328,7 +355,7 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
             for group in self._gateway_groups():
                 await self.channel_layer.group_discard(group, self.channel_name)
         finally:
-            await self.disconnect(event["reason_code"], event["reason"])
+            await self._gateway_call(self.disconnect, event["reason_code"], event["reason"])
         if self._gateway_run.inbox.finished and self.__unsettled:
             await self.__settle_late(self.__unsettled)
         raise StopConsumer
@@ -352,11 +379,95 @@ class AsyncMqttConsumer(MqttAuthentication, AsyncConsumer, events=(*EVENTS, "mqt
         """Closes with 0x97, quota exceeded."""
         await self.close(ReasonCode.QUOTA_EXCEEDED)
 
-    async def _gateway_send(self, event: Event) -> None:
-        if self._gateway_run.peer_gone("mqtt"):
-            await asyncio.sleep(0)  # lets the end of the grace reach a handler that only sends
-            return
-        try:
-            await self.base_send(event)
-        except OSError:
-            self._gateway_run.closed = True
+
+async def _result_of(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+class MqttConsumer(AsyncMqttConsumer, SyncConsumer, events=()):
+    """Base of MQTT consumers whose methods run in a thread: those that AsyncMqttConsumer has, as plain functions.
+
+    A publish is acknowledged when its handler has returned, and only then the next one is handled. `drops` and
+    `note_refusal` are called in the event loop, as `step` of an AuthMechanism is, which stays a coroutine.
+    """
+
+    disconnect_grace_s = None
+
+    def connect(self, password: bytes | None) -> None:  # type: ignore[override]
+        """As AsyncMqttConsumer.connect."""
+        if self._anonymous(password):
+            self.unrestricted = True
+            self.accept()
+        else:
+            self.reject(ReasonCode.BAD_USER_NAME_OR_PASSWORD)
+
+    def accept(  # type: ignore[override]
+        self,
+        *,
+        client_id: str | None = None,
+        name: str = "",
+        properties: dict[str, Any] | None = None,
+        maximum_qos: int | None = None,
+        owner: str | None = None,
+    ) -> None:
+        """As AsyncMqttConsumer.accept."""
+        self.__wait(self._gateway_send(self._gateway_accept(client_id, name, properties, maximum_qos, owner)))
+
+    def reject(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """As AsyncMqttConsumer.reject."""
+        self.__wait(super().reject(*args, **kwargs))
+
+    def receive_publish(  # type: ignore[override]
+        self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: dict[str, Any]
+    ) -> None:
+        """As AsyncMqttConsumer.receive_publish, but for the future."""
+        self._require_unrestricted(topic)
+
+    def subscribe(  # type: ignore[override]
+        self, topic_filter: str, qos: int, *, share_name: str | None
+    ) -> int | None:
+        """As AsyncMqttConsumer.subscribe."""
+        self._require_unrestricted()
+        return None
+
+    def authorize_retained(self, topic: str) -> bool:  # type: ignore[override]
+        """As AsyncMqttConsumer.authorize_retained."""
+        return True
+
+    _gateway_authorizes_all = staticmethod(authorize_retained)
+
+    def unsubscribe(self, topic_filter: str) -> None:  # type: ignore[override]
+        """Called with each filter that the client gives up; to be overridden."""
+
+    def begin_authentication(self, method: str) -> AuthMechanism | None:  # type: ignore[override]
+        """As AsyncMqttConsumer.begin_authentication."""
+        return None
+
+    def reauthenticated(self, before: AuthMechanism) -> None:  # type: ignore[override]
+        """As AsyncMqttConsumer.reauthenticated."""
+        self._require_identity_of(before)
+
+    def publish(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """As AsyncMqttConsumer.publish."""
+        self.__wait(super().publish(*args, **kwargs))
+
+    def close(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """As AsyncMqttConsumer.close."""
+        self.__wait(super().close(*args, **kwargs))
+
+    def disconnect(self, reason_code: int, reason: str) -> None:  # type: ignore[override]
+        """As AsyncMqttConsumer.disconnect."""
+
+    def mailbox_overflow(self, event: Event) -> None:  # type: ignore[override]
+        """Closes with 0x97, quota exceeded."""
+        self.close(ReasonCode.QUOTA_EXCEEDED)
+
+    def send(self, message: Event) -> None:  # type: ignore[override]
+        """Gives an event to the server, and waits until it has taken it."""
+        self.__wait(self.base_send(message))
+
+    def _gateway_base_send(self, send: Send) -> Callable[[Event], Any]:
+        self.__wait = from_threads(_result_of)
+        return send  # which the coroutines of AsyncMqttConsumer await
+
+    __wait: Callable[[Awaitable[Any]], Any] = staticmethod(async_to_sync(_result_of))

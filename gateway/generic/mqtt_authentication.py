@@ -1,14 +1,14 @@
 """Enhanced authentication of MQTT 5 consumers: exchanges of AUTH packets, as `mqtt.auth` in docs/events.md."""
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from gateway.exceptions import Reject
-from gateway.generic.mqtt_replies import MqttPeer
+from gateway.generic.mqtt_replies import MqttPeerState
 from protocols.asgi import Event
 from protocols.mqtt import ReasonCode, events
 
 
-class Exchange(Protocol):
+class AuthMechanism(Protocol):
     """One exchange by some method, such as gateway.mqtt.scram.ScramServer."""
 
     @property
@@ -23,30 +23,31 @@ class Exchange(Protocol):
         """The answer to what the client has sent. Raises Reject."""
 
 
-class MqttAuthentication(MqttPeer):
-    """The part of the asynchronous consumer that leads these exchanges."""
+class MqttAuthentication(MqttPeerState, events=()):
+    """The part of a consumer that leads these exchanges."""
 
-    _gateway_events: ClassVar[tuple[str, ...] | None] = ()
-
-    authenticated: Exchange | None = None
+    authenticated: AuthMechanism | None = None
     """The last exchange that has succeeded; None if the client has named no method."""
 
     __method: str | None = None
-    __exchange: Exchange | None = None
+    __mechanism: AuthMechanism | None = None
     __answer: bytes | None = None
 
-    async def begin_authentication(self, method: str) -> Exchange | None:
+    async def begin_authentication(self, method: str) -> AuthMechanism | None:
         """Called when the client names an authentication method, and when it authenticates once more.
 
         Returns the exchange to lead, None to refuse the method (0x8C), which is what happens unless overridden.
         """
         return None
 
-    async def reauthenticated(self, before: Exchange) -> None:
+    async def reauthenticated(self, before: AuthMechanism) -> None:
         """Called when the client has authenticated once more; raises Reject to end the connection.
 
         Unless overridden, refuses a client that has become somebody else (0x87).
         """
+        self._require_identity_of(before)
+
+    def _require_identity_of(self, before: AuthMechanism) -> None:
         assert self.authenticated is not None
         if self.authenticated.identity != before.identity:
             raise Reject(ReasonCode.NOT_AUTHORIZED, "another identity than before")
@@ -63,7 +64,7 @@ class MqttAuthentication(MqttPeer):
             return False
         if before is None:
             return True
-        await self.reauthenticated(before)
+        await self._gateway_call(self.reauthenticated, before)
         await self._gateway_send(events.auth_to_client(data=self.__answer, reason_code=ReasonCode.SUCCESS))
         return False
 
@@ -76,20 +77,17 @@ class MqttAuthentication(MqttPeer):
 
     async def __begin(self, data: bytes | None) -> bool:
         assert self.__method is not None
-        self.__exchange = await self.begin_authentication(self.__method)
-        if self.__exchange is None:
+        self.__mechanism = await self._gateway_call(self.begin_authentication, self.__method)
+        if self.__mechanism is None:
             raise Reject(ReasonCode.BAD_AUTHENTICATION_METHOD, "no such authentication method here")
         return await self.__step(data)
 
     async def __step(self, data: bytes | None) -> bool:
-        exchange = self.__exchange
-        assert exchange is not None
-        self.__answer = await exchange.step(data)
-        if not exchange.done:
+        mechanism = self.__mechanism
+        assert mechanism is not None
+        self.__answer = await mechanism.step(data)
+        if not mechanism.done:
             await self._gateway_send(events.auth_to_client(data=self.__answer))
             return False
-        self.authenticated, self.__exchange = exchange, None
+        self.authenticated, self.__mechanism = mechanism, None
         return True
-
-    async def _gateway_send(self, event: Event) -> None:
-        raise NotImplementedError

@@ -1,10 +1,11 @@
-"""What the asynchronous and the synchronous MQTT consumer share: their state, their events, their log lines."""
+"""What an MQTT consumer knows of its client, and how it answers: its state, its events, its log lines."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
-from gateway.dispatch.handlers import HandlerTable
+from gateway.consumer import AsyncConsumer
 from gateway.exceptions import InvalidChannelLayerError, Reject
 from gateway.metrics import mqtt_refusals
 from gateway.mqtt.topics import TopicTable
@@ -26,8 +27,8 @@ FAILED = Reject(ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR)
 """A failure of ours. Who cannot be told of it sends the publish again when it is back."""
 
 
-class MqttPeer:
-    """What the asynchronous and the synchronous consumer share."""
+class MqttPeerState(AsyncConsumer, events=()):
+    """What an MQTT consumer knows of its client."""
 
     groups: Sequence[str] | None = None
 
@@ -47,20 +48,14 @@ class MqttPeer:
 
     _gateway_owner: str | None = None
 
-    # Marks these methods as the framework's: see AsyncConsumer.__init_subclass__.
-    _gateway_events: ClassVar[tuple[str, ...] | None] = ()
-    _gateway_sync: ClassVar[bool]
-    _gateway_handlers: ClassVar[HandlerTable]
-    _gateway_topics: ClassVar[TopicTable]
-
-    scope: Any
     channel_layer: Any
+
+    _gateway_topics: ClassVar[TopicTable]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if hasattr(cls, "_gateway_handlers"):  # not the mixin's direct use
-            cls._gateway_topics = TopicTable(cls, sync=cls._gateway_sync)
-            cls._gateway_handlers.remove(cls._gateway_topics.methods)
+        cls._gateway_topics = TopicTable(cls, sync=cls._gateway_sync)
+        cls._gateway_handlers.remove(cls._gateway_topics.methods)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Takes and ignores anything; `groups` of the class are joined by each accepted connection."""
@@ -81,6 +76,15 @@ class MqttPeer:
 
     def _anonymous(self, password: bytes | None) -> bool:
         return self.allow_anonymous and self.scope["username"] is None and password is None
+
+    async def _gateway_send(self, event: Event) -> None:
+        if self._gateway_run.peer_gone("mqtt"):
+            await asyncio.sleep(0)  # lets the end of the grace reach a handler that only sends
+            return
+        try:
+            await self.base_send(event)
+        except OSError:
+            self._gateway_run.closed = True
 
     def _gateway_groups(self) -> Sequence[str]:
         if self.groups and not hasattr(self.channel_layer, "group_add"):

@@ -71,7 +71,7 @@ class ScramCredentials:
 
 
 class ScramServer:
-    """One exchange: an `Exchange` of gateway.generic.mqtt_authentication, and of use elsewhere as well."""
+    """One exchange: an `AuthMechanism` of gateway.generic.mqtt_authentication, and of use elsewhere as well."""
 
     def __init__(
         self,

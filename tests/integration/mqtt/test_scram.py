@@ -5,13 +5,14 @@ import base64
 import hashlib
 import hmac
 import json
+import threading
 from pathlib import Path
 
 import pytest
 
 from gateway.exceptions import Reject
 from gateway.generic.mqtt import AsyncMqttConsumer, MqttConsumer
-from gateway.generic.mqtt_authentication import Exchange
+from gateway.generic.mqtt_authentication import AuthMechanism
 from gateway.mqtt.scram import METHOD, ScramCredentials, ScramServer
 from protocols.mqtt.codec.packets import Auth, ConnAck, Connect, Packet, Properties, ReasonCode
 from tests.integration.mqtt.fixture_types import OpenRaw, Serve
@@ -26,7 +27,7 @@ async def find(name: str) -> ScramCredentials | None:
 
 
 class Subject(AsyncMqttConsumer):
-    async def begin_authentication(self, method: str) -> Exchange | None:
+    async def begin_authentication(self, method: str) -> AuthMechanism | None:
         return ScramServer(find) if method == METHOD else None
 
     async def connect(self, password: bytes | None) -> None:
@@ -35,6 +36,19 @@ class Subject(AsyncMqttConsumer):
         assert password in (None, b"not looked at")
         self.unrestricted = True
         await self.accept(client_id=self.authenticated.identity)
+
+
+class SyncSubject(MqttConsumer):
+    def begin_authentication(self, method: str) -> AuthMechanism | None:
+        assert threading.current_thread() is not threading.main_thread()
+        return ScramServer(find) if method == METHOD else None
+
+    def connect(self, password: bytes | None) -> None:
+        if self.authenticated is None:
+            raise Reject(0x87)
+        assert password in (None, b"not looked at")
+        self.unrestricted = True
+        self.accept(client_id=self.authenticated.identity)
 
 
 class Scram:
@@ -72,9 +86,9 @@ class Scram:
         )
 
 
-@pytest.fixture
-async def client(serve: Serve, open_raw: OpenRaw) -> RawClient:
-    return await open_raw(5, to=await serve(Subject.as_asgi()))
+@pytest.fixture(params=[Subject, SyncSubject], ids=["async", "sync"])
+async def client(request: pytest.FixtureRequest, serve: Serve, open_raw: OpenRaw) -> RawClient:
+    return await open_raw(5, to=await serve(request.param.as_asgi()))
 
 
 async def begin(client: RawClient, scram: Scram) -> None:
@@ -140,7 +154,7 @@ class TestScram:
     async def test_without_a_method_the_consumer_decides(self, client: RawClient) -> None:
         assert (await client.connect("c")).reason_code == ReasonCode.NOT_AUTHORIZED
 
-    @pytest.mark.parametrize("consumer", [AsyncMqttConsumer, MqttConsumer, Subject])
+    @pytest.mark.parametrize("consumer", [AsyncMqttConsumer, MqttConsumer, Subject, SyncSubject])
     async def test_methods_that_a_consumer_does_not_know_are_refused(
         self, serve: Serve, open_raw: OpenRaw, consumer: type[AsyncMqttConsumer | MqttConsumer]
     ) -> None:
