@@ -125,7 +125,7 @@ class Connection:
         "_is_bridge",
         "_maximum_qos",
         "_options",
-        "_part_due",
+        "_packet_due",
         "_will",
         "address",
         "auth",
@@ -161,7 +161,7 @@ class Connection:
         """When `check` is to be called."""
         self._grace_s = 0.0
         """1.5 x keep alive, once the client is accepted; 0 for none: a CONNECT that dribbles in gets no more time."""
-        self._part_due = NEVER
+        self._packet_due = NEVER
         """By when more must have come of a packet that is not complete."""
         self._held = b""
         self._maximum_qos = 2
@@ -209,7 +209,7 @@ class Connection:
         except MqttError as error:
             self._fail(error, now)
         self.received_packets += packets
-        if self._decoder.has_part or self._part_due != NEVER:
+        if self._decoder.has_part or self._packet_due != NEVER:
             self._await_rest(len(data), now, is_new=packets > 0)
         return events
 
@@ -227,14 +227,14 @@ class Connection:
         if self.state is not State.CONNECTED:  # where the whole has its time
             return
         if not self._decoder.has_part:
-            self._part_due = NEVER
+            self._packet_due = NEVER
             if not self._grace_s:
                 self.deadline = NEVER
             return
         in_time = now + PACKET_TIMEOUT_S
-        began = is_new or self._part_due == NEVER
-        self._part_due = in_time if began else min(self._part_due + size / MIN_PACKET_BYTES_PER_S, in_time)
-        self.deadline = min(now + (self._grace_s or NEVER), self._part_due)
+        began = is_new or self._packet_due == NEVER
+        self._packet_due = in_time if began else min(self._packet_due + size / MIN_PACKET_BYTES_PER_S, in_time)
+        self.deadline = min(now + (self._grace_s or NEVER), self._packet_due)
 
     def check(self, now: float, *, reading: bool) -> None:
         """The deadline has passed. `reading` is False if it is we who did not read the socket."""
@@ -245,9 +245,9 @@ class Connection:
         elif self.state is State.AUTHORIZING:
             self.close(ReasonCode.SERVER_UNAVAILABLE, "application", now, text="the application did not answer in time")
         elif self.state is State.CONNECTED and not reading:
-            self._part_due = NEVER if self._part_due == NEVER else now + PACKET_TIMEOUT_S
-            self.deadline = min(now + (self._grace_s or NEVER), self._part_due)
-        elif self._part_due <= now:
+            self._packet_due = NEVER if self._packet_due == NEVER else now + PACKET_TIMEOUT_S
+            self.deadline = min(now + (self._grace_s or NEVER), self._packet_due)
+        elif self._packet_due <= now:
             self.close(ReasonCode.KEEP_ALIVE_TIMEOUT, "keep_alive", now, text="a packet did not come on")
         else:  # [MQTT5-3.1.2-22] [MQTT3-3.1.2-24]
             self.close(ReasonCode.KEEP_ALIVE_TIMEOUT, "keep_alive", now, text="nothing came within 1.5 x keep alive")
