@@ -1,6 +1,7 @@
-"""What a store keeps, and what it promises: rows of seven kinds, changed in groups, each group whole or not at all.
+"""What is stored: rows of seven kinds, changed in groups, each group whole or not at all; what keeps them, a store; and
+what makes them of the objects that the journal says have changed.
 
-The broker works in memory; a store is read once, when the server starts, and only written after that. So it knows
+The broker works in memory; a store is read once, when the server starts, and only written after that. A store knows
 nothing of MQTT: a row is a tuple of plain values whose first columns are its key. Times in rows are those of the wall
 clock, in seconds, because they are to mean something after a restart.
 
