@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from tests.support.fleet import FleetDevice, add_devices
 from tests.support.redis import free_port
 from tests.support.serving import Serving
+from tests.support.waiting import wait_until
 
 KILLS = 10
 WINDOW = 50
@@ -54,7 +54,7 @@ class MqttLoad:
         """Waits until all that was sent is acknowledged."""
         self._stopping.set()
         self._thread.join()
-        wait_for(lambda: len(self.acknowledged) == self.sent)
+        wait_until(lambda: len(self.acknowledged) == self.sent)
         self._client.disconnect()
         self._client.loop_stop()
 
@@ -123,7 +123,7 @@ def test_every_acknowledged_reading_is_stored_once(tmp_path: Path) -> None:
 
         for _ in range(KILLS):
             before = [len(load.acknowledged) for load in loads]
-            wait_for(lambda: all(len(load.acknowledged) > count for load, count in zip(loads, before, strict=True)))  # noqa: B023
+            wait_until(lambda: all(len(load.acknowledged) > count for load, count in zip(loads, before, strict=True)))  # noqa: B023
             time.sleep(random.uniform(0, 0.3))
             os.kill(serving.process.pid, signal.SIGKILL)
             serving.ended()
@@ -155,10 +155,3 @@ def stored(directory: Path, device: FleetDevice) -> list[int]:
     connection.close()
     assert all(ts == FIRST_TS + number for number, ts in rows)
     return [number for number, _ in rows]
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come in time"
-        time.sleep(0.01)

@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.support.redis import RedisServer, free_port
 from tests.support.serving import Serving
+from tests.support.waiting import wait_until
 
 KILLS = int(os.environ.get("KILLS", "2"))
 WINDOW = 20
@@ -46,7 +46,7 @@ class PahoClient:
         # Not by loop_start, which, called twice, leaves a pair of sockets open.
         self._thread = threading.Thread(target=self.client.loop_forever, daemon=True)
         self._thread.start()
-        wait_for(lambda: len(self.connects) > count, "the connection")
+        wait_until(lambda: len(self.connects) > count, "the connection")
 
     def leave(self) -> None:
         """Disconnects, if it is connected."""
@@ -87,7 +87,7 @@ class Publisher(PahoClient):
         """Returns when all that was sent is acknowledged."""
         self._stopping.set()
         self._sender.join()
-        wait_for(lambda: len(self.acknowledged) == self.sent, f"the acknowledgements of {self.topic}")
+        wait_until(lambda: len(self.acknowledged) == self.sent, f"the acknowledgements of {self.topic}")
         self.leave()
 
     def _send(self) -> None:
@@ -122,7 +122,7 @@ class Subscriber(PahoClient):
     def come(self) -> None:
         """Connects, and subscribes if it has not."""
         super().come()
-        wait_for(self.subscribed.is_set, "the first subscription")
+        wait_until(self.subscribed.is_set, "the first subscription")
 
     def _connected(self, client: Any, data: Any, flags: Any, code: Any, properties: Any) -> None:
         super()._connected(client, data, flags, code, properties)
@@ -161,7 +161,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_at_qos_2_comes_twice(tmp_path:
 
         for kill in range(KILLS):
             before = [len(publisher.acknowledged) for publisher in everybody]
-            wait_for(
+            wait_until(
                 lambda: all(len(p.acknowledged) > count for p, count in zip(everybody, before, strict=True)),  # noqa: B023
                 "an acknowledgement for each",
             )
@@ -185,7 +185,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_at_qos_2_comes_twice(tmp_path:
             fickle.come()
         for subscriber in (faithful, fickle):
             for publisher in (*publishers[1:], retaining):
-                wait_for(
+                wait_until(
                     lambda: subscriber.received.get(publisher.topic, Counter()).keys() >= publisher.acknowledged,  # noqa: B023
                     f"what {publisher.topic} was acknowledged",
                 )
@@ -195,7 +195,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_at_qos_2_comes_twice(tmp_path:
             assert client.connects == [False, *[True] * (len(client.connects) - 1)]
             assert len(client.connects) > 1
         late = Subscriber("late", port)
-        wait_for(lambda: "numbers/retained" in late.received, "the retained message")
+        wait_until(lambda: "numbers/retained" in late.received, "the retained message")
         assert list(late.received["numbers/retained"]) == [retaining.sent - 1]
         for subscriber in (faithful, fickle, late):
             subscriber.leave()
@@ -204,10 +204,3 @@ def test_nothing_acknowledged_is_lost_and_nothing_at_qos_2_comes_twice(tmp_path:
         print(f"{KILLS} kills with the store {store}; acknowledged {counts}; nothing lost")
     finally:
         serving.kill()
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come in time"
-        time.sleep(0.01)

@@ -23,6 +23,7 @@ from websockets.sync.client import connect as connect_websocket
 
 from tests.support.postgres import PostgresServer
 from tests.support.serving import Serving, clean_environment
+from tests.support.waiting import wait_until
 
 Serve: TypeAlias = Callable[..., Serving]
 
@@ -63,14 +64,14 @@ class TestFirstStart:
 
     def test_the_password_logs_in(self, serve: Serve) -> None:
         serving = serve().ready()
-        password = wait_for(lambda: re.search(r"password +(\S{16})\n", serving.output))[1]
+        password = wait_until(lambda: re.search(r"password +(\S{16})\n", serving.output))[1]
 
         assert log_in(serving.url, "admin", password)
         assert not log_in(serving.url, "admin", "another")
 
     def test_the_printed_lines_send_a_first_message(self, serve: Serve) -> None:
         serving = serve().ready()
-        wait_for(lambda: "curl" in serving.output)
+        wait_until(lambda: "curl" in serving.output)
         lines = [line.strip() for line in serving.output.splitlines()]
         script = [line for line in lines if line.startswith(("TOKEN=", "mosquitto_pub ", "curl "))]
         assert len(script) == 3
@@ -121,7 +122,7 @@ class TestTwoGatewaysOnAHost:
         first = serve("--set", f"data_dir={tmp_path / 'first'}").ready()
         second = serve("--set", f"data_dir={tmp_path / 'second'}").ready()
         for serving in (first, second):
-            password = wait_for(lambda serving=serving: re.search(r"password +(\S{16})\n", serving.output))[1]
+            password = wait_until(lambda serving=serving: re.search(r"password +(\S{16})\n", serving.output))[1]
             assert log_in(serving.url, "admin", password, cookies)
         assert is_logged_in(first.url, cookies)
         assert is_logged_in(second.url, cookies)
@@ -257,7 +258,7 @@ class TestStop:
 
         with endless_request(serving):
             serving.process.send_signal(signal.SIGTERM)
-            wait_for(lambda: "stopping" in "".join(serving.log))
+            wait_until(lambda: "stopping" in "".join(serving.log))
             assert serving.stop() == 1
 
 
@@ -299,7 +300,7 @@ class TestCannotStart:
 
         serving = serve().ready()
 
-        assert wait_for(lambda: "password" in serving.output)
+        assert wait_until(lambda: "password" in serving.output)
 
     def test_a_data_directory_in_use_is_one_line_and_1(self, serve: Serve) -> None:
         first = serve().ready()
@@ -335,14 +336,6 @@ class TestCannotStart:
         assert serving.ended() == 1
         assert serving.log[-1].startswith("gateway: cannot use the certificate of the listener at 127.0.0.1:0: ")
         assert "Traceback" not in "".join(serving.log)
-
-
-def wait_for(condition: Callable[[], Any], timeout_s: float = 30) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (result := condition()):
-        assert time.monotonic() < deadline, "it did not come in time"
-        time.sleep(0.02)
-    return result
 
 
 def log_in(url: str, username: str, password: str, cookies: http.cookiejar.CookieJar | None = None) -> bool:

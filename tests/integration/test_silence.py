@@ -29,6 +29,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
 from tests.support.serving import Serving
 from tests.support.silent_proxy import silent_proxy
+from tests.support.waiting import wait_until
 
 Fault: TypeAlias = Callable[[Serving], AbstractContextManager[None]]
 
@@ -306,7 +307,7 @@ async def test_a_dependency_that_fails_is_seen_within_seconds_and_nothing_is_los
             assert await posting == 2
         elif posting is not None and "that there are" not in name:
             assert not posting.done()
-        await until(lambda: not made.log or any(made.log in line for line in serving.log))
+        await asyncio.to_thread(wait_until, lambda: not made.log or any(made.log in line for line in serving.log))
 
     if posting is not None:
         assert await posting == 2
@@ -337,7 +338,7 @@ async def test_a_database_that_is_replaced_is_the_one_that_is_used_from_then_on(
 
     backup.replace(file)
 
-    await until(lambda: post(serving, new, 3) == 401)
+    await asyncio.to_thread(wait_until, lambda: post(serving, new, 3) == 401)
     assert await post_until_stored(serving, kept, 4) == 4
     assert await asyncio.to_thread(stored, serving, kept) == {4}, "1 was renamed, 2 is in the file before"
     assert damage(file) == []
@@ -389,14 +390,14 @@ async def test_a_clock_that_was_ahead_and_is_put_right_leaves_connected_devices_
 
     shift.write_text(str(int(days * 86_400)))
     first = await connected()
-    await until(lambda: "\tconnected\t" in state())
+    await asyncio.to_thread(wait_until, lambda: "\tconnected\t" in state())
     first.abort()
-    await until(lambda: "\tnot connected\t" in state())
+    await asyncio.to_thread(wait_until, lambda: "\tnot connected\t" in state())
     shift.write_text("0")
     second = await connected()
-    await until(lambda: "\tconnected\t" in state())
+    await asyncio.to_thread(wait_until, lambda: "\tconnected\t" in state())
     second.abort()
-    await until(lambda: "\tnot connected\t" in state())
+    await asyncio.to_thread(wait_until, lambda: "\tnot connected\t" in state())
 
 
 def copy(file: Path, backup: Path) -> None:
@@ -422,12 +423,6 @@ def damage(file: Path) -> list[str]:
     return [text for text in found if text != "ok" and not text.startswith("NULL value in gateway_devices_reading")]
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not await asyncio.to_thread(condition):
-            await asyncio.sleep(0.1)
-
-
 async def until_report(serving: Serving, line: str, is_right: Callable[[str], bool]) -> int:
     """Waits until /readyz says of something what is right; the status of that answer."""
     seen: list[Any] = []
@@ -437,7 +432,7 @@ async def until_report(serving: Serving, line: str, is_right: Callable[[str], bo
         return is_right(seen[1].get(line, "missing"))
 
     try:
-        await until(ask)
+        await asyncio.to_thread(wait_until, ask)
     except TimeoutError:
         pytest.fail(f"/readyz says {seen}\n" + "".join(serving.log))
     return int(seen[0])

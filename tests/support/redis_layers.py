@@ -1,6 +1,5 @@
 """Layers over Redis, and channels of theirs that keep what they get."""
 
-import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -62,13 +61,6 @@ class Receiver:
     def heard(self, since: int = 0) -> set[str]:
         """The "group" of each message that has one, after as many messages as `since`."""
         return {message["group"] for message in self.messages[since:] if "group" in message}
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    """Returns when `condition` holds: for what another process, here Redis, has to do first."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def dropped(reason: str) -> float:

@@ -18,9 +18,9 @@ from protocols.asgi import Application, Event, Receive, Scope, Send
 from protocols.server import Listener
 from tests.integration.mqtt.application import AcceptEverything
 from tests.integration.mqtt.paho_client import PahoClient
-from tests.integration.mqtt.waiting import DEADLINE_S, until
 from tests.support.fleet import add_devices
 from tests.support.serving import Serving
+from tests.support.waiting import DEADLINE_S, until
 
 Address: TypeAlias = tuple[str, int]
 ServeAmqtt: TypeAlias = Callable[..., Awaitable[Address]]

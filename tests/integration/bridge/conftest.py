@@ -17,17 +17,9 @@ from protocols.mqtt.storage.rows import Store
 from protocols.server import Listener
 from tests.integration.mqtt.paho_client import PahoClient
 from tests.support.mosquitto import Mosquitto
+from tests.support.waiting import until
 
 DEADLINE_S = 60.0
-
-
-async def until(condition: Callable[[], object], what: str) -> None:
-    """Returns when the condition holds."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + DEADLINE_S
-    while not condition():
-        assert loop.time() < end, f"not within {DEADLINE_S:g} s: {what}"
-        await asyncio.sleep(0.01)
 
 
 class Application_:  # noqa: N801  as the fixture's value

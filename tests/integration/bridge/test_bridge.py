@@ -10,8 +10,9 @@ import pytest
 from protocols.bridge.topic_map import ReceiveRule, SendRule
 from protocols.mqtt.storage.rows import Changes
 from protocols.mqtt.storage.sqlite import SqliteStore
-from tests.integration.bridge.conftest import DEADLINE_S, Application_, Connect, OpenGateway, until
+from tests.integration.bridge.conftest import DEADLINE_S, Application_, Connect, OpenGateway
 from tests.support.mosquitto import Mosquitto
+from tests.support.waiting import until
 
 VERSIONS = ["5.0", "3.1.1"]
 

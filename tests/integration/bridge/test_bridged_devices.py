@@ -5,7 +5,6 @@ import os
 import signal
 import sqlite3
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from tests.support.fleet import add_devices
 from tests.support.mosquitto import Mosquitto
 from tests.support.serving import Serving
+from tests.support.waiting import wait_until
 
 DEADLINE_S = 120.0
 LISTENERS = """
@@ -43,13 +43,6 @@ reconnect_max_s = 0.5
 upstream = "site/{{device}}/telemetry"
 local = "v1/devices/{{device}}/telemetry"
 """
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not come: {what}"
-        time.sleep(0.02)
 
 
 def readiness(serving: Serving) -> dict[str, str]:
@@ -129,15 +122,15 @@ def test_a_reading_published_upstream_is_stored_and_what_is_none_is_refused(
 ) -> None:
     serving = start()
     add_devices(serving, "thermo-1")
-    wait_for(lambda: is_bridged(serving), "the bridge")
+    wait_until(lambda: is_bridged(serving), "the bridge")
 
     field.publish("nobody", '{"temperature": 1}')
     field.publish("thermo-1", "not JSON")
     field.publish("thermo-1", '{"temperature": 21.5}')
 
-    wait_for(lambda: stored(serving.directory), "the reading")
+    wait_until(lambda: stored(serving.directory), "the reading")
     assert stored(serving.directory) == [("thermo-1", 21.5)]
-    wait_for(lambda: upstream.log().count("Received PUBACK from fieldgate-upstream-") == 3, "the acknowledgements")
+    wait_until(lambda: upstream.log().count("Received PUBACK from fieldgate-upstream-") == 3, "the acknowledgements")
     assert serving.stop() == 0
     assert "there is no device 'nobody'" in "".join(serving.log)
 
@@ -155,7 +148,7 @@ def test_a_bridge_that_is_away_is_told_of_and_keeps_nobody_from_working(
     with urllib.request.urlopen(f"{serving.url}/metrics", timeout=30) as response:
         assert 'gateway_bridge_connected{bridge="upstream"} 0.0' in response.read().decode()
     upstream.start()
-    wait_for(lambda: is_bridged(serving), "the bridge")
+    wait_until(lambda: is_bridged(serving), "the bridge")
 
 
 def test_kill_nine_loses_nothing_that_was_published_upstream(
@@ -163,7 +156,7 @@ def test_kill_nine_loses_nothing_that_was_published_upstream(
 ) -> None:
     serving = start()
     add_devices(serving, "thermo-1")
-    wait_for(lambda: is_bridged(serving), "the bridge")
+    wait_until(lambda: is_bridged(serving), "the bridge")
     number = 0
 
     for _ in range(2):
@@ -177,7 +170,7 @@ def test_kill_nine_loses_nothing_that_was_published_upstream(
             number += 1
         serving = start()
 
-    wait_for(lambda: len(stored(serving.directory)) >= number, "all readings")
+    wait_until(lambda: len(stored(serving.directory)) >= number, "all readings")
     assert stored(serving.directory) == [("thermo-1", float(n)) for n in range(number)]
 
 
@@ -217,7 +210,7 @@ def test_what_waits_for_upstream_outlives_kill_nine(start: Callable[..., Serving
     upstream.start()
     start(more='[[listeners.send]]\nlocal = "out/#"\nupstream = "from/here/#"\n')
 
-    wait_for(lambda: len(set(received)) == 10, "what waited")
+    wait_until(lambda: len(set(received)) == 10, "what waited")
     assert sorted(set(received)) == [b"%d" % number for number in range(10)]
     watching.disconnect()
     watching.loop_stop()

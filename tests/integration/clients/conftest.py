@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.mqtt.waiting import until
 from tests.support.fleet import FleetDevice, add_devices
 from tests.support.serving import Serving
+from tests.support.waiting import until
 
 TELEMETRY = "v1/devices/me/telemetry"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.clients.conftest import TELEMETRY, Gateway
-from tests.integration.mqtt.waiting import DEADLINE_S
 from tests.support.fleet import FleetDevice
+from tests.support.waiting import DEADLINE_S
 
 SCRIPT = Path(__file__).with_name("mqtt_js_client.mjs")
 

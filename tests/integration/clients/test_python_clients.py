@@ -13,8 +13,8 @@ from gmqtt.mqtt.constants import MQTTv50, MQTTv311
 
 from tests.integration.clients.conftest import TELEMETRY, Gateway
 from tests.integration.mqtt.paho_client import PahoClient
-from tests.integration.mqtt.waiting import DEADLINE_S
 from tests.support.fleet import FleetDevice
+from tests.support.waiting import DEADLINE_S
 
 Unique = Callable[[str], str]
 QOS = [0, 1, 2]

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.integration.mqtt.waiting import until
 from tests.support.administrator import Administrator
 from tests.support.fleet import FleetDevice, add_devices
 from tests.support.serving import Serving
+from tests.support.waiting import until
 
 
 class Gateway:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.integration.devices.conftest import Gateway, Watched
-from tests.integration.mqtt.waiting import until
 from tests.support.fleet import FleetDevice
+from tests.support.waiting import until
 
 TS = 1_700_000_000_000
 

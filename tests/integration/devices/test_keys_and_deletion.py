@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.integration.devices.conftest import Gateway
-from tests.integration.mqtt.waiting import until
 from tests.support.administrator import Administrator
 from tests.support.fleet import FleetDevice, add_devices
 from tests.support.serving import Serving
+from tests.support.waiting import until
 
 Serve = Callable[..., Serving]
 

@@ -9,8 +9,8 @@ import pytest
 
 from tests.integration.devices.conftest import Gateway, running
 from tests.integration.devices.test_mqtt_devices import Clients
-from tests.integration.mqtt.waiting import DEADLINE_S
 from tests.support.fleet import FleetDevice
+from tests.support.waiting import DEADLINE_S
 
 NO_TOKEN = "x" * 32
 

@@ -9,7 +9,7 @@ from protocols.log_lines import LINES_AT_ONCE
 from protocols.mqtt.codec.decoder import encode
 from protocols.mqtt.codec.packets import Connect
 from tests.integration.devices.conftest import Gateway, running
-from tests.integration.mqtt.waiting import until
+from tests.support.waiting import until
 
 TIMES = 150
 NO_TOKEN = "x" * 32

@@ -13,9 +13,9 @@ from protocols.mqtt.codec.packets import Connect, PubAck, Publish
 from tests.integration.devices.conftest import Gateway, Watched
 from tests.integration.mqtt.paho_client import PahoClient
 from tests.integration.mqtt.raw_client import RawClient
-from tests.integration.mqtt.waiting import until
 from tests.support.fleet import FleetDevice
 from tests.support.serving import GATEWAY, clean_environment
+from tests.support.waiting import until
 
 TELEMETRY = "v1/devices/me/telemetry"
 TS = 1_700_000_000_000

@@ -22,9 +22,9 @@ from protocols.mqtt.codec.reason_codes import sendable
 from tests.integration.devices.conftest import Gateway, Watched
 from tests.integration.devices.test_mqtt_devices import Clients
 from tests.integration.mqtt.raw_client import RawClient
-from tests.integration.mqtt.waiting import DEADLINE_S, until
 from tests.support.fleet import FleetDevice
 from tests.support.serving import Serving
+from tests.support.waiting import DEADLINE_S, until
 
 TELEMETRY: Final = "v1/devices/me/telemetry"
 GOOD: Final = b'{"good": 1}'

@@ -11,9 +11,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from tests.integration.devices.conftest import Gateway, Watched
-from tests.integration.mqtt.waiting import until
 from tests.support.administrator import Administrator
 from tests.support.fleet import FleetDevice
+from tests.support.waiting import until
 
 TS = 1_700_000_000_000
 

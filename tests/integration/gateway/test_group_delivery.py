@@ -21,6 +21,7 @@ from protocols.inbox import Inbox
 from protocols.runner import ApplicationRun
 from protocols.server import Listener
 from tests.support.redis import ClusterSetup, RedisServer
+from tests.support.waiting import until
 
 MESSAGES = 1000
 STAYING = 20
@@ -60,12 +61,6 @@ class Member(AsyncWebsocketConsumer):
 
     async def note(self, message: Message) -> None:
         await self.send(text_data=message["text"])
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.layers.redis import RedisChannelLayer
 from gateway.layers.redis.group_log import RedisGroupLog
 from tests.support.redis import RedisServer
+from tests.support.waiting import until
 
 Layer = RedisPubSubChannelLayer | RedisChannelLayer
 
@@ -69,12 +70,6 @@ def dropped(*reasons: str) -> float:
 
 async def receive(layer: Layer, channel: str) -> dict[str, Any]:
     return await asyncio.wait_for(layer.receive(channel), 60)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 class TestWhatIsNoMessage:

@@ -16,7 +16,8 @@ from asgiref.sync import async_to_sync
 from gateway.layers import GroupSendResult, LayerUnavailableError
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from tests.support.redis import RedisServer, SentinelSetup, free_port
-from tests.support.redis_layers import Layer, MakeLayer, Receiver, dropped, until
+from tests.support.redis_layers import Layer, MakeLayer, Receiver, dropped
+from tests.support.waiting import until
 
 
 def wait_until_alone(client: "redis.Redis") -> None:

@@ -15,7 +15,8 @@ from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.layers.redis import RedisChannelLayer
 from gateway.layers.serializers import JSONSerializer, registry
 from tests.support.redis import RedisServer
-from tests.support.redis_layers import Layer, MakeLayer, Receiver, until
+from tests.support.redis_layers import Layer, MakeLayer, Receiver
+from tests.support.waiting import until
 
 
 class TestEncryption:

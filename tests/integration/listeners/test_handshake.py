@@ -22,8 +22,8 @@ from protocols.tls import TlsOptions
 from tests.integration.http.serving import echo
 from tests.integration.mqtt.application import AcceptEverything
 from tests.integration.mqtt.raw_client import RawClient
-from tests.integration.mqtt.waiting import until
 from tests.support.authority import Authority
+from tests.support.waiting import until
 
 DEADLINE_S = 60
 V1 = b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 1883\r\n"

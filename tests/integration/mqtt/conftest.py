@@ -15,7 +15,7 @@ from tests.integration.mqtt.application import AcceptEverything
 from tests.integration.mqtt.fixture_types import Address, ConnectPaho, OpenRaw, Serve
 from tests.integration.mqtt.paho_client import PahoClient
 from tests.integration.mqtt.raw_client import RawClient
-from tests.integration.mqtt.waiting import DEADLINE_S
+from tests.support.waiting import DEADLINE_S
 
 
 def as_address(text: str) -> Address:

@@ -11,7 +11,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from tests.integration.mqtt.waiting import DEADLINE_S
+from tests.support.waiting import DEADLINE_S
 
 
 def properties(packet_type: int, **values: Any) -> Properties:

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from protocols.mqtt.codec.decoder import Decoder, encode
 from protocols.mqtt.codec.packets import ConnAck, Connect, Disconnect, Packet, SubAck, Subscribe, Subscription
-from tests.integration.mqtt.waiting import DEADLINE_S
+from tests.support.waiting import DEADLINE_S
 
 
 class RawClient:

@@ -25,7 +25,7 @@ from protocols.mqtt.codec.packets import (
 )
 from tests.integration.mqtt.application import AcceptEverything
 from tests.integration.mqtt.fixture_types import OpenRaw, Serve
-from tests.integration.mqtt.waiting import until
+from tests.support.waiting import until
 
 
 class Deciding(AcceptEverything):

@@ -16,7 +16,7 @@ from protocols.mqtt.codec.packets import (
 )
 from tests.integration.mqtt.application import AcceptEverything
 from tests.integration.mqtt.fixture_types import Address, OpenRaw, Serve
-from tests.integration.mqtt.waiting import until
+from tests.support.waiting import until
 from tests.unit.protocols.mqtt.vectors import INVALID, MAX_PACKET_BYTES, InvalidVector
 
 NEVER_SENT = (

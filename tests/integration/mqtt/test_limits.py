@@ -10,7 +10,7 @@ from protocols.mqtt.codec.decoder import encode
 from protocols.mqtt.codec.packets import Disconnect, PubAck, Publish
 from tests.integration.mqtt.application import AcceptEverything
 from tests.integration.mqtt.fixture_types import OpenRaw, Serve
-from tests.integration.mqtt.waiting import until
+from tests.support.waiting import until
 
 
 def counted(name: str, *labels: str) -> float:

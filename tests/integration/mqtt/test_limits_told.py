@@ -15,7 +15,7 @@ from protocols.mqtt.codec.packets import ConnAck, Disconnect, PubAck, Publish, S
 from tests.integration.mqtt.application import AcceptEverything
 from tests.integration.mqtt.fixture_types import OpenRaw, Serve
 from tests.integration.mqtt.raw_client import RawClient
-from tests.integration.mqtt.waiting import until
+from tests.support.waiting import until
 
 PAGE = (Path(__file__).parents[3] / "docs" / "limits.md").read_text()
 SECTION = PAGE.partition("\n## MQTT\n")[2].partition("\n## HTTP")[0]

@@ -20,7 +20,7 @@ from tests.integration.mqtt.application import AcceptEverything
 from tests.integration.mqtt.conftest import as_address
 from tests.integration.mqtt.fixture_types import OpenRaw
 from tests.integration.mqtt.raw_client import RawClient
-from tests.integration.mqtt.waiting import until
+from tests.support.waiting import until
 
 OPTIONS = MqttOptions(allow_anonymous=True)
 

@@ -8,8 +8,8 @@ import pytest
 
 from tests.integration.mqtt.application import AcceptEverything
 from tests.integration.mqtt.fixture_types import Address, ConnectPaho
-from tests.integration.mqtt.waiting import until
 from tests.support.mosquitto import Mosquitto
+from tests.support.waiting import until
 
 Bridge: TypeAlias = Callable[[str], Awaitable[Mosquitto]]
 

@@ -11,7 +11,7 @@ from amqtt.client import MQTTClient
 from protocols.asgi import Receive, Scope, Send
 from tests.integration.mqtt.application import AcceptEverything
 from tests.integration.mqtt.fixture_types import Address, Serve
-from tests.integration.mqtt.waiting import DEADLINE_S, until
+from tests.support.waiting import DEADLINE_S, until
 
 VERSIONS = ["mqttv31", "mqttv311", "mqttv5"]
 

@@ -17,7 +17,7 @@ from gateway.mqtt.scram import METHOD, ScramCredentials, ScramServer
 from protocols.mqtt.codec.packets import Auth, ConnAck, Connect, Packet, Properties, ReasonCode
 from tests.integration.mqtt.fixture_types import OpenRaw, Serve
 from tests.integration.mqtt.raw_client import RawClient
-from tests.integration.mqtt.waiting import DEADLINE_S
+from tests.support.waiting import DEADLINE_S
 
 CREDENTIALS = {name: ScramCredentials.of("pencil", iterations=4096) for name in ("thermo", "meter")}
 

@@ -15,7 +15,7 @@ from protocols.mqtt.codec.packets import (
 )
 from tests.integration.mqtt.application import AcceptEverything
 from tests.integration.mqtt.fixture_types import ConnectPaho, OpenRaw, Serve
-from tests.integration.mqtt.waiting import DEADLINE_S, time_passes, until
+from tests.support.waiting import DEADLINE_S, time_passes, until
 
 KEPT = {"session_expiry_interval": 3600}
 

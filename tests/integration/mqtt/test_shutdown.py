@@ -9,7 +9,7 @@ from protocols.mqtt.server import MqttServer
 from protocols.server import Listener
 from tests.integration.mqtt.application import AcceptEverything
 from tests.integration.mqtt.raw_client import RawClient
-from tests.integration.mqtt.waiting import until
+from tests.support.waiting import until
 
 
 async def test_a_server_that_closes_says_goodbye_and_publishes_the_wills() -> None:

@@ -16,7 +16,7 @@ from protocols.mqtt.codec.packets import (
     Unsubscribe,
 )
 from tests.integration.mqtt.fixture_types import ConnectPaho, OpenRaw
-from tests.integration.mqtt.waiting import time_passes
+from tests.support.waiting import time_passes
 
 KEPT = {"session_expiry_interval": 3600}
 

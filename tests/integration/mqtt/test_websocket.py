@@ -15,7 +15,7 @@ from tests.integration.mqtt.conftest import as_address
 from tests.integration.mqtt.fixture_types import Address
 from tests.integration.mqtt.paho_client import PahoClient
 from tests.integration.mqtt.raw_client import RawClient
-from tests.integration.mqtt.waiting import until
+from tests.support.waiting import until
 
 CONNECT = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c"
 

@@ -9,7 +9,7 @@ from protocols.mqtt.codec.packets import Disconnect, Publish, ReasonCode, Will
 from tests.integration.mqtt.application import AcceptEverything
 from tests.integration.mqtt.fixture_types import ConnectPaho, OpenRaw, Serve
 from tests.integration.mqtt.raw_client import RawClient
-from tests.integration.mqtt.waiting import time_passes
+from tests.support.waiting import time_passes
 
 WILL = Will(topic="gone", payload=b"client")
 GONE = Publish(topic="gone", payload=b"client")

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from devices.reading_batch import NEWEST_PER_DEVICE
 from devices.writers import make_writer
 from gateway.layers import InMemoryChannelLayer
 from gateway.layers.base import GroupSendResult
+from tests.support.waiting import until
 
 TS = 1_700_000_000_000
 ONE = Identity(1, "thermo-1", PROFILES["thingsboard"], 0)
@@ -91,12 +92,6 @@ async def setting(sqlite_database: Path) -> AsyncIterator[Setting]:
     yield setting
     await setting.ingest.close()
     await setting.fanout.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_the_fleet_gets_the_newest_of_each_key(setting: Setting) -> None:

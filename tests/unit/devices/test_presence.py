@@ -24,6 +24,7 @@ from gateway.db import database_sync_to_async
 from tests.support.databases import default_database, postgresql_settings
 from tests.support.postgres import PostgresServer
 from tests.support.silent_proxy import SilentProxy, silent_proxy
+from tests.support.waiting import until
 from tests.unit.devices.conftest import MakeStoredDevice
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -102,13 +103,6 @@ async def gateway(database: str) -> AsyncIterator[Gateway]:
 @pytest.fixture
 def device(database: str, new_device: MakeStoredDevice) -> Device:
     return new_device("thermo-1")
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Waits for a condition on what is in memory."""
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def until_stored(condition: Callable[[], bool]) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from gateway.routing import ChannelNameRouter
 from gateway.worker import Worker
 from protocols.asgi import Application, Receive, Scope, Send
 from protocols.log_lines import LINES_AT_ONCE
+from tests.support.waiting import until
 
 
 class Prints(AsyncConsumer):
@@ -48,12 +49,6 @@ async def working(application: Application, layer: InMemoryChannelLayer, *channe
     yield
     task.cancel()
     await asyncio.wait({task})
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 async def test_messages_of_each_channel_are_handled_in_order(

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from gateway.generic.websocket import AsyncWebsocketConsumer
 from gateway.layers import InMemoryChannelLayer
 from gateway.testing import WebsocketCommunicator
+from tests.support.waiting import until
 
 
 class Member(AsyncWebsocketConsumer):
@@ -44,12 +45,6 @@ async def members(served: Any, consumer: type[Member], *names: str) -> AsyncIter
             await client.connect()
             clients.append(client)
         yield clients
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 async def test_a_handler_that_sends_to_its_own_group_is_called_again_not_by_itself(

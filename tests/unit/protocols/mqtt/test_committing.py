@@ -30,7 +30,8 @@ from protocols.mqtt.storage.journal import Journal
 from protocols.mqtt.storage.rows import Changes, StoreError, StoreTakenError
 from protocols.server import Listener
 from tests.support.mqtt_store import MemoryStore
-from tests.unit.protocols.mqtt.test_server import Client, broker, until
+from tests.support.waiting import until
+from tests.unit.protocols.mqtt.test_server import Client, broker
 
 HOUR = {"session_expiry_interval": 3_600}
 

@@ -25,8 +25,9 @@ from protocols.mqtt.endpoints import Endpoints
 from protocols.mqtt.message import Message
 from protocols.mqtt.options import BrokerOptions, MqttOptions
 from protocols.mqtt.server_state import ListenerContext, ServerState
+from tests.support.waiting import until
 from tests.support.wire import FakeTransport
-from tests.unit.protocols.mqtt.test_server import answer, broker, until
+from tests.unit.protocols.mqtt.test_server import answer, broker
 
 HIGH_WATER_BYTES = 64 * 1024
 

@@ -28,6 +28,7 @@ from protocols.mqtt.codec.packets import (
 from protocols.mqtt.options import BrokerOptions, MqttOptions
 from protocols.mqtt.server import MqttServer
 from protocols.server import Listener
+from tests.support.waiting import until
 
 
 async def answer(event: Event, send: Send) -> None:
@@ -120,13 +121,6 @@ class Client:
                 packets.append(await self.receive())
             except (EOFError, ConnectionResetError):
                 return packets
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Returns when the condition holds, looked at in each pass of the loop."""
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 class TestScope:
