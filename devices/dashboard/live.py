@@ -5,9 +5,8 @@ What is sent (docs/dashboard.md has each message):
 - a snapshot first, and again when messages may have been missed (this consumer fell behind, the layer was away), when
   a device has come that the page may have to show, and every 15 s, because nothing announces that a device was
   connected to a gateway process that was killed;
-- then what is committed. The stream of a device passes on the ready text of each commit. The stream of the dashboard
-has
-  only the devices on its page, merged, at most four times a second;
+- then what is committed. The stream of a device passes on the ready text of each commit. The dashboard's has only the
+  devices on its page, merged, at most four times a second;
 - a heartbeat every 5 s: a browser does not see WebSocket pings, and knows by this that the stream is alive.
 
 No update is missed or overtaken by a snapshot: the group is joined first, then the database is read, and what has come
