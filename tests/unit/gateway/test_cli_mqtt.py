@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.mqtt.cli import _table, _trace_line, duration
+from gateway.cli.mqtt import _table, _trace_line, duration
 
 
 def test_a_table_has_its_columns_under_their_names_and_numbers_to_the_right() -> None:
