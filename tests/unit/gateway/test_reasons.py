@@ -173,7 +173,7 @@ def refuses(cls: type) -> bool:
             ]
             if {"websocket.close", "http.response.start", "mqtt.reject"} & set(types):
                 return True
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "self.close":
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("self.close", "events.reject"):
             return True
     return False
 
