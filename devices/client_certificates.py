@@ -18,7 +18,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from devices.models import CertificateName, Device
-from protocols.runner import printable
+from protocols.masking import printable
 
 K = TypeVar("K", bound=Hashable)
 

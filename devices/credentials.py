@@ -25,7 +25,7 @@ from devices.models import CertificateName, Credential, Device, DisconnectOrder
 from devices.profiles import PROFILES, Profile
 from protocols.addresses import network_of
 from protocols.limits import Client
-from protocols.runner import printable
+from protocols.masking import printable
 
 T = TypeVar("T")
 

@@ -32,7 +32,7 @@ from devices.limits import per_minute
 from gateway.dispatch.threads import default_pool_size
 from protocols.addresses import network_of
 from protocols.log_lines import PeerLog
-from protocols.runner import printable
+from protocols.masking import printable
 
 peer_log = PeerLog("gateway.auth")
 

@@ -18,7 +18,9 @@ from typing import Any, Final, TypeAlias
 
 from protocols import metrics
 from protocols.addresses import network_of
+from protocols.asgi import Scope
 from protocols.limits import TokenBucket
+from protocols.masking import printable, redact_path
 
 LINES_AT_ONCE: Final = 5
 """Lines of one peer and kind that are logged at once."""
@@ -269,3 +271,18 @@ _summary_logger: Final = logging.getLogger("gateway.log")
 def _most(counts: Counter[str]) -> str:
     named = ", ".join(f"{name} ({count})" for name, count in counts.most_common(NAMED))
     return f"{named} and {len(counts) - NAMED} others" if len(counts) > NAMED else named
+
+
+def describe(scope: Scope) -> str:
+    """One line that says which connection this is, for a log: no query string, no header, no credential."""
+    parts = [scope["type"]]
+    if scope.get("method"):
+        parts.append(scope["method"])
+    if scope.get("path"):
+        parts.append(redact_path(scope["path"]))
+    if scope.get("client_id"):
+        parts.append(printable(str(scope["client_id"])))
+    client = scope.get("client")
+    if client:
+        parts.append(f"from {client[0]}:{client[1]}")
+    return " ".join(parts)

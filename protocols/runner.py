@@ -14,9 +14,7 @@ from collections.abc import Callable
 
 from protocols.asgi import Application, Event, Scope, Send
 from protocols.inbox import Inbox
-from protocols.log_lines import PeerLog
-from protocols.masking import printable as printable
-from protocols.masking import redact_path
+from protocols.log_lines import PeerLog, describe
 
 peer_log = PeerLog("gateway.runner")
 
@@ -112,18 +110,3 @@ class ApplicationRun:
             self._timeout.cancel()
             self._timeout = None
         self._on_finished(exception)
-
-
-def describe(scope: Scope) -> str:
-    """One line that says which connection this is, for a log: no query string, no header, no credential."""
-    parts = [scope["type"]]
-    if scope.get("method"):
-        parts.append(scope["method"])
-    if scope.get("path"):
-        parts.append(redact_path(scope["path"]))
-    if scope.get("client_id"):
-        parts.append(printable(str(scope["client_id"])))
-    client = scope.get("client")
-    if client:
-        parts.append(f"from {client[0]}:{client[1]}")
-    return " ".join(parts)

@@ -10,9 +10,8 @@ from devices import metrics
 from devices.credentials import Identity
 from devices.refusals import LoginError, LoginRefusal, RefusedError
 from protocols.asgi import Scope
-from protocols.log_lines import PeerLog
+from protocols.log_lines import PeerLog, describe
 from protocols.mqtt import ReasonCode
-from protocols.runner import describe
 
 peer_log = PeerLog("gateway.devices")
 

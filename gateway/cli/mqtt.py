@@ -10,7 +10,7 @@ import click
 from gateway.cli import Choice
 from gateway.serve.control import ask
 from gateway.terminal import echo
-from protocols.runner import printable
+from protocols.masking import printable
 from protocols.server import Row
 
 _DAY_S, _HOUR_S, _MINUTE_S = 86_400, 3_600, 60

@@ -10,11 +10,10 @@ from gateway.exceptions import InvalidChannelLayerError, Reject
 from gateway.metrics import mqtt_refusals
 from gateway.mqtt.topics import TopicTable
 from protocols.asgi import Event
-from protocols.log_lines import Peer, PeerLog
+from protocols.log_lines import Peer, PeerLog, describe
 from protocols.mqtt import ReasonCode, events
 from protocols.mqtt.codec.topic_rules import is_status_topic
 from protocols.mqtt.events import AckEvent
-from protocols.runner import describe
 
 logger = logging.getLogger("gateway.mqtt")
 peer_log = PeerLog("gateway.mqtt")

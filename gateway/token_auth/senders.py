@@ -5,8 +5,8 @@ from typing import Final
 from gateway.metrics import token_expiries
 from gateway.token_auth.sources import HEADER, Found
 from protocols.asgi import Event, Receive, Scope, Send
-from protocols.log_lines import PeerLog
-from protocols.runner import ClientDisconnectedError, describe
+from protocols.log_lines import PeerLog, describe
+from protocols.runner import ClientDisconnectedError
 
 peer_log = PeerLog("gateway.auth")
 

@@ -15,8 +15,9 @@ from protocols.amqtt.options import LISTENER, AmqttOptions
 from protocols.asgi import Application, Event, Scope
 from protocols.inbox import Inbox
 from protocols.log_lines import PeerLog
+from protocols.masking import printable
 from protocols.mqtt import ReasonCode, events, is_failure
-from protocols.runner import ApplicationRun, ClientDisconnectedError, printable
+from protocols.runner import ApplicationRun, ClientDisconnectedError
 from protocols.sockets import client_address, server_address, tls_extension
 
 logger = logging.getLogger("gateway.amqtt")

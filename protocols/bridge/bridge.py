@@ -13,9 +13,9 @@ from protocols.bridge.options import BridgeOptions
 from protocols.bridge.spool import Spool
 from protocols.bridge.upstream import ConnAckInfo, Upstream, UpstreamError, UpstreamMessage
 from protocols.log_lines import PeerLog
+from protocols.masking import printable
 from protocols.mqtt.broker.broker import Broker
 from protocols.mqtt.storage.committer import Committer
-from protocols.runner import printable
 
 logger = logging.getLogger("gateway.bridge")
 peer_log = PeerLog("gateway.bridge")

@@ -31,8 +31,9 @@ from protocols.http.response import plain_response
 from protocols.http.websocket import open_websocket
 from protocols.inbox import Inbox
 from protocols.limits import MAX_CONNECTIONS
+from protocols.log_lines import describe
 from protocols.masking import redact_path
-from protocols.runner import ApplicationRun, ClientDisconnectedError, describe
+from protocols.runner import ApplicationRun, ClientDisconnectedError
 from protocols.sockets import peer_name, server_address, tls_extension
 
 access_logger = logging.getLogger("gateway.access")

@@ -9,7 +9,8 @@ from protocols.http.listener import ListenerContext
 from protocols.http.refusals import log_refusal
 from protocols.http.response import is_event_stream
 from protocols.inbox import Inbox
-from protocols.runner import ApplicationRun, ClientDisconnectedError, describe
+from protocols.log_lines import describe
+from protocols.runner import ApplicationRun, ClientDisconnectedError
 
 
 class AskedInbox(Inbox):

@@ -26,8 +26,9 @@ from protocols.http.websocket_connection import WebSocketConnection, peer_log
 from protocols.http.websocket_tunnel import open_tunnel
 from protocols.http.websocket_wire import Offer, accept_response, may_close_with, message_frame, offer_of
 from protocols.inbox import Inbox
+from protocols.log_lines import describe
 from protocols.masking import printable
-from protocols.runner import ApplicationRun, ClientDisconnectedError, describe
+from protocols.runner import ApplicationRun, ClientDisconnectedError
 
 EVENT_OVERHEAD_BYTES: Final = 256
 """About what an event costs besides its payload, so that many empty messages fill an inbox too."""

@@ -18,6 +18,7 @@ from protocols.connection_base import INBOX_FULL
 from protocols.inbox import Inbox
 from protocols.limits import MAX_RATE, MAX_RATE_OF_ADDRESS
 from protocols.log_lines import Peer, PeerLog
+from protocols.masking import printable
 from protocols.mqtt.codec.packets import ReasonCode
 from protocols.mqtt.commit_gate import CommitGate
 from protocols.mqtt.connection import Connection, End, State
@@ -26,7 +27,7 @@ from protocols.mqtt.rate import Rate
 from protocols.mqtt.server_state import ListenerContext, ServerState
 from protocols.mqtt.statistics import ConnectionCounts
 from protocols.mqtt.trace import Tap, describe, kind
-from protocols.runner import ApplicationRun, printable
+from protocols.runner import ApplicationRun
 
 peer_log = PeerLog("gateway.mqtt")
 

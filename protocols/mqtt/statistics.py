@@ -10,8 +10,8 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from protocols import metrics
+from protocols.masking import printable
 from protocols.mqtt.broker.broker import Broker
-from protocols.runner import printable
 
 logger = logging.getLogger("gateway.mqtt")
 

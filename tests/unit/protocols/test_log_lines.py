@@ -16,6 +16,7 @@ from protocols.log_lines import (
     LogShares,
     PeerLog,
     RateLimitedLog,
+    describe,
 )
 
 
@@ -177,3 +178,18 @@ class TestPeerLog:
         self.log.log(logging.INFO, A, "closed")
 
         assert self.lines() == ["closed"]
+
+
+class TestDescriptions:
+    def test_name_the_connection_without_its_secrets(self) -> None:
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/api/v1/s3cr3t/telemetry",
+            "query_string": b"token=s3cr3t",
+            "client": ("192.0.2.7", 5),
+        }
+        assert describe(scope) == "http POST /api/v1/***/telemetry from 192.0.2.7:5"
+
+    def test_a_client_identifier_forges_no_line(self) -> None:
+        assert describe({"type": "mqtt", "client_id": "a\nforged"}) == "mqtt a\\nforged"

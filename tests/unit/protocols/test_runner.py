@@ -7,7 +7,7 @@ import pytest
 
 from protocols.asgi import Event, Receive, Scope, Send
 from protocols.inbox import Inbox
-from protocols.runner import ApplicationRun, ClientDisconnectedError, describe
+from protocols.runner import ApplicationRun, ClientDisconnectedError
 
 
 async def passes(count: int = 6) -> None:
@@ -115,18 +115,3 @@ class TestApplicationRun:
 
         assert ends == [None]
         assert it._timeout is None
-
-
-class TestDescriptions:
-    def test_name_the_connection_without_its_secrets(self) -> None:
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/api/v1/s3cr3t/telemetry",
-            "query_string": b"token=s3cr3t",
-            "client": ("192.0.2.7", 5),
-        }
-        assert describe(scope) == "http POST /api/v1/***/telemetry from 192.0.2.7:5"
-
-    def test_a_client_identifier_forges_no_line(self) -> None:
-        assert describe({"type": "mqtt", "client_id": "a\nforged"}) == "mqtt a\\nforged"
