@@ -1,7 +1,9 @@
 """docs/events.md and protocols/mqtt/events.py say the same: each event with its keys, which of them may be missing."""
 
+import ast
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -10,9 +12,11 @@ import pytest
 from protocols.mqtt import events
 from protocols.mqtt.events import FROM_APPLICATION, TO_APPLICATION, EventKind, MqttScope, SubscriptionRequest
 
-DOCUMENT = (Path(__file__).parents[4] / "docs" / "events.md").read_text()
+ROOT = Path(__file__).parents[4]
+DOCUMENT = (ROOT / "docs" / "events.md").read_text()
 
 DIRECTIONS = {"To the application": TO_APPLICATION, "From the application": FROM_APPLICATION}
+NAMES = {"mqtt", *TO_APPLICATION, *FROM_APPLICATION}
 KINDS = [
     pytest.param(kind, id=f"{name} {where}") for where, kinds in DIRECTIONS.items() for name, kind in kinds.items()
 ]
@@ -83,3 +87,38 @@ def test_a_shared_subscription_is_asked_about_by_the_filter_inside() -> None:
     made = events.subscription_request("$share/all/a/+", 1)
 
     assert (made["share_name"], made["topic_filter"]) == ("all", "a/+")
+
+
+def untyped_events(source: str) -> Iterator[int]:
+    """The lines of dicts that are events or scopes of the contract, without a type by which their keys are checked."""
+    tree = ast.parse(source)
+    typed_dicts = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.AnnAssign) and hasattr(events, ast.unparse(node.annotation))
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict) and id(node) not in typed_dicts:
+            for key, value in zip(node.keys, node.values, strict=True):
+                if key is not None and ast.unparse(key) == "'type'" and ast.unparse(value).strip("'") in NAMES:
+                    yield node.lineno
+
+
+def test_no_event_is_written_out_without_its_type() -> None:
+    found = [
+        f"{file.relative_to(ROOT)}:{line}"
+        for package in ("protocols", "gateway", "devices")
+        for file in (ROOT / package).rglob("*.py")
+        if file != ROOT / "protocols/mqtt/events.py"
+        for line in untyped_events(file.read_text())
+    ]
+
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "literal", ['{"type": "mqtt.ack", "ack_id": 1}', '{"ack_id": 1, **more, "type": "mqtt.publish"}']
+)
+def test_an_event_that_is_written_out_is_found_unless_it_has_its_type(literal: str) -> None:
+    assert list(untyped_events(f"send({literal})"))
+    assert not list(untyped_events(f"event: AckEvent = {literal}"))
