@@ -1,6 +1,8 @@
 """The admin: devices, their access tokens and their readings; device types.
 
 A token is shown once, on the page that answers the request which issued it: neither a message nor a session holds it.
+
+The file is long because Django's admin wants the pages, the actions and the permissions of a model in one class.
 """
 
 from collections.abc import Iterable, Sequence
