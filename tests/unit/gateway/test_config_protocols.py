@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import ConfigError, load
+from gateway.config import ConfigError, ListenerConfig, load
 from protocols import server
 from protocols.mqtt.options import BrokerOptions
-from protocols.server import ENTRY_POINT_GROUP, load_protocol
+from protocols.server import ENTRY_POINT_GROUP, Listener, load_protocol
 
 ROOT = Path(__file__).parents[3]
 LISTENER = '[[listeners]]\nprotocol = "mqtt"\nbind = "127.0.0.1:1883"\n'
@@ -102,6 +102,15 @@ def test_no_key_is_both_of_a_listener_and_of_its_protocol(entry: "object") -> No
     of_listener = {declared.name for declared in dataclasses.fields(cls.Options)}
 
     assert of_listener.isdisjoint(declared.name for declared in dataclasses.fields(cls.ServerOptions))
+
+
+def test_a_listener_made_by_code_has_the_defaults_of_the_configuration() -> None:
+    by_code = {declared.name: declared.default for declared in dataclasses.fields(Listener)}
+    configured = {declared.name: declared.default for declared in dataclasses.fields(ListenerConfig)}
+    both = by_code.keys() & configured.keys() - {"bind", "options"}
+
+    assert {name: by_code[name] for name in both} == {name: configured[name] for name in both}
+    assert {"max_handshakes", "handshake_timeout_s", "proxy_protocol", "dead_peer_timeout_s"} <= both
 
 
 SERVED = sorted((ROOT / "gateway" / "serve").glob("*.py")) + sorted((ROOT / "gateway" / "config").glob("*.py"))
