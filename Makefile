@@ -17,13 +17,14 @@ UV_COMPILE := -m uv pip compile --quiet --universal --generate-hashes --no-annot
 # A file of tests stays in one worker, and shares its servers. In a browser's worker no other tests can run after it.
 ALL_TESTS = $(1) -m pytest -n $(WORKERS) --dist loadfile --ignore tests/e2e && $(1) -m pytest tests/e2e
 
-.PHONY: help serve test check format fuzz lock matrix survive soak clean
+.PHONY: help serve test check quick lint format fuzz lock matrix survive soak clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make serve    run a gateway (CONFIG=$(CONFIG))"
 	@echo "make test     install what the tests need, then make check"
 	@echo "make check    format, lint, types, import contracts, tests (WORKERS=$(WORKERS) at the same time)"
+	@echo "make quick    lint, types, import contracts and unit tests, without PostgreSQL: within a minute"
 	@echo "make format   let ruff format and mend"
 	@echo "make fuzz     the codec and MQTT connections, guided by coverage, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
 	@echo "make lock     pin the newest dependencies in requirements/*.lock"
@@ -39,11 +40,16 @@ test: $(VENV)/.dev
 	@tests/install_services.sh
 	@$(MAKE) --no-print-directory check
 
-check: $(VENV)/.dev
+lint: $(VENV)/.dev
 	@$(BIN)/ruff format --quiet --check
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+quick: lint
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -k "not postgresql" tests/unit
+
+check: lint
 	@$(call ALL_TESTS,$(BIN)/python)
 
 format: $(VENV)/.dev
