@@ -424,7 +424,7 @@ class TestEnds:
 class TestWaitingForAnswers:
     """A server that stops reads nothing more, and waits for the answers of its applications."""
 
-    async def test_it_does_not_wait_for_clients_that_have_nothing_to_be_answered(
+    async def test_a_stop_does_not_wait_for_clients_that_have_nothing_to_be_answered(
         self, make_context: MakeContext
     ) -> None:
         context = make_context(silent)
@@ -434,7 +434,9 @@ class TestWaitingForAnswers:
 
         assert peer.transport.reading_paused
 
-    async def test_it_waits_for_each_client_until_it_is_answered_or_has_gone(self, make_context: MakeContext) -> None:
+    async def test_a_stop_waits_for_each_client_until_it_is_answered_or_has_gone(
+        self, make_context: MakeContext
+    ) -> None:
         sends: list[Send] = []
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
