@@ -49,7 +49,7 @@ class Connections(Generic[AnyConnection]):
         self.open: set[AnyConnection] = set()
         self.runs: set[ApplicationRun] = set()
         self.closing = False
-        """Whether the server closes: what comes now is turned away."""
+        """Whether `close` has begun."""
         self._on_tick: Callable[[float], None] = _do_nothing
         self._stalled: dict[Connection, float] = {}
         self._unwritten: list[Connection] = []
@@ -57,7 +57,7 @@ class Connections(Generic[AnyConnection]):
         self._tick_s = _LONGEST_TICK_S
         self._timer: asyncio.TimerHandle | None = None
 
-    # -- the clock --------------------------------------------------------------------------------------------------
+    # The clock
 
     def start(self, *, shortest_timeout_s: float, on_tick: Callable[[float], None] = _do_nothing) -> None:
         """Starts the clock; deadlines are kept as exactly as a quarter of the shortest timeout. `on_tick(now)` is
@@ -100,7 +100,7 @@ class Connections(Generic[AnyConnection]):
         """The peer takes something again, or its time is no matter any more."""
         self._stalled.pop(connection, None)
 
-    # -- the flush --------------------------------------------------------------------------------------------------
+    # The flush
 
     def flush_soon(self, connection: "Connection") -> None:
         """Has `connection.flush()` called when the present iteration of the loop is through."""
@@ -114,7 +114,7 @@ class Connections(Generic[AnyConnection]):
         for connection in connections:
             connection.flush()
 
-    # -- the way out ------------------------------------------------------------------------------------------------
+    # The way out
 
     def started(self, run: ApplicationRun) -> None:
         """Has `wait_until_empty` wait for the run, until `finished`."""
@@ -251,7 +251,7 @@ class Connection(asyncio.Protocol):
         self.end_writing()
         self.connections.closed(self)
 
-    # -- when its time has come: what a wire does better, it overrides ------------------------------------------------
+    # When its time has come: what a wire does better, it overrides
 
     def deadline_passed(self) -> None:
         """The deadline has passed; it is NEVER again."""
@@ -265,7 +265,7 @@ class Connection(asyncio.Protocol):
         """The server closes: end when what is in hand is done."""
         self.close_transport()
 
-    # -- reading ----------------------------------------------------------------------------------------------------
+    # Reading
 
     def pause_reading(self) -> None:
         """The inbox of the application is full."""
@@ -275,7 +275,7 @@ class Connection(asyncio.Protocol):
         """It is empty again."""
         self.reading.open(INBOX_FULL)
 
-    # -- writing ----------------------------------------------------------------------------------------------------
+    # Writing
 
     def write(self, data: bytes) -> None:
         """Writes with whatever else comes in this iteration of the loop."""
@@ -326,7 +326,7 @@ class Connection(asyncio.Protocol):
         self.connections.moved(self)
         self.wake_senders()
 
-    # -- leaving ----------------------------------------------------------------------------------------------------
+    # Leaving
 
     def leave(self, timeout_s: float) -> None:
         """Cuts the connection if it is still there in `timeout_s`."""

@@ -89,7 +89,7 @@ class HttpConnection(ListenerConnection):
         self._pipelined = b""
         self._ahead: Holding | None = None
 
-    # -- asyncio ----------------------------------------------------------------------------------------------------
+    # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accepts, or refuses with 503 above the listener's limit."""
@@ -156,7 +156,7 @@ class HttpConnection(ListenerConnection):
         if self._exchange is not None:
             self._exchange.tell_disconnect()
 
-    # -- requests ---------------------------------------------------------------------------------------------------
+    # Requests
 
     def _wait_for_request(self) -> None:
         self._begun = False
@@ -283,7 +283,7 @@ class HttpConnection(ListenerConnection):
         # the WebSocket counts as this connection from here on
         self.connections.closed(self)
 
-    # -- request bodies ---------------------------------------------------------------------------------------------
+    # Request bodies
 
     def _read_body(self) -> None:
         exchange = self._exchange
@@ -362,7 +362,7 @@ class HttpConnection(ListenerConnection):
         """It is the client's turn now, after the application's."""
         self.deadline = min(self.connections.now + self.context.options.body_timeout_s, self._request_due)
 
-    # -- responses --------------------------------------------------------------------------------------------------
+    # Responses
 
     def may_keep_alive(self) -> bool:
         """Whether another request can follow the one whose response begins now."""
@@ -441,7 +441,7 @@ class HttpConnection(ListenerConnection):
         self._answer(refusal.status, refusal.text, refusal.headers)
         self._end(reading_body=True)
 
-    # -- the end ----------------------------------------------------------------------------------------------------
+    # The end
 
     def _end(self, *, reading_body: bool) -> None:
         """Ends the connection. A client that still sends its body might lose the response with a reset: it is listened

@@ -84,7 +84,7 @@ class WebSocket(WebSocketConnection):
         )
         self.connections.started(run)
 
-    # -- from the client --------------------------------------------------------------------------------------------
+    # From the client
 
     def data_received(self, data: bytes) -> None:
         """Frames; before the handshake is through, they wait."""
@@ -131,7 +131,7 @@ class WebSocket(WebSocketConnection):
         else:
             self._refuse(Refusal("shutting_down"))
 
-    # -- from the application ---------------------------------------------------------------------------------------
+    # From the application
 
     async def send(self, event: Event) -> None:
         """The ASGI `send` callable. Waits while the client takes less than it is sent.
@@ -239,7 +239,7 @@ class WebSocket(WebSocketConnection):
         if run is not None:
             self.connections.finished(run)
 
-    # -- an opening handshake that fails ----------------------------------------------------------------------------
+    # An opening handshake that fails
 
     def _refuse(self, refusal: Refusal, log_text: str = "", *, level: int = logging.INFO) -> None:
         """`log_text` is what the log says in place of the refusal's text: the client need not know it."""

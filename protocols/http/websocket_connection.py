@@ -63,7 +63,7 @@ class WebSocketConnection(ListenerConnection):
         self._ended = False
         self._late_pong: bytes | None = None
 
-    # -- what a subclass does ---------------------------------------------------------------------------------------
+    # What a subclass does
 
     def on_text(self, text: str) -> None:
         """A text message has come."""
@@ -77,7 +77,7 @@ class WebSocketConnection(ListenerConnection):
         """The last thing that happens: the peer closed, we did, or the connection broke (1006)."""
         raise NotImplementedError
 
-    # -- asyncio ----------------------------------------------------------------------------------------------------
+    # What asyncio calls
 
     def opened(self) -> None:
         """The 101 response is on its way: frames follow."""
@@ -162,7 +162,7 @@ class WebSocketConnection(ListenerConnection):
         if pong is not None and self.is_open:
             self.write(frame(PONG_OPCODE, pong))
 
-    # -- keeping alive ----------------------------------------------------------------------------------------------
+    # Keeping alive
 
     def deadline_passed(self) -> None:
         """Looks which of three times has come: that of the next ping, an interval after the peer was last heard of;
@@ -220,7 +220,7 @@ class WebSocketConnection(ListenerConnection):
         else:
             self._late_pong = payload
 
-    # -- closing ----------------------------------------------------------------------------------------------------
+    # Closing
 
     def close(self, code: int = 1000, reason: str = "", *, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Begins the closing handshake (RFC 6455 §7.1.2); does nothing if it has begun."""

@@ -40,7 +40,7 @@ _OURS: Final = frozenset(
 )
 
 
-# -- the opening handshake -------------------------------------------------------------------------------------------
+# The opening handshake
 
 
 class Offer(NamedTuple):
@@ -100,7 +100,7 @@ def accept_response(
     return encoder.encode_upgrade(lines)
 
 
-# -- frames ----------------------------------------------------------------------------------------------------------
+# Frames
 
 
 def message_frame(message: str | bytes) -> bytes:

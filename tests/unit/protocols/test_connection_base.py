@@ -1,6 +1,8 @@
 """The plumbing that every wire stands on, with a wire that is nothing but plumbing."""
 
+import ast
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,8 @@ from protocols.runner import ApplicationRun, ClientDisconnectedError
 from tests.support.wire import FakeTransport
 
 ANOTHER_REASON = 2
+
+PROTOCOLS = Path(__file__).parents[3] / "protocols"
 
 
 class Wire(Connection):
@@ -233,3 +237,17 @@ class TestLeaving:
         connections.expire(NEVER)
 
         assert not wire.fake.aborted
+
+
+def test_no_wire_has_a_plumbing_of_its_own() -> None:
+    """The two others are no wires: one hands a transport on, one has the streams that amqtt reads."""
+    found = {
+        f"{file.relative_to(PROTOCOLS)} {node.name}"
+        for file in PROTOCOLS.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ClassDef)
+        for base in node.bases
+        if ast.unparse(base).startswith("asyncio.") and ast.unparse(base).endswith("Protocol")
+    }
+
+    assert found == {"connection_base.py Connection", "handshake.py _AfterHandshake", "amqtt/connection.py Streams"}

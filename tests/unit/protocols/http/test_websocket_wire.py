@@ -100,7 +100,7 @@ class TestAccept:
             accept_response(self.encoder, self.offered, headers=[header])
 
 
-# -- frames ------------------------------------------------------------------------------------------------------------
+# Frames
 
 
 def test_a_text_is_an_unmasked_text_frame() -> None:
