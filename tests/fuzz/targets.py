@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from protocols.asgi import Event
-from protocols.mqtt.broker.broker import Broker
 from protocols.mqtt.codec.decoder import Decoder, encode
 from protocols.mqtt.codec.errors import MqttError
 from protocols.mqtt.codec.packets import (
@@ -30,10 +29,11 @@ from protocols.mqtt.codec.packets import (
     Unsubscribe,
     Will,
 )
-from protocols.mqtt.connection import MAX_HELD_BYTES, Connection, State
+from protocols.mqtt.connection import MAX_HELD_BYTES, State
 from protocols.mqtt.inbound_publishes import MAX_PENDING_BYTES
 from protocols.mqtt.options import BrokerOptions, MqttOptions
 from protocols.mqtt.trace import Tap, Trace
+from tests.unit.protocols.mqtt.harness import Client, World
 
 MAX_PACKET_BYTES: Final = 2_048
 VERSIONS: Final = (3, 4, 5)
@@ -124,24 +124,19 @@ CODES: Final = (0, 0x10, 0x80, 0x87, 0x97, 0x99, 0xFF)
 MAX_STEPS: Final = 200
 
 
-class Client:
-    """A connection, its application, and somebody who reads what it says."""
+class FuzzedClient(Client):
+    """A connection, its application, and somebody who reads what it says, whatever that is."""
 
-    def __init__(self, world: "World") -> None:
-        self.world = world
-        self.connection = Connection(world.broker, OPTIONS, self, now=world.now)
-        self.events: list[Event] = []
+    world: "FuzzedWorld"
+
+    def __init__(self, world: "FuzzedWorld") -> None:
+        super().__init__(world, 4, OPTIONS)
         self.decoder: Decoder | None = None
+        """Made when the version is known."""
         self.method: str | None = None
 
-    def flush_soon(self) -> None:
-        """The world looks at the output after each step."""
-
     def flush(self) -> None:
-        self.read()
-
-    def ask(self, event: Event) -> None:
-        self.events.append(event)
+        self.take_output()
 
     def feed(self, data: bytes) -> None:
         connection = self.connection
@@ -149,8 +144,8 @@ class Client:
             return
         self.events += connection.receive(data, self.world.now)
 
-    def read(self) -> None:
-        """Takes the output: it is to be valid, and to end when the connection does."""
+    def take_output(self) -> None:
+        """It is to be valid, and to end when the connection does."""
         connection = self.connection
         if not connection.writer.output:
             return
@@ -179,21 +174,20 @@ class Client:
             assert connection.end is not None
 
 
-class World:
+class FuzzedWorld(World):
     """A broker, a few connections, and the time."""
 
     def __init__(self) -> None:
-        self.now = 1_000.0
+        super().__init__(OPTIONS, limits=LIMITS)
         self.delivered = 0
-        self.broker = Broker(LIMITS)
-        self.clients = [Client(self) for _ in range(3)]
+        self.clients = [FuzzedClient(self) for _ in range(3)]
 
     def step(self, choices: Choices) -> None:
         index = choices.below(len(self.clients))
         action = choices.one_of(ACTIONS)
         action(self, index, self.clients[index], choices)
         for client in self.clients:
-            client.read()
+            client.take_output()
         self.check()
 
     def check(self) -> None:
@@ -221,11 +215,11 @@ class World:
 # -- what can happen --------------------------------------------------------------------------------------------------
 
 
-def send_bytes(world: World, index: int, client: Client, choices: Choices) -> None:
+def send_bytes(world: FuzzedWorld, index: int, client: FuzzedClient, choices: Choices) -> None:
     client.feed(choices.take())
 
 
-def send_packet(world: World, index: int, client: Client, choices: Choices) -> None:
+def send_packet(world: FuzzedWorld, index: int, client: FuzzedClient, choices: Choices) -> None:
     """A packet that may come now, mostly; in pieces, mostly whole."""
     connection = client.connection
     if connection.state is State.CLOSED:
@@ -337,7 +331,7 @@ def authenticate(choices: Choices, version: int) -> Packet:
 PACKETS: Final = (publish, subscribe, answer, publish, unsubscribe, answer, authenticate)
 
 
-def application_answers(world: World, index: int, client: Client, choices: Choices) -> None:
+def application_answers(world: FuzzedWorld, index: int, client: FuzzedClient, choices: Choices) -> None:
     """The application answers one of the events that it has, not always the oldest, not always well."""
     if not client.events:
         return
@@ -376,7 +370,7 @@ def application_answers(world: World, index: int, client: Client, choices: Choic
         assert reply["type"] in ("mqtt.accept", "mqtt.reject", "mqtt.auth")
 
 
-def authorization(client: Client, choices: Choices) -> Event:
+def authorization(client: FuzzedClient, choices: Choices) -> Event:
     match choices.below(16):
         case 15:
             return {"type": "mqtt.reject", "reason_code": 0x87}
@@ -388,19 +382,19 @@ def authorization(client: Client, choices: Choices) -> Event:
             return {"type": "mqtt.accept", "authentication_method": client.method}
 
 
-def application_sends(world: World, index: int, client: Client, choices: Choices) -> None:
+def application_sends(world: FuzzedWorld, index: int, client: FuzzedClient, choices: Choices) -> None:
     if client.connection.state is State.CONNECTED:
         payload = b"s" * choices.below(256)
         event: Event = {"type": "mqtt.publish", "topic": "s", "payload": payload, "qos": choices.below(3)}
         client.connection.send({"type": "mqtt.close"} if choices.below(16) == 15 else event, world.now)
 
 
-def program_publishes(world: World, index: int, client: Client, choices: Choices) -> None:
+def program_publishes(world: FuzzedWorld, index: int, client: FuzzedClient, choices: Choices) -> None:
     topic = choices.one_of(("a", "a/b", "a/b/c", "x"))
     world.broker.publish(topic, b"p" * choices.below(256), choices.below(3), choices.flag(), now=world.now)
 
 
-def time_passes(world: World, index: int, client: Client, choices: Choices) -> None:
+def time_passes(world: FuzzedWorld, index: int, client: FuzzedClient, choices: Choices) -> None:
     world.now += choices.one_of((0.5, 0.5, 1.0, 1.0, 3.0, 3.0, 30.0, 200.0))
     for each in world.clients:
         if each.connection.deadline <= world.now:
@@ -408,24 +402,24 @@ def time_passes(world: World, index: int, client: Client, choices: Choices) -> N
     world.broker.tick(world.now)
 
 
-def socket_fills_or_drains(world: World, index: int, client: Client, choices: Choices) -> None:
+def socket_fills_or_drains(world: FuzzedWorld, index: int, client: FuzzedClient, choices: Choices) -> None:
     if client.connection.writer.writable:
         client.connection.writer.writable = False
     else:
         client.connection.resume_writing(world.now)
 
 
-def connection_ends(world: World, index: int, client: Client, choices: Choices) -> None:
+def connection_ends(world: FuzzedWorld, index: int, client: FuzzedClient, choices: Choices) -> None:
     """Its transport is lost, and another connection takes its place."""
     client.connection.lost(world.now)
     client.connection.writer.output.clear()
     for event in client.events[:8]:  # acknowledgements that come late still let the broker route
         if event["type"] == "mqtt.publish":
             client.connection.send({"type": "mqtt.ack", "ack_id": event["ack_id"]}, world.now)
-    world.clients[index] = Client(world)
+    world.clients[index] = FuzzedClient(world)
 
 
-def somebody_watches(world: World, index: int, client: Client, choices: Choices) -> None:
+def somebody_watches(world: FuzzedWorld, index: int, client: FuzzedClient, choices: Choices) -> None:
     connection = client.connection
     if connection.writer.tap is None and connection.writer.version and connection.end is None:
         connection.watch(Tap([Trace("one", payloads=True, clock=lambda: 0.0)], "one", ""))
@@ -447,14 +441,14 @@ ACTIONS: Final = (
 
 def connections(data: bytes) -> None:
     """Whatever clients, applications and time do, in whatever order: nothing but what the contract says."""
-    world, choices = World(), Choices(data)
+    world, choices = FuzzedWorld(), Choices(data)
     for _ in range(MAX_STEPS):
         if not choices:
             break
         world.step(choices)
     for client in world.clients:
         client.connection.shut_down(world.now)
-        client.read()
+        client.take_output()
         assert client.connection.end is not None
     world.check()
     world.now += 1_000
