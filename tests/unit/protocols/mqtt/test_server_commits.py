@@ -100,6 +100,20 @@ async def serve(store: TroubledStore) -> AsyncIterator[Serve]:
             await server.close()
 
 
+@pytest.fixture
+async def server(serve: Serve) -> MqttServer:
+    """A server that keeps what is published to t, for a client that is absent."""
+    server = await serve()
+    await absent(server)
+    return server
+
+
+@pytest.fixture
+async def publisher(server: MqttServer) -> Client:
+    """A client of that server."""
+    return await Client.connected(server, "p")
+
+
 async def kept(server: MqttServer, client_id: str = "kept") -> Client:
     """A client whose session is kept, subscribed to t."""
     client = await Client.connected(server, client_id, clean_start=False, properties=HOUR)
@@ -131,10 +145,9 @@ async def served(server: MqttServer, client_id: str) -> None:
 
 
 class TestWaiting:
-    async def test_puback_leaves_after_the_commit(self, serve: Serve, store: TroubledStore) -> None:
-        server = await serve()
-        await absent(server)
-        publisher = await Client.connected(server, "p")
+    async def test_puback_leaves_after_the_commit(
+        self, server: MqttServer, publisher: Client, store: TroubledStore
+    ) -> None:
         store.gate.clear()
         writes = store.writes
 
@@ -157,10 +170,9 @@ class TestWaiting:
 
         assert await publisher.receive() == PubAck(1)
 
-    async def test_what_comes_while_a_commit_runs_is_one_commit(self, serve: Serve, store: TroubledStore) -> None:
-        server = await serve()
-        await absent(server)
-        publisher = await Client.connected(server, "p")
+    async def test_what_comes_while_a_commit_runs_is_one_commit(
+        self, server: MqttServer, publisher: Client, store: TroubledStore
+    ) -> None:
         store.gate.clear()
         before, writes = store.commits, store.writes
         publisher.send(publish(1))
@@ -175,10 +187,9 @@ class TestWaiting:
         assert [await publisher.receive() for _ in range(101)] == [PubAck(number) for number in range(1, 102)]
         assert store.commits - before == 2
 
-    async def test_answers_of_a_connection_keep_their_order(self, serve: Serve, store: TroubledStore) -> None:
-        server = await serve()
-        await absent(server)
-        publisher = await Client.connected(server, "p")
+    async def test_answers_of_a_connection_keep_their_order(
+        self, server: MqttServer, publisher: Client, store: TroubledStore
+    ) -> None:
         store.gate.clear()
 
         publisher.send(publish(1), publish(2, topic="nobody"))
@@ -190,33 +201,27 @@ class TestWaiting:
         assert [await answer, await publisher.receive()] == [PubAck(1), PubAck(2)]
 
     async def test_a_client_that_breaks_the_rules_gets_its_answers_and_then_the_reason(
-        self, serve: Serve, store: TroubledStore
+        self, server: MqttServer, publisher: Client, store: TroubledStore
     ) -> None:
-        server = await serve()
-        await absent(server)
-        client = await Client.connected(server, "p")
         store.gate.clear()
 
-        client.send(publish(1))
+        publisher.send(publish(1))
         [endpoint] = server._endpoints.open
         await until(lambda: endpoint._commit_gate is not None)
-        client.send(Connect(version=5, client_id="again"))
+        publisher.send(Connect(version=5, client_id="again"))
         await until(lambda: endpoint.connection.end is not None)
         store.gate.set()
 
-        answer, reason = await client.ended()
+        answer, reason = await publisher.ended()
         assert answer == PubAck(1)
         assert isinstance(reason, Disconnect)
         assert reason.reason_code == ReasonCode.PROTOCOL_ERROR
 
     async def test_a_client_that_does_not_wait_for_its_answer_is_no_trouble(
-        self, serve: Serve, store: TroubledStore
+        self, server: MqttServer, publisher: Client, store: TroubledStore
     ) -> None:
-        server = await serve()
-        await absent(server)
-        client = await Client.connected(server, "p")
         store.gate.clear()
-        client.send(publish(1), publish(2), Disconnect())
+        publisher.send(publish(1), publish(2), Disconnect())
         await until(lambda: len(server._endpoints.open) == 0)
         store.gate.set()
 
@@ -253,10 +258,9 @@ class TestWaiting:
 
 
 class TestRestarts:
-    async def test_a_server_goes_on_with_what_the_one_before_kept(self, serve: Serve, store: TroubledStore) -> None:
-        server = await serve()
-        await absent(server)
-        publisher = await Client.connected(server, "p")
+    async def test_a_server_goes_on_with_what_the_one_before_kept(
+        self, serve: Serve, server: MqttServer, publisher: Client, store: TroubledStore
+    ) -> None:
         publisher.send(publish(payload=b"kept"))
         assert await publisher.receive() == PubAck(1)
         await server.close()
@@ -283,14 +287,11 @@ class TestRestarts:
         assert len((await serve()).broker.retained) == 2
 
     async def test_a_stop_waits_for_the_commit_and_answers_before_it_says_goodbye(
-        self, serve: Serve, store: TroubledStore
+        self, server: MqttServer, publisher: Client, store: TroubledStore
     ) -> None:
-        server = await serve()
-        await absent(server)
-        client = await Client.connected(server, "p")
         store.gate.clear()
         writes = store.writes
-        client.send(publish())
+        publisher.send(publish())
         await until(lambda: store.writes > writes)
 
         closing = asyncio.create_task(server.close())
@@ -298,36 +299,30 @@ class TestRestarts:
         store.gate.set()
         await closing
 
-        answer, reason = await client.ended()
+        answer, reason = await publisher.ended()
         assert answer == PubAck(1)
         assert isinstance(reason, Disconnect)
         assert reason.reason_code == ReasonCode.SERVER_SHUTTING_DOWN
 
     async def test_a_stop_that_is_given_up_ends_although_nothing_can_be_kept(
-        self, serve: Serve, store: TroubledStore
+        self, server: MqttServer, publisher: Client, store: TroubledStore
     ) -> None:
-        server = await serve()
-        await absent(server)
-        client = await Client.connected(server, "p")
         store.trouble = StoreError("away")
         writes = store.writes
-        client.send(publish())
+        publisher.send(publish())
         await until(lambda: store.writes > writes)
 
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
                 await server.close()
 
-        assert await client.ended() == []
+        assert await publisher.ended() == []
 
 
 class TestTrouble:
     async def test_what_cannot_be_kept_is_not_answered_until_it_is(
-        self, serve: Serve, store: TroubledStore, caplog: pytest.LogCaptureFixture
+        self, publisher: Client, store: TroubledStore, caplog: pytest.LogCaptureFixture
     ) -> None:
-        server = await serve()
-        await absent(server)
-        publisher = await Client.connected(server, "p")
         failures = metrics.mqtt_commit_failures.labels("StoreError")
         counted = failures._value.get()
         store.trouble = StoreError("the disk is full")
@@ -351,11 +346,8 @@ class TestTrouble:
         assert len(lines) == 2
 
     async def test_meanwhile_sessions_that_are_to_be_kept_are_refused_and_others_served(
-        self, serve: Serve, store: TroubledStore
+        self, server: MqttServer, publisher: Client, store: TroubledStore
     ) -> None:
-        server = await serve()
-        await absent(server)
-        publisher = await Client.connected(server, "p")
         store.trouble = StoreError("the disk is full")
         publisher.send(publish())
         journal = server.broker.journal
