@@ -224,11 +224,12 @@ class InboundPublishes:
         if packet.retain and packet.qos and self.writer.version == MQTT_5_0:
             event = self._to_retain(packet, event, now)
         code = event.get("reason_code", 0)
+        qos = packet.qos
         if code and is_failure(code) and not self._may_answer(packet, event, code):
             self._refuse(code, event.get("reason_string") or "", packet.topic, now)
-        elif packet.qos == 1:
+        elif qos == 1:
             self._answer_qos_1(packet, event, code, now)
-        elif packet.qos == 2:
+        elif qos:
             self._answer_qos_2(packet, event, code, now)
         else:
             self._route(packet, event, code, now)
@@ -265,15 +266,19 @@ class InboundPublishes:
         output, recorded = writer.output, 0 if journal is None else journal.recorded
         written = len(output)
         is_for_nobody = self._route(packet, event, code, now)
-        is_5 = writer.version == MQTT_5_0
-        if is_for_nobody and not code and is_5 and event.get("no_subscribers"):
+        if is_for_nobody and not code and event.get("no_subscribers") and writer.version == MQTT_5_0:
             code = ReasonCode.NO_MATCHING_SUBSCRIBERS
         if journal is not None and journal.recorded != recorded:
             writer.require_commit()
         self._unacknowledged -= 1
         if writer.is_closed:
             return
-        if (code and is_5) or "reason_string" in event or "properties" in event or writer.tap is not None:
+        if (
+            (code and writer.version == MQTT_5_0)
+            or "reason_string" in event
+            or "properties" in event
+            or writer.tap is not None
+        ):
             writer.write_packet(PubAck(packet.packet_id, sendable(code, PacketType.PUBACK), writer.problem(event)))
         else:
             # encode_success(PUBACK, packet_id) and writer.write, written out: half of what an ack costs.
