@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.targets import TARGETS
-from tests.unit.protocols.mqtt.vectors import INVALID, VALID
+from tests.unit.protocols.mqtt.codec.vectors import INVALID, VALID
 
 SHORT = settings(
     max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

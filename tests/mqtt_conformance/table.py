@@ -7,8 +7,8 @@ binds this server, and from the marks of the tests:
 
     @pytest.mark.mqtt("MQTT5-3.1.0-1", "MQTT3-3.1.0-1")
 
-Tests are read, not run. The malformed packets of tests/unit/protocols/mqtt/vectors.py name the statements that each
-breaks and count as well: they go to the decoder and to a real server.
+Tests are read, not run. The malformed packets of tests/unit/protocols/mqtt/codec/vectors.py name the statements that
+each breaks and count as well: they go to the decoder and to a real server.
 """
 
 import ast
@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 TESTS: Final = Path(__file__).parent.parent
 PAGE: Final = TESTS.parent / "docs" / "mqtt-conformance.md"
 
-_VECTORS: Final = "tests/unit/protocols/mqtt/vectors.py"
+_VECTORS: Final = "tests/unit/protocols/mqtt/codec/vectors.py"
 
 _HEAD: Final = """\
 # Conformance with MQTT

@@ -17,7 +17,7 @@ from protocols.mqtt.codec.packets import (
 from tests.integration.mqtt.application import AcceptEverything
 from tests.integration.mqtt.fixture_types import Address, OpenRaw, Serve
 from tests.support.waiting import until
-from tests.unit.protocols.mqtt.vectors import INVALID, MAX_PACKET_BYTES, InvalidVector
+from tests.unit.protocols.mqtt.codec.vectors import INVALID, MAX_PACKET_BYTES, InvalidVector
 
 NEVER_SENT = (
     PacketType.CONNACK,

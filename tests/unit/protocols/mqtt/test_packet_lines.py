@@ -16,7 +16,7 @@ from protocols.mqtt.codec.packets import (
     Will,
 )
 from protocols.mqtt.trace import describe, kind
-from tests.unit.protocols.mqtt.vectors import VALID, Vector
+from tests.unit.protocols.mqtt.codec.vectors import VALID, Vector
 
 
 @pytest.mark.parametrize(

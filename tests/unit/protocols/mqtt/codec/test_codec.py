@@ -30,7 +30,7 @@ from protocols.mqtt.codec.packets import (
     Subscribe,
     Unsubscribe,
 )
-from tests.unit.protocols.mqtt.vectors import INVALID, MAX_PACKET_BYTES, READ_ONLY, VALID, InvalidVector, Vector
+from tests.unit.protocols.mqtt.codec.vectors import INVALID, MAX_PACKET_BYTES, READ_ONLY, VALID, InvalidVector, Vector
 
 
 def name_of(vector: Vector | InvalidVector) -> str:

@@ -45,7 +45,7 @@ class TestDefaults:
         assert load(environ={}).config == config("")
 
     def test_the_shipped_file_says_what_the_defaults_are(self) -> None:
-        shipped = Path(__file__).parents[3] / "config" / "gateway.toml"
+        shipped = Path(__file__).parents[4] / "config" / "gateway.toml"
 
         loaded = load(shipped, environ={}).config
 
@@ -271,7 +271,7 @@ class TestFaults:
 
 
 @pytest.mark.parametrize(
-    "file", sorted((Path(__file__).parents[3] / "config").glob("*.toml")), ids=lambda file: file.name
+    "file", sorted((Path(__file__).parents[4] / "config").glob("*.toml")), ids=lambda file: file.name
 )
 def test_a_shipped_file_pins_nothing_that_follows_the_data_directory(file: Path, tmp_path: Path) -> None:
     config = load(file, environ={}, flags=[f"data_dir={tmp_path}"]).config

@@ -30,7 +30,7 @@ from protocols.mqtt.codec.packets import (
 )
 from protocols.mqtt.codec.properties import WILL, Property, ValueType
 from protocols.mqtt.codec.reason_codes import REASON_CODES
-from tests.unit.protocols.mqtt.vectors import INVALID, VALID
+from tests.unit.protocols.mqtt.codec.vectors import INVALID, VALID
 
 MAX_PACKET_BYTES = 1_000_000
 

@@ -12,7 +12,7 @@ from protocols import server
 from protocols.mqtt.options import BrokerOptions
 from protocols.server import ENTRY_POINT_GROUP, Listener, load_protocol
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 LISTENER = '[[listeners]]\nprotocol = "mqtt"\nbind = "127.0.0.1:1883"\n'
 MOVED = [declared.name for declared in dataclasses.fields(BrokerOptions)]
 
