@@ -125,10 +125,13 @@ class _Ranking(NamedTuple):
     """What `amount` gives, in words."""
 
     def line(self, broker: Broker) -> str:
-        """The end of a line about it. It looks at every session or owner, which is why it is not asked for often."""
+        """The end of a line about it, empty where nobody has any by now.
+
+        It looks at every session or owner, which is why it is not asked for often.
+        """
         ranked = [(one, self.amount(one)) for one in nlargest(NAMED, self.of(broker), key=self.amount)]
         named = [f"{printable(self.name(one))} ({self.shown.format(*amount)})" for one, amount in ranked if any(amount)]
-        return f"; {self.title}: " + ", ".join(named)
+        return f"; {self.title}: " + ", ".join(named) if named else ""
 
 
 _OWNERS: Final = ("the owners with most", attrgetter("owners"))

@@ -29,6 +29,13 @@ def test_a_full_queue_is_told_with_whose_it_is(caplog: pytest.LogCaptureFixture)
     )
 
 
+def test_nobody_is_named_when_the_queues_that_were_full_are_empty_again(caplog: pytest.LogCaptureFixture) -> None:
+    DropReport().add({"queue_full": 3}, World().broker, now=0.0)
+
+    [line] = caplog.messages
+    assert line.endswith("; 3 since the last such line")
+
+
 def test_who_has_as_many_subscriptions_as_it_may_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     world = World(MqttOptions(max_subscriptions=2))
     world.connected("greedy").subscribe("a", "b", "c")
