@@ -1,0 +1,1 @@
+"""The commands of the product, one module for each group: `gateway device`, `gateway explain`, `gateway acl`."""
