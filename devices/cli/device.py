@@ -1,16 +1,14 @@
 """`gateway device ...`: devices, their tokens and certificates, from the command line."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from devices.cli.finding import device_of_client, find_device
 from gateway.cli import program, setup_django
 from gateway.exceptions import GatewayError
 from gateway.terminal import echo
-
-if TYPE_CHECKING:
-    from devices.models import Device
 
 # Django's models can be imported only once Django is set up, which is why each command imports what it uses.
 
@@ -68,7 +66,7 @@ def show(name: str) -> None:
     from devices.queries import CodePoints, heads, keys_ahead
     from devices.values import Value, duration_text, name_text
 
-    found = _of_client(name) or _find(name)
+    found = device_of_client(name) or find_device(name)
     echo(f"name       {found.name}")
     echo(f"type       {found.type.name}")
     echo(f"clients    {found.pk}/...")
@@ -96,7 +94,7 @@ def disable(name: str) -> None:
     setup_django()
     from devices.credentials import set_enabled
 
-    set_enabled(_find(name), False)
+    set_enabled(find_device(name), False)
     echo(f"Device {name} is disabled; its connections end within two seconds.", err=True)
 
 
@@ -107,7 +105,7 @@ def enable(name: str) -> None:
     setup_django()
     from devices.credentials import set_enabled
 
-    set_enabled(_find(name), True)
+    set_enabled(find_device(name), True)
     echo(f"Device {name} is enabled.", err=True)
 
 
@@ -118,7 +116,7 @@ def rotate(name: str) -> None:
     setup_django()
     from devices.credentials import rotate as rotate_credentials
 
-    echo(rotate_credentials(_find(name)))
+    echo(rotate_credentials(find_device(name)))
     echo(f"The earlier tokens of {name} are revoked; its connections end within two seconds.", err=True)
 
 
@@ -140,7 +138,7 @@ def trust(name: str, certificate: str | None, **named: str | None) -> None:
         if len(given) != 1:
             raise click.UsageError("give one of --certificate, --fingerprint, --san, --cn")
         for kind, value in given.items():
-            echo(f"Device {name} is who has a certificate with {trust(_find(name), kind, value)}.", err=True)
+            echo(f"Device {name} is who has a certificate with {trust(find_device(name), kind, value)}.", err=True)
     except ValueError as error:
         raise GatewayError(str(error)) from None
 
@@ -153,30 +151,11 @@ def distrust(name: str, value: str) -> None:
     setup_django()
     from devices.credentials import revoke_certificate
 
-    found = _find(name).certificate_names.filter(revoked_at=None, value=value).first()
+    found = find_device(name).certificate_names.filter(revoked_at=None, value=value).first()
     if found is None:
         raise GatewayError(f"{name} has no certificate with {value!r}; `{program()} device show {name}` lists them")
     revoke_certificate(found)
     echo(f"{found} of {name} is not trusted any more; its connections end within two seconds.", err=True)
-
-
-def _of_client(client_id: str) -> "Device | None":
-    """The device that has the MQTT client, if there is no device of that name."""
-    from devices.models import Device
-
-    key, slash, _ = client_id.partition("/")
-    if not slash or not (key.isascii() and key.isdigit()) or Device.objects.filter(name=client_id).exists():
-        return None
-    return Device.objects.with_connected().select_related("type").filter(pk=int(key)).first()
-
-
-def _find(name: str) -> "Device":
-    from devices.models import Device
-
-    found = Device.objects.with_connected().select_related("type").filter(name=name).first()
-    if found is None:
-        raise GatewayError(f"there is no device {name!r}; `{program()} device list` lists them")
-    return found
 
 
 def _state(found: Any) -> str:
