@@ -1,17 +1,20 @@
-"""What devices are refused: each kind of refusal, and how each wire tells it. These are the tables.
+"""What devices are refused: each kind of refusal, how each wire tells it, and the one value that says it happened.
 
 A login is refused by a member of `LoginRefusal`, a message by one of `MessageRefusal`, with the reason in words. A wire
 that speaks of MQTT's reason codes or of HTTP's statuses finds them here; a WebSocket answers {"error": reason}.
+
+Where one happens, devices.consumers.refusals makes a `Refusal` of it: for the counters, the log, and the operator.
 """
 
+from dataclasses import dataclass
 from enum import Enum, unique
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.exceptions import Reject
 from protocols.mqtt import ReasonCode
 
 
-class Refusal(Enum):
+class RefusalKind(Enum):
     """Name = (the label `reason` at /metrics, MQTT 5's reason code [MQTT5-2.4], HTTP's status, and where there is one,
     after how many seconds to try again)."""
 
@@ -23,7 +26,7 @@ class Refusal(Enum):
 
 
 @unique
-class LoginRefusal(Refusal):
+class LoginRefusal(RefusalKind):
     """A device is not let in, or not any more. The reason is what the peer is told: that, and no more."""
 
     UNKNOWN = ("unknown token", ReasonCode.BAD_USER_NAME_OR_PASSWORD, 401)
@@ -39,7 +42,7 @@ class LoginRefusal(Refusal):
 
 
 @unique
-class MessageRefusal(Refusal):
+class MessageRefusal(RefusalKind):
     """Nothing of a message is stored."""
 
     PAYLOAD = ("payload", ReasonCode.PAYLOAD_FORMAT_INVALID, 400)
@@ -72,7 +75,10 @@ ignores, and never for telemetry: the acknowledgement of telemetry means that it
 class RefusedError(Reject):
     """Raised when nothing of a message is stored. `text` tells the author of the firmware why."""
 
-    def __init__(self, refusal: Refusal, text: str, *, log_reason: str | None = None) -> None:
+    position: int | None = None
+    """At which byte of the message the fault is, from 0, if it is at one."""
+
+    def __init__(self, refusal: RefusalKind, text: str, *, log_reason: str | None = None) -> None:
         """`log_reason` is for the log, where it may know more than the peer."""
         super().__init__(refusal.reason_code, text, drop=refusal in DROPPED, log_reason=log_reason)
         self.refusal = refusal
@@ -82,3 +88,50 @@ class RefusedError(Reject):
 class LoginError(RefusedError):
     """Raised when a device is not let in. `text` is what the peer is told; `log_reason` is who it is, and the true
     reason."""
+
+
+SAMPLE_BYTES: Final = 200
+
+
+class Sample(NamedTuple):
+    """The part of a refused message that an operator needs to see what is wrong with it."""
+
+    content: bytes = b""
+    """At most SAMPLE_BYTES."""
+    start: int = 0
+    """At which byte of the message it begins."""
+    fault: int | None = None
+    """At which byte of the message the fault is, if it is at one."""
+
+    @classmethod
+    def of(cls, payload: bytes, fault: int | None) -> "Sample":
+        """The beginning of the payload, or what is around a fault that is further behind."""
+        start = 0 if fault is None or fault < SAMPLE_BYTES else fault - SAMPLE_BYTES // 2
+        return cls(payload[start : start + SAMPLE_BYTES], start, fault)
+
+
+NOTHING: Final = Sample()
+"""No message, or none at hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Something that a device, or a client that may be one, was refused. What the operator may know; a peer is told
+    less."""
+
+    kind: str
+    """The `reason` of a RefusalKind; for what is no login and no message what was asked for, "subscribe" or "will"."""
+    wire: str
+    """"mqtt", "http", "websocket" or "mqtt-bridge"."""
+    address: str
+    """The address of the client; "" at a Unix socket."""
+    what: str
+    """What was asked for: "login", "publish v1/devices/me/telemetry"."""
+    code: int
+    """The reason code of MQTT, the status of HTTP."""
+    reason: str
+    device_id: int | None = None
+    """The device, if it is known: that of a credential that was revoked, too."""
+    claimed: str = ""
+    """Who the client says it is: how the log names a token, a client identifier, the name of a device."""
+    sample: Sample = NOTHING

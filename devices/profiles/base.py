@@ -20,15 +20,16 @@ MAX_DEPTH: Final = 32
 class PayloadError(RefusedError, ValueError):
     """Raised when a payload does not fit its topic or path; its text tells the author of the firmware why."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, position: int | None = None) -> None:
         super().__init__(MessageRefusal.PAYLOAD, text)
+        self.position = position
 
 
 class NotJsonError(PayloadError):
     """Raised when a payload is not JSON; its text says at which byte."""
 
-    def __init__(self, why: object) -> None:
-        super().__init__(f"not JSON: {why}")
+    def __init__(self, why: object, position: int | None = None) -> None:
+        super().__init__(f"not JSON: {why}", position)
 
 
 def is_too_deep(value: Any) -> bool:

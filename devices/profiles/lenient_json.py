@@ -35,6 +35,10 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 class LenientJsonError(ValueError):
     """Raised for what cannot be read. Its text says why, and at which byte of the payload, from 0."""
 
+    def __init__(self, why: str, position: int) -> None:
+        super().__init__(f"{why} (byte {position})")
+        self.position = position
+
 
 class Reading(NamedTuple):
     """What a payload has been read as."""
@@ -62,12 +66,12 @@ def read(
     try:
         text = payload.decode()
     except UnicodeDecodeError as error:
-        raise LenientJsonError(f"no UTF-8 (byte {error.start})") from None
+        raise LenientJsonError("no UTF-8", error.start) from None
     reader = _Reader(text, max_depth, locate, parse_int, parse_float)
     try:
         content = reader.read()
     except _Fault as fault:
-        raise LenientJsonError(f"{fault.why} (byte {_bytes_before(text, fault.position)})") from None
+        raise LenientJsonError(fault.why, _bytes_before(text, fault.position)) from None
     span = reader.span
     if span is not None:
         span = _bytes_before(text, span[0]), _bytes_before(text, span[1])

@@ -87,7 +87,7 @@ def _read_leniently(payload: bytes) -> Any:
     try:
         reading = read(payload, max_depth=depth, parse_int=_parse_int, parse_float=_parse_float)
     except LenientJsonError as error:
-        raise NotJsonError(error) from None
+        raise NotJsonError(error, error.position) from None
     metrics.numbers_missing.inc(reading.missing)
     return reading.content
 
