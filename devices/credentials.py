@@ -210,6 +210,12 @@ class DeviceDirectory:
         """
         return await self._find(Key(_Kind.NAME, name), name, client)
 
+    def remembered(self, name: str) -> Found | None:
+        """What `named` has found lately, however long it is valid; None if that is forgotten."""
+        key = Key(_Kind.NAME, name)
+        found = self._known.get(key) or self._denied.get(key)
+        return None if found is None else found[1]
+
     async def _find(self, key: Key, question: Question, client: Client) -> Found:
         known = self._known.get(key) or self._denied.get(key)
         if known is not None and known[0] > self._clock():

@@ -16,6 +16,10 @@ readings_unstorable = Counter("gateway_readings_unstorable", "Readings that the 
 payloads_refused = Counter("gateway_payloads_refused", "Payloads of devices that were refused", ["protocol", "reason"])
 numbers_missing = Counter("gateway_numbers_missing", "Numbers of devices that are none (nan, inf), which are no value")
 logins_refused = Counter("gateway_device_logins_refused", "Devices that were not let in", ["protocol", "reason"])
+refusals_recorded = Counter("gateway_refusals_recorded", "Refusals that were written to the database")
+refusals_left_out = Counter(
+    "gateway_refusals_left_out", "Refusals that were not: beyond a share, too many wait, or the database", ["why"]
+)
 password_logins_refused = Counter("gateway_password_logins_refused", "Logins of people that were refused", ["reason"])
 look_ups = Counter("gateway_credential_look_ups", "Credentials that were looked up in the database")
 look_up_groups = Counter("gateway_credential_look_up_groups", "Groups in which they were")

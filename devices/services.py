@@ -14,6 +14,7 @@ from devices.fanout import Fanout
 from devices.ingest import Ingest
 from devices.limits import DeviceLimits, configured
 from devices.presence import ConnectionRegistry, PresenceRecorder
+from devices.refusal_recorder import RefusalRecorder
 from devices.writers import make_writer
 from gateway.health import Lifecycle, NotReadyError
 from gateway.layers import get_channel_layer
@@ -30,6 +31,7 @@ class DeviceServices:
     connections: ConnectionRegistry
     limits: DeviceLimits
     presence: PresenceRecorder
+    refusals: RefusalRecorder
 
 
 def services_of(scope: Scope) -> DeviceServices:
@@ -64,10 +66,16 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
     fanout = Fanout(layer)
     connections = ConnectionRegistry(directory, announce=fanout.connection, servers=lambda: lifecycle.servers)
     presence = PresenceRecorder(connections)
+    refusals = RefusalRecorder()
+
+    def start_over() -> None:
+        presence.start_over()
+        refusals.forget()
+
     ingest = Ingest(
         make_writer(options.max_clock_skew_ms),
         on_commit=fanout.committed,
-        on_replaced=presence.start_over,
+        on_replaced=start_over,
         options=options,
     )
     deleter = Deleter(ingest.between_commits, forget_keys=ingest.forget_keys)
@@ -76,10 +84,12 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
         started.push_async_callback(fanout.close)
         watching = await presence.start()
         started.push_async_callback(presence.close)
+        recording = refusals.start()
+        started.push_async_callback(refusals.close)
         committing = ingest.start()
         started.push_async_callback(ingest.close)
         deleting = deleter.start()
         started.push_async_callback(deleter.close)
-        state["devices"] = DeviceServices(ingest, directory, connections, DeviceLimits.of(options), presence)
-        async with relying_on(committing, watching, deleting):
+        state["devices"] = DeviceServices(ingest, directory, connections, DeviceLimits.of(options), presence, refusals)
+        async with relying_on(committing, watching, recording, deleting):
             yield

@@ -13,9 +13,10 @@ message is dropped, counted and logged, and the messages of other devices go on.
 
 import asyncio
 import logging
+import re
 from typing import Any, Final
 
-from devices.consumers.refusals import count_payloads
+from devices.consumers.refusals import note_request
 from devices.credentials import Denied, Found
 from devices.look_ups import LookUpError
 from devices.models import now_ms
@@ -29,6 +30,7 @@ from protocols.log_lines import RateLimitedLog
 logger = logging.getLogger("gateway.devices")
 
 RETRY_S: Final = 1.0
+_TELEMETRY: Final = re.compile("v1/devices/([^/]+)/telemetry")
 
 
 class BridgeMqttConsumer(AsyncMqttConsumer):
@@ -69,12 +71,31 @@ class BridgeMqttConsumer(AsyncMqttConsumer):
         return isinstance(refusal, RefusedError)
 
     def note_refusal(
-        self, request: str, about: object, refusal: Reject, count: int = 1, *, answered: bool = True
+        self,
+        request: str,
+        about: object,
+        refusal: Reject,
+        count: int = 1,
+        *,
+        answered: bool = True,
+        payload: bytes = b"",
     ) -> None:
-        """Counts the refusal among those of payloads, too."""
-        super().note_refusal(request, about, refusal, count, answered=answered)
-        if isinstance(refusal, RefusedError):
-            count_payloads("mqtt-bridge", refusal, count)
+        """Counts the refusal among those of payloads, too, and has it recorded with the device that was named."""
+        super().note_refusal(request, about, refusal, count, answered=answered, payload=payload)
+        named = _TELEMETRY.match(str(about))
+        name = named[1] if named else ""
+        found = self._services.directory.remembered(name) if name else None
+        note_request(
+            self.scope,
+            request,
+            about,
+            refusal,
+            count,
+            device_id=None if found is None else found.device_id,
+            claimed=name,
+            payload=payload,
+            wire="mqtt-bridge",
+        )
 
     async def _device(self, name: str) -> Found:
         """The device of this name. Waits while the database is away, and upstream with it, as for a commit: a message

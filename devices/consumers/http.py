@@ -53,19 +53,19 @@ class TelemetryConsumer(DeviceApiConsumer):
 
     async def body_too_large(self) -> None:
         """Answers 413."""
-        await self._refuse(RefusedError(MessageRefusal.TOO_LARGE, f"more than {self.max_body_bytes} bytes"))
+        await self._refuse(RefusedError(MessageRefusal.TOO_LARGE, f"more than {self.max_body_bytes} bytes"), b"")
 
     async def handle(self, body: bytes) -> None:
         """Stores the readings in the body. Not called for a body that was cut short."""
         try:
             await self._services.ingest.store(self._device, self._device.profile.decode_telemetry(body))
         except RefusedError as error:
-            await self._refuse(error)
+            await self._refuse(error, body)
         else:
             await self.respond(200)
 
-    async def _refuse(self, error: RefusedError) -> None:
-        note_payload(self.scope, self._device, error)
+    async def _refuse(self, error: RefusedError, body: bytes) -> None:
+        note_payload(self.scope, self._device, error, body)
         # What the client still sends of a body that is too large is read for a moment only: no second request follows.
         close = ((b"connection", b"close"),) if error.refusal is MessageRefusal.TOO_LARGE else ()
         await self.respond(error.refusal.status, error.text, *close)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from devices.consumers.refusals import refused
-from devices.credentials import Denied, Found, Identity, looks_like_token
+from devices.credentials import Denied, Found, Identity, hint_of, looks_like_token
 from devices.look_ups import LookUpError, TooManyLookUpsError
 from devices.refusals import LoginError, LoginRefusal
 from devices.services import DeviceServices
@@ -28,16 +28,18 @@ async def log_in(
         if isinstance(certified, Identity):
             return certified
         if certified is not None:
-            raise refused(LoginRefusal.UNKNOWN_CERTIFICATE, scope, str(certified))
+            raise refused(LoginRefusal.UNKNOWN_CERTIFICATE, scope, str(certified), whose=certified)
         # A look-up for the log's sake: one that is counted, as no other bounds those of who gives a password alone.
         is_counted = bool(password) and services.limits.failed_logins.note(scope["client"])
-        hint = await _password_hint(services, scope, password) if is_counted else ""
-        raise refused(LoginRefusal.MISSING, scope, LoginRefusal.MISSING.reason + hint)
-    found = await _look_up(services.directory.authenticate(token, scope["client"]), scope)
+        hint, whose = await _password_hint(services, scope, password) if is_counted else ("", None)
+        raise refused(LoginRefusal.MISSING, scope, LoginRefusal.MISSING.reason + hint, whose=whose)
+    claimed = f"token {hint_of(token)}"
+    found = await _look_up(services.directory.authenticate(token, scope["client"]), scope, claimed)
     if isinstance(found, Denied):
-        raise await _failed(services, found, scope, password)
+        raise await _failed(services, found, scope, password, claimed)
     if isinstance(certified, Identity) and certified.device_id != found.device_id:
-        raise refused(LoginRefusal.OTHER_DEVICE, scope, f"token of {found}, certificate of {certified}")
+        why = f"token of {found}, certificate of {certified}"
+        raise refused(LoginRefusal.OTHER_DEVICE, scope, why, whose=found, claimed=claimed)
     return found
 
 
@@ -57,33 +59,39 @@ def client_certificate(scope: Scope) -> str | None:
     return next(iter(chain), None)
 
 
-async def _look_up(looking_up: Awaitable[Found], scope: Scope) -> Found:
+async def _look_up(looking_up: Awaitable[Found], scope: Scope, claimed: str = "") -> Found:
     try:
         return await looking_up
     except TooManyLookUpsError as error:
-        raise refused(LoginRefusal.BUSY, scope, str(error)) from error
+        raise refused(LoginRefusal.BUSY, scope, str(error), claimed=claimed) from error
     except LookUpError as error:
-        raise refused(LoginRefusal.UNAVAILABLE, scope, f"{LoginRefusal.UNAVAILABLE.reason}: {error}") from error
+        why = f"{LoginRefusal.UNAVAILABLE.reason}: {error}"
+        raise refused(LoginRefusal.UNAVAILABLE, scope, why, claimed=claimed) from error
 
 
-async def _failed(services: DeviceServices, denied: Denied, scope: Scope, password: bytes | None) -> LoginError:
+async def _failed(
+    services: DeviceServices, denied: Denied, scope: Scope, password: bytes | None, claimed: str
+) -> LoginError:
     failed_logins = services.limits.failed_logins
     if failed_logins.note(scope["client"]):
-        return refused(LoginRefusal.UNKNOWN, scope, str(denied) + await _password_hint(services, scope, password))
-    error = refused(LoginRefusal.FAILED_OFTEN, scope, f"{denied}; {LoginRefusal.FAILED_OFTEN.reason} of this address")
+        hint, found = await _password_hint(services, scope, password)
+        return refused(LoginRefusal.UNKNOWN, scope, f"{denied}{hint}", whose=found or denied, claimed=claimed)
+    why = f"{denied}; {LoginRefusal.FAILED_OFTEN.reason} of this address"
+    error = refused(LoginRefusal.FAILED_OFTEN, scope, why, whose=denied, claimed=claimed)
     # As many wait as there are connections, which are bounded. Other logins of the address do not wait for these.
     await asyncio.sleep(failed_logins.pause_s)
     return error
 
 
-async def _password_hint(services: DeviceServices, scope: Scope, password: bytes | None) -> str:
-    """What the log adds to a failed login whose password looks like a token."""
+async def _password_hint(services: DeviceServices, scope: Scope, password: bytes | None) -> tuple[str, Identity | None]:
+    """What the log adds to a failed login whose password looks like a token, and the device whose token it is."""
     text = (password or b"").decode("ascii", "replace")
     if not looks_like_token(text):
-        return ""
+        return "", None
     found = await _look_up(services.directory.authenticate(text, scope["client"]), scope)
-    whose = f"the token of {found}" if isinstance(found, Identity) else "like a token"
-    return f"; the password is {whose}, which belongs into the user name"
+    device = found if isinstance(found, Identity) else None
+    whose = "like a token" if device is None else f"the token of {device}"
+    return f"; the password is {whose}, which belongs into the user name", device
 
 
 def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
@@ -113,9 +121,9 @@ class Revocable:
         """
         most, session_key = services.limits.options.max_connections, scope.get("client_id")
         if most and services.connections.count(device.device_id, beside=session_key) >= most:
-            raise refused(LoginRefusal.TOO_MANY, scope, f"{device} has {most} connections already")
+            raise refused(LoginRefusal.TOO_MANY, scope, f"{device} has {most} connections already", whose=device)
         if not services.connections.add(device, self._cut_off, session_key=session_key):
-            raise refused(LoginRefusal.CUT, scope, f"{device} was {LoginRefusal.CUT.reason}")
+            raise refused(LoginRefusal.CUT, scope, f"{device} was {LoginRefusal.CUT.reason}", whose=device)
         self._registered = (services, device)
 
     def unregister(self) -> None:

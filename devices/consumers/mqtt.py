@@ -4,7 +4,7 @@ import asyncio
 from typing import Any, Final
 
 from devices.consumers.login import Revocable, certified_device, log_in
-from devices.consumers.refusals import count_payloads, refused
+from devices.consumers.refusals import note_request, refused
 from devices.credentials import Denied, Identity, looks_like_token
 from devices.ingest import Ingest
 from devices.limits import Flapping
@@ -61,7 +61,7 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         or whose device is disabled: that shall not go on as an anonymous client either."""
         found = await certified_device(services, self.scope)
         if isinstance(found, Denied) and found.device_id is not None:
-            raise refused(LoginRefusal.UNKNOWN_CERTIFICATE, self.scope, str(found))
+            raise refused(LoginRefusal.UNKNOWN_CERTIFICATE, self.scope, str(found), whose=found)
         return not isinstance(found, Identity)
 
     @topic("v1/devices/me/telemetry", route=False)
@@ -97,12 +97,28 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         await super().receive_publish(topic, payload, qos=qos, retain=retain, properties=properties)
 
     def note_refusal(
-        self, request: str, about: object, refusal: Reject, count: int = 1, *, answered: bool = True
+        self,
+        request: str,
+        about: object,
+        refusal: Reject,
+        count: int = 1,
+        *,
+        answered: bool = True,
+        payload: bytes = b"",
     ) -> None:
-        """Counts the refusal among those of payloads, too."""
-        super().note_refusal(request, about, refusal, count, answered=answered)
-        if isinstance(refusal, RefusedError):
-            count_payloads("mqtt", refusal, count)
+        """Counts the refusal among those of payloads, too, and has it recorded."""
+        super().note_refusal(request, about, refusal, count, answered=answered, payload=payload)
+        device = self.device
+        note_request(
+            self.scope,
+            request,
+            about,
+            refusal,
+            count,
+            device_id=None if device is None else device.device_id,
+            claimed=self.scope["client_id"] if device is None else device.name,
+            payload=payload,
+        )
 
     async def subscribe(self, topic_filter: str, qos: int, *, share_name: str | None) -> int | None:
         """Grants a device the filters of the device API, at QoS 1 at most; an anonymous client any other."""
@@ -128,4 +144,4 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         pause_s = services.limits.flapping.pause_s(device.device_id)
         if pause_s:
             told = f"flapping: too many connections ended without DISCONNECT; come again in {pause_s:.0f} s"
-            raise refused(LoginRefusal.FLAPPING, self.scope, f"{device} is {told}", told=told)
+            raise refused(LoginRefusal.FLAPPING, self.scope, f"{device} is {told}", whose=device, told=told)

@@ -20,7 +20,7 @@ from devices.credentials import Identity
 from devices.models import now_ms
 from devices.profiles import MAX_DEPTH, MAX_PAYLOAD_BYTES, NotJsonError, PayloadError, is_too_deep
 from devices.profiles.lenient_json import LenientJsonError, read
-from devices.refusals import LoginError, MessageRefusal, RefusedError
+from devices.refusals import SAMPLE_BYTES, LoginError, MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
 from gateway.generic.websocket import AsyncWebsocketConsumer
 from protocols.asgi import Event
@@ -44,8 +44,9 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
     _device: Identity
     _count = 0
     _awaited: "asyncio.Future[None] | None" = None
-    _unanswered: deque[tuple[Any, "asyncio.Future[None] | RefusedError"]]
-    """Messages in their order: the id, and the commit that is waited for, or why there is none."""
+    _unanswered: deque[tuple[Any, "asyncio.Future[None] | RefusedError", bytes]]
+    """Messages in their order: the id; the commit that is waited for, or why there is none; its first bytes, for the
+    case that the commit refuses it."""
 
     async def connect(self) -> None:
         """Logs the device in; a refusal is an HTTP 401 (or 503) to the handshake."""
@@ -67,7 +68,7 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
         payload = text_data.encode() if text_data is not None else bytes_data or b""
         self._count += 1
         if len(payload) > MAX_PAYLOAD_BYTES:
-            self._note(RefusedError(MessageRefusal.TOO_LARGE, f"more than {MAX_PAYLOAD_BYTES} bytes"))
+            self._note(RefusedError(MessageRefusal.TOO_LARGE, f"more than {MAX_PAYLOAD_BYTES} bytes"), payload)
             await self.close(MESSAGE_TOO_BIG, "message too big")
             return
         await self._make_room()
@@ -84,11 +85,11 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
             await ingest.ready()
             committed = ingest.submit(self._device, points, now_ms())
         except RefusedError as error:
-            self._note(error)
-            self._unanswered.append((answer_id, error))
+            self._note(error, payload)
+            self._unanswered.append((answer_id, error, b""))
             await self._answer()
             return
-        self._unanswered.append((answer_id, committed))
+        self._unanswered.append((answer_id, committed, payload[:SAMPLE_BYTES]))
         if committed is not self._awaited:  # one callback for all that share the future
             self._awaited = committed
             committed.add_done_callback(self._committed)
@@ -118,19 +119,19 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
             await asyncio.wait([oldest])
             await self._answer()
 
-    def _note(self, error: RefusedError) -> None:
-        note_payload(self.scope, self._device, error)
+    def _note(self, error: RefusedError, payload: bytes) -> None:
+        note_payload(self.scope, self._device, error, payload)
 
     async def _answer(self) -> None:
         """Answers messages up to the first whose commit has not finished."""
         while self._unanswered:
-            answer_id, outcome = self._unanswered[0]
+            answer_id, outcome, sample = self._unanswered[0]
             if isinstance(outcome, RefusedError):
                 error: RefusedError | None = outcome
             elif outcome.done():
                 error = _refusal_of(outcome)
                 if error is not None:
-                    self._note(error)
+                    self._note(error, sample)
             else:
                 return
             self._unanswered.popleft()

@@ -186,7 +186,8 @@ class AsyncMqttConsumer(MqttAuthentication, events=(*EVENTS, "mqtt.auth", "mqtt.
                 )
                 ack = broker_ack(event["ack_id"], self.route_publishes, self.unrestricted)
         except Reject as refusal:
-            self.note_refusal("publish", topic_name, refusal, answered=self._answered(event["qos"]))
+            answered, payload = self._answered(event["qos"]), event["payload"]
+            self.note_refusal("publish", topic_name, refusal, answered=answered, payload=payload)
             await self.base_send(refuse(publish_ack(event["ack_id"], True), refusal, self.drops(refusal)))
             return
         except StopConsumer:

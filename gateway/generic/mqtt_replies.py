@@ -105,11 +105,19 @@ class MqttPeerState(AsyncConsumer, events=()):
             raise Reject(ReasonCode.NOT_AUTHORIZED, "a topic of the broker itself")
 
     def note_refusal(
-        self, request: str, about: object, refusal: Reject, count: int = 1, *, answered: bool = True
+        self,
+        request: str,
+        about: object,
+        refusal: Reject,
+        count: int = 1,
+        *,
+        answered: bool = True,
+        payload: bytes = b"",
     ) -> None:
         """Counts a refusal, and logs it within the share of the client's owner or address; may be extended.
 
-        `request` is "connect", "publish", "subscribe" or "will"; `about` is the topic or filter, or says how many.
+        `request` is "connect", "publish", "subscribe" or "will"; `about` is the topic or filter, or says how many;
+        `payload` is that of a publish which its handler has refused at once, for who extends this.
         One that ends the connection, as that of a publish which is not `answered` does, is logged by the server, with
         the reason, and not here too.
         """

@@ -8,7 +8,8 @@ import asyncio
 import json
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 import pytest
@@ -16,8 +17,18 @@ from websockets.asyncio.client import connect
 
 from devices.profiles import MAX_DEPTH
 from devices.profiles.thingsboard import MAX_POINTS
-from devices.refusals import DROPPED, MessageRefusal
-from protocols.mqtt.codec.packets import Disconnect, PacketType, PubAck, PubComp, Publish, PubRec, PubRel
+from devices.refusals import DROPPED, SAMPLE_BYTES, MessageRefusal
+from protocols.mqtt.codec.packets import (
+    Disconnect,
+    PacketType,
+    PubAck,
+    PubComp,
+    Publish,
+    PubRec,
+    PubRel,
+    Subscribe,
+    Subscription,
+)
 from protocols.mqtt.codec.reason_codes import sendable
 from tests.integration.devices.conftest import Gateway, Watched
 from tests.integration.devices.test_mqtt_devices import Clients
@@ -156,6 +167,26 @@ async def lives(client: RawClient) -> bool:
         return False
 
 
+async def recorded(gateway: Gateway, device: FleetDevice, wire: str, code_of: Callable[[MessageRefusal], int]) -> None:
+    """Returns when each of MESSAGES has its row, which names the device, and what was sent where that was at hand."""
+
+    def rows() -> list[tuple[str, int, bytes]]:
+        return gateway.query(
+            "SELECT kind, code, sample FROM gateway_devices_recordedrefusal"
+            " JOIN gateway_devices_device d ON d.id = device_id WHERE d.name = ? AND wire = ? AND address LIKE '127.%'",
+            device.name,
+            wire,
+        )
+
+    expected = Counter((refusal.reason, code_of(refusal)) for _, refusal in MESSAGES.values())
+    await until(lambda: Counter(row[:2] for row in rows()) >= expected, "a row of each")
+    samples = {sample for _, _, sample in rows()}
+    refused_by_the_commit = {MessageRefusal.UNSTORABLE, MessageRefusal.KEYS_OF_DEVICE, MessageRefusal.KEYS}
+    for name, (payload, refusal) in MESSAGES.items():
+        if wire != "mqtt" or name.startswith("any ") or refusal not in refused_by_the_commit:
+            assert payload[:SAMPLE_BYTES] in samples, name
+
+
 def carried(refusal: MessageRefusal, packet_type: PacketType) -> int:
     """The code that says so in a packet of that type."""
     return sendable(refusal.reason_code, packet_type)
@@ -196,6 +227,7 @@ async def test_over_mqtt_a_refusal_is_told_or_ends_the_connection_and_a_yes_mean
         # What the database refuses takes with it what the device has in the same commit: at QoS 0, what is behind it.
         behind = counters.risen(label) - sent
         assert (label, behind) == (label, 0) or (qos == 0 and refusal is MessageRefusal.UNSTORABLE and behind <= 1)
+    await recorded(gateway, device, "mqtt", lambda refusal: refusal.reason_code)
     assert gateway.stored(device) == []
 
     assert await publish(client, TELEMETRY, GOOD, qos) == (0 if qos else None)
@@ -212,6 +244,7 @@ def test_over_http_the_status_is_that_of_the_table_and_a_yes_means_stored(
 
         assert (name, status) == (name, refusal.status)
         assert answer["error"], name
+    asyncio.run(recorded(gateway, device, "http", lambda refusal: refusal.status))
     assert gateway.stored(device) == []
 
     assert post(gateway, device, GOOD)[0] == 200
@@ -230,6 +263,7 @@ async def test_over_websocket_each_is_an_error_and_a_yes_means_stored(
                 answer = json.loads(await connection.recv())
                 assert (name, answer["id"]) == (name, number)
                 assert answer["error"], name
+            await recorded(gateway, device, "websocket", lambda refusal: refusal.status)
             assert gateway.stored(device) == []
 
             await connection.send(GOOD)
@@ -276,3 +310,40 @@ async def test_topics_of_devices_from_a_client_that_is_none(clients: Clients, ga
 
         assert (topic, code, await lives(client)) == (topic, 0x87 if version == 5 else None, version == 5)
     assert gateway.query("SELECT count(*) FROM gateway_devices_reading") == before
+
+
+ROW_OF_SUBSCRIBE: Final = (
+    "SELECT d.name, claimed, kind, code, reason FROM gateway_devices_recordedrefusal"
+    " LEFT JOIN gateway_devices_device d ON d.id = device_id WHERE what = ?"
+)
+
+
+async def test_a_filter_that_is_refused_leaves_a_row_of_the_device(
+    clients: Clients, gateway: Gateway, device: FleetDevice
+) -> None:
+    client = await clients.log_in(device, 5)
+
+    client.send(Subscribe(packet_id=1, subscriptions=[Subscription(topic_filter=f"of/{device.name}/#")]))
+
+    assert await client.receive()
+    rows = await until_rows(gateway, f"subscribe of/{device.name}/#")
+    assert rows == [(device.name, device.name, "subscribe", 0x8F, "no topic of the device API")]
+
+
+async def test_what_an_anonymous_client_is_refused_leaves_a_row_with_its_client_id(
+    clients: Clients, gateway: Gateway
+) -> None:
+    client = await clients.open(5)
+    assert (await client.connect("claims-to-be-somebody")).reason_code == 0
+
+    client.send(Subscribe(packet_id=1, subscriptions=[Subscription(topic_filter="v1/devices/me/attributes")]))
+
+    assert await client.receive()
+    rows = await until_rows(gateway, "subscribe v1/devices/me/attributes")
+    assert rows == [(None, "claims-to-be-somebody", "subscribe", 0x87, "a topic of the device API")]
+
+
+async def until_rows(gateway: Gateway, what: str) -> list[Any]:
+    """The rows of what was asked for, once there is one."""
+    await until(lambda: gateway.query(ROW_OF_SUBSCRIBE, what), "a row")
+    return gateway.query(ROW_OF_SUBSCRIBE, what)

@@ -12,6 +12,7 @@ from devices.ingest import Ingest
 from devices.limits import DeviceLimits, DeviceOptions
 from devices.models import Reading
 from devices.presence import ConnectionRegistry, PresenceRecorder
+from devices.refusal_recorder import RefusalRecorder
 from devices.services import DeviceServices
 from devices.writers import make_writer
 from gateway.db import database_sync_to_async
@@ -49,7 +50,9 @@ async def services(sqlite_database: Path) -> AsyncIterator[DeviceServices]:
     ingest = Ingest(make_writer(OPTIONS.max_clock_skew_ms), on_commit=lambda batch: None, options=OPTIONS)
     connections = ConnectionRegistry(directory, announce=lambda *change: None)
     ingest.start()
-    yield DeviceServices(ingest, directory, connections, DeviceLimits.of(OPTIONS), PresenceRecorder(connections))
+    yield DeviceServices(
+        ingest, directory, connections, DeviceLimits.of(OPTIONS), PresenceRecorder(connections), RefusalRecorder()
+    )
     await ingest.close()
     await directory.close()
 

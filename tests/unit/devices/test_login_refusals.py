@@ -36,7 +36,7 @@ from devices.limits import DeviceLimits, DeviceOptions, FailedLogins, Flapping
 from devices.models import CertificateName, Credential, Device
 from devices.presence import ConnectionRegistry, PresenceRecorder
 from devices.profiles import PROFILES
-from devices.refusals import LoginRefusal
+from devices.refusals import LoginRefusal, Refusal
 from devices.routing import http_routes, mqtt_application, websocket_routes
 from devices.services import DeviceServices
 from gateway.db import database_sync_to_async
@@ -77,7 +77,10 @@ class World:
         limits = DeviceLimits(DeviceOptions(max_connections=1), FailedLogins(1, pause_s=0), Flapping(1, 3600))
         connections = ConnectionRegistry(self.directory, announce=lambda *change: None)
         ingest: Any = None  # nobody gets that far
-        self.services = DeviceServices(ingest, self.directory, connections, limits, PresenceRecorder(connections))
+        self.noted: Any = Noted()
+        self.services = DeviceServices(
+            ingest, self.directory, connections, limits, PresenceRecorder(connections), self.noted
+        )
 
     def read(self, questions: dict[Key, Question]) -> dict[Key, Answer]:
         """What the directory has for a database."""
@@ -220,17 +223,29 @@ class Row:
     refusal: LoginRefusal
     why: str
     wires: tuple[str, ...] = ALL
+    is_known: bool = True
+    """Whether the credential, valid or not, is that of a device."""
+
+
+class Noted:
+    """A recorder without a database."""
+
+    def __init__(self) -> None:
+        self.refusals: list[Refusal] = []
+
+    def note(self, refusal: Refusal) -> None:
+        self.refusals.append(refusal)
 
 
 _WHOSE = f"{NAME} (PK)"
 _HINT = "; the password is"
 TABLE: Final = [
-    Row(unknown, LoginRefusal.UNKNOWN, "unknown token …Z9aq"),
-    Row(short, LoginRefusal.UNKNOWN, "unknown token of 7 characters"),
+    Row(unknown, LoginRefusal.UNKNOWN, "unknown token …Z9aq", is_known=False),
+    Row(short, LoginRefusal.UNKNOWN, "unknown token of 7 characters", is_known=False),
     Row(disabled, LoginRefusal.UNKNOWN, f"device {_WHOSE} is disabled"),
     Row(revoked, LoginRefusal.UNKNOWN, f"token …LAST of {_WHOSE} was revoked 2 h ago"),
-    Row(deleted, LoginRefusal.UNKNOWN, "unknown token …LAST"),
-    Row(nothing, LoginRefusal.MISSING, "no token"),
+    Row(deleted, LoginRefusal.UNKNOWN, "unknown token …LAST", is_known=False),
+    Row(nothing, LoginRefusal.MISSING, "no token", is_known=False),
     Row(
         token_as_password,
         LoginRefusal.UNKNOWN,
@@ -242,6 +257,7 @@ TABLE: Final = [
         LoginRefusal.UNKNOWN,
         f"unknown token of 6 characters{_HINT} like a token, which belongs into the user name",
         MQTT,
+        is_known=False,
     ),
     Row(
         password_alone,
@@ -249,13 +265,19 @@ TABLE: Final = [
         f"no token{_HINT} the token of {_WHOSE}, which belongs into the user name",
         ("mqtt 5",),
     ),
-    Row(away, LoginRefusal.UNAVAILABLE, "database away: OperationalError: server closed the connection"),
+    Row(
+        away,
+        LoginRefusal.UNAVAILABLE,
+        "database away: OperationalError: server closed the connection",
+        is_known=False,
+    ),
     Row(
         away_while_a_certificate_is_looked_up,
         LoginRefusal.UNAVAILABLE,
         "database away: OperationalError: server closed the connection",
+        is_known=False,
     ),
-    Row(busy, LoginRefusal.BUSY, "1 credentials wait to be looked up already"),
+    Row(busy, LoginRefusal.BUSY, "1 credentials wait to be looked up already", is_known=False),
     Row(
         failed_often,
         LoginRefusal.FAILED_OFTEN,
@@ -265,6 +287,7 @@ TABLE: Final = [
         unknown_certificate,
         LoginRefusal.UNKNOWN_CERTIFICATE,
         "no device has a certificate of these names: san DNS:localhost, san IP:127.0.0.1, cn thermo",
+        is_known=False,
     ),
     Row(certificate_of_disabled, LoginRefusal.UNKNOWN_CERTIFICATE, f"device {_WHOSE} is disabled"),
     Row(
@@ -377,6 +400,13 @@ async def test_the_peer_is_told_its_kind_and_the_log_whose_it_was_and_why(
     assert end in line
     assert not any(token in line for token in (world.token, world.other_token))
     assert count(wire, row.refusal) == before + 1
+    (refusal,) = world.noted.refusals
+    assert (refusal.wire, refusal.what, refusal.kind) == (wire.partition(" ")[0], "login", row.refusal.reason)
+    assert (refusal.address, refusal.code) == ("127.0.0.1", told[0])
+    assert start in refusal.reason
+    assert not any(token in str(refusal) for token in (world.token, world.other_token))
+    owners = {other} if row.arrange is other_device else {device_id}
+    assert {refusal.device_id} == (owners if row.is_known else {None})
 
 
 def test_the_table_has_every_wire_on_which_devices_log_in() -> None:
