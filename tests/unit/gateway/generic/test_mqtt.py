@@ -1,7 +1,9 @@
 """The MQTT consumers: who may connect and publish, and what they send to their clients."""
 
 import asyncio
+import threading
 from typing import Any
+from unittest.mock import AsyncMock, patch
 
 import pytest
 from prometheus_client import REGISTRY
@@ -481,3 +483,52 @@ async def test_a_client_that_falls_behind_may_be_closed(served: Any, layer: InMe
         go_on.set()
 
         assert await client.receive_output() == {"type": "mqtt.close", "reason_code": 0x97}
+
+
+@pytest.mark.parametrize("target", ["class", "instance"])
+async def test_a_topic_handler_may_be_patched(served: Any, target: str) -> None:
+    class Subject(Accepting):
+        @topic("telemetry/<int:number>")
+        async def telemetry(self, event: Any, number: int) -> None:
+            raise AssertionError("it is patched")
+
+    consumer = Subject()
+    with patch.object(Subject if target == "class" else consumer, "telemetry", AsyncMock(return_value=None)) as handler:
+        async with MqttCommunicator(served(consumer)) as client:
+            await client.connect()
+            assert await client.publish("telemetry/7", b"x") == 0
+
+    handler.assert_awaited_once()
+    assert handler.await_args.kwargs == {"number": 7}
+
+
+async def test_a_synchronous_consumer_may_send_events_of_its_own_making_and_return_what_it_likes(served: Any) -> None:
+    class Subject(SyncDevice):
+        groups = None
+
+        @topic("echo")
+        def echo(self, event: Any) -> str:
+            message = {"topic": "echoed", "payload": event["payload"], "qos": 0, "retain": False}
+            self.send({"type": "mqtt.publish", **message})
+            return "nobody looks at this"
+
+    async with MqttCommunicator(served(Subject.as_asgi())) as client:
+        await client.connect()
+        ack_id = await client.send_publish("echo", b"x")
+
+        assert (await client.receive_publish())["payload"] == b"x"
+        assert (await client.receive_ack(ack_id))["reason_code"] == 0
+
+
+async def test_a_synchronous_consumer_looks_at_a_will_in_its_thread(served: Any) -> None:
+    class Subject(SyncDevice):
+        groups = None
+
+        def allow_will(self, will: dict[str, Any]) -> bool:
+            return threading.current_thread() is not threading.main_thread()
+
+    will = {"topic": "gone", "payload": b"x", "qos": 0, "retain": False, "properties": {}}
+    async with MqttCommunicator(served(Subject.as_asgi()), will=will) as client:
+        await client.send_input(client._connect)
+
+        assert await client.receive_output() == {"type": "mqtt.accept"}
