@@ -45,6 +45,18 @@ class DeviceOptions:
         " not become the latest value; 0: any time",
         at_least=0,
     )
+    max_attributes_per_device: int = option(
+        1_000, "attributes of one device in one scope; a change to more is refused; 0: any number", at_least=0
+    )
+    max_attribute_bytes_per_device: int = option(
+        262_144,
+        "bytes that the attributes of one device have in one scope, keys and values; a change to more is refused;"
+        " 0: any number",
+        at_least=0,
+    )
+    max_commands_per_device: int = option(
+        100, "commands to one device that are not finished; one more is refused", at_least=1
+    )
 
     def __post_init__(self) -> None:
         check_options(self)

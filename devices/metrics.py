@@ -43,3 +43,8 @@ timestamps_in_the_future = Counter(
 timestamps_in_seconds = Counter(
     "gateway_timestamps_in_seconds", "Readings whose time, taken as milliseconds, is before 1973: probably seconds"
 )
+attributes_refused = Counter(
+    "gateway_attributes_refused", "Changes of attributes that were refused because of a bound", ["bound"]
+)
+commands_refused = Counter("gateway_commands_refused", "Commands refused because too many wait for their device")
+commands = Counter("gateway_commands", "Commands that came into a state", ["state"])

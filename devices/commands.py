@@ -1,0 +1,249 @@
+"""Commands to devices: what was asked of a device, and what became of it (devices.models.Command).
+
+A row in the database is the truth. It changes its state by `transition` and nothing else, in one statement that says
+which states it may come from: of two who would change it at once, one does. So a state survives every restart, and
+whoever sends a command may go away and ask later.
+
+A command is delivered when the device itself has acknowledged it. One that is one-way is finished then, any other by
+its answer; or by its time being over, by the device refusing it, or by a person.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Case, F, QuerySet, When
+
+from devices import json_text, metrics
+from devices.device_lock import UnknownDeviceError, lock_device
+from devices.limits import configured
+from devices.models import Command, DatabaseNow, Device, GatewayInstance
+from gateway.db import database_sync_to_async
+from gateway.exceptions import GatewayError
+
+State = Command.State
+
+MAX_METHOD_LENGTH: Final = 255
+MAX_IDEMPOTENCY_KEY_LENGTH: Final = 100
+MAX_PARAMS_BYTES: Final = 65_536
+MAX_ANSWER_BYTES: Final = 65_536
+DEFAULT_EXPIRES_S: Final = 86_400.0
+MAX_EXPIRES_S: Final = 30 * 86_400.0
+KEPT_FINISHED: Final = 100
+"""Finished commands of a device that are kept; the oldest goes when a new command comes."""
+FIRST_LOOK_S: Final = 0.02
+LAST_LOOK_S: Final = 0.5
+"""How long whoever waits for an answer leaves between two looks, at first and at last."""
+
+TRANSITIONS: Final[Mapping[State, frozenset[State]]] = {
+    State.QUEUED: frozenset({State.SENT, State.EXPIRED, State.FAILED, State.CANCELLED}),
+    # Queued again when the connection ends before the acknowledgement; an answer may overtake the acknowledgement.
+    State.SENT: frozenset(
+        {State.QUEUED, State.DELIVERED, State.ANSWERED, State.EXPIRED, State.FAILED, State.CANCELLED}
+    ),
+    State.DELIVERED: frozenset({State.ANSWERED, State.EXPIRED, State.FAILED, State.CANCELLED}),
+    State.ANSWERED: frozenset(),
+    State.EXPIRED: frozenset(),
+    State.FAILED: frozenset(),
+    State.CANCELLED: frozenset(),
+}
+"""The states that a command may have next. DELIVERED is the last one of a command that is one-way."""
+
+_BEFORE: Final = {to: [state for state, following in TRANSITIONS.items() if to in following] for to in State}
+_FINISHED: Final = {"finished_at_ms": DatabaseNow()}
+_FACTS: Final[Mapping[State, Mapping[str, Any]]] = {
+    State.QUEUED: {"sent_by": None},
+    State.SENT: {"sent_at_ms": DatabaseNow(), "attempts": F("attempts") + 1},
+    State.DELIVERED: {
+        "delivered_at_ms": DatabaseNow(),
+        "finished_at_ms": Case(When(one_way=True, then=DatabaseNow()), default=None),
+    },
+    State.ANSWERED: _FINISHED,
+    State.EXPIRED: _FINISHED,
+    State.FAILED: _FINISHED,
+    State.CANCELLED: _FINISHED,
+}
+"""What else is written with a state."""
+
+
+class CommandsError(GatewayError):
+    """Raised when a command is not taken, or is not what its caller thinks."""
+
+
+class InvalidCommandError(CommandsError):
+    """Raised for a command that no device could be sent."""
+
+
+class TooManyCommandsError(CommandsError):
+    """Raised when as many commands to a device are not finished as may be."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"{most} commands to the device are not finished, as many as max_commands_per_device allows")
+
+
+class OtherCommandError(CommandsError):
+    """Raised for an idempotency key that came with another command to the device."""
+
+    def __init__(self, uuid: UUID) -> None:
+        super().__init__(f"the idempotency key is that of another command: {uuid}")
+
+
+class UnknownCommandError(CommandsError):
+    """Raised when there is no such command, or not any more."""
+
+    def __init__(self, which: object) -> None:
+        super().__init__(f"there is no command {which}")
+
+
+class FinishedCommandError(CommandsError):
+    """Raised when a command takes no answer any more, or cannot be cancelled."""
+
+    def __init__(self, command: Command) -> None:
+        super().__init__(f"the command is {command.state} already")
+
+
+async def send(
+    device: Device,
+    method: str,
+    params: Any = None,
+    *,
+    one_way: bool = False,
+    expires_s: float = DEFAULT_EXPIRES_S,
+    idempotency_key: str | None = None,
+    wait_s: float | None = None,
+    by: str = "",
+) -> Command:
+    """Commands `device` to do something, at once if it is connected, else when it is; `params` is any JSON value.
+
+    Returns the command as it is after `wait_s` or when it is finished before that; at once without `wait_s`. The same
+    `idempotency_key` and command again return the command that there is. `by` is recorded as who has sent it.
+
+    Raises CommandsError, NoJsonError, or UnknownDeviceError, also if the device is deleted meanwhile.
+    """
+    command = await database_sync_to_async(create)(
+        device, method, params, one_way=one_way, expires_s=expires_s, idempotency_key=idempotency_key, by=by
+    )
+    return command if wait_s is None else await wait(command, wait_s)
+
+
+async def wait(command: Command, wait_s: float) -> Command:
+    """The command when it is finished, or as it is after `wait_s`. Raises UnknownDeviceError if it is deleted."""
+    loop = asyncio.get_running_loop()
+    until, pause_s = loop.time() + wait_s, FIRST_LOOK_S
+    while command.finished_at_ms is None and (left_s := until - loop.time()) > 0:
+        await asyncio.sleep(min(left_s, pause_s))
+        pause_s = min(2 * pause_s, LAST_LOOK_S)
+        found = await database_sync_to_async(Command.objects.filter(pk=command.pk).first)()
+        if found is None:
+            raise UnknownDeviceError
+        command = found
+    return command
+
+
+def create(
+    device: Device,
+    method: str,
+    params: Any = None,
+    *,
+    one_way: bool = False,
+    expires_s: float = DEFAULT_EXPIRES_S,
+    idempotency_key: str | None = None,
+    by: str = "",
+) -> Command:
+    """As `send`, without waiting for anything but the database."""
+    params_json = json_text.encode(params)
+    _validate(method, params_json, expires_s, idempotency_key)
+    expire_due()
+    with transaction.atomic():
+        lock_device(device.pk)
+        if idempotency_key is not None:
+            before = Command.objects.filter(device=device, idempotency_key=idempotency_key).first()
+            if before is not None:
+                if (before.method, before.params_json, before.one_way) != (method, params_json, one_way):
+                    raise OtherCommandError(before.uuid)
+                return before
+        _require_room(device)
+        command = Command.objects.create(
+            device=device,
+            method=method,
+            params_json=params_json,
+            one_way=one_way,
+            idempotency_key=idempotency_key,
+            created_by=by,
+            created_at_ms=DatabaseNow(),
+            expires_at_ms=DatabaseNow() + round(expires_s * 1000),
+        )
+    metrics.commands.labels(State.QUEUED).inc()
+    command.refresh_from_db()  # the times are the database's
+    return command
+
+
+def transition(commands: "QuerySet[Command]", to: State, **facts: Any) -> int:
+    """Brings those of `commands` into a state that may come into it, and returns how many; `facts` are written with
+    it."""
+    movable = commands.filter(state__in=_BEFORE[to], finished_at_ms=None)
+    moved = movable.update(state=to, **_FACTS[to], **facts)
+    metrics.commands.labels(to).inc(moved)
+    return moved
+
+
+def take(command_id: int, instance: GatewayInstance | None) -> bool:
+    """Whether the caller is the one to give a command to its device now: it is SENT then, by this gateway."""
+    due = Command.objects.filter(pk=command_id, expires_at_ms__gt=DatabaseNow())
+    return bool(transition(due, State.SENT, sent_by=instance))
+
+
+def answer(device_id: int, command_id: int, value: Any) -> None:
+    """Records the answer of a device to a command. Raises UnknownCommandError, FinishedCommandError or NoJsonError;
+    InvalidCommandError for an answer that is too long."""
+    text = json_text.encode(value)
+    if len(text.encode()) > MAX_ANSWER_BYTES:
+        raise InvalidCommandError(f"an answer has at most {MAX_ANSWER_BYTES} bytes")
+    expire_due()
+    command = Command.objects.filter(pk=command_id, device=device_id)
+    if not transition(command, State.ANSWERED, answer_json=text):
+        raise _not_movable(command, command_id)
+
+
+def cancel(uuid: UUID, *, by: str = "") -> None:
+    """Cancels a command: a device that has it already is not told. Raises UnknownCommandError or
+    FinishedCommandError."""
+    command = Command.objects.filter(uuid=uuid)
+    if not transition(command, State.CANCELLED, error=f"cancelled by {by}"[:200] if by else ""):
+        raise _not_movable(command, uuid)
+
+
+def expire_due() -> int:
+    """Ends the commands whose time is over, and returns how many."""
+    return transition(Command.objects.filter(expires_at_ms__lte=DatabaseNow()), State.EXPIRED)
+
+
+def _not_movable(commands: "QuerySet[Command]", which: object) -> CommandsError:
+    command = commands.first()
+    return UnknownCommandError(which) if command is None else FinishedCommandError(command)
+
+
+def _validate(method: str, params_json: str, expires_s: float, idempotency_key: str | None) -> None:
+    if not method or len(method) > MAX_METHOD_LENGTH or "\0" in method:
+        raise InvalidCommandError(f"a method has 1 to {MAX_METHOD_LENGTH} characters, none of them NUL")
+    if len(params_json.encode()) > MAX_PARAMS_BYTES:
+        raise InvalidCommandError(f"the parameters of a command have at most {MAX_PARAMS_BYTES} bytes")
+    if not 0 < expires_s <= MAX_EXPIRES_S:
+        raise InvalidCommandError(f"a command expires after 0 to {MAX_EXPIRES_S:.0f} s, not after {expires_s}")
+    if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY_LENGTH:
+        raise InvalidCommandError(f"an idempotency key has 1 to {MAX_IDEMPOTENCY_KEY_LENGTH} characters")
+
+
+def _require_room(device: Device) -> None:
+    """Forgets the oldest finished commands of a device. Raises TooManyCommandsError."""
+    commands = Command.objects.filter(device=device)
+    most = configured().max_commands_per_device
+    if commands.filter(finished_at_ms=None).count() >= most:
+        metrics.commands_refused.inc()
+        raise TooManyCommandsError(most)
+    finished = commands.exclude(finished_at_ms=None).order_by("-pk").values_list("pk", flat=True)
+    oldest = finished[KEPT_FINISHED - 1 : KEPT_FINISHED].first()
+    if oldest is not None:
+        commands.exclude(finished_at_ms=None).filter(pk__lte=oldest).delete()
