@@ -24,7 +24,7 @@ from devices.dashboard.device_list import (
     search_text,
 )
 from devices.history import end_of, history
-from devices.models import Credential, Device, DeviceType, LatestValue, Reading, now_ms
+from devices.models import Credential, Device, DeviceType, LatestValue, Reading, RecordedRefusal, now_ms
 from devices.queries import keys_ahead
 from devices.values import number_text
 from gateway.config import current
@@ -41,6 +41,9 @@ RANGES: Final = {
 
 BUCKETS: Final = 600
 """Points of a chart: about one for two pixels of a wide one."""
+
+REFUSALS: Final = 20
+"""Refusals that the page of a device shows."""
 
 _INT64: Final = re.compile(r"-?[0-9]{1,18}")
 
@@ -100,6 +103,7 @@ def device_page(request: HttpRequest, device_id: int) -> HttpResponse:
         "keys": keys,
         "total_keys": len(facts["values"]) + facts["more"],
         "keys_ahead": list(keys_ahead(device_id, keys)[:KEYS_PER_DEVICE]),
+        "refusals": list(RecordedRefusal.objects.filter(device=device_id)[:REFUSALS]),
         "token_hints": list(hints.values_list("hint", flat=True)),
         "ranges": [(name, label, length_ms) for name, (label, length_ms) in RANGES.items()],
         "range": chosen if chosen in RANGES else "1h",

@@ -347,3 +347,17 @@ async def until_rows(gateway: Gateway, what: str) -> list[Any]:
     """The rows of what was asked for, once there is one."""
     await until(lambda: gateway.query(ROW_OF_SUBSCRIBE, what), "a row")
     return gateway.query(ROW_OF_SUBSCRIBE, what)
+
+
+async def test_the_command_line_explains_what_a_device_was_refused(gateway: Gateway, device: FleetDevice) -> None:
+    assert post(gateway, device, b'{"a" 1}')[0] == 400
+    await until(lambda: "Reason: not JSON" in gateway.serving.command("explain", device.name).stdout, "the row")
+
+    by_token = gateway.serving.command("explain", device.token)
+
+    assert 'Sent: {"a" ▸1}' in by_token.stdout
+    assert "What to do: Compare what was sent with docs/device-api.md" in by_token.stdout
+    assert device.token not in by_token.stdout + by_token.stderr
+    unknown = gateway.serving.command("explain", "what nobody knows", check=False)
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "nothing is known of that" in unknown.stderr

@@ -8,7 +8,8 @@ from django.test import Client
 
 from devices import credentials
 from devices.dashboard.device_list import KEYS_PER_DEVICE
-from devices.models import Device, Key, LatestValue, Reading, now_ms
+from devices.dashboard.views import REFUSALS
+from devices.models import Device, Key, LatestValue, Reading, RecordedRefusal, now_ms
 from tests.unit.devices.dashboard.conftest import MakeDevice
 
 
@@ -32,6 +33,37 @@ def test_the_page_shows_the_ends_of_valid_tokens_only(watching: Client, device: 
     assert f"…{valid[-4:]}" in page
     assert f"…{revoked[-4:]}" not in page
     assert valid not in page
+
+
+def test_the_page_shows_the_last_refusals_as_text(watching: Client, device: Device, make_device: MakeDevice) -> None:
+    for number in range(REFUSALS + 1):
+        refuse(device, f"reason {number:02}", sample=b"<b>{", fault=3)
+    refuse(make_device("thermo-2"), "that of another device")
+
+    page = watching.get(f"/devices/{device.pk}/").content.decode()
+
+    assert re.findall(r"reason (\d\d)", page) == [f"{number:02}" for number in range(REFUSALS, 0, -1)]
+    assert "publish x from 192.0.2.1 (mqtt 0x99)" in page
+    assert "&lt;b&gt;▸{" in page
+    assert "that of another device" not in page
+
+
+def test_a_device_that_was_refused_nothing_has_no_table_of_it(watching: Client, device: Device) -> None:
+    assert "Refused" not in watching.get(f"/devices/{device.pk}/").content.decode()
+
+
+def refuse(device: Device, reason: str, **sent: object) -> None:
+    RecordedRefusal.objects.create(
+        device=device,
+        wire="mqtt",
+        address="192.0.2.1",
+        kind="payload",
+        what="publish x",
+        code=0x99,
+        reason=reason,
+        at_ms=now_ms(),
+        **sent,
+    )
 
 
 def test_the_range_of_the_address_is_the_one_chosen(watching: Client, device: Device) -> None:
