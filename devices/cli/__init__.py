@@ -1,1 +1,2 @@
-"""The commands of the product, one module for each group: `gateway device`, `gateway explain`, `gateway acl`."""
+"""The commands of the product, one module for each group: `gateway device`, `gateway attribute`, `gateway command`,
+`gateway explain`, `gateway acl`."""

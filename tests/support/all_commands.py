@@ -2,8 +2,9 @@
 
     python -m tests.support.all_commands NAME [OPTION...]
 
-NAME is given for every name and text that a command asks for, the options to each command. Commands are found, not
-listed: one that a distribution adds is run, too. What runs until it is stopped is left out: RUN_ON.
+NAME is given for every name and text that a command asks for, the first of several choices, the options to each
+command. Commands are found, not listed: one that a distribution adds is run, too. What runs until it is stopped is left
+out: RUN_ON.
 """
 
 import contextlib
@@ -37,11 +38,18 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[t
             yield (*path, name), command
 
 
+def _text(parameter: click.Argument, name: str) -> str:
+    """What is given for an argument."""
+    if isinstance(parameter.type, click.Choice):
+        return str(parameter.type.choices[0])
+    return "00000000-0000-0000-0000-000000000000" if parameter.type is click.UUID else name
+
+
 def main(name: str, *options: str) -> None:
     for path, command in sorted(commands(cli)):
         if path in RUN_ON:
             continue
-        texts = [name for parameter in command.params if isinstance(parameter, click.Argument)]
+        texts = [_text(parameter, name) for parameter in command.params if isinstance(parameter, click.Argument)]
         given = NEEDED[path] if path == ("manage",) else [*NEEDED.get(path, []), "--", *texts]
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
