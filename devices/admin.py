@@ -27,7 +27,7 @@ from devices.dashboard.command_lines import publish_lines
 from devices.dashboard.device_list import found_by, search_text
 from devices.dashboard.device_readings import ReadingsChoice, ReadingsQuery, read_page
 from devices.models import CertificateName, Credential, Deletion, Device, DeviceType
-from devices.profiles import PROFILES
+from devices.profiles import profile_names
 from devices.queries import contains_words
 from devices.values import duration_text, instant, name_text
 from gateway.config import current
@@ -82,7 +82,7 @@ class DeviceTypeAdmin(DeviceTypeModelAdmin):
     def formfield_for_dbfield(self, db_field: "Field[Any, Any]", request: HttpRequest, **kwargs: Any) -> Any:
         """Offers the profiles that there are."""
         if db_field.name == "profile":
-            kwargs["widget"] = Select(choices=[(name, name) for name in sorted(PROFILES)])
+            kwargs["widget"] = Select(choices=[(name, name) for name in profile_names()])
         return super().formfield_for_dbfield(db_field, request, **kwargs)
 
     @admin.display(description="name", ordering="name")

@@ -1,6 +1,14 @@
 """The app, under the label that its tables and migrations have had from the first one on."""
 
+from typing import Final
+
 from django.apps import AppConfig
+
+WHY_RESERVED: Final = (
+    "each device subscribes to the same topics of the device API, so every device would get it; there is no way to send"
+    " to one device yet"
+)
+"""Why `gateway.mqtt.publish` takes no topics of devices."""
 
 
 class DevicesConfig(AppConfig):
@@ -17,12 +25,12 @@ class DevicesConfig(AppConfig):
 
         from devices.credentials import disconnect_deleted
         from devices.deletion import follow_deleted
-        from devices.topics import DEVICE_TOPICS, DEVICE_TOPICS_RESERVED
+        from devices.profiles import reserved_topics
         from gateway.mqtt import reserve_topics
         from protocols.masking import hide_behind
 
         pre_delete.connect(disconnect_deleted, sender="gateway_devices.Device", dispatch_uid="disconnect_deleted")
         pre_delete.connect(follow_deleted, sender="gateway_devices.Device", dispatch_uid="follow_deleted")
-        for prefix in DEVICE_TOPICS:
-            reserve_topics(prefix, DEVICE_TOPICS_RESERVED)
+        for prefix in reserved_topics():
+            reserve_topics(prefix, WHY_RESERVED)
         hide_behind(r"api/v\d+")  # /api/v1/TOKEN/telemetry, however it is spelled

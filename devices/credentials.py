@@ -22,7 +22,7 @@ from django.utils import timezone
 from devices.client_certificates import HOLDER_FIELDS, Holder, holders_of
 from devices.look_ups import DatabaseReading, LookUps
 from devices.models import CertificateName, Credential, Device, DisconnectOrder
-from devices.profiles import PROFILES, Profile
+from devices.profiles import Profile, UnknownProfileError, profile_of
 from protocols.addresses import network_of
 from protocols.limits import Client
 from protocols.masking import printable
@@ -314,7 +314,11 @@ def _found(answer: Answer, generation: int) -> Found:
         return Denied(f"{answer.credential} of {device} was revoked", answer.revoked_at, answer.device_id)
     if not answer.enabled:
         return Denied(f"device {device} is disabled", None, answer.device_id)
-    return Identity(answer.device_id, answer.name, PROFILES[answer.profile], generation)
+    try:
+        profile = profile_of(answer.profile)
+    except UnknownProfileError as error:
+        return Denied(f"device {device} has a type that nothing reads: {error}", None, answer.device_id)
+    return Identity(answer.device_id, answer.name, profile, generation)
 
 
 def _span(span: timedelta) -> str:

@@ -14,7 +14,7 @@ from django.db.models import Exists, F, OuterRef
 from django.db.models.functions import Now
 
 from devices.limits import configured
-from devices.profiles import PROFILES
+from devices.profiles import validate_profile
 from devices.refusals import SAMPLE_BYTES
 from devices.values import instant, name_text
 from protocols.masking import printable
@@ -22,11 +22,6 @@ from protocols.masking import printable
 MAX_BIGINT = 2**63 - 1
 HEARTBEAT_INTERVAL_S = 5
 HEARTBEAT_TIMEOUT_MS = 15_000
-
-
-def profile_choices() -> list[tuple[str, str]]:
-    """The names of the payload profiles."""
-    return [(name, name) for name in PROFILES]
 
 
 def now_ms() -> int:
@@ -46,7 +41,7 @@ class DeviceType(models.Model):
     name = models.CharField(max_length=100, unique=True)
     profile = models.CharField(
         max_length=50,
-        choices=profile_choices,
+        validators=[validate_profile],
         default="thingsboard",
         help_text="How the payloads of its devices are read.",
     )

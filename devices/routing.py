@@ -3,16 +3,14 @@
 from django.urls import path, re_path
 
 from devices.consumers.bridge import BridgeMqttConsumer
-from devices.consumers.http import TelemetryConsumer, UnknownPathConsumer
+from devices.consumers.http import DeviceHttpConsumer
 from devices.consumers.mqtt import DeviceMqttConsumer
 from devices.consumers.websocket import DeviceWebsocketConsumer
 from devices.dashboard.live import live_http_routes, live_websocket_routes
 from protocols.asgi import Receive, Scope, Send
 
 http_routes = [
-    path("api/v1/telemetry", TelemetryConsumer.as_asgi()),
-    path("api/v1/<str:token>/telemetry", TelemetryConsumer.as_asgi()),
-    re_path(r"^api/v1/", UnknownPathConsumer.as_asgi()),
+    re_path(r"^api/v1/(?P<path>.*)", DeviceHttpConsumer.as_asgi()),
     *live_http_routes,
 ]
 websocket_routes = [

@@ -13,24 +13,25 @@ message is dropped, counted and logged, and the messages of other devices go on.
 
 import asyncio
 import logging
-import re
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ClassVar, Final, TypeAlias
 
+from devices.consumers.not_served import not_served
 from devices.consumers.refusals import note_request
-from devices.credentials import Denied, Found
+from devices.credentials import Denied, Found, Identity
 from devices.look_ups import LookUpError
 from devices.models import now_ms
+from devices.profiles import Match, Meaning, bridged_topics, reserved_topics
 from devices.refusals import MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
-from devices.topics import DEVICE_TOPICS
-from gateway.generic.mqtt import AsyncMqttConsumer, Reject, topic
-from protocols.asgi import Event
+from gateway.generic.mqtt import AsyncMqttConsumer, Reject
 from protocols.log_lines import RateLimitedLog
 
 logger = logging.getLogger("gateway.devices")
 
 RETRY_S: Final = 1.0
-_TELEMETRY: Final = re.compile("v1/devices/([^/]+)/telemetry")
+
+Handler: TypeAlias = "Callable[[BridgeMqttConsumer, Identity, bytes, Match], Awaitable[asyncio.Future[None] | None]]"
 
 
 class BridgeMqttConsumer(AsyncMqttConsumer):
@@ -45,26 +46,39 @@ class BridgeMqttConsumer(AsyncMqttConsumer):
         self._limited_log = RateLimitedLog(logger)
         await self.accept()
 
-    @topic("v1/devices/<str:device>/telemetry", route=False)
-    async def telemetry(self, event: Event, device: str) -> "asyncio.Future[None]":
-        """Stores readings. Refuses a message without a device (0x90) or that is no telemetry (0x99), which ends it
-        upstream."""
-        services = self._services
-        identity = await self._device(device)
-        if isinstance(identity, Denied):
-            raise RefusedError(MessageRefusal.NO_DEVICE, str(identity))
-        points = identity.profile.decode_telemetry(event["payload"])
-        if not services.ingest.has_room:
-            await services.ingest.ready()
-        return services.ingest.submit(identity, points, now_ms())
+    async def _telemetry(self, device: Identity, payload: bytes, match: Match) -> "asyncio.Future[None]":
+        """Stores readings. Refuses what is no telemetry (0x99), which ends it upstream."""
+        points = device.profile.decode_telemetry(payload)
+        ingest = self._services.ingest
+        if not ingest.has_room:
+            await ingest.ready()
+        return ingest.submit(device, points, now_ms())
+
+    handlers: ClassVar[Mapping[Meaning, Handler]] = {Meaning.TELEMETRY: _telemetry}
+    """What is done with what a device says. A handler answers as `receive_publish` does."""
 
     async def receive_publish(
         self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: dict[str, Any]
-    ) -> None:
-        """Passes other topics to the subscribers here, except those of the device API (0x90)."""
-        if topic.startswith(DEVICE_TOPICS):
-            why = "a topic of the device API; telemetry is v1/devices/{device}/telemetry"
-            raise RefusedError(MessageRefusal.TOPIC, why)
+    ) -> "asyncio.Future[None] | None":
+        """Gives what a device says to the handler of its meaning (0x90 if there is no such device), and other topics,
+        except those of the device API (0x90), to the subscribers here."""
+        match = bridged_topics().find(topic)
+        if match is not None:
+            handler = self.handlers.get(match.meaning)
+            if handler is None:
+                raise not_served(match)
+            device = await self._device(match.levels["device"])
+            if isinstance(device, Denied):
+                raise RefusedError(MessageRefusal.NO_DEVICE, str(device))
+            return await handler(self, device, payload, match)
+        if topic.startswith(reserved_topics()):
+            known = ", ".join(each.pattern for each in bridged_topics().topics)
+            raise RefusedError(MessageRefusal.TOPIC, f"a topic of the device API; a bridge brings {known}")
+        return None
+
+    def routes(self, topic: str) -> bool:
+        """What a device says is for the gateway alone."""
+        return bridged_topics().find(topic) is None
 
     def drops(self, refusal: Reject) -> bool:
         """Whether a refusal would be the same when the message comes again; failures of the gateway are not."""
@@ -82,8 +96,9 @@ class BridgeMqttConsumer(AsyncMqttConsumer):
     ) -> None:
         """Counts the refusal among those of payloads, too, and has it recorded with the device that was named."""
         super().note_refusal(request, about, refusal, count, answered=answered, payload=payload)
-        named = _TELEMETRY.match(str(about))
-        name = named[1] if named else ""
+        topics = str(about)  # one, or "... and 3 more"
+        named = bridged_topics().find(topics) or bridged_topics().find(topics.rpartition(" and ")[0])
+        name = named.levels["device"] if named else ""
         found = self._services.directory.remembered(name) if name else None
         note_request(
             self.scope,

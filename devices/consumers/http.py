@@ -1,25 +1,86 @@
-"""Devices that speak HTTP, by ThingsBoard's device API v1: POST /api/v1/TOKEN/telemetry."""
+"""Devices that speak HTTP, with the requests of their profile below /api/v1/TOKEN/."""
 
-from typing import ClassVar
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
+from typing import ClassVar, Final, TypeAlias
 
 import msgspec
 
 from devices.consumers.login import bearer_token, log_in
+from devices.consumers.not_served import not_served
 from devices.consumers.refusals import http_response, note_payload
 from devices.credentials import Identity
-from devices.profiles import MAX_PAYLOAD_BYTES
+from devices.profiles import MAX_PAYLOAD_BYTES, Match, Meaning, installed_profiles
 from devices.refusals import LoginError, MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
 from gateway.generic.http import AsyncHttpConsumer
 
 _JSON = (b"content-type", b"application/json")
+_METHODS: Final = ("GET", "POST")
 
 
-class DeviceApiConsumer(AsyncHttpConsumer):
-    """Base class for requests of devices. Responses are empty, or {"error": why}."""
+Handler: TypeAlias = "Callable[[DeviceHttpConsumer, bytes, Match], Awaitable[None]]"
+
+
+class DeviceHttpConsumer(AsyncHttpConsumer):
+    """A request of a device. Responses are empty, or {"error": why}.
+
+    200 when what it says is done, as readings are committed; else the status of its refusal (devices.refusals), 404 and
+    405 for requests that its profile has not, and nothing is done. The device logs in before its body is read, so no
+    body of a stranger is held.
+    """
 
     channel_layer_alias: ClassVar[str | None] = None
     max_body_bytes: ClassVar[int | None] = MAX_PAYLOAD_BYTES
+
+    _services: DeviceServices
+    _device: Identity
+    _handler: Handler
+    _match: Match
+
+    async def _telemetry(self, body: bytes, match: Match) -> None:
+        """Stores readings."""
+        await self._services.ingest.store(self._device, self._device.profile.decode_telemetry(body))
+        await self.respond(200)
+
+    handlers: ClassVar[Mapping[Meaning, Handler]] = {Meaning.TELEMETRY: _telemetry}
+    """What is done with a request. A handler answers by itself, or raises RefusedError."""
+
+    async def before_body(self) -> None:
+        """Logs the device in by the token in the path or in a header, and looks for the handler of its request."""
+        token, path = self._addressed()
+        if not path:
+            await self.respond(404, "not in the device API")
+            return
+        self._services = services_of(self.scope)
+        try:
+            self._device = await log_in(self._services, token, self.scope)
+        except LoginError as error:
+            status, headers, answer = http_response(error)
+            await self.send_response(status, answer, headers=headers)
+            return
+        requests = self._device.profile.requests
+        allowed = [method for method in _METHODS if requests.find(f"{method} {path}") is not None]
+        if allowed and self.scope["method"] not in allowed:
+            allow = (b"allow", ", ".join(allowed).encode())
+            await self.respond(405, f"is asked with {' or '.join(allowed)}", allow)
+            return
+        match = requests.find(f"{self.scope['method']} {path}")
+        if match is None or (handler := self.handlers.get(match.meaning)) is None:
+            await self._refuse(not_served(match), b"")
+            return
+        self._handler, self._match = handler, match
+
+    async def body_too_large(self) -> None:
+        """Answers 413."""
+        await self._refuse(RefusedError(MessageRefusal.TOO_LARGE, f"more than {self.max_body_bytes} bytes"), b"")
+
+    async def handle(self, body: bytes) -> None:
+        """Does what the request means. Not called for a body that was cut short."""
+        try:
+            await self._handler(self, body, self._match)
+        except RefusedError as error:
+            await self._refuse(error, body)
 
     async def respond(self, status: int, error: str = "", *headers: tuple[bytes, bytes]) -> None:
         """Sends the response: empty, unless there is an error to tell."""
@@ -28,41 +89,14 @@ class DeviceApiConsumer(AsyncHttpConsumer):
         content_type = (_JSON,) if error else ()
         await self.send_response(status, body, headers=[length, *content_type, *headers])
 
-
-class TelemetryConsumer(DeviceApiConsumer):
-    """Stores readings. 200 when they are committed; 400, 401, 405, 413, 503 otherwise, and nothing is stored.
-
-    The device logs in before its body is read, so no body of a stranger is held.
-    """
-
-    _services: DeviceServices
-    _device: Identity
-
-    async def before_body(self) -> None:
-        """Logs the device in by the token in the path or in a header."""
-        if self.scope["method"] != "POST":
-            await self.respond(405, "telemetry is sent with POST", (b"allow", b"POST"))
-            return
-        self._services = services_of(self.scope)
-        token = self.scope["url_route"]["kwargs"].get("token") or bearer_token(self.scope["headers"])
-        try:
-            self._device = await log_in(self._services, token, self.scope)
-        except LoginError as error:
-            status, headers, answer = http_response(error)
-            await self.send_response(status, answer, headers=headers)
-
-    async def body_too_large(self) -> None:
-        """Answers 413."""
-        await self._refuse(RefusedError(MessageRefusal.TOO_LARGE, f"more than {self.max_body_bytes} bytes"), b"")
-
-    async def handle(self, body: bytes) -> None:
-        """Stores the readings in the body. Not called for a body that was cut short."""
-        try:
-            await self._services.ingest.store(self._device, self._device.profile.decode_telemetry(body))
-        except RefusedError as error:
-            await self._refuse(error, body)
-        else:
-            await self.respond(200)
+    def _addressed(self) -> tuple[str | None, str]:
+        """The token, and the path behind it; that is empty if it is none of any device. A path that begins as one of a
+        profile has its token in a header."""
+        whole: str = self.scope["url_route"]["kwargs"]["path"]
+        first, _, rest = whole.partition("/")
+        if first in _first_levels():
+            return bearer_token(self.scope["headers"]), whole
+        return first, rest
 
     async def _refuse(self, error: RefusedError, body: bytes) -> None:
         note_payload(self.scope, self._device, error, body)
@@ -71,9 +105,10 @@ class TelemetryConsumer(DeviceApiConsumer):
         await self.respond(error.refusal.status, error.text, *close)
 
 
-class UnknownPathConsumer(DeviceApiConsumer):
-    """Any other path below /api/v1/."""
-
-    async def before_body(self) -> None:
-        """Answers 404."""
-        await self.respond(404, "no such path in the device API")
+@cache
+def _first_levels() -> frozenset[str]:
+    """How the paths of all installed profiles begin."""
+    requests = [
+        topic.pattern.partition(" ")[2] for each in installed_profiles().values() for topic in each.requests.topics
+    ]
+    return frozenset(path.partition("/")[0] for path in requests)

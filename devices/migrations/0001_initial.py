@@ -6,7 +6,7 @@ import django.db.models.deletion
 import django.db.models.functions.datetime
 from django.db import migrations, models
 
-import devices.models
+import devices.profiles.registry
 from devices.migrations._clustered_table import CreateClusteredModel
 
 
@@ -45,10 +45,10 @@ class Migration(migrations.Migration):
                 (
                     "profile",
                     models.CharField(
-                        choices=devices.models.profile_choices,
                         default="thingsboard",
                         help_text="How the payloads of its devices are read.",
                         max_length=50,
+                        validators=[devices.profiles.registry.validate_profile],
                     ),
                 ),
             ],

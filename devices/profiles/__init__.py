@@ -1,23 +1,51 @@
-"""Payload profiles: how the payloads of a type of device are read. A profile is a set of pure functions.
+"""Profiles: how a type of device speaks. Its topics and paths, what each means, how payloads are read and written.
 
-`PROFILES` maps the name in `DeviceType.profile` to the profile.
+A profile is data and pure functions; whoever serves a device asks its profile and knows no topic by name. Profiles come
+by the entry point group `gateway.profiles` (devices.profiles.registry).
 """
 
-from collections.abc import Mapping
-from typing import Final
-
-from devices.profiles.base import MAX_DEPTH, MAX_PAYLOAD_BYTES, NotJsonError, PayloadError, Point, Profile, is_too_deep
-from devices.profiles.thingsboard import ThingsBoard
+from devices.profiles.base import (
+    MAX_DEPTH,
+    MAX_PAYLOAD_BYTES,
+    AttributesRequest,
+    Call,
+    NotJsonError,
+    PayloadError,
+    Point,
+    Profile,
+    is_too_deep,
+)
+from devices.profiles.registry import (
+    UnknownProfileError,
+    bridged_topics,
+    installed_profiles,
+    profile_names,
+    profile_of,
+    reserved_topics,
+    validate_profile,
+)
+from devices.profiles.topics import Match, Meaning, Topic, TopicTable, fill
 
 __all__ = [
     "MAX_DEPTH",
     "MAX_PAYLOAD_BYTES",
-    "PROFILES",
+    "AttributesRequest",
+    "Call",
+    "Match",
+    "Meaning",
     "NotJsonError",
     "PayloadError",
     "Point",
     "Profile",
+    "Topic",
+    "TopicTable",
+    "UnknownProfileError",
+    "bridged_topics",
+    "fill",
+    "installed_profiles",
     "is_too_deep",
+    "profile_names",
+    "profile_of",
+    "reserved_topics",
+    "validate_profile",
 ]
-
-PROFILES: Final[Mapping[str, Profile]] = {"thingsboard": ThingsBoard()}

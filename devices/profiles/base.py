@@ -1,7 +1,10 @@
-"""The interface of a payload profile, and its errors."""
+"""The interface of a profile, and its errors."""
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
+from devices.profiles.topics import TopicTable
 from devices.refusals import MessageRefusal, RefusedError
 
 Point: TypeAlias = tuple[str, int | None, float | None, str | None]
@@ -47,8 +50,75 @@ def is_too_deep(value: Any) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class AttributesRequest:
+    """Which attributes a device asks for, by scope. Without any key it asks for all."""
+
+    client: frozenset[str] = frozenset()
+    shared: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a device asks the server to do; `params` is any JSON value."""
+
+    method: str
+    params: Any = None
+
+
 class Profile(Protocol):
-    """The payload format of a type of device."""
+    """How a type of device speaks: its topics and paths, and how payloads are read and written.
+
+    Functions are pure. One that reads raises PayloadError, and nothing else, for a payload that does not fit.
+    """
+
+    reserved_topics: tuple[str, ...]
+    """The beginnings of MQTT topics that all its devices have alike, so that only devices may use them."""
+
+    uplink: TopicTable
+    """The MQTT topics that a device publishes to."""
+
+    downlink: TopicTable
+    """Those that it may subscribe to, and no others."""
+
+    requests: TopicTable
+    """Its HTTP requests: "POST telemetry"."""
+
+    bridged: TopicTable
+    """The MQTT topics by which a bridge brings what devices say; `{device}` is the name of the device."""
 
     def decode_telemetry(self, payload: bytes) -> list[Point]:
-        """The readings in `payload`. Raises PayloadError; then none of it is to be stored."""
+        """The readings in `payload`. If it raises, none of it is to be stored."""
+
+    def decode_attributes(self, payload: bytes) -> dict[str, Any]:
+        """The client attributes in `payload`, JSON values by key."""
+
+    def decode_attributes_request(self, payload: bytes) -> AttributesRequest:
+        """Which attributes are asked for."""
+
+    def decode_attributes_query(self, query: bytes) -> AttributesRequest:
+        """The same of a request by HTTP, by its query string."""
+
+    def encode_attributes_answer(self, client: Mapping[str, Any], shared: Mapping[str, Any]) -> bytes:
+        """The answer to such a request."""
+
+    def encode_attributes(self, values: Mapping[str, Any]) -> bytes:
+        """Shared attributes that have changed."""
+
+    def encode_deleted_attributes(self, keys: Collection[str]) -> bytes:
+        """Shared attributes that are there no more."""
+
+    def encode_command(self, method: str, params: Any, request_id: int | None = None) -> bytes:
+        """A command; `request_id` where no topic has it."""
+
+    def decode_answer(self, payload: bytes) -> Any:
+        """The JSON value with which the device answers a command."""
+
+    def decode_call(self, payload: bytes) -> Call:
+        """What the device asks the server to do."""
+
+    def encode_answer(self, answer: Any) -> bytes:
+        """The answer to a call."""
+
+    def encode_error(self, why: str) -> bytes:
+        """The answer to a call that has failed."""

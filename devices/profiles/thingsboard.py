@@ -1,4 +1,6 @@
-"""Telemetry as ThingsBoard's device API v1 has it: four forms of JSON, and its rules for values.
+"""The profile of ThingsBoard's device API v1: its topics, those short ones whose payload is JSON, and its payloads.
+
+Telemetry has four forms:
 
     {"k": v}    [{"k": v}, ...]    {"ts": ms, "values": {"k": v}}    [{"ts": ms, "values": {"k": v}}, ...]
 
@@ -9,16 +11,28 @@ by the book is read as ThingsBoard reads it (devices.profiles.lenient_json); tha
 
 import json
 import re
+from collections.abc import Collection, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 import msgspec
 
 from devices import metrics
-from devices.profiles.base import MAX_DEPTH, NotJsonError, PayloadError, Point, is_too_deep
+from devices.profiles.base import (
+    MAX_DEPTH,
+    AttributesRequest,
+    Call,
+    NotJsonError,
+    PayloadError,
+    Point,
+    is_too_deep,
+)
 from devices.profiles.lenient_json import LenientJsonError, read
+from devices.profiles.topics import Meaning, Topic, TopicTable
 
 MAX_KEY_LENGTH: Final = 255
+MAX_METHOD_LENGTH: Final = 255
 MAX_POINTS: Final = 10_000
 MAX_TS: Final = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z: the last time that every database and browser can show."""
@@ -44,8 +58,85 @@ _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.encode
 
 
+UPLINK: Final = TopicTable(
+    Topic("v1/devices/me/telemetry", Meaning.TELEMETRY),
+    Topic("v2/t", Meaning.TELEMETRY),
+    Topic("v2/t/j", Meaning.TELEMETRY),
+    Topic("v2/t/p", Meaning.UNREAD_TELEMETRY),  # protocol buffers, by a schema that ThingsBoard keeps
+    Topic("v1/devices/me/attributes", Meaning.CLIENT_ATTRIBUTES),
+    Topic("v2/a", Meaning.CLIENT_ATTRIBUTES),
+    Topic("v2/a/j", Meaning.CLIENT_ATTRIBUTES),
+    Topic(
+        "v1/devices/me/attributes/request/{id}", Meaning.ATTRIBUTES_REQUEST, "v1/devices/me/attributes/response/{id}"
+    ),
+    Topic("v2/a/req/{id}", Meaning.ATTRIBUTES_REQUEST, "v2/a/res/{id}"),
+    Topic("v2/a/req/j/{id}", Meaning.ATTRIBUTES_REQUEST, "v2/a/res/j/{id}"),
+    Topic("v1/devices/me/rpc/response/{id}", Meaning.COMMAND_ANSWER),
+    Topic("v2/r/res/{id}", Meaning.COMMAND_ANSWER),
+    Topic("v2/r/res/j/{id}", Meaning.COMMAND_ANSWER),
+    Topic("v1/devices/me/rpc/request/{id}", Meaning.CALL, "v1/devices/me/rpc/response/{id}"),
+    Topic("v2/r/req/{id}", Meaning.CALL, "v2/r/res/{id}"),
+    Topic("v2/r/req/j/{id}", Meaning.CALL, "v2/r/res/j/{id}"),
+    Topic("v1/devices/me/claim", Meaning.CLAIM),
+    Topic("/provision/request", Meaning.PROVISION_REQUEST, "/provision/response"),
+    Topic("v2/fw/request/{id}/chunk/{chunk}", Meaning.FIRMWARE_REQUEST, "v2/fw/response/{id}/chunk/{chunk}"),
+    Topic("v2/sw/request/{id}/chunk/{chunk}", Meaning.SOFTWARE_REQUEST, "v2/sw/response/{id}/chunk/{chunk}"),
+    Topic("v1/gateway/connect", Meaning.GATEWAY_CONNECT),
+    Topic("v1/gateway/disconnect", Meaning.GATEWAY_DISCONNECT),
+    Topic("v1/gateway/telemetry", Meaning.GATEWAY_TELEMETRY),
+    Topic("v1/gateway/attributes", Meaning.GATEWAY_CLIENT_ATTRIBUTES),
+    Topic("v1/gateway/attributes/request", Meaning.GATEWAY_ATTRIBUTES_REQUEST, "v1/gateway/attributes/response"),
+    Topic("v1/gateway/rpc", Meaning.GATEWAY_COMMAND_ANSWER),
+    Topic("v1/gateway/claim", Meaning.GATEWAY_CLAIM),
+)
+
+DOWNLINK: Final = TopicTable(
+    Topic("v1/devices/me/attributes", Meaning.SHARED_ATTRIBUTES),
+    Topic("v2/a", Meaning.SHARED_ATTRIBUTES),
+    Topic("v2/a/j", Meaning.SHARED_ATTRIBUTES),
+    Topic("v1/devices/me/attributes/response/{id}", Meaning.ATTRIBUTES_ANSWER),
+    Topic("v2/a/res/{id}", Meaning.ATTRIBUTES_ANSWER),
+    Topic("v2/a/res/j/{id}", Meaning.ATTRIBUTES_ANSWER),
+    Topic("v1/devices/me/rpc/request/{id}", Meaning.COMMAND),
+    Topic("v2/r/req/{id}", Meaning.COMMAND),
+    Topic("v2/r/req/j/{id}", Meaning.COMMAND),
+    Topic("v1/devices/me/rpc/response/{id}", Meaning.CALL_ANSWER),
+    Topic("v2/r/res/{id}", Meaning.CALL_ANSWER),
+    Topic("v2/r/res/j/{id}", Meaning.CALL_ANSWER),
+    Topic("v2/fw/response/{id}/chunk/{chunk}", Meaning.FIRMWARE_CHUNK),
+    Topic("v2/fw/error", Meaning.FIRMWARE_ERROR),
+    Topic("v2/sw/response/{id}/chunk/{chunk}", Meaning.SOFTWARE_CHUNK),
+    Topic("v2/sw/error", Meaning.SOFTWARE_ERROR),
+    Topic("v1/gateway/attributes", Meaning.GATEWAY_SHARED_ATTRIBUTES),
+    Topic("v1/gateway/attributes/response", Meaning.GATEWAY_ATTRIBUTES_ANSWER),
+    Topic("v1/gateway/rpc", Meaning.GATEWAY_COMMAND),
+    Topic("/provision/response", Meaning.PROVISION_ANSWER),
+)
+
+REQUESTS: Final = TopicTable(
+    Topic("POST telemetry", Meaning.TELEMETRY),
+    Topic("POST attributes", Meaning.CLIENT_ATTRIBUTES),
+    Topic("GET attributes", Meaning.ATTRIBUTES_REQUEST),
+    Topic("GET attributes/updates", Meaning.SHARED_ATTRIBUTES),
+    Topic("GET rpc", Meaning.COMMAND),
+    Topic("POST rpc/{id}", Meaning.COMMAND_ANSWER),
+    Topic("POST rpc", Meaning.CALL),
+    Topic("POST claim", Meaning.CLAIM),
+    Topic("GET firmware", Meaning.FIRMWARE_REQUEST),
+    Topic("GET software", Meaning.SOFTWARE_REQUEST),
+)
+
+BRIDGED: Final = TopicTable(Topic("v1/devices/{device}/telemetry", Meaning.TELEMETRY))
+
+
 class ThingsBoard:
-    """The profile of devices and SDKs made for ThingsBoard."""
+    """The profile of devices and SDKs made for ThingsBoard. Its functions are documented in devices.profiles.base."""
+
+    reserved_topics = ("v1/devices/", "v1/gateway/", "v2/")
+    uplink = UPLINK
+    downlink = DOWNLINK
+    requests = REQUESTS
+    bridged = BRIDGED
 
     def decode_telemetry(self, payload: bytes) -> list[Point]:
         """The readings in `payload`. Raises PayloadError; then none of it is to be stored."""
@@ -63,6 +154,61 @@ class ThingsBoard:
         if len(points) > MAX_POINTS:
             raise PayloadError(f"{len(points)} values in one message; at most {MAX_POINTS} are taken")
         return points
+
+    def decode_attributes(self, payload: bytes) -> dict[str, Any]:
+        """One JSON object; values by the rules of telemetry."""
+        content = _parse_object(payload)
+        values = {_checked_key(key): _attribute(value) for key, value in content.items() if value is not None}
+        if len(values) > MAX_POINTS:
+            raise PayloadError(f"{len(values)} attributes in one message; at most {MAX_POINTS} are taken")
+        return values
+
+    def decode_attributes_request(self, payload: bytes) -> AttributesRequest:
+        """{"clientKeys": "a,b", "sharedKeys": "c"}, either of which may be left out."""
+        content = _parse_object(payload)
+        return AttributesRequest(_keys(content.get("clientKeys")), _keys(content.get("sharedKeys")))
+
+    def decode_attributes_query(self, query: bytes) -> AttributesRequest:
+        """clientKeys=a,b&sharedKeys=c"""
+        content = parse_qs(query.decode("latin-1"))
+        return AttributesRequest(*(_keys(",".join(content.get(name, ()))) for name in ("clientKeys", "sharedKeys")))
+
+    def encode_attributes_answer(self, client: Mapping[str, Any], shared: Mapping[str, Any]) -> bytes:
+        """{"client": {"a": 1}, "shared": {"c": 2}}; a scope without any is left out."""
+        return _encode({scope: values for scope, values in (("client", client), ("shared", shared)) if values})
+
+    def encode_attributes(self, values: Mapping[str, Any]) -> bytes:
+        """{"k": v}"""
+        return _encode(values)
+
+    def encode_deleted_attributes(self, keys: Collection[str]) -> bytes:
+        """{"deleted": ["k"]}"""
+        return _encode({"deleted": list(keys)})
+
+    def encode_command(self, method: str, params: Any, request_id: int | None = None) -> bytes:
+        """{"method": "m", "params": ...}, and by HTTP {"id": 1, ...}."""
+        command = {"method": method, "params": params}
+        return _encode(command if request_id is None else {"id": request_id, **command})
+
+    def decode_answer(self, payload: bytes) -> Any:
+        """Any JSON."""
+        return _checked_depth(parse_json(payload))
+
+    def decode_call(self, payload: bytes) -> Call:
+        """{"method": "m", "params": ...}; without params they are null."""
+        content = _parse_object(payload)
+        method = content.get("method")
+        if type(method) is not str or not 1 <= len(method) <= MAX_METHOD_LENGTH:
+            raise PayloadError(f'"method" is to be a string of 1 to {MAX_METHOD_LENGTH} characters')
+        return Call(method, _checked_depth(content.get("params")))
+
+    def encode_answer(self, answer: Any) -> bytes:
+        """Any JSON."""
+        return _encode(answer)
+
+    def encode_error(self, why: str) -> bytes:
+        """{"error": why}"""
+        return _encode({"error": why})
 
 
 def parse_json(payload: bytes) -> Any:
@@ -102,7 +248,7 @@ def _add(points: list[Point], item: dict[str, Any]) -> None:
             raise PayloadError(f'"values" is to be a JSON object, got {_kind(values)}')
     for key, value in values.items():
         if not key or len(key) > MAX_KEY_LENGTH or "\0" in key:
-            raise PayloadError(f"a key has 1 to {MAX_KEY_LENGTH} characters, none of them NUL; got {key[:50]!r}")
+            _checked_key(key)
         kind = type(value)
         # The kinds in the order of how often they come.
         if kind is float:
@@ -115,6 +261,40 @@ def _add(points: list[Point], item: dict[str, Any]) -> None:
             points.append((key, ts, float(value), "true" if value else "false"))
         elif value is not None:
             points.append((key, ts, None, _nested(value)))
+
+
+def _parse_object(payload: bytes) -> dict[str, Any]:
+    content = parse_json(payload)
+    if type(content) is not dict:
+        raise PayloadError(f"expected a JSON object, got {_kind(content)}")
+    return content
+
+
+def _checked_key(key: str) -> str:
+    if not key or len(key) > MAX_KEY_LENGTH or "\0" in key:
+        raise PayloadError(f"a key has 1 to {MAX_KEY_LENGTH} characters, none of them NUL; got {key[:50]!r}")
+    return key
+
+
+def _keys(listed: object) -> frozenset[str]:
+    """The keys in "a,b"."""
+    if listed is None:
+        return frozenset()
+    if type(listed) is not str:
+        raise PayloadError(f'keys are listed in a string, "a,b", got {_kind(listed)}')
+    return frozenset(_checked_key(key) for key in map(str.strip, listed.split(",")) if key)
+
+
+def _attribute(value: Any) -> Any:
+    if type(value) is str and _NUMERIC_STRING.fullmatch(value):
+        return _parse_float(value) if "." in value else _parse_int(value)
+    return _checked_depth(value)
+
+
+def _checked_depth(value: Any) -> Any:
+    if type(value) in (dict, list) and is_too_deep(value):
+        raise PayloadError(_TOO_DEEP)
+    return value
 
 
 def _checked_ts(ts: object) -> int:

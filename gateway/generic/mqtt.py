@@ -184,7 +184,7 @@ class AsyncMqttConsumer(MqttAuthentication, events=(*EVENTS, "mqtt.auth", "mqtt.
                     retain=event["retain"],
                     properties=event["properties"],
                 )
-                ack = broker_ack(event["ack_id"], self.route_publishes, self.unrestricted)
+                ack = broker_ack(event["ack_id"], self.routes(topic_name), self.unrestricted)
         except Reject as refusal:
             answered, payload = self._answered(event["qos"]), event["payload"]
             self.note_refusal("publish", topic_name, refusal, answered=answered, payload=payload)

@@ -31,9 +31,6 @@ class MqttPeerState(AsyncConsumer, events=()):
 
     groups: Sequence[str] | None = None
 
-    route_publishes: ClassVar[bool] = True
-    """Whether publishes that `receive_publish` accepts reach other subscribers; topic handlers say so one by one."""
-
     unrestricted = False
     """Whether this client may, unless a method says otherwise, publish to any topic and subscribe to any filter."""
 
@@ -67,6 +64,11 @@ class MqttPeerState(AsyncConsumer, events=()):
         handler sees. `will` is that of the scope (docs/events.md).
         """
         return self.unrestricted and not is_status_topic(will["topic"])
+
+    def routes(self, topic: str) -> bool:
+        """Whether a publish that `receive_publish` accepts reaches other subscribers; may be overridden. Topic handlers
+        say so one by one."""
+        return True
 
     def drops(self, refusal: Reject) -> bool:
         """Whether a refused publish is dropped, and not the connection ended, where the client cannot be told; may be

@@ -16,7 +16,7 @@ from devices.deletion import Deleter, delete_readings, delete_slice, find_orphan
 from devices.ingest import Ingest
 from devices.limits import DeviceOptions
 from devices.models import Deletion, Device, DeviceType, Key, LatestValue, Reading, now_ms
-from devices.profiles import PROFILES
+from devices.profiles import profile_of
 from devices.writers import make_writer
 from gateway.db import database_sync_to_async
 
@@ -311,7 +311,7 @@ async def ingest(database: str) -> AsyncIterator[Ingest]:
 
 async def test_deletions_are_carried_out_between_commits_and_keys_that_are_free_may_come_again(ingest: Ingest) -> None:
     device = await database_sync_to_async(make_device)("thermo-1")
-    identity = Identity(device.pk, device.name, PROFILES["thingsboard"], 0)
+    identity = Identity(device.pk, device.name, profile_of("thingsboard"), 0)
     await ingest.store(identity, [("t", TS + number, 1.0, None) for number in range(2_000)] + [("u", TS, 1.0, None)])
     deleter = Deleter(ingest.between_commits, forget_keys=ingest.forget_keys)
     deleter.start()
@@ -329,7 +329,7 @@ async def test_deletions_are_carried_out_between_commits_and_keys_that_are_free_
 
 async def test_a_key_that_comes_while_it_is_deleted_and_freed_is_never_lost(ingest: Ingest) -> None:
     device = await database_sync_to_async(make_device)("thermo-1")
-    identity = Identity(device.pk, device.name, PROFILES["thingsboard"], 0)
+    identity = Identity(device.pk, device.name, profile_of("thingsboard"), 0)
     stored = database_sync_to_async(lambda: sorted(Reading.objects.filter(key__name="t").values_list("ts", flat=True)))
     unreadable = database_sync_to_async(lambda: Reading.objects.exclude(key__in=Key.objects.all()).count())
 

@@ -19,7 +19,7 @@ from devices.credentials import Identity
 from devices.ingest import MAX_WAITING, SEEN_INTERVAL_S, Ingest
 from devices.limits import DeviceOptions
 from devices.models import Device, DeviceType, Key, LatestValue, Reading
-from devices.profiles import PROFILES, Point
+from devices.profiles import Point, profile_of
 from devices.reading_batch import ReadingBatch
 from devices.refusals import MessageRefusal, RefusedError
 from devices.writers import Batch, Row, Seen, Writer, make_writer
@@ -54,7 +54,7 @@ def device(database: str) -> Identity:
 def make_device(name: str) -> Identity:
     device_type, _ = DeviceType.objects.get_or_create(name="default")
     device = Device.objects.create(name=name, type=device_type)
-    return Identity(device.pk, device.name, PROFILES["thingsboard"], 0)
+    return Identity(device.pk, device.name, profile_of("thingsboard"), 0)
 
 
 def stored(key: str = "t") -> list[tuple[int, float | None, str | None]]:

@@ -28,7 +28,7 @@ from devices.fanout import FLEET_GROUP, KEYS_PER_ROW, Fanout, device_group
 from devices.ingest import Ingest
 from devices.limits import DeviceOptions
 from devices.models import Credential, Device, DeviceType, Key, LatestValue, Reading
-from devices.profiles import PROFILES, PayloadError, Point
+from devices.profiles import PayloadError, Point, profile_of
 from devices.queries import heads
 from devices.values import Value, name_text, number_text
 from devices.writers import make_writer
@@ -39,7 +39,7 @@ from tests.support.addresses import addresses, arguments_for
 from tests.support.postgres import PostgresServer
 from tests.support.serving import GATEWAY, clean_environment
 
-PROFILE = PROFILES["thingsboard"]
+PROFILE = profile_of("thingsboard")
 HOSTILE_NAME = "<b>\u202e{{7}}'\"%s \x1b[31m"
 FOREIGN_KEYS = [
     "constructor",

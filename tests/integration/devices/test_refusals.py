@@ -1,7 +1,8 @@
 """Every refusal of what a device sends, on every wire: nobody is told yes of what is not stored.
 
-The gateway here has a profile that raises whatever refusal a payload names, so that one which is added to the table is
-tried on all wires by being there; the refusals that can be had by real means are had by them, too.
+The devices here have a profile, of a distribution of its own, that raises whatever refusal a payload names, so that one
+which is added to the table is tried on all wires by being there; the refusals that can be had by real means are had by
+them, too.
 """
 
 import asyncio
@@ -34,6 +35,7 @@ from tests.integration.devices.conftest import Gateway, Watched
 from tests.integration.devices.test_mqtt_devices import Clients
 from tests.integration.mqtt.raw_client import RawClient
 from tests.support.fleet import FleetDevice
+from tests.support.profiles import install_profile
 from tests.support.serving import Serving
 from tests.support.waiting import DEADLINE_S, until
 
@@ -41,24 +43,25 @@ TELEMETRY: Final = "v1/devices/me/telemetry"
 GOOD: Final = b'{"good": 1}'
 
 PROFILE = """
-from devices.profiles import PROFILES
-from devices.refusals import DROPPED, MessageRefusal, RefusedError
+from devices.profiles.thingsboard import ThingsBoard
+from devices.refusals import MessageRefusal, RefusedError
 
 
-class Refusing:
-    def __init__(self, usual):
-        self.usual = usual
-
+class Refusing(ThingsBoard):
     def decode_telemetry(self, payload):
         word, _, name = payload.decode("latin-1").partition(" ")
         if word == "refuse":
             raise RefusedError(MessageRefusal[name], "it is tried")
         if word == "unstorable":
             return [("good", None, None, chr(0xD800))]
-        return self.usual.decode_telemetry(payload)
+        return super().decode_telemetry(payload)
+"""
 
-
-PROFILES["thingsboard"] = Refusing(PROFILES["thingsboard"])
+DEFAULT_TYPE: Final = """
+from devices.models import DeviceType
+kind = DeviceType(name="default", profile="refusing")
+kind.full_clean()
+kind.save()
 """
 
 MAX_KEYS: Final = 12
@@ -98,7 +101,7 @@ SERVED_BY_NOBODY: Final = {
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     directory = tmp_path_factory.mktemp("gateway")
-    (directory / "sitecustomize.py").write_text(PROFILE)
+    install_profile(directory, "refusing", PROFILE, "Refusing")
     settings = {
         "devices.max_keys": MAX_KEYS,
         "devices.max_keys_per_device": MAX_KEYS_PER_DEVICE,
@@ -107,7 +110,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     flags = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     serving = Serving(directory, *flags, PYTHONPATH=str(directory))
     try:
-        yield Gateway(serving.ready())
+        gateway = Gateway(serving.ready())
+        serving.command("manage", "shell", "--command", DEFAULT_TYPE)
+        yield gateway
     finally:
         serving.kill()
 

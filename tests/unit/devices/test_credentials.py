@@ -37,7 +37,7 @@ from devices.credentials import (
     set_enabled,
 )
 from devices.models import Credential, Device, DisconnectOrder
-from devices.profiles import PROFILES
+from devices.profiles import profile_of
 from gateway.db import database_sync_to_async
 from tests.support.authority import Authority
 from tests.unit.devices.conftest import MakeStoredDevice
@@ -144,7 +144,7 @@ class TestLookingUp:
 
         assert isinstance(identity, Identity)
         assert (identity.device_id, identity.name) == (device.pk, "thermo-1")
-        assert identity.profile is PROFILES["thingsboard"]
+        assert identity.profile is profile_of("thingsboard")
         assert directory.is_current(identity)
 
     async def test_several_tokens_of_a_device_are_valid_side_by_side(
@@ -254,13 +254,13 @@ class TestRemembering:
 
     async def test_another_database_makes_it_forget_every_device_and_what_is_being_looked_up(self) -> None:
         directory = DeviceDirectory()
-        identity = Identity(7, "thermo-1", PROFILES["thingsboard"], directory.generation)
+        identity = Identity(7, "thermo-1", profile_of("thingsboard"), directory.generation)
         assert directory.is_current(identity)
 
         directory.forget_all()
 
         assert not directory.is_current(identity)
-        assert directory.is_current(Identity(7, "thermo-1", PROFILES["thingsboard"], directory.generation))
+        assert directory.is_current(Identity(7, "thermo-1", profile_of("thingsboard"), directory.generation))
 
     async def test_a_cut_forgets_the_device_and_every_unknown_token(
         self, directory: DeviceDirectory, device: Device, new_device: MakeStoredDevice
@@ -297,7 +297,7 @@ class TestRemembering:
         await directory.authenticate("guess-0")
         assert asked[hash_of("guess-0")] == 2
         for number in range(CACHE_SIZE):
-            directory._remember(Key(_Kind.TOKEN, str(number)), Identity(number, "", PROFILES["thingsboard"], 0))
+            directory._remember(Key(_Kind.TOKEN, str(number)), Identity(number, "", profile_of("thingsboard"), 0))
         assert len(directory._known) == CACHE_SIZE
         await directory.close()
 

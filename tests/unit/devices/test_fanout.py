@@ -13,7 +13,7 @@ from devices.credentials import Identity
 from devices.fanout import FLEET_GROUP, KEYS_PER_ROW, MAX_WAITING, Fanout, device_group
 from devices.ingest import Ingest
 from devices.limits import ANY_SKEW_MS, DeviceOptions
-from devices.profiles import PROFILES, Point
+from devices.profiles import Point, profile_of
 from devices.reading_batch import NEWEST_PER_DEVICE
 from devices.writers import make_writer
 from gateway.layers import InMemoryChannelLayer
@@ -21,8 +21,8 @@ from gateway.layers.base import GroupSendResult
 from tests.support.waiting import until
 
 TS = 1_700_000_000_000
-ONE = Identity(1, "thermo-1", PROFILES["thingsboard"], 0)
-TWO = Identity(2, "thermo-2", PROFILES["thingsboard"], 0)
+ONE = Identity(1, "thermo-1", profile_of("thingsboard"), 0)
+TWO = Identity(2, "thermo-2", profile_of("thingsboard"), 0)
 
 
 class CountingLayer(InMemoryChannelLayer):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from devices.client_certificates import Holder
-from devices.consumers.http import TelemetryConsumer
+from devices.consumers.http import DeviceHttpConsumer
 from devices.credentials import DeviceDirectory
 from devices.ingest import Ingest
 from devices.limits import DeviceLimits, DeviceOptions
@@ -60,11 +60,11 @@ async def services(sqlite_database: Path) -> AsyncIterator[DeviceServices]:
 async def test_a_post_of_telemetry_is_stored_and_opens_no_channel(
     services: DeviceServices, layer: CountingLayer
 ) -> None:
-    request = HttpCommunicator(TelemetryConsumer.as_asgi(), "POST", "/api/v1/telemetry", b'{"t": 21.5}')
+    request = HttpCommunicator(DeviceHttpConsumer.as_asgi(), "POST", "/api/v1/any/telemetry", b'{"t": 21.5}')
     request.scope |= {
         "client": None,
         "state": {"devices": services},
-        "url_route": {"args": (), "kwargs": {"token": "any"}},
+        "url_route": {"args": (), "kwargs": {"path": "any/telemetry"}},
     }
 
     assert (await request.get_response(timeout=60))["status"] == 200

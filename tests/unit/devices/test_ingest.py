@@ -12,7 +12,7 @@ from devices.credentials import Identity
 from devices.ingest import Ingest
 from devices.limits import DeviceOptions
 from devices.models import Reading
-from devices.profiles import PROFILES
+from devices.profiles import profile_of
 from devices.reading_batch import ReadingBatch
 from devices.refusals import MessageRefusal, RefusedError
 from devices.writers import make_writer
@@ -20,7 +20,7 @@ from gateway.db import database_sync_to_async
 
 TS = 1_700_000_000_000
 OPTIONS = DeviceOptions()
-DEVICE = Identity(1, "thermo-1", PROFILES["thingsboard"], 0)
+DEVICE = Identity(1, "thermo-1", profile_of("thingsboard"), 0)
 
 
 class Announced:
@@ -104,7 +104,7 @@ async def test_a_waiter_that_gives_up_takes_nothing_from_the_others(ingest: Inge
 
 
 async def test_a_future_that_somebody_cancels_stops_no_commit(ingest: Ingest) -> None:
-    other = Identity(2, "thermo-2", PROFILES["thingsboard"], 0)
+    other = Identity(2, "thermo-2", profile_of("thingsboard"), 0)
 
     ingest.submit(DEVICE, [("t", TS, 1.0, None)], TS).cancel()
     await ingest.store(other, [("t", TS, 1.0, None)])

@@ -35,7 +35,7 @@ from devices.credentials import (
 from devices.limits import DeviceLimits, DeviceOptions, FailedLogins, Flapping
 from devices.models import CertificateName, Credential, Device
 from devices.presence import ConnectionRegistry, PresenceRecorder
-from devices.profiles import PROFILES
+from devices.profiles import profile_of
 from devices.refusals import LoginRefusal, Refusal
 from devices.routing import http_routes, mqtt_application, websocket_routes
 from devices.services import DeviceServices
@@ -89,7 +89,7 @@ class World:
 
     @property
     def identity(self) -> Identity:
-        return Identity(self.device.pk, NAME, PROFILES["thingsboard"], self.directory.generation)
+        return Identity(self.device.pk, NAME, profile_of("thingsboard"), self.directory.generation)
 
 
 async def unknown(world: World) -> Login:

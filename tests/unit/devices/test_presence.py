@@ -19,7 +19,7 @@ from devices.models import (
     now_ms,
 )
 from devices.presence import KEEP_ORDERS, POLL_INTERVAL_S, ConnectionRegistry, PresenceRecorder, owner_of
-from devices.profiles import PROFILES
+from devices.profiles import profile_of
 from gateway.db import database_sync_to_async
 from tests.support.databases import default_database, postgresql_settings
 from tests.support.postgres import PostgresServer
@@ -71,7 +71,7 @@ class Gateway:
 
     def identity(self, device: Device) -> Identity:
         """As of now."""
-        return Identity(device.pk, device.name, PROFILES["thingsboard"], self.directory.generation)
+        return Identity(device.pk, device.name, profile_of("thingsboard"), self.directory.generation)
 
     def connect(self, device: Device) -> "Connection":
         return Connection(self, device)

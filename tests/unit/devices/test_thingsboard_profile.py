@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from devices.profiles import MAX_DEPTH, PROFILES, PayloadError, Point
+from devices.profiles import MAX_DEPTH, PayloadError, Point, profile_of
 from devices.profiles.thingsboard import MAX_KEY_LENGTH, MAX_POINTS, MAX_TS
 
-decode = PROFILES["thingsboard"].decode_telemetry
+decode = profile_of("thingsboard").decode_telemetry
 
 TS = 1_700_000_000_000
 

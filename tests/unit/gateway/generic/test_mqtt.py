@@ -211,7 +211,8 @@ class TestReceivePublish:
 
     async def test_what_is_accepted_may_be_kept_from_other_subscribers(self, served: Any) -> None:
         class Subject(Accepting):
-            route_publishes = False
+            def routes(self, topic: str) -> bool:
+                return False
 
             async def receive_publish(self, topic: str, payload: bytes, **how: Any) -> None:
                 pass

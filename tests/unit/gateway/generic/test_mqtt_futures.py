@@ -125,7 +125,9 @@ class TestAFutureFromAHandler:
     ) -> None:
         class Subject(Storing):
             disconnect_grace_s = grace_s
-            route_publishes = route
+
+            def routes(self, topic: str) -> bool:
+                return route
 
         Storing.ended = []
         Storing.commit = asyncio.get_running_loop().create_future()
