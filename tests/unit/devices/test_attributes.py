@@ -98,7 +98,7 @@ class TestValues:
         with pytest.raises(UnknownDeviceError):
             set_attributes(device.pk + 1, Scope.SHARED, {"key": 1})
 
-    def test_they_go_with_their_device(self, device: Device) -> None:
+    def test_attributes_go_with_their_device(self, device: Device) -> None:
         set_attributes(device.pk, Scope.SHARED, {"told": 1, "deleted": 2})
         delete_attributes(device.pk, Scope.SHARED, ["deleted"])
 
@@ -151,7 +151,7 @@ class TestVersions:
         with pytest.raises(VersionConflictError):
             delete_attributes(device.pk, Scope.SHARED, ["key"], seen_versions=seen)
 
-    def test_of_many_who_have_seen_the_same_version_one_changes_it(self, device: Device) -> None:
+    def test_one_of_many_who_have_seen_the_same_version_changes_it(self, device: Device) -> None:
         seen = set_attributes(device.pk, Scope.SHARED, {"key": 0})
 
         def change(number: int) -> int | None:

@@ -102,7 +102,7 @@ class TestStates:
         assert times == sorted(time for time in times if time is not None)
         assert (command.state, command.answer_json, command.attempts) == (State.ANSWERED, '{"ok":true}', 1)
 
-    def test_of_many_who_take_it_at_once_one_does(self, device: Device) -> None:
+    def test_one_of_many_who_take_a_command_at_once_has_it(self, device: Device) -> None:
         command = create(device, "m")
 
         def take_it(_: int) -> bool:
@@ -205,7 +205,7 @@ class TestCreating:
 
         assert create(device, "m").state == State.QUEUED
 
-    def test_of_finished_ones_the_newest_are_kept(self, device: Device) -> None:
+    def test_the_newest_finished_commands_are_kept(self, device: Device) -> None:
         for _ in range(KEPT_FINISHED + 2):
             last = create(device, "m")
             cancel(last.uuid)
@@ -216,7 +216,7 @@ class TestCreating:
         assert kept == [waiting, last]
         assert Command.objects.count() == KEPT_FINISHED
 
-    def test_they_go_with_their_device(self, device: Device) -> None:
+    def test_commands_go_with_their_device(self, device: Device) -> None:
         create(device, "m")
 
         device.delete()
