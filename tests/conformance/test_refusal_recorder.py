@@ -144,7 +144,7 @@ async def test_what_waits_is_bounded(device: Device) -> None:
     assert len(await kept()) == MAX_WAITING
 
 
-async def test_of_a_device_that_is_deleted_meanwhile_it_is_kept_as_of_an_unknown_one(device: Device) -> None:
+async def test_a_refusal_of_a_device_that_is_deleted_meanwhile_is_kept_as_of_an_unknown_one(device: Device) -> None:
     async with recording() as recorder:
         recorder.note(replace(REFUSAL, device_id=device.pk))
         recorder.note(replace(REFUSAL, device_id=device.pk + 1_000))

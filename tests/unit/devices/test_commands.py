@@ -159,7 +159,6 @@ class TestCreating:
             ({"idempotency_key": ""}, InvalidCommandError),
             ({"idempotency_key": "k" * 101}, InvalidCommandError),
         ],
-        ids=str,
     )
     def test_one_that_no_device_could_be_sent_is_refused(
         self, device: Device, arguments: dict[str, Any], error: type[Exception]

@@ -391,6 +391,7 @@ class TestTwoGateways:
             assert await database_sync_to_async(is_connected)(device)
             new.end()
             await until_stored(lambda: not is_connected(device))
+            await until(lambda: len(other.announced) > 1)
             assert other.announced == [(device.pk, True), (device.pk, False)]
 
     async def test_two_gateways_agree_in_whichever_order_they_write(self, device: Device) -> None:
