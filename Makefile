@@ -47,7 +47,7 @@ lint: $(VENV)/.dev
 	@$(BIN)/lint-imports
 
 quick: lint
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -k "not postgresql" tests/unit
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -k "not postgresql" tests/unit
 
 check: lint
 	@$(call ALL_TESTS,$(BIN)/python)

@@ -51,7 +51,7 @@ def test_what_is_asked_for_beside_logins_and_messages_is_explained() -> None:
     }
 
 
-def test_of_a_device_it_says_its_state_and_the_newest_of_each_kind(device: Device) -> None:
+def test_an_explanation_of_a_device_says_its_state_and_the_newest_of_each_kind(device: Device) -> None:
     token = issue(device)
     refuse(device, reason="first")
     refuse(device, reason="second", at_ms=AT_MS + 60_000, sample=b'{"a" 1}', fault=5)
@@ -131,6 +131,6 @@ def test_a_client_that_is_no_device_is_known_by_what_it_calls_itself(device: Dev
     assert next(explain("sensor-7")) == "sensor-7 is no device, but what a client calls itself."
 
 
-def test_of_what_is_known_to_nobody_nothing_is_said(device: Device) -> None:
+def test_nothing_is_said_of_what_is_known_to_nobody(device: Device) -> None:
     with pytest.raises(LookupError):
         list(explain("sensor-8"))
