@@ -205,6 +205,7 @@ class TestBackPressure:
         [endpoint] = server._endpoints.open
         await until(lambda: endpoint.reading.closed_by != 0)
         assert endpoint.connection.received_publishes < 200
+        endpoint.transport.abort()  # the server would wait seconds for the answer at its close
 
     async def test_a_client_that_takes_nothing_is_not_read_and_is_cut_off(
         self, serve: Serve, caplog: pytest.LogCaptureFixture
