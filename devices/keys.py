@@ -144,37 +144,42 @@ class KeyBounds:
     def look_at(self, messages: Sequence[NewKeysMessage]) -> None:
         """Gives each of `messages` the numbers of its keys, or a refusal. Raises what the writer raises."""
         writer = self._writer
-        numbers = writer.find_keys(sorted({row[1] for message in messages for row in message.unnumbered}))
         named = {(row[0], row[1]) for message in messages for row in message.unnumbered}
-        held = writer.held_pairs([(device_id, numbers[name]) for device_id, name in named if name in numbers])
-        has = {(device_id, name) for device_id, name in named if (device_id, numbers.get(name)) in held}
-        counts = Counter(writer.count_held(sorted({device_id for device_id, _ in named - has})))
-        in_all: int | None = None
+        numbers = writer.find_keys(sorted({name for _, name in named}))
+        has = self._held(named, numbers)
+        held = Counter(writer.count_held(sorted({device_id for device_id, _ in named - has})))
+        in_all = self._count() if any(name not in numbers for _, name in named - has) else 0
         added: set[str] = set()
         for message in messages:
-            message.refusal = None
             device_id = message.device.device_id
             wanted = {row[1] for row in message.unnumbered if (device_id, row[1]) not in has}
-            unknown = {name for name in wanted if name not in numbers and name not in added}
-            if self._max_per_device and wanted and counts[device_id] + len(wanted) > self._max_per_device:
-                self._refuse(message, MessageRefusal.KEYS_OF_DEVICE, "max_keys_per_device", self._max_per_device)
-                continue
-            if unknown:
-                if in_all is None:
-                    in_all = self._count()
-                if self._max_keys and in_all + len(added) + len(unknown) > self._max_keys:
-                    self._refuse(message, MessageRefusal.KEYS, "max_keys", self._max_keys)
-                    continue
-            self._warn(message.device, counts[device_id], len(wanted))
-            counts[device_id] += len(wanted)
-            added |= unknown
-            has.update((device_id, name) for name in wanted)
+            unknown = wanted - numbers.keys() - added
+            message.refusal = self._refusal_of(held[device_id], len(wanted), in_all + len(added), len(unknown))
+            if message.refusal is None:
+                self._warn(message.device, held[device_id], len(wanted))
+                held[device_id] += len(wanted)
+                added |= unknown
+                has.update((device_id, name) for name in wanted)
         if added:
             numbers |= writer.key_ids(sorted(added))
             self._count()
         for message in messages:
             if message.refusal is None:
                 message.numbers = {row[1]: numbers[row[1]] for row in message.unnumbered}
+
+    def _held(self, named: set[tuple[int, str]], numbers: Mapping[str, int]) -> set[tuple[int, str]]:
+        """Those of `named`, devices and keys, whose device has the key."""
+        held = self._writer.held_pairs([(device_id, numbers[name]) for device_id, name in named if name in numbers])
+        return {(device_id, name) for device_id, name in named if (device_id, numbers.get(name)) in held}
+
+    def _refusal_of(self, held: int, wanted: int, in_all: int, unknown: int) -> RefusedError | None:
+        """Why a device that has `held` keys may not have as many more as it wants, of which so many are unknown to a
+        database that has `in_all`. None if it may."""
+        if self._max_per_device and wanted and held + wanted > self._max_per_device:
+            return _refusal(MessageRefusal.KEYS_OF_DEVICE, "of one device", "max_keys_per_device", self._max_per_device)
+        if self._max_keys and unknown and in_all + unknown > self._max_keys:
+            return _refusal(MessageRefusal.KEYS, "of all devices", "max_keys", self._max_keys)
+        return None
 
     def _count(self) -> int:
         in_all = self._writer.count_keys()
@@ -190,8 +195,8 @@ class KeyBounds:
             peer = f"device/{device.device_id}"
             peer_log.warning(peer, text, device.name, device.device_id, before + more, self._max_per_device)
 
-    def _refuse(self, message: NewKeysMessage, refusal: MessageRefusal, option: str, bound: int) -> None:
-        """The consumer logs it, as it knows the connection."""
-        whose = "of one device" if refusal is MessageRefusal.KEYS_OF_DEVICE else "of all devices"
-        message.refusal = RefusedError(refusal, f"more than {bound} different keys {whose} ({option})")
-        metrics.keys_refused.labels(option).inc()
+
+def _refusal(refusal: MessageRefusal, whose: str, option: str, bound: int) -> RefusedError:
+    """The consumer logs it, as it knows the connection."""
+    metrics.keys_refused.labels(option).inc()
+    return RefusedError(refusal, f"more than {bound} different keys {whose} ({option})")

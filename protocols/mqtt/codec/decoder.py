@@ -104,7 +104,7 @@ class Decoder:
         self.version, self.refused = other.version, other.refused
         self._rest, self._needed, self._error = other._rest, other._needed, other._error
 
-    def decode(self, data: bytes) -> Iterator[Packet]:
+    def decode(self, data: bytes) -> Iterator[Packet]:  # noqa: C901  # in parts it is slower
         """Yields the packets that `data` completes; keeps the beginning of one that is incomplete.
 
         Raises MqttError (ProtocolError, MalformedPacketError, PacketTooLargeError, UnsupportedProtocolVersionError)
