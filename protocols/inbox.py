@@ -148,20 +148,26 @@ class Inbox:
 
     async def receive(self) -> Event:
         """The next event. After the disconnect event, that event again, at once, for ever (ASGI www)."""
-        while not self._events:
+        while not (events := self._events):
             if self._final is not None:
                 return self._final
             self._events = None  # an empty deque has 700 bytes: an idle connection has none
             await self.wait()
-        return self._pop_event()
+        event = events.popleft()
+        if not events:
+            self._note_all_taken()
+        return event
 
     async def next(self) -> Event:
         """The next event or, if there is none, the next message; the disconnect event comes after all events."""
         while True:
             if self._posted:
                 return self._posted.popleft()
-            if self._events:
-                return self._pop_event()
+            if events := self._events:
+                event = events.popleft()
+                if not events:
+                    self._note_all_taken()
+                return event
             if self._final is not None:
                 self.finished = True
                 return self._final
@@ -189,16 +195,11 @@ class Inbox:
         self._events = None
         return discarded
 
-    def _pop_event(self) -> Event:
-        events = self._events
-        assert events is not None
-        event = events.popleft()
-        if not events:
-            self._buffered_bytes = 0
-            if self._paused:
-                self._paused = False
-                self.resume()
-        return event
+    def _note_all_taken(self) -> None:
+        self._buffered_bytes = 0
+        if self._paused:
+            self._paused = False
+            self.resume()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

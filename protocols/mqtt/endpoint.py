@@ -390,7 +390,9 @@ class Endpoint(connection_base.Connection):
         if event["type"] == "mqtt.ack":
             self._answering = True
             try:
-                connection.ack(event, self._server_state.time())
+                publishes = connection.publishes  # asked first, as most acknowledgements are those of publishes
+                if publishes is None or not publishes.ack(event, self._server_state.time()):
+                    connection.ack(event, self._server_state.time())
             finally:  # for what a faulty one has led to by then counts, too
                 self._answering = False
                 if self._to_flush:

@@ -254,18 +254,18 @@ class InboundPublishes:
             self._broker.dropped["refused"] += 1
         return drop or (packet.qos > 0 and self.writer.version == MQTT_5_0)
 
-    def _route(self, packet: Publish, event: Event, code: int, now: float) -> bool:
-        """Gives the message to its subscribers, unless it is refused or not to be routed. Returns whether there was
-        nobody to give it to."""
-        if (code and is_failure(code)) or not event.get("route", True):
-            return False
-        return not self._broker.forward(packet, self._session, now)
+    def _route(self, packet: Publish, event: Event, code: int, now: float) -> None:
+        """Gives the message to its subscribers, unless it is refused or not to be routed."""
+        if event.get("route", True) and not (code and is_failure(code)):
+            self._broker.forward(packet, self._session, now)
 
     def _answer_qos_1(self, packet: Publish, event: Event, code: int, now: float) -> None:
         writer, journal = self.writer, self._broker.journal
         output, recorded = writer.output, 0 if journal is None else journal.recorded
         written = len(output)
-        is_for_nobody = self._route(packet, event, code, now)
+        # _route, written out.
+        is_routed = event.get("route", True) and not (code and is_failure(code))
+        is_for_nobody = is_routed and not self._broker.forward(packet, self._session, now)
         if is_for_nobody and not code and event.get("no_subscribers") and writer.version == MQTT_5_0:
             code = ReasonCode.NO_MATCHING_SUBSCRIBERS
         if journal is not None and journal.recorded != recorded:
