@@ -99,7 +99,12 @@ class HandshakingListener:
                 continue
             task = loop.create_task(self._admit(accepted, _peer(address)))
             self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+            task.add_done_callback(functools.partial(self._ended, accepted))
+
+    def _ended(self, accepted: socket.socket, task: "asyncio.Task[None]") -> None:
+        self._under_way.discard(task)
+        if task.cancelled():  # one that was cancelled before it began has not come to its `finally`
+            accepted.close()
 
     async def _admit(self, accepted: socket.socket, peer: tuple[str, int] | None) -> None:
         """Nothing that a peer does raises here."""
