@@ -114,10 +114,8 @@ class Fleet:
         for group, channel in channels.items():
             await layer.group_add(group, channel)
         options = DeviceOptions(max_keys_per_device=0)
-        ingest = Ingest(
-            make_writer(options.max_clock_skew_ms), on_commit=lambda group: fanout.committed(group), options=options
-        )
-        fanout = Fanout(layer, ingest)
+        fanout = Fanout(layer)
+        ingest = Ingest(make_writer(options.max_clock_skew_ms), on_commit=fanout.committed, options=options)
         ingest.start()
         await ingest.store(Identity(self.device.pk, self.device.name, PROFILE, 0), points)
         for channel in channels.values():

@@ -332,7 +332,7 @@ async def test_a_filter_that_is_refused_leaves_a_row_of_the_device(
 
     assert await client.receive()
     rows = await until_rows(gateway, f"subscribe of/{device.name}/#")
-    assert rows == [(device.name, device.name, "subscribe", 0x8F, "no topic of the device API")]
+    assert rows == [(device.name, device.name, "subscribe", 0x8F, "not in the device API")]
 
 
 async def test_what_an_anonymous_client_is_refused_leaves_a_row_with_its_client_id(

@@ -55,7 +55,7 @@ def test_an_explanation_of_a_device_says_its_state_and_the_newest_of_each_kind(d
     token = issue(device)
     refuse(device, reason="first")
     refuse(device, reason="second", at_ms=AT_MS + 60_000, sample=b'{"a" 1}', fault=5)
-    refuse(device, MessageRefusal.IGNORED, what="publish x", reason="no topic of the device API")
+    refuse(device, MessageRefusal.IGNORED, what="publish x", reason="not in the device API")
 
     lines = list(explain("thermo-1"))
 
@@ -64,7 +64,7 @@ def test_an_explanation_of_a_device_says_its_state_and_the_newest_of_each_kind(d
         "It has never sent data.",
         f"It logs in with token …{token[-4:]}.",
     ]
-    assert "  Reason: no topic of the device API" in lines
+    assert "  Reason: not in the device API" in lines
     start = lines.index(
         "2023-11-14 22:14:20 UTC: publish v1/devices/me/telemetry of thermo-1 from 192.0.2.1 over mqtt"
         " was refused with 0x99."
