@@ -88,12 +88,12 @@ def test_a_class_overrides_no_private_name_of_a_base_in_another_package(package:
 
 def test_a_private_name_of_another_package_would_be_found() -> None:
     """So that the tests above do not pass for want of looking."""
-    assert "_pop_event" in defined["protocols"]
+    assert "_note_all_taken" in defined["protocols"]
     path = ROOT / "devices" / "example.py"
-    sources["devices"][path] = ast.parse("from protocols.inbox import _NO_MESSAGES\n\ninbox._pop_event()\n")
+    sources["devices"][path] = ast.parse("from protocols.inbox import _NO_MESSAGES\n\ninbox._note_all_taken()\n")
     try:
         found = list(borrowed_by("devices"))
     finally:
         del sources["devices"][path]
 
-    assert found == ["devices/example.py:1 _NO_MESSAGES", "devices/example.py:3 _pop_event"]
+    assert found == ["devices/example.py:1 _NO_MESSAGES", "devices/example.py:3 _note_all_taken"]
