@@ -3,7 +3,7 @@
 PYTHON ?= python3
 CONFIG ?= config/gateway.toml
 MATRIX ?= python3.12 python3.13
-WORKERS ?= 3
+WORKERS ?= 4
 VENV := .venv
 BIN := $(VENV)/bin
 ATHERIS := atheris==3.0.0
@@ -16,6 +16,8 @@ UV_COMPILE := -m uv pip compile --quiet --universal --generate-hashes --no-annot
 
 # A file of tests stays in one worker, and shares its servers. In a browser's worker no other tests can run after it.
 ALL_TESTS = $(1) -m pytest -n $(WORKERS) --dist loadfile --ignore tests/e2e && $(1) -m pytest tests/e2e
+
+ANY_LENGTH := -o faulthandler_timeout=0
 
 .PHONY: help serve test check quick lint format fuzz lock matrix survive soak clean
 .DEFAULT_GOAL := help
@@ -108,10 +110,10 @@ matrix:
 	[ -n "$$tested" ]
 
 survive: $(VENV)/.dev
-	@KILLS=$${KILLS:-50} $(BIN)/python -m pytest -s tests/integration/test_mqtt_kill_nine.py
+	@KILLS=$${KILLS:-50} $(BIN)/python -m pytest -s $(ANY_LENGTH) tests/integration/test_mqtt_kill_nine.py
 
 soak: $(VENV)/.dev
-	@SOAK_S=$${SOAK_S:-600} SOAK_SESSIONS=$${SOAK_SESSIONS:-1000} $(BIN)/python -m pytest -s tests/integration/test_mqtt_soak.py
+	@SOAK_S=$${SOAK_S:-600} SOAK_SESSIONS=$${SOAK_SESSIONS:-1000} $(BIN)/python -m pytest -s $(ANY_LENGTH) tests/integration/test_mqtt_soak.py
 
 clean:
 	@rm -rf $(VENV) .venv-matrix .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

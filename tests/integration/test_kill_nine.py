@@ -16,7 +16,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.support.fleet import FleetDevice, add_devices
-from tests.support.redis import free_port
+from tests.support.ports import free_port
 from tests.support.serving import Serving
 from tests.support.waiting import wait_until
 

@@ -87,8 +87,9 @@ def moved_away(file: Path) -> Iterator[None]:
 @contextmanager
 def signalled(pids: Callable[[], list[int]]) -> Iterator[None]:
     """Processes of ours are frozen: their sockets are open, and nothing answers."""
+    os.kill(pids()[0], signal.SIGSTOP)  # it starts the others and collects those that end: now they stay the same
     frozen = pids()
-    for pid in frozen:
+    for pid in frozen[1:]:
         os.kill(pid, signal.SIGSTOP)
     try:
         yield

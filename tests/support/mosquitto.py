@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.redis import free_port
+from tests.support.ports import free_port
 
 START_TIMEOUT_S = 30.0
 

@@ -16,7 +16,7 @@ from tempfile import mkdtemp
 import psycopg
 import pytest
 
-from tests.support.redis import free_port
+from tests.support.ports import free_port
 
 START_TIMEOUT_S = 30.0
 OWNER = "postgres"

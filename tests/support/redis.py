@@ -1,8 +1,7 @@
-"""A real redis-server per test session: ephemeral port, own directory, ended by its pid."""
+"""A real redis-server per test session: a port and a directory of its own, ended by its pid."""
 
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +10,8 @@ from pathlib import Path
 import pytest
 import redis
 from redis.crc import key_slot
+
+from tests.support.ports import free_port
 
 START_TIMEOUT_S = 30.0
 SLOTS = 16384
@@ -223,14 +224,6 @@ class ClusterSetup:
         while not condition():
             assert time.monotonic() < deadline, "the cluster did not come together"
             time.sleep(0.02)
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _require_redis() -> None:

@@ -14,7 +14,7 @@ from protocols.bridge.options import BridgeOptions
 from tests.integration.bridge.conftest import Application_, Connect, Gateway, OpenGateway, options
 from tests.support.certificates import self_signed
 from tests.support.mosquitto import Mosquitto
-from tests.support.redis import free_port
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
 

@@ -11,7 +11,8 @@ import pytest
 from gateway.lifespan import LifespanApplication
 from gateway.routing import ProtocolTypeRouter
 from tests.support.django_project import write_files
-from tests.support.redis import RedisServer, free_port
+from tests.support.ports import free_port
+from tests.support.redis import RedisServer
 from tests.support.serving import GATEWAY, clean_environment
 
 SETTINGS = """

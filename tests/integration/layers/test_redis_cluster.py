@@ -13,7 +13,8 @@ from gateway.exceptions import InvalidChannelLayerError
 from gateway.layers import LayerUnavailableError
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.layers.redis import RedisChannelLayer
-from tests.support.redis import ClusterSetup, RedisServer, free_port
+from tests.support.ports import free_port
+from tests.support.redis import ClusterSetup, RedisServer
 from tests.support.redis_layers import Layer, Receiver
 from tests.support.waiting import until
 

@@ -17,7 +17,8 @@ from gateway.layers import LayerUnavailableError
 from gateway.layers.pubsub import RedisPubSubChannelLayer
 from gateway.layers.redis import RedisChannelLayer
 from gateway.layers.url import channel_layers_from_url
-from tests.support.redis import RedisServer, free_port
+from tests.support.ports import free_port
+from tests.support.redis import RedisServer
 
 Layer = RedisPubSubChannelLayer | RedisChannelLayer
 MakeLayer = Callable[[Any], Layer]

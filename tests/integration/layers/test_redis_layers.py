@@ -15,7 +15,8 @@ from asgiref.sync import async_to_sync
 
 from gateway.layers import GroupSendResult, LayerUnavailableError
 from gateway.layers.pubsub import RedisPubSubChannelLayer
-from tests.support.redis import RedisServer, SentinelSetup, free_port
+from tests.support.ports import free_port
+from tests.support.redis import RedisServer, SentinelSetup
 from tests.support.redis_layers import Layer, MakeLayer, Receiver, dropped
 from tests.support.waiting import until
 
@@ -116,9 +117,9 @@ class TestLosingRedis:
         self, own_redis_server: RedisServer, make_redis_layer: MakeLayer
     ) -> None:
         here, elsewhere = make_redis_layer(own_redis_server), make_redis_layer(own_redis_server)
-        await Receiver(here).join("group")
+        early = await Receiver(here).join("group")
         own_redis_server.stop()
-        await until(lambda: not here.connected)
+        await until(lambda: early.events() == ["layer.disconnected"])
 
         late = await Receiver(here).join("late")
         own_redis_server.start()
