@@ -19,7 +19,10 @@ _any_scope = click.argument("scope", type=click.Choice(["client", "shared", "ser
 
 @click.group()
 def attribute() -> None:
-    """Attributes of devices: what they report (client), what they are to be (shared), what people note (server)."""
+    """Attributes of devices: what they report (client), what they are to be (shared), what people note (server).
+
+    They are kept in the database: no device is told of them yet, and none can report its own.
+    """
 
 
 @attribute.command("set")

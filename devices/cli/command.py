@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """Commands to devices: send them, see what became of them."""
+    """Commands to devices: send them, see what became of them.
+
+    They wait in the database: no device is told of them yet.
+    """
 
 
 @command.command()
