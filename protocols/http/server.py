@@ -23,7 +23,6 @@ class HttpServer(ProtocolServer):
     """How long `close` lets responses end before it tells their applications that the client has gone."""
 
     _servers: Sequence[Listening] = ()
-    _addresses: Sequence[str] = ()
     _connections: Connections[ListenerConnection] | None = None
     _counts: Counts
 
@@ -40,7 +39,6 @@ class HttpServer(ProtocolServer):
             connections.stop()
             raise
         self._connections = connections
-        self._addresses = [listening.address for listening in self._servers]
 
     def _factory(
         self, listener: Listener, connections: Connections[ListenerConnection]
@@ -59,7 +57,7 @@ class HttpServer(ProtocolServer):
     @property
     def addresses(self) -> Sequence[str]:
         """See ProtocolServer."""
-        return self._addresses
+        return [server.address for server in self._servers]
 
     def stop_accepting(self) -> None:
         """See ProtocolServer."""

@@ -96,7 +96,6 @@ class MqttServer(ProtocolServer):
         self._endpoints = Endpoints(self._server_state)
         self._store = store
         self._servers: Sequence[Listening] = ()
-        self._addresses: Sequence[str] = ()
 
     async def start(self) -> None:
         try:
@@ -118,7 +117,6 @@ class MqttServer(ProtocolServer):
             if self._server_state.committer is not None:
                 self._server_state.committer.close()
             raise
-        self._addresses = [listening.address for listening in self._servers]
 
     async def _restore(self) -> None:
         """Takes back what outlived the process before this one."""
@@ -141,7 +139,7 @@ class MqttServer(ProtocolServer):
 
     @property
     def addresses(self) -> Sequence[str]:
-        return self._addresses
+        return [server.address for server in self._servers]
 
     @property
     def committer(self) -> Committer | None:
@@ -197,7 +195,7 @@ class MqttServer(ProtocolServer):
     async def close(self) -> None:
         """Publishes are answered first; then wills are published, while there are subscribers."""
         self.stop_accepting()
-        if not self._addresses:
+        if not self._servers:
             return
         try:
             with suppress(TimeoutError):
