@@ -125,8 +125,7 @@ class MqttServer(ProtocolServer):
             return
         committer = Committer(self._store, journal, on_taken=self._endpoints.cut_kept)
         rows = await committer.open()
-        options = self._options[0] if self._options else MqttOptions()
-        recovery = Recovery(self.broker, journal, options, Clock(loop.time(), time.time()))
+        recovery = Recovery(self.broker, journal, self._first_options, Clock(loop.time(), time.time()))
         recovery.run(rows)
         self._server_state.committer = committer
         if len(self.broker.sessions) or len(self.broker.retained):
@@ -136,6 +135,11 @@ class MqttServer(ProtocolServer):
                 recovery.deliveries,
                 len(self.broker.retained),
             )
+
+    @property
+    def _first_options(self) -> MqttOptions:
+        """Those of the first listener, for sessions and connections that are of none."""
+        return self._options[0] if self._options else MqttOptions()
 
     @property
     def addresses(self) -> Sequence[str]:
@@ -149,8 +153,7 @@ class MqttServer(ProtocolServer):
     def offered_tunnels(self) -> Mapping[str, Tunnel]:
         """MQTT over WebSocket at /mqtt [MQTT5-6.0.0-4], with the options of the first listener. Clients of MQTT 3.1,
         from before there was a rule, ask for "mqttv3.1"."""
-        options = self._options[0] if self._options else MqttOptions()
-        factory = functools.partial(Endpoint, ListenerContext(self._server_state, options, "ws"))
+        factory = functools.partial(Endpoint, ListenerContext(self._server_state, self._first_options, "ws"))
         return {TUNNEL_PATH: Tunnel("mqtt", factory, other_subprotocols=("mqttv3.1",))}
 
     def publish(
