@@ -25,7 +25,7 @@ import msgspec
 from protocols import metrics
 from protocols.mqtt.codec.decoder import Decoder
 from protocols.mqtt.codec.errors import MqttError
-from protocols.mqtt.codec.packets import Auth, Connect, Packet, PacketType, Properties, Subscription, Will
+from protocols.mqtt.codec.packets import Auth, Connect, Packet, Properties, Subscription, Will
 
 CAPACITY: Final = 1_000
 """Events that wait for the reader of a trace."""
@@ -40,7 +40,6 @@ _PAYLOAD_SHOWN: Final = 100
 """How many bytes of a payload are shown to who asks."""
 
 _CODES: Final = frozenset({"reason_code", "reason_codes"})
-_KINDS: Final = {packet_type.name: packet_type for packet_type in PacketType}
 
 
 class TooManyTracesError(Exception):
@@ -191,7 +190,7 @@ class Tracing:
 
 def kind(packet: Packet) -> str:
     """The name of its type, as the specification has it: "PUBLISH"."""
-    return _KINDS[type(packet).__name__.upper()].name
+    return type(packet).__name__.upper()
 
 
 def describe(packet: Packet, *, payloads: bool = False) -> str:
