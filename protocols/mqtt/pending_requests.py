@@ -54,11 +54,11 @@ class PendingRequest:
         self.refused = refused
         self.bound = bound
 
-    def refusal(self, properties: Properties) -> SubAck | UnsubAck:
+    def refusal(self) -> SubAck | UnsubAck:
         """The answer if every filter is refused."""
         kind = SubAck if isinstance(self.packet, Subscribe) else UnsubAck
         codes = tuple(code or 0 for code in self.refused)
-        return kind(packet_id=self.packet.packet_id, reason_codes=codes, properties=properties)
+        return kind(packet_id=self.packet.packet_id, reason_codes=codes)
 
 
 def as_of_bridge(packet: Subscribe) -> Subscribe:
@@ -272,7 +272,7 @@ class PendingRequests:
         return self._last_ack_id
 
     def _refuse_all(self, pending: PendingRequest) -> None:
-        refusal = pending.refusal({})
+        refusal = pending.refusal()
         self._name_bound(pending, refusal.properties)
         self._tell_refused(pending, refusal.reason_codes, "")
         self.writer.write_packet(refusal)

@@ -55,11 +55,12 @@ class Outbox:
         "session_id",
     )
 
-    def __init__(self, options: MqttOptions, drops: Counter[str], owner: Owner | None) -> None:
-        """`drops` counts, by reason, the messages that did not reach the client; `owner` is who has the session."""
+    def __init__(self, options: MqttOptions, drops: Counter[str]) -> None:
+        """`drops` counts, by reason, the messages that did not reach the client."""
         self.options = options
         self._drops = drops
-        self.owner = owner or Owner()
+        self.owner = Owner()
+        """Who has the session: nobody, until `give_to`."""
         self.link: ClientLink | None = None
         self.journal: Journal | None = None
         """Where it is recorded, if it is to outlive the process, under `session_id`."""

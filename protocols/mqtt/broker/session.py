@@ -57,13 +57,11 @@ class Session:
         "will_of_connection",
     )
 
-    def __init__(
-        self, client_id: str, *, options: MqttOptions, drops: Counter[str], owner: Owner | None = None
-    ) -> None:
-        """`drops` and `owner`: see Outbox."""
+    def __init__(self, client_id: str, *, options: MqttOptions, drops: Counter[str]) -> None:
+        """`drops`: see Outbox."""
         self.client_id = client_id
         self.connection: ClientConnection | None = None
-        self.outbox = Outbox(options, drops, owner)
+        self.outbox = Outbox(options, drops)
         self.subscriptions: dict[str, Subscriber] = {}
         self.received: set[int] | None = None
         """Packet identifiers of QoS 2 messages that were taken over from the client and not yet released by it."""

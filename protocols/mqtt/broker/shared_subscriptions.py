@@ -36,15 +36,13 @@ class SharedGroup:
         """Whether one of them is connected."""
         return any(member.outbox.link is not None for member in self._members.values())
 
-    def add(self, subscriber: Subscriber) -> bool:
-        """Adds a member, or replaces its options. Returns whether it is new."""
-        is_new = subscriber.outbox not in self._members
+    def add(self, subscriber: Subscriber) -> None:
+        """Adds a member, or replaces its options."""
         self._members[subscriber.outbox] = subscriber
-        return is_new
 
-    def remove(self, outbox: Outbox) -> bool:
-        """Takes a member out. Returns whether it was one."""
-        return self._members.pop(outbox, None) is not None
+    def remove(self, outbox: Outbox) -> None:
+        """Takes a member out."""
+        self._members.pop(outbox, None)
 
     def choose(self) -> Subscriber | None:
         """The member that gets the next message [MQTT5-4.8.2]."""
