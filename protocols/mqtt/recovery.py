@@ -51,7 +51,8 @@ class Clock:
 
 
 class Recovery:
-    """One pass over the rows of a store."""
+    """One pass over the rows of a store. A session is without its journal until `Broker.restore`, so that nothing of
+    what is taken back is recorded once more."""
 
     def __init__(self, broker: Broker, journal: Journal, options: MqttOptions, clock: Clock) -> None:
         """`options` bound what waits for clients that have not come back yet."""
@@ -80,10 +81,10 @@ class Recovery:
         for row in rows[RELEASED]:
             last_seq = max(last_seq, row[0])
             released = ReleasedRow(*row)
-            self._sessions[released.session_id].outbox.restore_released(released.packet_id, released.seq)
+            self._sessions[released.session_id].outbox.add_released(released.packet_id, released.seq)
         for row in rows[RECEIVED]:
             received = ReceivedRow(*row)
-            self._sessions[received.session_id].restore_received(received.packet_id)
+            self._sessions[received.session_id].remember_received(received.packet_id)
         for row in rows[SUBSCRIPTIONS]:
             self._subscription(SubscriptionRow(*row))
         self._journal.continue_after(max(self._sessions, default=0), max(self._messages, default=0), last_seq)

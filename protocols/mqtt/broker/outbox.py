@@ -294,7 +294,7 @@ class Outbox:
             seq = delivery.seq
             self._forget(delivery)
             if not refused:
-                self._add_released(packet_id, seq)
+                self.add_released(packet_id, seq)
                 if self.journal is not None:
                     self.journal.release(seq, self.session_id, packet_id)
         if refused:
@@ -395,11 +395,9 @@ class Outbox:
         else:
             self._requeue(delivery)
 
-    def restore_released(self, packet_id: int, seq: int) -> None:
-        """Takes back what was kept of a delivery that awaits PUBCOMP; in their order."""
-        self._add_released(packet_id, seq)
-
-    def _add_released(self, packet_id: int, seq: int) -> None:
+    def add_released(self, packet_id: int, seq: int) -> None:
+        """The client owns the message of a delivery, and its PUBCOMP is awaited; those of an earlier process in their
+        order."""
         if self._released is _NONE:
             self._released = {}
         self._released[packet_id] = seq

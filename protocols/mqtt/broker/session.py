@@ -108,7 +108,8 @@ class Session:
     # Messages from the client
 
     def remember_received(self, packet_id: int) -> None:
-        """The QoS 2 message with this identifier is taken over; until PUBREL it is known again [MQTT5-4.3.3-10]."""
+        """The QoS 2 message with this identifier is taken over, or was by an earlier process; until PUBREL it is known
+        again [MQTT5-4.3.3-10]."""
         if self.received is None:
             self.received = set()
         self.received.add(packet_id)
@@ -159,9 +160,3 @@ class Session:
             journal.unsubscribe(self.session_id, topic_filter)
         journal.end(self.session_id)
         self.outbox.journal = None
-
-    def restore_received(self, packet_id: int) -> None:
-        """Takes back the identifier of a message that was taken over."""
-        if self.received is None:
-            self.received = set()
-        self.received.add(packet_id)
