@@ -8,6 +8,12 @@ from protocols.addresses import Network, parse_address, parse_network
 UNIX: Final = "unix"
 
 
+def check_networks(trusted: tuple[str, ...]) -> tuple[str, ...]:
+    """The networks as TrustedPeers takes them. Raises ValueError for what it cannot take. The check of options."""
+    TrustedPeers(trusted)
+    return trusted
+
+
 class TrustedPeers:
     """Networks of addresses, and whether the peers of Unix sockets count too."""
 

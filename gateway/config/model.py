@@ -12,7 +12,7 @@ from gateway.layers.url import channel_layers_from_url
 from protocols.options import check_options, option
 from protocols.sockets import parse_bind
 from protocols.tls import TlsOptions
-from protocols.trusted_peers import TrustedPeers
+from protocols.trusted_peers import check_networks
 
 DATABASE_SCHEMES: Final = ("sqlite", "postgresql")
 
@@ -31,11 +31,6 @@ POSTGRESQL_PARAMETERS: Final[Mapping[str, str]] = {
 def _check_bind(bind: str) -> str:
     parse_bind(bind)
     return bind
-
-
-def _check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
-    TrustedPeers(networks)
-    return networks
 
 
 def _check_database(url: str) -> str:
@@ -91,7 +86,7 @@ class ListenerConfig:
         (),
         "networks of the proxies that begin each connection with a PROXY protocol header; nobody else may connect then;"
         ' "unix": peers of a Unix socket',
-        check=_check_networks,
+        check=check_networks,
     )
     handshake_timeout_s: float = option(
         10.0, "how long PROXY header and TLS handshake may take together", more_than=0, at_most=3_600

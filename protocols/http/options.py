@@ -4,13 +4,8 @@ from dataclasses import dataclass, fields
 from typing import Final
 
 from protocols.http.aiohttp_parsers import MAX_MESSAGE_BYTES
-from protocols.http.request import Forwarding
 from protocols.options import check_options, option
-
-
-def _check_proxies(networks: tuple[str, ...]) -> tuple[str, ...]:
-    Forwarding(networks)
-    return networks
+from protocols.trusted_peers import check_networks
 
 
 def _check_header(value: str) -> str:
@@ -76,7 +71,7 @@ class HttpOptions:
     trusted_proxies: tuple[str, ...] = option(
         (),
         'networks whose X-Forwarded-For and X-Forwarded-Proto are believed; "unix": peers of a unix socket',
-        check=_check_proxies,
+        check=check_networks,
     )
     server_header: str = option("fieldgate", "value of the Server header; empty: none", check=_check_header)
     access_log: bool = option(False, "one line per response on the logger gateway.access")
