@@ -23,20 +23,16 @@ from protocols.mqtt.codec.packets import (
     ReasonCode,
 )
 from protocols.mqtt.codec.primitives import Reader, decode_name, malformed
-from protocols.mqtt.codec.properties import PROPERTIES, read_properties
+from protocols.mqtt.codec.properties import read_properties
 from protocols.mqtt.codec.readers import READERS, read_connect, read_version
-from protocols.mqtt.codec.reason_codes import connect_return_code, suback_return_code
 from protocols.mqtt.codec.writers import EncodedPublish, encode, encode_success, prepare_publish
 
 __all__ = [
-    "PROPERTIES",
     "Decoder",
     "EncodedPublish",
-    "connect_return_code",
     "encode",
     "encode_success",
     "prepare_publish",
-    "suback_return_code",
 ]
 
 _MINIMUM_HEADER: Final = 2

@@ -14,7 +14,7 @@ MQTT_3_1_1: Final = 4
 MQTT_5_0: Final = 5
 
 Properties: TypeAlias = dict[str, Any]
-"""Properties by their name in snake case (`session_expiry_interval`, `topic_alias`, ...; codec.PROPERTIES is the
+"""Properties by their name in snake case (`session_expiry_interval`, `topic_alias`, ...; properties.PROPERTIES is the
 table). Values are int, str or bytes; `user_property` is a list of (str, str) pairs, `subscription_identifier` of a
 PUBLISH a list of int; flags (byte properties) are int."""
 

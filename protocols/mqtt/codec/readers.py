@@ -1,4 +1,4 @@
-"""Reads the body of every control packet except PUBLISH and the plain acknowledgements, which codec.Decoder reads.
+"""Reads the body of every control packet except PUBLISH and the plain acknowledgements, which decoder.Decoder reads.
 
 Each function takes a Reader of exactly one body and the version of the connection, returns the packet, and raises
 ProtocolError or MalformedPacketError. 3.1 is read leniently where it says that a field is not used and later versions
@@ -221,7 +221,7 @@ def _read_subscription(reader: Reader, version: int) -> Subscription:
 
 def _topic_filter(reader: Reader) -> str:
     """A topic filter of at least one character. Whether it is valid is not asked here: one that is not is refused by
-    itself in the SUBACK or UNSUBACK (topics.validate_topic_filter), and the others of the packet are granted."""
+    itself in the SUBACK or UNSUBACK (topic_rules.validate_topic_filter), and the others of the packet are granted."""
     topic_filter = reader.name()
     if not topic_filter:  # [MQTT5-4.7.3-1] [MQTT3-4.7.3-1]
         raise malformed("an empty topic filter")

@@ -95,7 +95,7 @@ def prepare_publish(
 ) -> EncodedPublish:
     """Encodes a PUBLISH but for its packet identifier. Raises EncodeError.
 
-    `topic` is trusted to be a topic name (topics.validate_topic_name), or "" with a topic alias.
+    `topic` is trusted to be a topic name (topic_rules.validate_topic_name), or "" with a topic alias.
     """
     body = encode_string(topic)
     after = payload if version != MQTT_5_0 else encode_properties(properties or {}, PacketType.PUBLISH) + payload

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from protocols.mqtt.codec.decoder import PROPERTIES, Decoder, encode, prepare_publish
+from protocols.mqtt.codec.decoder import Decoder, encode, prepare_publish
 from protocols.mqtt.codec.errors import MqttError
 from protocols.mqtt.codec.packets import (
     Auth,
@@ -28,7 +28,7 @@ from protocols.mqtt.codec.packets import (
     Unsubscribe,
     Will,
 )
-from protocols.mqtt.codec.properties import WILL, Property, ValueType
+from protocols.mqtt.codec.properties import PROPERTIES, WILL, Property, ValueType
 from protocols.mqtt.codec.reason_codes import REASON_CODES
 from tests.unit.protocols.mqtt.codec.vectors import INVALID, VALID
 
