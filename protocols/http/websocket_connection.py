@@ -14,7 +14,7 @@ from protocols.bytes_in_hand import UNCOUNTED_BYTES, Holding
 from protocols.connection_base import INBOX_FULL, NEVER
 from protocols.http.aiohttp_parsers import BINARY, CLOSE, PING, TEXT, FrameReader
 from protocols.http.listener import ListenerConnection, ListenerContext
-from protocols.http.websocket_wire import PONG_OPCODE, close_frame, frame, may_close_with
+from protocols.http.websocket_wire import PING_OPCODE, PONG_OPCODE, close_frame, frame, may_close_with
 from protocols.log_lines import PeerLog
 from protocols.sockets import client_address, peer_name
 
@@ -26,7 +26,7 @@ SHUTDOWN_TIMEOUT_S: Final = 1.0
 
 SLICE_BYTES: Final = 16 * 1024
 
-_PING: Final = b"\x89\x00"
+_PING: Final = frame(PING_OPCODE, b"")
 
 _BACKLOG: Final = 8
 """A reason not to read: what has been read of the socket comes first."""
