@@ -18,7 +18,7 @@ from protocols.log_lines import PeerLog
 from protocols.masking import printable
 from protocols.mqtt import ReasonCode, events, is_failure
 from protocols.runner import ApplicationRun, ClientDisconnectedError
-from protocols.sockets import client_address, server_address, tls_extension
+from protocols.sockets import client_address, peer_name, server_address, tls_extension
 
 logger = logging.getLogger("gateway.amqtt")
 peer_log = PeerLog("gateway.amqtt")
@@ -61,7 +61,7 @@ class AmqttConnection:
         self._writer = writer
         self.client = client_address(writer.transport)
         """As in a scope."""
-        self._where = "%s:%s" % (self.client or ("a local socket", 0))
+        self._where = peer_name(self.client)
         self._session: Session | None = None
         self._name = ""
         self._run: ApplicationRun | None = None

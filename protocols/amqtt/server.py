@@ -17,7 +17,7 @@ from protocols.asgi import Application
 from protocols.limits import ConnectionLimits
 from protocols.log_lines import PeerLog
 from protocols.server import Listener, ProtocolServer, Tunnel
-from protocols.sockets import Listening, client_address, listen_at_all
+from protocols.sockets import Listening, client_address, listen_at_all, peer_name
 
 peer_log = PeerLog("gateway.amqtt")
 
@@ -150,8 +150,7 @@ class AmqttServer(ProtocolServer):
         if exceeded is not None:
             limits.leave(client)
             metrics.mqtt_refused.labels(exceeded).inc()
-            where = "%s:%s" % (client or ("a local socket", 0))
-            peer_log.warning(client, f"refused %s: {exceeded} is %d", where, getattr(options, exceeded))
+            peer_log.warning(client, f"refused %s: {exceeded} is %d", peer_name(client), getattr(options, exceeded))
             writer.transport.abort()
             return None
         connection = AmqttConnection(self, options, reader, writer)
