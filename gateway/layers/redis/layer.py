@@ -3,10 +3,11 @@
 import asyncio
 import inspect
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-from gateway.exceptions import MessageTooLarge
+from gateway.exceptions import ChannelFull, MessageTooLarge
 from gateway.layers.base import (
     BaseChannelLayer,
     Deliver,
@@ -19,7 +20,7 @@ from gateway.layers.dropped import TOO_LARGE, UNDECODABLE, DropLog
 from gateway.layers.local import LocalChannels
 from gateway.layers.per_loop import PerLoop
 from gateway.layers.redis.cluster import ClusterCommands
-from gateway.layers.redis.commands import Commands, HostCommands
+from gateway.layers.redis.commands import Commands, HostCommands, check_all
 from gateway.layers.redis.connection import Script
 from gateway.layers.redis.hosts import Hosts, decode_hosts, shard_of
 from gateway.layers.redis.options import ConnectionHook, RedisOptions
@@ -31,24 +32,55 @@ logger = logging.getLogger("gateway.layer")
 ADDRESSES: Final = ("__asgi_channel__", "__asgi_group__")
 
 
-class LoopState(Protocol):
+class LoopState(ABC):
     """The part of a layer that belongs to one event loop: its channels and its connections."""
 
-    local: LocalChannels
+    layer: "RedisLayerBase[Any]"
+
+    def __init__(self, layer: "RedisLayerBase[Any]", scripts: Sequence[Script] = ()) -> None:
+        """`scripts` are those that the connections for commands load."""
+        self.layer = layer
+        self.drops = layer.drops
+        self.local = LocalChannels(
+            capacity=layer.get_capacity, expiry=layer.expiry, group_expiry=layer.group_expiry, drops=self.drops
+        )
+        self.events = ConnectionEvents(layer.options, self.local)
+        self.commands = layer.make_commands(scripts)
+
+    async def flush(self) -> None:
+        await self.close()
+        self.local.clear()
+
+    async def check(self) -> None:
+        await check_all(self.commands)
+
+    def put(self, channel: str, message: Message) -> None:
+        """Gives `message` to a channel of this event loop. Raises ChannelFull."""
+        # Through the serializer, so that a receiver sees the same values whichever process it lives in.
+        if not self.local.put(channel, self.layer.deserialize(self.layer.encode(message))):
+            raise ChannelFull(channel)
 
     @property
+    @abstractmethod
     def connected(self) -> bool: ...
+    @abstractmethod
     async def send(self, channel: str, message: Message) -> None: ...
+    @abstractmethod
     async def receive(self, channel: str) -> Message: ...
+    @abstractmethod
     async def new_channel(self, prefix: str) -> str: ...
+    @abstractmethod
     def attach(self, channel: str, deliver: Deliver) -> None: ...
+    @abstractmethod
     def detach(self, channel: str) -> None: ...
+    @abstractmethod
     async def group_add(self, group: str, channel: str) -> None: ...
+    @abstractmethod
     async def group_discard(self, group: str, channel: str) -> None: ...
+    @abstractmethod
     async def group_send(self, group: str, message: Message) -> GroupSendResult: ...
-    async def flush(self) -> None: ...
+    @abstractmethod
     async def close(self) -> None: ...
-    async def check(self) -> None: ...
 
 
 State = TypeVar("State", bound=LoopState)

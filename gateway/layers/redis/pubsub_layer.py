@@ -20,7 +20,6 @@ import secrets
 import uuid
 from typing import Final
 
-from gateway.exceptions import ChannelFull
 from gateway.layers.base import (
     NOBODY,
     Deliver,
@@ -31,11 +30,9 @@ from gateway.layers.base import (
     require_message,
 )
 from gateway.layers.dropped import GONE, UNAVAILABLE, UNDECODABLE
-from gateway.layers.local import LocalChannels
 from gateway.layers.redis.cluster import ClusterCommands
 from gateway.layers.redis.cluster_subscriptions import ClusterSubscriptions
-from gateway.layers.redis.commands import check_all
-from gateway.layers.redis.layer import ConnectionEvents, RedisLayerBase
+from gateway.layers.redis.layer import LoopState, RedisLayerBase
 from gateway.layers.redis.subscriptions import Hooks, HostSubscriptions, Owns, Subscriptions
 from gateway.layers.redis.sync_clients import SyncClients
 from gateway.layers.validation import escape_name, require_name
@@ -67,19 +64,13 @@ class RedisPubSubChannelLayer(RedisLayerBase["_LoopState"]):
         return f"{self.prefix}__channel__{escape_name(self.non_local_name(channel))}".encode()
 
 
-class _LoopState:
-    """The part of the layer that belongs to one event loop: its channels and its connections."""
+class _LoopState(LoopState):
+    layer: RedisPubSubChannelLayer
 
     def __init__(self, layer: RedisPubSubChannelLayer) -> None:
-        self.layer = layer
+        super().__init__(layer)
         self.origin = secrets.token_bytes(ORIGIN_BYTES)
         self.process = uuid.uuid4().hex
-        self.drops = layer.drops
-        self.local = LocalChannels(
-            capacity=layer.get_capacity, expiry=layer.expiry, group_expiry=layer.group_expiry, drops=self.drops
-        )
-        self.events = ConnectionEvents(layer.options, self.local)
-        self.commands = layer.make_commands()
         hooks = Hooks(on_message=self._receive, on_lost=self._lost, on_back=self._back)
         self.subscriptions: Subscriptions = (
             ClusterSubscriptions(self.commands, **hooks)
@@ -93,18 +84,11 @@ class _LoopState:
     def connected(self) -> bool:
         return not self.subscriptions.down
 
-    async def flush(self) -> None:
-        await self.close()
-        self.local.clear()
-
     async def close(self) -> None:
         await self.subscriptions.close()
         await self.commands.close()
         self._groups.clear()
         self._cut_off.clear()
-
-    async def check(self) -> None:
-        await check_all(self.commands)
 
     # Channels
 
@@ -133,8 +117,7 @@ class _LoopState:
 
     async def send(self, channel: str, message: Message) -> None:
         if "!" in channel and self.local.knows(channel):
-            if not self.local.put(channel, self.layer.deserialize(self.layer.encode(message))):
-                raise ChannelFull(channel)
+            self.put(channel, message)
             return
         payload = self.layer.encode({**message, "__asgi_channel__": channel})
         key = self.layer.channel_key(channel)

@@ -32,13 +32,11 @@ from gateway.layers.base import (
     require_message,
 )
 from gateway.layers.dropped import FULL, GONE, UNAVAILABLE
-from gateway.layers.local import LocalChannels
 from gateway.layers.redis.cluster import ClusterCommands
-from gateway.layers.redis.commands import check_all
 from gateway.layers.redis.connection import CommandConnection
 from gateway.layers.redis.group_memberships import GroupMemberships, group_key, oldest
 from gateway.layers.redis.hosts import Hosts
-from gateway.layers.redis.layer import ConnectionEvents, RedisLayerBase
+from gateway.layers.redis.layer import LoopState, RedisLayerBase
 from gateway.layers.redis.queue_reader import PUSH, SCRIPTS, QueueReader
 from gateway.layers.redis.sync_clients import SyncClients
 from gateway.layers.serializers import Serializer
@@ -100,19 +98,13 @@ class RedisChannelLayer(RedisLayerBase["_LoopState"]):
         return self.queue_key(channel), (self.encode(message), capacity, int(self.expiry * 1000), "back")
 
 
-class _LoopState:
-    """The part of the layer that belongs to one event loop: its channels and its connections."""
+class _LoopState(LoopState):
+    layer: RedisChannelLayer
 
     def __init__(self, layer: RedisChannelLayer) -> None:
-        self.layer = layer
+        super().__init__(layer, SCRIPTS)
         # Different in each event loop, because forked processes inherit the layer.
         self.process = f"specific.{layer.client_prefix}{secrets.token_hex(8)}!"
-        self.drops = layer.drops
-        self.local = LocalChannels(
-            capacity=layer.get_capacity, expiry=layer.expiry, group_expiry=layer.group_expiry, drops=self.drops
-        )
-        self.events = ConnectionEvents(layer.options, self.local)
-        self.commands = layer.make_commands(SCRIPTS)
         self.memberships = GroupMemberships(
             layer.options,
             self.process,
@@ -129,15 +121,11 @@ class _LoopState:
     def connected(self) -> bool:
         return not any(connection.down for connection in (*self.commands.connections, *self.readers.values()))
 
-    async def check(self) -> None:
-        await check_all(self.commands)
-
     async def flush(self) -> None:
         await self.commands.connect()
         for connection in self.commands.connections:
             await _delete(connection, f"{self.layer.prefix}:")
-        await self.close()
-        self.local.clear()
+        await super().flush()
 
     async def close(self) -> None:
         self.memberships.close()
@@ -218,8 +206,7 @@ class _LoopState:
 
     async def send(self, channel: str, message: Message) -> None:
         if channel.startswith(self.process) and self.local.knows(channel):
-            if not self.local.put(channel, self.layer.deserialize(self.layer.encode(message))):
-                raise ChannelFull(channel)
+            self.put(channel, message)
             return
         key, arguments = self.layer.push_arguments(channel, message)
         try:
