@@ -16,6 +16,48 @@ def collector() -> list[Any]:
     return []
 
 
+class Ticking(AsyncWebsocketConsumer):
+    async def tick(self) -> None:
+        await self.send(text_data="tick")
+
+
+class TickingInAThread(WebsocketConsumer):
+    def tick(self) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        self.send(text_data="tick")
+
+
+class FailingTicks(AsyncWebsocketConsumer):
+    async def tick(self) -> None:
+        raise LookupError
+
+    async def background_failed(self, event: Any) -> None:
+        await self.send(text_data=type(event["error"]).__name__)
+
+
+class EndlessWork(AsyncWebsocketConsumer):
+    """Has work that does not end by itself; logs its end, and fails when it receives something."""
+
+    log: list[str]
+
+    async def connect(self) -> None:
+        self.spawn(self.work())
+        await self.accept()
+
+    async def work(self) -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0)
+            self.log.append("work ended")
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        raise ZeroDivisionError
+
+    async def disconnect(self, code: int) -> None:
+        self.log.append("disconnect")
+
+
 class TestSpawn:
     async def test_work_runs_while_a_handler_waits(self, served: Any) -> None:
         class Subject(AsyncWebsocketConsumer):
@@ -37,48 +79,18 @@ class TestSpawn:
             assert [await client.receive_from() for _ in range(2)] == ["from the background", "from the handler"]
 
     async def test_work_is_cancelled_and_awaited_before_disconnect_is_called(self, served: Any) -> None:
-        log = collector()
-
-        class Subject(AsyncWebsocketConsumer):
-            async def connect(self) -> None:
-                self.spawn(self.work())
-                await self.accept()
-
-            async def work(self) -> None:
-                try:
-                    await asyncio.sleep(3600)
-                finally:
-                    await asyncio.sleep(0)
-                    log.append("work ended")
-
-            async def disconnect(self, code: int) -> None:
-                log.append("disconnect")
+        class Subject(EndlessWork):
+            log = collector()
 
         async with WebsocketCommunicator(served(Subject.as_asgi()), "/") as client:
             await client.connect()
 
-        assert log == ["work ended", "disconnect"]
+        assert Subject.log == ["work ended", "disconnect"]
 
     @pytest.mark.parametrize("end", ["a handler raises", "the server cancels"])
     async def test_work_ends_however_the_consumer_ends(self, served: Any, end: str) -> None:
-        log = collector()
-
-        class Subject(AsyncWebsocketConsumer):
-            async def connect(self) -> None:
-                self.spawn(self.work())
-                await self.accept()
-
-            async def work(self) -> None:
-                try:
-                    await asyncio.sleep(3600)
-                finally:
-                    log.append("work ended")
-
-            async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-                raise ZeroDivisionError
-
-            async def disconnect(self, code: int) -> None:
-                log.append("disconnect")
+        class Subject(EndlessWork):
+            log = collector()
 
         client = WebsocketCommunicator(served(Subject.as_asgi()), "/")
         await client.connect()
@@ -89,7 +101,7 @@ class TestSpawn:
         else:
             await client.stop()
 
-        assert log == ["work ended", "disconnect"]
+        assert Subject.log == ["work ended", "disconnect"]
 
     async def test_a_failure_is_logged_and_given_to_the_hook(self, served: Any, caplog: Any) -> None:
         class Subject(AsyncWebsocketConsumer):
@@ -217,13 +229,10 @@ class TestSpawn:
 
 class TestEvery:
     async def test_a_function_is_called_again_and_again(self, served: Any) -> None:
-        class Subject(AsyncWebsocketConsumer):
+        class Subject(Ticking):
             async def connect(self) -> None:
                 await self.accept()
                 self.every(0.01, self.tick)
-
-            async def tick(self) -> None:
-                await self.send(text_data="tick")
 
         async with WebsocketCommunicator(served(Subject.as_asgi()), "/") as client:
             await client.connect()
@@ -275,16 +284,10 @@ class TestEvery:
             assert await client.receive_nothing(0.02)
 
     async def test_a_failure_is_told_and_it_is_called_again(self, served: Any, caplog: Any) -> None:
-        class Subject(AsyncWebsocketConsumer):
+        class Subject(FailingTicks):
             async def connect(self) -> None:
                 await self.accept()
                 self.every(0.001, self.tick)
-
-            async def tick(self) -> None:
-                raise LookupError
-
-            async def background_failed(self, event: Any) -> None:
-                await self.send(text_data=type(event["error"]).__name__)
 
         async with WebsocketCommunicator(served(Subject.as_asgi()), "/") as client:
             await client.connect()
@@ -292,14 +295,10 @@ class TestEvery:
             assert [await client.receive_from() for _ in range(2)] == ["LookupError"] * 2
 
     async def test_a_synchronous_consumer_is_called_in_its_thread(self, served: Any) -> None:
-        class Subject(WebsocketConsumer):
+        class Subject(TickingInAThread):
             def connect(self) -> None:
                 self.accept()
                 self.every(0.001, self.tick)
-
-            def tick(self) -> None:
-                assert threading.current_thread() is not threading.main_thread()
-                self.send(text_data="tick")
 
         async with WebsocketCommunicator(served(Subject.as_asgi()), "/") as client:
             await client.connect()
@@ -319,14 +318,11 @@ class TestEvery:
 
 class TestLater:
     async def test_a_function_is_called_once(self, served: Any) -> None:
-        class Subject(AsyncWebsocketConsumer):
+        class Subject(Ticking):
             async def connect(self) -> None:
                 await self.accept()
                 self.later(0.001, self.tick)
                 self.later(0.02, self.end)
-
-            async def tick(self) -> None:
-                await self.send(text_data="tick")
 
             async def end(self) -> None:
                 await self.send(text_data="end")
@@ -358,7 +354,7 @@ class TestLater:
             assert await client.receive_from(timeout=30) == "five calls"
 
     async def test_a_delayed_call_may_be_cancelled_and_then_makes_room_for_another(self, served: Any) -> None:
-        class Subject(AsyncWebsocketConsumer):
+        class Subject(Ticking):
             max_background = 1
 
             async def connect(self) -> None:
@@ -370,25 +366,16 @@ class TestLater:
             async def never(self) -> None:
                 raise AssertionError("it was cancelled")
 
-            async def tick(self) -> None:
-                await self.send(text_data="tick")
-
         async with WebsocketCommunicator(served(Subject.as_asgi()), "/") as client:
             await client.connect()
 
             assert await client.receive_from(timeout=30) == "tick"
 
     async def test_a_failure_of_a_delayed_call_is_logged_and_given_to_the_hook(self, served: Any, caplog: Any) -> None:
-        class Subject(AsyncWebsocketConsumer):
+        class Subject(FailingTicks):
             async def connect(self) -> None:
                 await self.accept()
                 self.later(0, self.tick)
-
-            async def tick(self) -> None:
-                raise LookupError
-
-            async def background_failed(self, event: Any) -> None:
-                await self.send(text_data=type(event["error"]).__name__)
 
         async with WebsocketCommunicator(served(Subject.as_asgi()), "/") as client:
             await client.connect()
@@ -397,14 +384,10 @@ class TestLater:
         assert caplog.text.count("background work failed") == 1
 
     async def test_in_a_synchronous_consumer_it_is_called_in_its_thread(self, served: Any) -> None:
-        class Subject(WebsocketConsumer):
+        class Subject(TickingInAThread):
             def connect(self) -> None:
                 self.accept()
                 self.later(0.001, self.tick)
-
-            def tick(self) -> None:
-                assert threading.current_thread() is not threading.main_thread()
-                self.send(text_data="tick")
 
         async with WebsocketCommunicator(served(Subject.as_asgi()), "/") as client:
             await client.connect()
