@@ -7,12 +7,6 @@ import pytest
 from gateway.config import Config, ConfigError, load
 
 
-@pytest.fixture(autouse=True)
-def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def written(text: str) -> Path:
     file = Path("gateway.toml")
     file.write_text(text)

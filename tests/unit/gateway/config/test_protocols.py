@@ -17,11 +17,6 @@ LISTENER = '[[listeners]]\nprotocol = "mqtt"\nbind = "127.0.0.1:1883"\n'
 MOVED = [declared.name for declared in dataclasses.fields(BrokerOptions)]
 
 
-@pytest.fixture(autouse=True)
-def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def problems(text: str, environ: dict[str, str] | None = None, flags: tuple[str, ...] = ()) -> list[str]:
     Path("gateway.toml").write_text(text)
     with pytest.raises(ConfigError) as raised:

@@ -9,11 +9,6 @@ from gateway.config import load
 from gateway.config.review import Finding, review
 
 
-@pytest.fixture(autouse=True)
-def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def findings(text: str, environ: dict[str, str] | None = None) -> dict[str, Finding]:
     """By key; the file can be read by its owner only."""
     file = Path("gateway.toml")

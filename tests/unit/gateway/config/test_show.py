@@ -9,11 +9,6 @@ from gateway.config import load
 from gateway.config.show import mask_url, render
 
 
-@pytest.fixture(autouse=True)
-def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def printed(text: str, *, effective: bool, environ: dict[str, str] | None = None) -> str:
     Path("gateway.toml").write_text(text)
     loaded = load(Path("gateway.toml"), environ=environ or {})
