@@ -4,7 +4,6 @@ import functools
 from typing import Any, Final
 
 from gateway.layers.base import Message
-from gateway.layers.dropped import UNDECODABLE
 from gateway.layers.group_log import EXPIRY_S, LENGTH, START, GroupLog, Position, SyncGroupLog
 from gateway.layers.redis.commands import Scripts, ScriptsPerLoop
 from gateway.layers.redis.connection import Script
@@ -55,7 +54,6 @@ class RedisGroupLog(GroupLog):
     ) -> None:
         """`scripts` runs the scripts of this module: by default over connections of the running event loop."""
         super().__init__(layer, length=length, expiry_s=expiry_s)
-        self._serializer = layer.stored_serializer()
         self._scripts: Scripts = scripts or ScriptsPerLoop(lambda: layer.make_commands(SCRIPTS))
 
     @functools.cached_property
@@ -65,7 +63,7 @@ class RedisGroupLog(GroupLog):
         return SyncGroupLog(RedisGroupLog(self.layer, length=self.length, expiry_s=self.expiry_s, scripts=scripts))
 
     async def _append(self, group: str, message: Message) -> Position:
-        payload = self._serializer.serialize(message)
+        payload = self.layer.stored_serializer.serialize(message)
         # Checked before it is in the log: what members are sent has the position besides, and the same limit.
         self.layer.require_size(len(payload) + 6 * len(group) + POSITION_BYTES, message)
         arguments = (payload, self.length, int(self.expiry_s * 1000))
@@ -75,7 +73,9 @@ class RedisGroupLog(GroupLog):
     async def _read(self, group: str, after: Position) -> tuple[Position, list[tuple[Position, Message]]]:
         start = f"{after.epoch}-{after.number + 1}"
         last, found = await self._scripts.run_script(READ, self._key(group), (start,))
-        entries = [(Position.parse(entry[0].decode()), self._decode(group, entry[1][1])) for entry in found]
+        where = f"the log of {group}"
+        entries = [(Position.parse(id_.decode()), self.layer.decode_stored(fields[1], where)) for id_, fields in found]
+        # One that cannot be read is a gap in the log.
         readable = [(position, message) for position, message in entries if message is not None]
         return _end_of(last), readable
 
@@ -88,14 +88,6 @@ class RedisGroupLog(GroupLog):
 
     def _key(self, group: str) -> bytes:
         return f"{self.layer.prefix}:log:{escape_name(group)}".encode()
-
-    def _decode(self, group: str, payload: bytes) -> Message | None:
-        """The message, or None when it is none: then the log has a gap there."""
-        try:
-            return dict(self._serializer.deserialize(payload))
-        except Exception as error:  # whatever a serializer raises on bytes that are not its own
-            self.layer.drops.add(UNDECODABLE, f"the log of {group} ({type(error).__name__})")
-            return None
 
 
 def _end_of(last: Any) -> Position:

@@ -1,6 +1,7 @@
 """What the layers over Redis share: messages as bytes, one state per event loop, and events of a lost connection."""
 
 import asyncio
+import functools
 import inspect
 import logging
 from abc import ABC, abstractmethod
@@ -139,6 +140,7 @@ class RedisLayerBase(BaseChannelLayer, Generic[State]):
             raise ValueError("not a message")  # noqa: TRY004
         return content
 
+    @functools.cached_property
     def stored_serializer(self) -> Serializer:
         """The serializer of logs and presence, which may be older than a message is allowed to be.
 
@@ -147,6 +149,14 @@ class RedisLayerBase(BaseChannelLayer, Generic[State]):
         own = type(self).serialize is not RedisLayerBase.serialize
         own = own or type(self).deserialize is not RedisLayerBase.deserialize
         return self if own else self.options.make_serializer()
+
+    def decode_stored(self, payload: bytes, where: str) -> dict[str, Any] | None:
+        """What `stored_serializer` wrote; None, and a counted drop, when `payload` is nothing of it."""
+        try:
+            return dict(self.stored_serializer.deserialize(payload))
+        except Exception as error:  # whatever a serializer raises on bytes that are not its own
+            self.drops.add(UNDECODABLE, f"{where} ({type(error).__name__})")
+            return None
 
     def encode(self, message: Message) -> bytes:
         """`message` as bytes. Raises MessageTooLarge."""

@@ -20,7 +20,6 @@ from collections import Counter
 from typing import Any, Final
 
 from gateway.layers.base import LayerUnavailableError
-from gateway.layers.dropped import UNDECODABLE
 from gateway.layers.per_loop import PerLoop
 from gateway.layers.presence import Entry, Member, Presence, SyncPresence
 from gateway.layers.redis.commands import Commands, Scripts
@@ -107,7 +106,6 @@ class _Reader:
     def __init__(self, layer: RedisLayerBase[Any], scripts: Scripts) -> None:
         self._layer = layer
         self._scripts = scripts
-        self.serializer = layer.stored_serializer()
         self.processes_key = f"{layer.prefix}:presence:processes".encode()
 
     def group_key(self, group: str) -> bytes:
@@ -125,17 +123,10 @@ class _Reader:
         """The members, those of expired processes included."""
         fields = await self._scripts.run_script(MEMBERS, self.group_key(group), ())
         pairs = zip(fields[::2], fields[1::2], strict=True)
-        return [Member(field.decode(), self._decode(payload)) for field, payload in pairs]
+        return [Member(id_.decode(), self._layer.decode_stored(payload, "presence") or {}) for id_, payload in pairs]
 
     async def close(self) -> None:
         await self._scripts.close()
-
-    def _decode(self, payload: bytes) -> dict[str, Any]:
-        try:
-            return dict(self.serializer.deserialize(payload))
-        except Exception as error:  # whatever a serializer raises on bytes that are not its own
-            self._layer.drops.add(UNDECODABLE, f"presence ({type(error).__name__})")
-            return {}
 
 
 class _Process:
@@ -203,7 +194,7 @@ class _Process:
         """Writes `entry` under a new ID, and sends `presence.joined`."""
         entry.id = f"{self._name}!{next(self._numbers)}"
         member = entry.member
-        payload = self.reader.serializer.serialize(entry.data)
+        payload = self._layer.stored_serializer.serialize(entry.data)
         self._layer.require_size(len(payload), {"type": "presence.joined"})
         key, own = self.reader.group_key(entry.group), self._process_key(self._name)
         # The groups of the process first: those who remove the members of an expired process look there.
