@@ -33,7 +33,7 @@ def is_secret_key(keys: list[str]) -> bool:
     if len(keys) != 2:
         return False
     table, key = keys
-    cls = _own_tables().get(table)
+    cls = _own_tables(section_types()).get(table)
     if cls is None and table in protocol_names():
         try:
             cls = load_protocol(table).ServerOptions
@@ -54,7 +54,7 @@ class Assembler:
     def config(self) -> Config | None:
         """The configuration; None if anything in it was at fault."""
         sections = section_types()
-        protocol_tables = protocol_names() - _own_tables().keys()
+        protocol_tables = protocol_names() - _own_tables(sections).keys()
         listeners = self._listeners()
         for name in sorted(protocol_tables & self._root.items.keys() - self._servers.keys()):
             self._load(name, self._root.items[name].origin, name)
@@ -136,10 +136,10 @@ class Assembler:
                 self._builder.fault(origin, f"{path}.{key}: {protocol} does not listen, it connects")
 
 
-def _own_tables() -> dict[str, type[Any]]:
+def _own_tables(sections: Mapping[str, type[Any]]) -> dict[str, type[Any]]:
     """The dataclass of each table that is neither a protocol's nor a listener, by its name."""
     own = {name: cls for name, cls in get_type_hints(Config).items() if isinstance(cls, type) and is_dataclass(cls)}
-    return {**own, **section_types()}
+    return {**own, **sections}
 
 
 def _places(cls: type[Any], place: str) -> dict[str, str]:
