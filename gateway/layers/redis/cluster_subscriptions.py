@@ -14,7 +14,7 @@ from gateway.layers.base import LayerUnavailableError
 from gateway.layers.redis.cluster import Address, ClusterCommands
 from gateway.layers.redis.connection import REPLY_TIMEOUT_S
 from gateway.layers.redis.hosts import node_host
-from gateway.layers.redis.subscriptions import PLAIN, SHARDED, Hooks, SubscriberConnection
+from gateway.layers.redis.subscriptions import PLAIN, SHARDED, Hooks, SubscriberConnection, Waiters
 
 
 class ClusterSubscriptions:
@@ -30,7 +30,7 @@ class ClusterSubscriptions:
         self._confirmed: set[bytes] = set()
         self._missing: set[bytes] = set()
         self._cut_off: set[bytes] = set()
-        self._waiters: dict[bytes, list[asyncio.Future[None]]] = {}
+        self._waiters: Waiters[None] = Waiters()
         cluster.on_change = self._place_all
         cluster.is_well = lambda: not self.down and None not in self._placed.values()
 
@@ -48,11 +48,9 @@ class ClusterSubscriptions:
         self._place(key)
         if key in self._confirmed or self._is_down(key):
             return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(key, []).append(waiter)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REPLY_TIMEOUT_S):  # its slot may be between two nodes
-                await waiter
+                await self._waiters.wait(key)
 
     def want(self, key: bytes) -> None:
         self._placed.setdefault(key, None)
@@ -63,15 +61,14 @@ class ClusterSubscriptions:
         if address is not None:
             self._connections[address].unsubscribe(key)
         self._confirmed.discard(key)
-        self._resolve(key)
+        self._waiters.resolve(key, None)
         self._found(key)
 
     async def close(self) -> None:
         self._placed.clear()
         for keys in (self._confirmed, self._missing, self._cut_off):
             keys.clear()
-        for key in list(self._waiters):
-            self._resolve(key)
+        self._waiters.resolve_all(None)
         connections, self._connections = self._connections, {}
         for connection in connections.values():
             await connection.close()
@@ -119,7 +116,7 @@ class ClusterSubscriptions:
     def _settled(self, address: Address, key: bytes) -> None:
         if self._placed.get(key) == address:
             self._confirmed.add(key)
-            self._resolve(key)
+            self._waiters.resolve(key, None)
             self._found(key)
 
     def _gone(self, keys: Iterable[bytes]) -> None:
@@ -136,7 +133,7 @@ class ClusterSubscriptions:
             return  # closed by us
         self._lose(connection.wanted)
         for key in connection.wanted:
-            self._resolve(key)
+            self._waiters.resolve(key, None)
         if connection.error is not None:
             self._cluster.in_trouble()
 
@@ -153,8 +150,3 @@ class ClusterSubscriptions:
         if self._cut_off and not self._missing:
             back, self._cut_off = self._cut_off, set()
             self._on_back(back.__contains__)
-
-    def _resolve(self, key: bytes) -> None:
-        for waiter in self._waiters.pop(key, ()):
-            if not waiter.done():
-                waiter.set_result(None)

@@ -7,12 +7,14 @@ import asyncio
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypedDict, Unpack
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar, Unpack
 
 from redis.exceptions import MovedError
 
 from gateway.layers.redis.connection import RedisConnection
 from gateway.layers.redis.hosts import Host, shard_of
+
+Outcome = TypeVar("Outcome")
 
 Owns: TypeAlias = Callable[[bytes], bool]
 """Whether a key is among those that are meant."""
@@ -47,6 +49,27 @@ class Subscriptions(Protocol):
 
     async def close(self) -> None:
         """Ends the subscriptions and the connections."""
+
+
+class Waiters(Generic[Outcome]):
+    """Those who wait until something is known of a key."""
+
+    def __init__(self) -> None:
+        self._waiters: dict[bytes, list[asyncio.Future[Outcome]]] = {}
+
+    def wait(self, key: bytes) -> "asyncio.Future[Outcome]":
+        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(key, []).append(waiter)
+        return waiter
+
+    def resolve(self, key: bytes, outcome: Outcome) -> None:
+        for waiter in self._waiters.pop(key, ()):
+            if not waiter.done():
+                waiter.set_result(outcome)
+
+    def resolve_all(self, outcome: Outcome) -> None:
+        for key in list(self._waiters):
+            self.resolve(key, outcome)
 
 
 class Words(NamedTuple):
@@ -240,7 +263,8 @@ class _Shard:
         )
         self._report_lost = functools.partial(hooks["on_lost"], owns)
         self._report_back = functools.partial(hooks["on_back"], owns)
-        self._waiters: dict[bytes, list[asyncio.Future[bool]]] = {}
+        self._waiters: Waiters[bool] = Waiters()
+        """They get whether the server has confirmed the key; not if the connection is lost meanwhile."""
         # None: nothing to report. Else the keys whose subscriptions are to be confirmed before all are back.
         self._restoring: set[bytes] | None = None
 
@@ -248,17 +272,14 @@ class _Shard:
         self.connection.want(key)
         if self.connection.is_subscribed(key):
             return
-        if not self.connection.down:
-            waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-            self._waiters.setdefault(key, []).append(waiter)
-            if await waiter:
-                return
+        if not self.connection.down and await self._waiters.wait(key):
+            return
         if not self.connection.ever_up:
             self.connection.wanted.discard(key)
             raise self.connection.unavailable()
 
     def _settled(self, key: bytes) -> None:
-        self._resolve(key, settled=True)
+        self._waiters.resolve(key, True)
         if self._restoring is not None:
             self._restoring.discard(key)
             self._report_if_restored()
@@ -274,14 +295,8 @@ class _Shard:
             self._report_back()
 
     def _lost(self, was_up: bool) -> None:
-        for key in list(self._waiters):
-            self._resolve(key, settled=False)
+        self._waiters.resolve_all(False)
         if was_up:
             if self._restoring is None:
                 self._report_lost()
             self._restoring = set()
-
-    def _resolve(self, key: bytes, *, settled: bool) -> None:
-        for waiter in self._waiters.pop(key, ()):
-            if not waiter.done():
-                waiter.set_result(settled)
