@@ -15,6 +15,7 @@ from devices.models import Device, DeviceType, RecordedRefusal
 from devices.refusal_recorder import AT_ONCE, KEPT_OF_DEVICE, KEPT_OF_UNKNOWN, MAX_WAITING, REFILL_S, RefusalRecorder
 from devices.refusals import SAMPLE_BYTES, Refusal, Sample
 from gateway.db import database_sync_to_async
+from tests.support.waiting import until
 
 REFUSAL: Final = Refusal(
     kind="payload",
@@ -175,9 +176,7 @@ async def test_while_the_database_takes_none_they_wait(
         locking = asyncio.ensure_future(database_sync_to_async(lock, thread_sensitive=False)())
         await asyncio.to_thread(locked.wait, 60)
         recorder.note(REFUSAL)
-        async with asyncio.timeout(60):
-            while "cannot record what was refused" not in caplog.text:
-                await asyncio.sleep(0.05)
+        await until(lambda: "cannot record what was refused" in caplog.text, "a failure to write")
         written.set()
         await locking
 

@@ -11,6 +11,7 @@ from gateway.exceptions import ChannelFull
 from gateway.layers import GroupSendResult
 from gateway.layers.redis import RedisChannelLayer
 from tests.support.redis import RedisServer
+from tests.support.waiting import until
 
 MakeLayer = Callable[..., RedisChannelLayer]
 
@@ -61,9 +62,7 @@ class TestQueues:
         for number in range(100):
             await writer.send("work", {"type": "n", "number": number})
             await asyncio.sleep(0)
-        async with asyncio.timeout(60):
-            while len(got) < 100:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(got) >= 100, "all messages")
         for task in tasks:
             await cancel(task)
 
