@@ -87,7 +87,7 @@ class BridgeMqttConsumer(AsyncMqttConsumer):
     def note_refusal(
         self,
         request: str,
-        about: object,
+        about: str,
         refusal: Reject,
         count: int = 1,
         *,
@@ -96,8 +96,7 @@ class BridgeMqttConsumer(AsyncMqttConsumer):
     ) -> None:
         """Counts the refusal among those of payloads, too, and has it recorded with the device that was named."""
         super().note_refusal(request, about, refusal, count, answered=answered, payload=payload)
-        topics = str(about)  # one, or "... and 3 more"
-        named = bridged_topics().find(topics) or bridged_topics().find(topics.rpartition(" and ")[0])
+        named = bridged_topics().find(about)
         name = named.levels["device"] if named else ""
         found = self._services.directory.remembered(name) if name else None
         note_request(

@@ -109,7 +109,7 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
     def note_refusal(
         self,
         request: str,
-        about: object,
+        about: str,
         refusal: Reject,
         count: int = 1,
         *,

@@ -12,6 +12,7 @@ from devices.credentials import Found, Identity
 from devices.refusals import LoginError, LoginRefusal, Refusal, RefusedError, Sample
 from devices.services import services_of
 from gateway.exceptions import Reject
+from gateway.generic.mqtt_replies import with_count
 from protocols.addresses import parse_address
 from protocols.asgi import Scope
 from protocols.log_lines import PeerLog, describe
@@ -88,7 +89,7 @@ def note_payload(scope: Scope, device: Identity, error: RefusedError, payload: b
 def note_request(
     scope: Scope,
     request: str,
-    about: object,
+    about: str,
     refusal: Reject,
     count: int,
     *,
@@ -109,7 +110,7 @@ def note_request(
             kind=kind,
             wire=wire,
             address=_address(scope),
-            what=f"{request} {about}",
+            what=f"{request} {with_count(about, count)}",
             code=refusal.reason_code,
             reason=refusal.log_reason or refusal.reason_string or ReasonCode(refusal.reason_code).name,
             device_id=device_id,

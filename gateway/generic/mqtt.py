@@ -235,11 +235,10 @@ class AsyncMqttConsumer(MqttAuthentication, events=(*EVENTS, "mqtt.auth", "mqtt.
         if self.__unsettled is not None:
             self.__unsettled.pop(outcome, None)
         error = asyncio.CancelledError() if outcome.cancelled() else outcome.exception()
-        about = f"{event['topic']} and {len(acks) - 1} more" if len(acks) > 1 else event["topic"]
         if isinstance(error, Reject):
-            self.note_refusal("publish", about, error, len(acks), answered=self._answered(1))
+            self.note_refusal("publish", event["topic"], error, len(acks), answered=self._answered(1))
         elif error is not None:
-            self._note_failure("publish", about, error, len(acks))
+            self._note_failure("publish", event["topic"], error, len(acks))
         for ack in acks:
             if error is not None:
                 refusal = error if isinstance(error, Reject) else FAILED

@@ -109,7 +109,7 @@ class MqttPeerState(AsyncConsumer, events=()):
     def note_refusal(
         self,
         request: str,
-        about: object,
+        about: str,
         refusal: Reject,
         count: int = 1,
         *,
@@ -118,8 +118,9 @@ class MqttPeerState(AsyncConsumer, events=()):
     ) -> None:
         """Counts a refusal, and logs it within the share of the client's owner or address; may be extended.
 
-        `request` is "connect", "publish", "subscribe" or "will"; `about` is the topic or filter, or says how many;
-        `payload` is that of a publish which its handler has refused at once, for who extends this.
+        `request` is "connect", "publish", "subscribe" or "will"; `about` is the topic or filter, of the
+        first where a future has refused `count` publishes; `payload` is that of a publish which its handler has refused
+        at once, for who extends this.
         One that ends the connection, as that of a publish which is not `answered` does, is logged by the server, with
         the reason, and not here too.
         """
@@ -128,7 +129,7 @@ class MqttPeerState(AsyncConsumer, events=()):
             return
         message = "refused %s %r of %s: %s"
         kind = f"{message} {request} {refusal.reason_code:#04x}"
-        peer_log.warning(self.__peer(), message, request, about, self._who(), refusal, kind=kind)
+        peer_log.warning(self.__peer(), message, request, with_count(about, count), self._who(), refusal, kind=kind)
 
     def __peer(self) -> Peer:
         """Whose share of the log it is: that of the owner, if `accept` has named one, else of the address."""
@@ -148,11 +149,17 @@ class MqttPeerState(AsyncConsumer, events=()):
         logger.debug("kept retained %r from %s: %s", topic_name, self._who(), refusal)
         return refusal
 
-    def _note_failure(self, request: str, about: object, error: BaseException, count: int = 1) -> None:
+    def _note_failure(self, request: str, about: str, error: BaseException, count: int = 1) -> None:
         mqtt_refusals.labels(request, f"{ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR:#04x}").inc(count)
         message, peer = "%s %r of %s failed (%d)", self.__peer()
         kind = f"{message} {request} {type(error).__name__}"
-        peer_log.error(peer, message, request, about, self._who(), count, kind=kind, exc_info=error)
+        line = (message, request, with_count(about, count), self._who(), count)
+        peer_log.error(peer, *line, kind=kind, exc_info=error)
+
+
+def with_count(about: str, count: int) -> str:
+    """What `note_refusal` is about, for people: the topic, and how many more publishes were refused with it."""
+    return f"{about} and {count - 1} more" if count > 1 else about
 
 
 def publish_ack(ack_id: int, route: bool) -> Event:
