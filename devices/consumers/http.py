@@ -60,12 +60,13 @@ class DeviceHttpConsumer(AsyncHttpConsumer):
             await self.send_response(status, answer, headers=headers)
             return
         requests = self._device.profile.requests
-        allowed = [method for method in _METHODS if requests.find(f"{method} {path}") is not None]
-        if allowed and self.scope["method"] not in allowed:
-            allow = (b"allow", ", ".join(allowed).encode())
-            await self.respond(405, f"is asked with {' or '.join(allowed)}", allow)
-            return
         match = requests.find(f"{self.scope['method']} {path}")
+        if match is None:
+            allowed = [method for method in _METHODS if requests.find(f"{method} {path}") is not None]
+            if allowed:
+                allow = (b"allow", ", ".join(allowed).encode())
+                await self.respond(405, f"is asked with {' or '.join(allowed)}", allow)
+                return
         if match is None or (handler := self.handlers.get(match.meaning)) is None:
             await self._refuse(not_served(match), b"")
             return
