@@ -28,7 +28,7 @@ from devices.limits import configured
 from devices.models import Deletion, Device, Key, LatestValue, Reading, now_ms
 from devices.writers.base import KEYS, LATEST, READINGS
 from gateway.databases.abortable import AbortableConnection
-from gateway.db import close_old_connections
+from gateway.db import close_old_connections, one_line
 from protocols.log_lines import RateLimitedLog
 
 logger = logging.getLogger("gateway.devices")
@@ -290,7 +290,7 @@ class Deleter:
                     await self._go_through(forget_finished)
                     due_at = loop.time() + HOUSEKEEPING_INTERVAL_S
             except Exception as error:  # whatever a driver raises: what is left to do is in the database
-                self._limited_log.warning("cannot delete readings now, trying again: %s", " ".join(str(error).split()))
+                self._limited_log.warning("cannot delete readings now, trying again: %s", one_line(error))
             await asyncio.sleep(POLL_INTERVAL_S)
 
     async def _delete(self) -> bool:

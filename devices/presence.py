@@ -33,6 +33,7 @@ from devices.models import (
     now_ms,
 )
 from gateway.databases.thread import DatabaseThread
+from gateway.db import one_line
 from protocols.log_lines import RateLimitedLog
 
 logger = logging.getLogger("gateway.devices")
@@ -258,7 +259,7 @@ class PresenceRecorder:
         try:
             orders = await self._looking.call(self._new_orders, self._note_slow(LOOKING))
         except Exception as error:  # whatever a driver raises, or the start of a thread
-            self._note_failure(LOOKING, _one_line(error))
+            self._note_failure(LOOKING, one_line(error))
         else:
             self._note_success(LOOKING)
             if orders:
@@ -275,7 +276,7 @@ class PresenceRecorder:
         try:
             enabled = await self._looking.call(_enabled, self._note_slow(LOOKING)) if kept else set()
         except Exception as error:
-            self._note_failure(LOOKING, _one_line(error))
+            self._note_failure(LOOKING, one_line(error))
         else:
             self._has_compared = True
             self._connections.forget_all_but(enabled)
@@ -286,7 +287,7 @@ class PresenceRecorder:
             states = await self._recording.call(self._round, self._note_slow(RECORDING), changes)
         except Exception as error:
             self._connections.restore(changes)
-            self._note_failure(RECORDING, _one_line(error))
+            self._note_failure(RECORDING, one_line(error))
         else:
             if states is not None:
                 self._note_success(RECORDING)
@@ -427,11 +428,6 @@ class PresenceRecorder:
 def _wall_offset_ms() -> float:
     """How far the clock is ahead of the monotonic one."""
     return now_ms() - time.monotonic() * 1000
-
-
-def _one_line(error: Exception) -> str:
-    """The message of a driver's error, which may have several lines, in one."""
-    return " ".join(str(error).split())
 
 
 def _slices(ids: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -20,7 +20,7 @@ from devices import metrics
 from devices.models import Device, RecordedRefusal, now_ms
 from devices.refusals import Refusal
 from gateway.databases.thread import DatabaseThread
-from gateway.db import is_outage
+from gateway.db import is_outage, one_line
 from protocols.addresses import network_of
 from protocols.limits import TokenBuckets
 from protocols.log_lines import RateLimitedLog
@@ -112,7 +112,7 @@ class RefusalRecorder:
         try:
             await self._thread.call(_insert, self._note_failure, batch)
         except Exception as error:  # whatever a driver raises, or the start of a thread
-            self._note_failure(_one_line(error))
+            self._note_failure(one_line(error))
             if isinstance(error, DatabaseFault) and not is_outage(error):
                 metrics.refusals_left_out.labels("database").inc(len(batch))
             else:
@@ -122,7 +122,7 @@ class RefusalRecorder:
         try:
             await self._thread.call(_trim, self._note_failure, {refusal.device_id for _, refusal in batch})
         except Exception as error:  # the next refusal of each makes up for it
-            self._note_failure(_one_line(error))
+            self._note_failure(one_line(error))
 
     def _put_back(self, batch: list[tuple[int, Refusal]]) -> None:
         """Has a batch tried again, as far as there is room: the oldest are left out."""
@@ -133,10 +133,6 @@ class RefusalRecorder:
 
     def _note_failure(self, why: str) -> None:
         self._limited_log.warning("cannot record what was refused: %s", why)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 # In the thread

@@ -72,10 +72,15 @@ def is_outage(error: Error) -> bool:
     return not isinstance(error, DataError | IntegrityError | NotSupportedError | ProgrammingError)
 
 
+def one_line(error: BaseException) -> str:
+    """The message of an error in one line, which that of a driver often is not; its class if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def describe_failure(error: Error, alias: str = DEFAULT_DB_ALIAS) -> str:
     """The text of a database error in one line, with the name of the database and without its password."""
     settings = connections.settings[alias]
-    said = " ".join(str(error).split()) or type(error).__name__
+    said = one_line(error)
     where = str(settings["NAME"])
     if "sqlite" not in settings["ENGINE"]:
         where = f"{where} at {settings['HOST'] or 'the local socket'}"
