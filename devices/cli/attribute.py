@@ -1,11 +1,11 @@
 """`gateway attribute ...`: attributes of devices, from the command line."""
 
-import getpass
 from collections.abc import Iterable
 from typing import Any
 
 import click
 
+from devices.cli.author import author
 from devices.cli.finding import find_device
 from gateway.cli import setup_django
 from gateway.exceptions import GatewayError
@@ -36,7 +36,7 @@ def set_values(name: str, scope: str, assignments: tuple[str, ...]) -> None:
 
     found = find_device(name)
     values = dict(_assignments(assignments))
-    set_attributes(found.pk, Scope(scope), values, by=f"command line: {getpass.getuser()}"[:150])
+    set_attributes(found.pk, Scope(scope), values, by=author())
     echo(f"{len(values)} {scope} attribute(s) of {name} are set.", err=True)
 
 
@@ -63,8 +63,7 @@ def delete(name: str, scope: str, keys: tuple[str, ...]) -> None:
     setup_django()
     from devices.attributes import Scope, delete_attributes
 
-    by = f"command line: {getpass.getuser()}"[:150]
-    deleted = delete_attributes(find_device(name).pk, Scope(scope), keys, by=by)
+    deleted = delete_attributes(find_device(name).pk, Scope(scope), keys, by=author())
     echo(f"{len(deleted)} {scope} attribute(s) of {name} are deleted.", err=True)
 
 

@@ -1,11 +1,11 @@
 """`gateway command ...`: commands to devices, from the command line."""
 
 import asyncio
-import getpass
 from typing import TYPE_CHECKING
 
 import click
 
+from devices.cli.author import author
 from devices.cli.finding import find_device
 from gateway.cli import setup_django
 from gateway.exceptions import GatewayError
@@ -63,7 +63,7 @@ def send(
         expires_s=commands.DEFAULT_EXPIRES_S if expires_s is None else expires_s,
         idempotency_key=idempotency_key,
         wait_s=wait_s,
-        by=f"command line: {getpass.getuser()}"[:150],
+        by=author(),
     )
     sent = asyncio.run(sending)
     if sent.state == State.ANSWERED:
@@ -120,7 +120,7 @@ def cancel(uuid: str) -> None:
     setup_django()
     from devices import commands
 
-    commands.cancel(_find(uuid).uuid, by=f"command line: {getpass.getuser()}"[:150])
+    commands.cancel(_find(uuid).uuid, by=author())
     echo(f"The command {uuid} is cancelled.", err=True)
 
 
