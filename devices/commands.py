@@ -196,14 +196,14 @@ def take(command_id: int, instance: GatewayInstance | None) -> bool:
 
 
 def answer(device_id: int, command_id: int, value: Any) -> None:
-    """Records the answer of a device to a command. Raises UnknownCommandError, FinishedCommandError or NoJsonError;
-    InvalidCommandError for an answer that is too long."""
+    """Records the answer of a device to a command; the same one again is taken once. Raises UnknownCommandError,
+    FinishedCommandError or NoJsonError; InvalidCommandError for an answer that is too long."""
     text = json_text.encode(value)
     if len(text.encode()) > MAX_ANSWER_BYTES:
         raise InvalidCommandError(f"an answer has at most {MAX_ANSWER_BYTES} bytes")
     expire_due()
     command = Command.objects.filter(pk=command_id, device=device_id)
-    if not transition(command, State.ANSWERED, answer_json=text):
+    if not transition(command, State.ANSWERED, answer_json=text) and not command.filter(answer_json=text).exists():
         raise _not_movable(command, command_id)
 
 

@@ -57,8 +57,17 @@ class MessageRefusal(RefusalKind):
     """A new key, while there are as many as there may be in all."""
     KEYS_OF_DEVICE = ("keys_of_device", ReasonCode.QUOTA_EXCEEDED, 429)
     """A new key of a device that has as many as one device may have."""
+    QUOTA_OF_DEVICE = ("quota_of_device", ReasonCode.QUOTA_EXCEEDED, 429)
+    """More attributes than one device may have."""
     NO_DEVICE = ("device", ReasonCode.TOPIC_NAME_INVALID, 404)
-    """Telemetry in the name of a device that is not there or is disabled, by a bridge."""
+    """What is said in the name of a device that is not there or is disabled, by a bridge; or by one that is deleted
+    meanwhile."""
+    NO_COMMAND = ("no_command", ReasonCode.TOPIC_NAME_INVALID, 404)
+    """The answer to a command that is not there, or not any more."""
+    FINISHED_COMMAND = ("finished_command", ReasonCode.TOPIC_NAME_INVALID, 409)
+    """The answer to a command that is answered already, or has expired, or was cancelled."""
+    UNAVAILABLE = ("database away", ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, 503, 5)
+    """What cannot be looked up or stored now; the device is to say it again."""
     NOT_LOGGED_IN = ("not_logged_in", ReasonCode.NOT_AUTHORIZED, 401)
     """What only a device may send, from a client that is none."""
     TOPIC = ("topic", ReasonCode.TOPIC_NAME_INVALID, 404)
@@ -67,9 +76,10 @@ class MessageRefusal(RefusalKind):
     """Any other topic of a device, or none: ThingsBoard acknowledges what it has no use for."""
 
 
-DROPPED: Final = frozenset({MessageRefusal.IGNORED})
+DROPPED: Final = frozenset({MessageRefusal.IGNORED, MessageRefusal.NO_COMMAND, MessageRefusal.FINISHED_COMMAND})
 """What gets, before MQTT 5, the acknowledgement of what is stored. That is for what ThingsBoard acknowledges and
-ignores, and never for telemetry: the acknowledgement of telemetry means that it is stored."""
+ignores, and for what no repetition could mend, and never for telemetry: the acknowledgement of telemetry means that it
+is stored."""
 
 
 class RefusedError(Reject):

@@ -16,6 +16,7 @@ from devices.limits import DeviceLimits, configured
 from devices.presence import ConnectionRegistry, PresenceRecorder
 from devices.refusal_recorder import RefusalRecorder
 from devices.writers import make_writer
+from gateway.databases.thread import DatabaseThread
 from gateway.health import Lifecycle, NotReadyError
 from gateway.layers import get_channel_layer
 from gateway.lifespan import relying_on
@@ -32,6 +33,8 @@ class DeviceServices:
     limits: DeviceLimits
     presence: PresenceRecorder
     refusals: RefusalRecorder
+    database: DatabaseThread
+    """For what devices ask and say beside telemetry, one at a time."""
 
 
 def services_of(scope: Scope) -> DeviceServices:
@@ -82,6 +85,8 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
     async with AsyncExitStack() as started:
         started.push_async_callback(directory.close)
         started.push_async_callback(fanout.close)
+        database = DatabaseThread("device requests")
+        started.push_async_callback(database.close)
         watching = await presence.start()
         started.push_async_callback(presence.close)
         recording = refusals.start()
@@ -90,6 +95,8 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
         started.push_async_callback(ingest.close)
         deleting = deleter.start()
         started.push_async_callback(deleter.close)
-        state["devices"] = DeviceServices(ingest, directory, connections, DeviceLimits.of(options), presence, refusals)
+        state["devices"] = DeviceServices(
+            ingest, directory, connections, DeviceLimits.of(options), presence, refusals, database
+        )
         async with relying_on(committing, watching, recording, deleting):
             yield

@@ -13,15 +13,15 @@ message is dropped, counted and logged, and the messages of other devices go on.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, Final
 
 from devices.consumers.not_served import not_served
 from devices.consumers.refusals import note_request
 from devices.credentials import Denied, Found, Identity
+from devices.handlers import HANDLERS, Message
 from devices.look_ups import LookUpError
 from devices.models import now_ms
-from devices.profiles import Match, Meaning, bridged_topics, reserved_topics
+from devices.profiles import Meaning, bridged_topics, reserved_topics
 from devices.refusals import MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
 from gateway.generic.mqtt import AsyncMqttConsumer, Reject
@@ -30,8 +30,6 @@ from protocols.log_lines import RateLimitedLog
 logger = logging.getLogger("gateway.devices")
 
 RETRY_S: Final = 1.0
-
-Handler: TypeAlias = "Callable[[BridgeMqttConsumer, Identity, bytes, Match], Awaitable[asyncio.Future[None] | None]]"
 
 
 class BridgeMqttConsumer(AsyncMqttConsumer):
@@ -46,16 +44,13 @@ class BridgeMqttConsumer(AsyncMqttConsumer):
         self._limited_log = RateLimitedLog(logger)
         await self.accept()
 
-    async def _telemetry(self, device: Identity, payload: bytes, match: Match) -> "asyncio.Future[None]":
+    async def _take_telemetry(self, device: Identity, payload: bytes) -> "asyncio.Future[None]":
         """Stores readings. Refuses what is no telemetry (0x99), which ends it upstream."""
         points = device.profile.decode_telemetry(payload)
         ingest = self._services.ingest
         if not ingest.has_room:
             await ingest.ready()
         return ingest.submit(device, points, now_ms())
-
-    handlers: ClassVar[Mapping[Meaning, Handler]] = {Meaning.TELEMETRY: _telemetry}
-    """What is done with what a device says. A handler answers as `receive_publish` does."""
 
     async def receive_publish(
         self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: dict[str, Any]
@@ -64,13 +59,16 @@ class BridgeMqttConsumer(AsyncMqttConsumer):
         except those of the device API (0x90), to the subscribers here."""
         match = bridged_topics().find(topic)
         if match is not None:
-            handler = self.handlers.get(match.meaning)
-            if handler is None:
+            handler = HANDLERS.get(match.meaning)
+            if handler is None and match.meaning is not Meaning.TELEMETRY:
                 raise not_served(match)
             device = await self._device(match.levels["device"])
             if isinstance(device, Denied):
                 raise RefusedError(MessageRefusal.NO_DEVICE, str(device))
-            return await handler(self, device, payload, match)
+            if handler is None:
+                return await self._take_telemetry(device, payload)
+            await handler(Message(self._services, device, payload, match, self.scope))
+            return None
         if topic.startswith(reserved_topics()):
             known = ", ".join(each.pattern for each in bridged_topics().topics)
             raise RefusedError(MessageRefusal.TOPIC, f"a topic of the device API; a bridge brings {known}")

@@ -1,8 +1,7 @@
 """Devices that speak HTTP, with the requests of their profile below /api/v1/TOKEN/."""
 
-from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
-from typing import ClassVar, Final, TypeAlias
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -10,6 +9,7 @@ from devices.consumers.login import bearer_token, log_in
 from devices.consumers.not_served import not_served
 from devices.consumers.refusals import http_response, note_payload
 from devices.credentials import Identity
+from devices.handlers import HANDLERS, Handler, Message
 from devices.profiles import MAX_PAYLOAD_BYTES, Match, Meaning, installed_profiles
 from devices.refusals import LoginError, MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
@@ -19,11 +19,8 @@ _JSON = (b"content-type", b"application/json")
 _METHODS: Final = ("GET", "POST")
 
 
-Handler: TypeAlias = "Callable[[DeviceHttpConsumer, bytes, Match], Awaitable[None]]"
-
-
 class DeviceHttpConsumer(AsyncHttpConsumer):
-    """A request of a device. Responses are empty, or {"error": why}.
+    """A request of a device. Responses are empty, what it has asked for, or {"error": why}.
 
     200 when what it says is done, as readings are committed; else the status of its refusal (devices.refusals), 404 and
     405 for requests that its profile has not, and nothing is done. The device logs in before its body is read, so no
@@ -38,19 +35,11 @@ class DeviceHttpConsumer(AsyncHttpConsumer):
     _handler: Handler
     _match: Match
 
-    async def _telemetry(self, body: bytes, match: Match) -> None:
-        """Stores readings."""
-        await self._services.ingest.store(self._device, self._device.profile.decode_telemetry(body))
-        await self.respond(200)
-
-    handlers: ClassVar[Mapping[Meaning, Handler]] = {Meaning.TELEMETRY: _telemetry}
-    """What is done with a request. A handler answers by itself, or raises RefusedError."""
-
     async def before_body(self) -> None:
         """Logs the device in by the token in the path or in a header, and looks for the handler of its request."""
         token, path = self._addressed()
         if not path:
-            await self.respond(404, "not in the device API")
+            await self.respond_error(404, "not in the device API")
             return
         self._services = services_of(self.scope)
         try:
@@ -65,9 +54,10 @@ class DeviceHttpConsumer(AsyncHttpConsumer):
             allowed = [method for method in _METHODS if requests.find(f"{method} {path}") is not None]
             if allowed:
                 allow = (b"allow", ", ".join(allowed).encode())
-                await self.respond(405, f"is asked with {' or '.join(allowed)}", allow)
+                await self.respond_error(405, f"is asked with {' or '.join(allowed)}", allow)
                 return
-        if match is None or (handler := self.handlers.get(match.meaning)) is None:
+        handler = _handler_of(match)
+        if match is None or handler is None:
             await self._refuse(not_served(match), b"")
             return
         self._handler, self._match = handler, match
@@ -79,16 +69,21 @@ class DeviceHttpConsumer(AsyncHttpConsumer):
     async def handle(self, body: bytes) -> None:
         """Does what the request means. Not called for a body that was cut short."""
         try:
-            await self._handler(self, body, self._match)
+            answer = await self._handler(Message(self._services, self._device, body, self._match, self.scope))
         except RefusedError as error:
             await self._refuse(error, body)
+        else:
+            await self.respond(200, answer or b"")
 
-    async def respond(self, status: int, error: str = "", *headers: tuple[bytes, bytes]) -> None:
-        """Sends the response: empty, unless there is an error to tell."""
-        body = msgspec.json.encode({"error": error}) + b"\n" if error else b""
+    async def respond(self, status: int, body: bytes = b"", *headers: tuple[bytes, bytes]) -> None:
+        """Sends the response; `body` is JSON, or empty."""
         length = (b"content-length", str(len(body)).encode())
-        content_type = (_JSON,) if error else ()
+        content_type = (_JSON,) if body else ()
         await self.send_response(status, body, headers=[length, *content_type, *headers])
+
+    async def respond_error(self, status: int, error: str, *headers: tuple[bytes, bytes]) -> None:
+        """Sends {"error": why}."""
+        await self.respond(status, msgspec.json.encode({"error": error}) + b"\n", *headers)
 
     def _addressed(self) -> tuple[str | None, str]:
         """The token, and the path behind it; that is empty if it is none of any device. A path that begins as one of a
@@ -103,7 +98,21 @@ class DeviceHttpConsumer(AsyncHttpConsumer):
         note_payload(self.scope, self._device, error, body)
         # What the client still sends of a body that is too large is read for a moment only: no second request follows.
         close = ((b"connection", b"close"),) if error.refusal is MessageRefusal.TOO_LARGE else ()
-        await self.respond(error.refusal.status, error.text, *close)
+        after_s = error.refusal.retry_after_s
+        retry = () if after_s is None else ((b"retry-after", str(after_s).encode()),)
+        await self.respond_error(error.refusal.status, error.text, *close, *retry)
+
+
+async def _store(message: Message) -> None:
+    """Stores readings."""
+    points = message.device.profile.decode_telemetry(message.payload)
+    await message.services.ingest.store(message.device, points)
+
+
+def _handler_of(match: Match | None) -> Handler | None:
+    if match is None:
+        return None
+    return _store if match.meaning is Meaning.TELEMETRY else HANDLERS.get(match.meaning)
 
 
 @cache

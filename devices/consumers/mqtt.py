@@ -1,18 +1,19 @@
 """Devices that speak MQTT, on the topics of their profile: the token is the user name."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, ClassVar, Final, TypeAlias
+from collections.abc import Coroutine
+from typing import Any, Final
 
 from devices.consumers.login import Revocable, certified_device, log_in
 from devices.consumers.not_served import not_served
 from devices.consumers.refusals import note_request, refused
 from devices.credentials import Denied, Identity, looks_like_token
+from devices.handlers import HANDLERS, Handler, Message
 from devices.ingest import Ingest
 from devices.limits import Flapping
 from devices.models import now_ms
 from devices.presence import owner_of
-from devices.profiles import Match, Meaning, reserved_topics
+from devices.profiles import Meaning, reserved_topics
 from devices.refusals import LoginRefusal, MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
 from gateway.generic.mqtt import AsyncMqttConsumer, Reject
@@ -23,15 +24,13 @@ LOST: Final = frozenset({"lost", "keep_alive", "taken_over", "protocol_error"})
 """The ends of a connection that is to be counted as lost."""
 
 
-Handler: TypeAlias = (
-    "Callable[[DeviceMqttConsumer, Identity, bytes, Match], Coroutine[Any, Any, asyncio.Future[None] | None]]"
-)
-
-
 class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
     """A device, or an anonymous client of the broker where the listener allows that."""
 
     device: Identity | None = None
+    _services: DeviceServices
+    _granted: dict[str, int]
+    """The topic filters of its profile that the device has subscribed to, with the QoS of each."""
     _ingest: Ingest
     _flapping: Flapping
 
@@ -47,6 +46,8 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         self._refuse_flapping(services, device)
         self.register(services, device, self.scope)
         self.device = device
+        self._services = services
+        self._granted = {}
         self._flapping = services.limits.flapping
         self._ingest = services.ingest
         # A client ID is anybody's choice: it shall not make one device, or an anonymous client, take over the session
@@ -79,7 +80,7 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         """A device may have none, an anonymous client one to a topic that it may publish to."""
         return super().allow_will(will) and not will["topic"].startswith(reserved_topics())
 
-    async def _telemetry(self, device: Identity, payload: bytes, match: Match) -> "asyncio.Future[None]":
+    async def _take_telemetry(self, device: Identity, payload: bytes) -> "asyncio.Future[None]":
         """Stores readings, which are acknowledged when they are committed. 0x99 for a payload that is no telemetry."""
         points = device.profile.decode_telemetry(payload)
         ingest = self._ingest
@@ -87,10 +88,15 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
             await ingest.ready()
         return ingest.submit(device, points, now_ms())
 
-    handlers: ClassVar[Mapping[Meaning, Handler]] = {Meaning.TELEMETRY: _telemetry}
-    """What is done with what a device publishes. A handler answers as `receive_publish` does."""
+    async def _handle(self, handler: Handler, message: Message) -> None:
+        """Does what a message says, and publishes the answer."""
+        answer = await handler(message)
+        topic = message.match.answer_topic
+        if answer is not None and topic is not None:
+            row = message.device.profile.downlink.row_of(topic)
+            await self.publish(topic, answer, qos=0 if row is None else self._granted.get(row.topic_filter, 0))
 
-    # It gives the handler's coroutine back: a coroutine of its own around it would cost each publish 0.1 us.
+    # It gives a coroutine back: a coroutine of its own around it would cost each publish 0.1 us.
     def receive_publish(
         self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: dict[str, Any]
     ) -> Coroutine[Any, Any, "asyncio.Future[Any] | None"]:
@@ -99,9 +105,13 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         device = self.device
         if device is not None:
             match = device.profile.uplink.find(topic)
-            if match is None or (handler := self.handlers.get(match.meaning)) is None:
-                raise not_served(match)
-            return handler(self, device, payload, match)
+            if match is not None:
+                if match.meaning is Meaning.TELEMETRY:
+                    return self._take_telemetry(device, payload)
+                handler = HANDLERS.get(match.meaning)
+                if handler is not None:
+                    return self._handle(handler, Message(self._services, device, payload, match, self.scope))
+            raise not_served(match)
         if topic.startswith(reserved_topics()):
             raise RefusedError(MessageRefusal.NOT_LOGGED_IN, "a topic of the device API")
         return super().receive_publish(topic, payload, qos=qos, retain=retain, properties=properties)
@@ -138,7 +148,13 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
             return await super().subscribe(topic_filter, qos, share_name=share_name)
         if self.device.profile.downlink.subscription(topic_filter) is None or share_name is not None:
             raise Reject(ReasonCode.TOPIC_FILTER_INVALID, "not in the device API")
-        return min(qos, 1)
+        self._granted[topic_filter] = min(qos, 1)
+        return self._granted[topic_filter]
+
+    async def unsubscribe(self, topic_filter: str) -> None:
+        """Answers are still sent, at QoS 0."""
+        if self.device is not None:
+            self._granted.pop(topic_filter, None)
 
     async def device_cut(self, event: Event) -> None:
         """Closes: the device's access was revoked or changed. It may not publish any more, so its will is held back."""

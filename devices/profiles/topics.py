@@ -114,6 +114,13 @@ class TopicTable:
         match = self._literal.get(name)
         return match if match is not None else self._find_pattern(name)
 
+    def row_of(self, name: str) -> Topic | None:
+        """The row of a message with this topic; None if the topic is not in the table."""
+        for regex, topic in self._patterns:
+            if regex.fullmatch(name) is not None:
+                return topic
+        return self._by_filter.get(name) if name in self._literal else None
+
     def subscription(self, topic_filter: str) -> Topic | None:
         """The row that a client subscribes to with this filter; None if there is none."""
         return self._by_filter.get(topic_filter)

@@ -441,6 +441,7 @@ class Endpoint(connection_base.Connection):
                 client=self.client,
                 scheme=self._context.scheme,
                 state=self._server_state.state,
+                extensions=self._context.extensions,
             ),
             self.send,
             inbox=Inbox(pause=self.pause_reading, resume=self.resume_reading),

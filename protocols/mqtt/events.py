@@ -245,9 +245,10 @@ def scope_of(
     client: tuple[str, int] | None,
     scheme: str,
     state: Mapping[str, Any],
+    extensions: dict[str, Any],
 ) -> Scope:
-    """The scope of a connection from `client` that has sent its CONNECT. `scheme` is that of the listener, which counts
-    unless the transport knows better."""
+    """The scope of a connection from `client` that has sent its CONNECT. `scheme` and `extensions` are those of the
+    listener; the transport may know better. All connections share the extensions: each has few bytes."""
     tls = tls_extension(transport)
     will = connect.will
     return scope(
@@ -265,7 +266,7 @@ def scope_of(
         client=client,
         server=server_address(transport),
         scheme=transport.get_extra_info("scheme") or scheme,
-        extensions={"tls": tls} if tls else {},
+        extensions={**extensions, "tls": tls} if tls else extensions,
         state=state,
     )
 

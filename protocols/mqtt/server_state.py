@@ -17,13 +17,21 @@ from protocols.mqtt.trace import Tracing
 class ListenerContext:
     """A listener, or the tunnel: what its connections have in common."""
 
-    __slots__ = ("connection_limits", "options", "scheme", "server_state")
+    __slots__ = ("connection_limits", "extensions", "options", "scheme", "server_state")
 
     def __init__(self, server_state: "ServerState", options: MqttOptions, scheme: str) -> None:
         """`scheme` is that of the scope, unless the transport knows better (a tunnel's does)."""
         self.server_state = server_state
         self.options = options
         self.scheme = scheme
+        self.extensions = {
+            "mqtt.limits": {
+                "max_packet_bytes": options.max_packet_bytes,
+                "receive_maximum": options.receive_maximum,
+                "max_messages_per_s": options.max_messages_per_s,
+            }
+        }
+        """Those of a scope, but for what the transport knows."""
         self.connection_limits = ConnectionLimits(
             connections=options.max_connections,
             per_address=options.max_connections_per_address,

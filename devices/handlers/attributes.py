@@ -1,0 +1,47 @@
+"""Attributes that a device reports, or asks for."""
+
+from collections.abc import Collection
+from typing import Any
+
+from devices.attributes import Scope, TooManyAttributesError, get_attributes, set_attributes
+from devices.device_lock import UnknownDeviceError
+from devices.handlers.base import Message
+from devices.json_text import NoJsonError
+from devices.profiles import AttributesRequest
+from devices.refusals import MessageRefusal, RefusedError
+
+
+async def report(message: Message) -> None:
+    """Stores client attributes."""
+    device = message.device
+    values = device.profile.decode_attributes(message.payload)
+    try:
+        await message.in_database(set_attributes, device.device_id, Scope.CLIENT, values)
+    except TooManyAttributesError as error:
+        raise RefusedError(MessageRefusal.QUOTA_OF_DEVICE, str(error)) from None
+    except NoJsonError as error:
+        raise RefusedError(MessageRefusal.PAYLOAD, str(error)) from None
+    except UnknownDeviceError as error:
+        raise RefusedError(MessageRefusal.NO_DEVICE, str(error)) from None
+
+
+async def request(message: Message) -> bytes:
+    """Answers with client and shared attributes: those asked for, as far as they are there, or all."""
+    profile = message.device.profile
+    if message.scope["type"] == "http":
+        asked = profile.decode_attributes_query(message.scope["query_string"])
+    else:
+        asked = profile.decode_attributes_request(message.payload)
+    return profile.encode_attributes_answer(*await message.in_database(_values, message.device.device_id, asked))
+
+
+def _values(device_id: int, asked: AttributesRequest) -> tuple[dict[str, Any], dict[str, Any]]:
+    all_keys = not asked.client and not asked.shared
+
+    def values(scope: Scope, keys: Collection[str]) -> dict[str, Any]:
+        if not keys and not all_keys:
+            return {}
+        found = get_attributes(device_id, scope, None if all_keys else keys)
+        return {key: attribute.value for key, attribute in found.items()}
+
+    return values(Scope.CLIENT, asked.client), values(Scope.SHARED, asked.shared)

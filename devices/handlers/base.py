@@ -1,0 +1,51 @@
+"""What a device says, as its handler gets it, and the database as handlers use it."""
+
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar
+
+from django.db import Error as DatabaseFault
+
+from devices.credentials import Identity
+from devices.profiles import Match
+from devices.refusals import MessageRefusal, RefusedError
+from devices.services import DeviceServices
+from gateway.db import is_outage, one_line
+from protocols.asgi import Scope
+from protocols.log_lines import RateLimitedLog
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_limited_log: Final = RateLimitedLog(logging.getLogger("gateway.devices"))
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a device says by one message or request."""
+
+    services: DeviceServices
+    device: Identity
+    payload: bytes
+    match: Match
+    scope: Scope
+
+    async def in_database(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """What `function` returns, which uses the ORM. Raises RefusedError while the database is away; what else
+        `function` raises."""
+        try:
+            return await self.services.database.call(function, _note_slow, *args, **kwargs)
+        except DatabaseFault as error:
+            if not is_outage(error):
+                raise
+            refusal = MessageRefusal.UNAVAILABLE
+            raise RefusedError(refusal, refusal.reason, log_reason=f"{refusal.reason}: {one_line(error)}") from error
+
+
+Handler: TypeAlias = Callable[[Message], Coroutine[Any, Any, bytes | None]]
+"""Does what a message says, and returns the answer to it, or None where its meaning has none. Raises RefusedError."""
+
+
+def _note_slow(why: str) -> None:
+    _limited_log.warning("what devices ask for waits: %s", why)

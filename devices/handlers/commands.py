@@ -1,0 +1,30 @@
+"""Answers of devices to commands."""
+
+from typing import Final
+
+from devices import commands
+from devices.handlers.base import Message
+from devices.json_text import NoJsonError
+from devices.refusals import MessageRefusal, RefusedError
+
+_REFUSALS: Final = {
+    NoJsonError: MessageRefusal.PAYLOAD,
+    commands.InvalidCommandError: MessageRefusal.TOO_LARGE,
+    commands.UnknownCommandError: MessageRefusal.NO_COMMAND,
+    commands.FinishedCommandError: MessageRefusal.FINISHED_COMMAND,
+}
+_MAX_DIGITS: Final = 18
+"""Of the number of a command, which the database has as a 64 bit integer."""
+
+
+async def answer(message: Message) -> None:
+    """Records the answer to a command. The same one again, as of a device that has not had its acknowledgement, is
+    taken once."""
+    value = message.device.profile.decode_answer(message.payload)
+    number = message.match.levels["id"]
+    if not (number.isascii() and number.isdecimal() and len(number) <= _MAX_DIGITS):
+        raise RefusedError(MessageRefusal.NO_COMMAND, f"there is no command {number[:50]!r}")
+    try:
+        await message.in_database(commands.answer, message.device.device_id, int(number), value)
+    except tuple(_REFUSALS) as error:
+        raise RefusedError(_REFUSALS[type(error)], str(error)) from None
