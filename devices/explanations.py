@@ -87,6 +87,19 @@ EXPLANATIONS: Final[Mapping[str, Explanation]] = {
         "The message has a key that its device does not have yet, and it has as many as one may have.",
         "Look for times or addresses in its keys, and delete those. `max_keys_per_device` in [devices] is the bound.",
     ),
+    MessageRefusal.QUOTA_OF_DEVICE.reason: Explanation(
+        "The device would have more attributes than one may have, or more bytes of them. Nothing is stored.",
+        "Look for times or addresses in their keys. `max_attributes_per_device` and `max_attribute_bytes_per_device` in"
+        " [devices] are the bounds.",
+    ),
+    MessageRefusal.NO_COMMAND.reason: Explanation(
+        "The device has answered a command that is not there, or not any more.",
+        "Let it answer to the identifier that came with the command; `gateway command list` shows what there is.",
+    ),
+    MessageRefusal.FINISHED_COMMAND.reason: Explanation(
+        "The device has answered a command that is answered already, has expired, or was cancelled.",
+        "Let it answer once, or give its commands more time: `gateway command send --expires`.",
+    ),
     MessageRefusal.NO_DEVICE.reason: Explanation(
         "A bridge has brought a message of a device that is not there or is disabled.",
         "Add the device by the name in the topic, or enable it.",

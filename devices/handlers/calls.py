@@ -9,7 +9,6 @@ It returns any JSON value. CallError is an answer, too: the device gets its text
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
@@ -18,8 +17,9 @@ from typing import Any, Final, TypeAlias
 from devices.handlers.base import Message
 from devices.profiles import MAX_PAYLOAD_BYTES
 from gateway.exceptions import GatewayError
+from protocols.log_lines import PeerLog
 
-logger = logging.getLogger("gateway.devices")
+peer_log = PeerLog("gateway.devices")
 
 ENTRY_POINT_GROUP: Final = "gateway.device_methods"
 CALL_TIMEOUT_S: Final = 30.0
@@ -49,11 +49,17 @@ async def call(message: Message) -> bytes:
     except CallError as error:
         return profile.encode_error(str(error))
     except TimeoutError:
-        logger.warning("the method %r has not answered %s within %g s", asked.method, message.device, CALL_TIMEOUT_S)
-        return profile.encode_error(f"no answer within {CALL_TIMEOUT_S:g} s")
-    except Exception:
-        logger.exception("the method %r, called by %s, has failed", asked.method, message.device)
+        why = f"no answer within {CALL_TIMEOUT_S:g} s"
+        _log(message, asked.method, why)
+        return profile.encode_error(why)
+    except Exception as error:
+        _log(message, asked.method, "it has failed", error)
         return profile.encode_error("the method has failed")
+
+
+def _log(message: Message, method: str, why: str, error: Exception | None = None) -> None:
+    peer = f"device/{message.device.device_id}"
+    peer_log.error(peer, "the method %r, called by %s: %s", method, message.device, why, exc_info=error)
 
 
 @cache

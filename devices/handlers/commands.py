@@ -1,13 +1,15 @@
 """Answers of devices to commands."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from devices import commands
 from devices.handlers.base import Message
 from devices.json_text import NoJsonError
 from devices.refusals import MessageRefusal, RefusedError
+from gateway.exceptions import GatewayError
 
-_REFUSALS: Final = {
+_REFUSALS: Final[Mapping[type[GatewayError], MessageRefusal]] = {
     NoJsonError: MessageRefusal.PAYLOAD,
     commands.InvalidCommandError: MessageRefusal.TOO_LARGE,
     commands.UnknownCommandError: MessageRefusal.NO_COMMAND,
@@ -26,5 +28,8 @@ async def answer(message: Message) -> None:
         raise RefusedError(MessageRefusal.NO_COMMAND, f"there is no command {number[:50]!r}")
     try:
         await message.in_database(commands.answer, message.device.device_id, int(number), value)
-    except tuple(_REFUSALS) as error:
-        raise RefusedError(_REFUSALS[type(error)], str(error)) from None
+    except GatewayError as error:
+        refusal = _REFUSALS.get(type(error))
+        if refusal is None:
+            raise
+        raise RefusedError(refusal, str(error)) from None

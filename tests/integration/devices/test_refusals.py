@@ -86,11 +86,10 @@ MESSAGES: Final[dict[str, tuple[bytes, MessageRefusal]]] = {
 }
 
 SERVED_BY_NOBODY: Final = {
-    "v1/devices/me/attributes": MessageRefusal.IGNORED,
-    "v1/devices/me/rpc/response/1": MessageRefusal.IGNORED,
+    "v1/devices/me/rpc/response/1": MessageRefusal.NO_COMMAND,
     "v1/devices/me/claim": MessageRefusal.IGNORED,
     "v1/devices/other/telemetry": MessageRefusal.IGNORED,
-    "v2/a": MessageRefusal.IGNORED,
+    "v2/nonsense": MessageRefusal.IGNORED,
     "some/topic": MessageRefusal.IGNORED,
     "v2/t/p": MessageRefusal.TOPIC,
     "v1/gateway/telemetry": MessageRefusal.TOPIC,
@@ -198,7 +197,7 @@ def carried(refusal: MessageRefusal, packet_type: PacketType) -> int:
 
 
 def test_nothing_that_carries_telemetry_is_acknowledged_and_thrown_away() -> None:
-    assert {MessageRefusal.IGNORED} == DROPPED
+    assert {MessageRefusal.IGNORED, MessageRefusal.NO_COMMAND, MessageRefusal.FINISHED_COMMAND} == DROPPED
 
 
 def test_no_refusal_is_a_fault_of_the_server() -> None:

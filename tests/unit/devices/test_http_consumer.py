@@ -15,6 +15,7 @@ from devices.presence import ConnectionRegistry, PresenceRecorder
 from devices.refusal_recorder import RefusalRecorder
 from devices.services import DeviceServices
 from devices.writers import make_writer
+from gateway.databases.thread import DatabaseThread
 from gateway.db import database_sync_to_async
 from gateway.layers import InMemoryChannelLayer, channel_layers
 from gateway.testing import HttpCommunicator
@@ -51,7 +52,13 @@ async def services(sqlite_database: Path) -> AsyncIterator[DeviceServices]:
     connections = ConnectionRegistry(directory, announce=lambda *change: None)
     ingest.start()
     yield DeviceServices(
-        ingest, directory, connections, DeviceLimits.of(OPTIONS), PresenceRecorder(connections), RefusalRecorder()
+        ingest,
+        directory,
+        connections,
+        DeviceLimits.of(OPTIONS),
+        PresenceRecorder(connections),
+        RefusalRecorder(),
+        DatabaseThread("device requests"),
     )
     await ingest.close()
     await directory.close()

@@ -39,6 +39,7 @@ from devices.profiles import profile_of
 from devices.refusals import LoginRefusal, Refusal
 from devices.routing import http_routes, mqtt_application, websocket_routes
 from devices.services import DeviceServices
+from gateway.databases.thread import DatabaseThread
 from gateway.db import database_sync_to_async
 from gateway.routing import ProtocolTypeRouter, URLRouter
 from gateway.testing import MqttCommunicator
@@ -79,7 +80,13 @@ class World:
         ingest: Any = None  # nobody gets that far
         self.noted: Any = Noted()
         self.services = DeviceServices(
-            ingest, self.directory, connections, limits, PresenceRecorder(connections), self.noted
+            ingest,
+            self.directory,
+            connections,
+            limits,
+            PresenceRecorder(connections),
+            self.noted,
+            DatabaseThread("device requests"),
         )
 
     def read(self, questions: dict[Key, Question]) -> dict[Key, Answer]:

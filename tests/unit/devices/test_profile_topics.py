@@ -9,9 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import devices.consumers
-from devices.consumers.bridge import BridgeMqttConsumer
-from devices.consumers.http import DeviceHttpConsumer
-from devices.consumers.mqtt import DeviceMqttConsumer
 from devices.consumers.not_served import not_served
 from devices.profiles import Match, Meaning, Topic, TopicTable, fill, installed_profiles, profile_of, reserved_topics
 from devices.refusals import MessageRefusal
@@ -129,13 +126,6 @@ def test_only_telemetry_and_what_gateways_say_is_never_acknowledged_and_ignored(
     is_telemetry = "TELEMETRY" in meaning.name or meaning.name.startswith("GATEWAY")
     assert error.refusal is (MessageRefusal.TOPIC if is_telemetry else MessageRefusal.IGNORED)
     assert meaning in error.text
-
-
-@pytest.mark.parametrize("consumer", [BridgeMqttConsumer, DeviceHttpConsumer, DeviceMqttConsumer])
-def test_no_handler_of_a_meaning_is_one_for_messages_of_the_channel_layer(consumer: type) -> None:
-    names = {handler.__name__ for handler in consumer.handlers.values()}  # type: ignore[attr-defined]
-
-    assert names.isdisjoint(consumer.message_handlers())  # type: ignore[attr-defined]
 
 
 def literals(path: Path) -> Iterator[str]:

@@ -149,7 +149,9 @@ class TestScope:
             "client": (host, port),
             "server": client.writer.get_extra_info("peername"),
             "scheme": "mqtt",
-            "extensions": {},
+            "extensions": {
+                "mqtt.limits": {"max_packet_bytes": 262_144, "receive_maximum": 512, "max_messages_per_s": 0}
+            },
             "state": {"shared": 1},
         }
 
