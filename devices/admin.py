@@ -133,11 +133,12 @@ class CredentialInline(CredentialTabularInline):
     @admin.display(description="state")
     def state(self, credential: Credential) -> str | SafeString:
         """Since when it is revoked, or the button for that: it sends the form around it to another address."""
-        if credential.revoked_at is not None:
-            return f"revoked {credential.revoked_at:%Y-%m-%d %H:%M:%S} UTC"
+        if not credential.is_valid:
+            return credential.state
         address = reverse("admin:gateway_devices_device_revoke", args=[credential.device_id, credential.pk])
         return format_html(
-            '<button class="button" formaction="{}" formnovalidate aria-label="Revoke the token …{}">Revoke</button>',
+            '{}<button class="button" formaction="{}" formnovalidate aria-label="Revoke the token …{}">Revoke</button>',
+            f"{credential.state} " if credential.revoked_at else "",
             address,
             credential.hint,
         )
@@ -186,7 +187,7 @@ class CertificateNameInline(CertificateNameTabularInline):
         if name._state.adding:
             return ""
         if name.revoked_at is not None:
-            return f"revoked {name.revoked_at:%Y-%m-%d %H:%M:%S} UTC"
+            return name.state
         address = reverse("admin:gateway_devices_device_distrust", args=[name.device_id, name.pk])
         return format_html(
             '<button class="button" formaction="{}" formnovalidate aria-label="Revoke {}">Revoke</button>',

@@ -90,15 +90,18 @@ class Holder(NamedTuple):
 
     credential: str
     """For a log: "token …0hdL", "certificate (cn sensor-7)"."""
-    revoked_at: datetime | None
+    valid_until: datetime | None
+    """None: without an end."""
     device_id: int
     name: str
     enabled: bool
     profile: str
+    end: str = "was revoked"
+    """What happened at `valid_until`, for a log."""
 
 
 HOLDER_FIELDS: Final = ("device_id", "device__name", "device__enabled", "device__type__profile")
-"""The last fields of a Holder, as they are named in queries."""
+"""The fields of a Holder about its device, as they are named in queries."""
 
 
 def holders_of(certificates: Mapping[K, bytes]) -> dict[K, Holder | str]:
@@ -131,7 +134,7 @@ def holders_of(certificates: Mapping[K, bytes]) -> dict[K, Holder | str]:
 def _holder_by(names: list[tuple[str, str]], holders: Mapping[tuple[str, str], list[Holder]]) -> Holder | str:
     known = {kind: [one for name in names if name[0] == kind for one in holders.get(name, ())] for kind in _ORDER}
     for kind in _ORDER:
-        devices = {holder.device_id: holder for holder in known[kind] if holder.revoked_at is None}
+        devices = {holder.device_id: holder for holder in known[kind] if holder.valid_until is None}
         if len(devices) > 1:
             whose = " and ".join(f"{printable(holder.name)} ({device_id})" for device_id, holder in devices.items())
             return f"the certificate has names of {whose}"
@@ -139,14 +142,14 @@ def _holder_by(names: list[tuple[str, str]], holders: Mapping[tuple[str, str], l
             return devices.popitem()[1]
     revoked = [holder for kind in _ORDER for holder in known[kind]]
     if revoked:
-        return max(revoked, key=_revoked_at)
+        return max(revoked, key=_valid_until)
     described = ", ".join(f"{kind} {printable(value)}" for kind, value in names if kind != FINGERPRINT) or "it has none"
     return f"no device has a certificate of these names: {described[:_MAX_DESCRIBED]}"
 
 
-def _revoked_at(holder: Holder) -> datetime:
-    assert holder.revoked_at is not None
-    return holder.revoked_at
+def _valid_until(holder: Holder) -> datetime:
+    assert holder.valid_until is not None
+    return holder.valid_until
 
 
 def free_name(kind: str, value: str) -> str:

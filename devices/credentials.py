@@ -17,11 +17,12 @@ from enum import Enum, auto
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from devices.client_certificates import HOLDER_FIELDS, Holder, holders_of
 from devices.look_ups import DatabaseReading, LookUps
-from devices.models import CertificateName, Credential, Device, DisconnectOrder
+from devices.models import CertificateName, Credential, Device, DeviceCredential, DisconnectOrder
 from devices.profiles import Profile, UnknownProfileError, profile_of
 from protocols.addresses import network_of
 from protocols.limits import Client
@@ -48,6 +49,8 @@ class Identity:
     name: str
     profile: Profile
     as_of: int
+    valid_until: datetime | None = None
+    """When its credential ends, and a connection that was made with it; None: without an end."""
 
     def __str__(self) -> str:
         """For a log."""
@@ -96,25 +99,31 @@ def issue(device: Device) -> str:
 @transaction.atomic
 def revoke(credential: Credential, *, reason: str = "credential revoked") -> None:
     """Makes a credential useless, and orders its device disconnected: every gateway sees that within a second."""
-    if credential.revoked_at is None:
-        credential.revoked_at = timezone.now()
-        credential.save(update_fields=["revoked_at"])
+    _end(credential)
     order_disconnect(credential.device, reason)
 
 
 @transaction.atomic
 def revoke_certificate(name: CertificateName) -> None:
     """Lets no holder of a certificate of this name in any more, and orders its device disconnected."""
-    if name.revoked_at is None:
-        name.revoked_at = timezone.now()
-        name.save(update_fields=["revoked_at"])
+    _end(name)
     order_disconnect(name.device, "certificate revoked")
 
 
+def _end(credential: DeviceCredential) -> None:
+    if credential.is_valid:
+        credential.revoked_at = timezone.now()
+        credential.save(update_fields=["revoked_at"])
+
+
 @transaction.atomic
-def rotate(device: Device) -> str:
-    """Revokes every credential of `device` and issues a new one."""
-    device.credentials.filter(revoked_at=None).update(revoked_at=timezone.now())
+def rotate(device: Device, *, overlap_s: float = 0) -> str:
+    """Issues a new token for `device` and revokes every other: now, or after an overlap, in which it may use both.
+
+    It is ordered disconnected at once in either case: so the connections that it then makes know when they end.
+    """
+    until = timezone.now() + timedelta(seconds=overlap_s)
+    device.credentials.filter(Q(revoked_at=None) | Q(revoked_at__gt=until)).update(revoked_at=until)
     order_disconnect(device, "credentials rotated")
     return issue(device)
 
@@ -257,7 +266,8 @@ class DeviceDirectory:
         # Two memories: whoever tries one wrong token after the other must not push out the valid ones.
         if isinstance(found, Identity):
             self._denied.pop(key, None)
-            _put(self._known, key, (self._clock() + CACHE_S, found), CACHE_SIZE)
+            valid_s = CACHE_S if found.valid_until is None else (found.valid_until - timezone.now()).total_seconds()
+            _put(self._known, key, (self._clock() + min(CACHE_S, valid_s), found), CACHE_SIZE)
         else:
             self._known.pop(key, None)
             _put(self._denied, key, (self._clock() + NEGATIVE_CACHE_S, found), NEGATIVE_CACHE_SIZE)
@@ -310,15 +320,15 @@ def _found(answer: Answer, generation: int) -> Found:
     if isinstance(answer, str):
         return Denied(answer)
     device = f"{printable(answer.name)} ({answer.device_id})"
-    if answer.revoked_at is not None:
-        return Denied(f"{answer.credential} of {device} was revoked", answer.revoked_at, answer.device_id)
+    if answer.valid_until is not None and answer.valid_until <= timezone.now():
+        return Denied(f"{answer.credential} of {device} {answer.end}", answer.valid_until, answer.device_id)
     if not answer.enabled:
         return Denied(f"device {device} is disabled", None, answer.device_id)
     try:
         profile = profile_of(answer.profile)
     except UnknownProfileError as error:
         return Denied(f"device {device} has a type that nothing reads: {error}", None, answer.device_id)
-    return Identity(answer.device_id, answer.name, profile, generation)
+    return Identity(answer.device_id, answer.name, profile, generation, answer.valid_until)
 
 
 def _span(span: timedelta) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from devices.credentials import hash_of, hint_of, looks_like_token
-from devices.models import Credential, Device, RecordedRefusal, shown_time
+from devices.models import Credential, Device, RecordedRefusal, shown_time, valid
 from devices.refusals import LoginRefusal, MessageRefusal
 from devices.values import name_text
 from protocols.addresses import parse_address
@@ -159,16 +159,14 @@ def _of_device(device: Any) -> Iterator[str]:
     seen = device.last_seen_ms
     yield f"{device} is a device of type {name_text(device.type.name)}, {state}, {connected}."
     yield "It has never sent data." if seen is None else f"It has sent data last at {shown_time(seen)}."
-    valid = [f"token {each}" for each in device.credentials.filter(revoked_at=None)]
-    valid += [f"a certificate with {each}" for each in device.certificate_names.filter(revoked_at=None)]
-    yield f"It logs in with {' or '.join(valid)}." if valid else "It has no valid credential, so it cannot log in."
+    named = [f"token {each}" for each in device.credentials.filter(valid())]
+    named += [f"a certificate with {each}" for each in device.certificate_names.filter(valid())]
+    yield f"It logs in with {' or '.join(named)}." if named else "It has no valid credential, so it cannot log in."
     yield from _told(device.refusals.all())
 
 
 def _of_credential(credential: Credential) -> Iterator[str]:
-    revoked_at = credential.revoked_at
-    state = "is valid" if revoked_at is None else f"was revoked at {revoked_at:%Y-%m-%d %H:%M:%S} UTC"
-    yield f"The token …{credential.hint} of {credential.device} {state}."
+    yield f"The token {credential} of {credential.device}: {credential.state}."
     yield from _of_device(Device.objects.with_connected().select_related("type").get(pk=credential.device_id))
 
 

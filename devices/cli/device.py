@@ -1,7 +1,7 @@
 """`gateway device ...`: devices, their tokens and certificates, from the command line."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -9,6 +9,9 @@ from devices.cli.finding import device_of_client, find_device
 from gateway.cli import program, setup_django
 from gateway.exceptions import GatewayError
 from gateway.terminal import echo
+
+MAX_OVERLAP_S: Final = 2_592_000
+"""30 days."""
 
 # Django's models can be imported only once Django is set up, which is why each command imports what it uses.
 
@@ -75,11 +78,9 @@ def show(name: str) -> None:
     if found.clock_skew_ms:
         echo(f"clock      {duration_text(found.clock_skew_ms)} ahead")
     for credential in found.credentials.all():
-        state = f"revoked {credential.revoked_at:%Y-%m-%d %H:%M}" if credential.revoked_at else "valid"
-        echo(f"token      …{credential.hint}, issued {credential.created_at:%Y-%m-%d %H:%M}, {state}")
+        echo(f"token      {credential}, issued {credential.created_at:%Y-%m-%d %H:%M}, {credential.state}")
     for certificate in found.certificate_names.all():
-        state = f"revoked {certificate.revoked_at:%Y-%m-%d %H:%M}" if certificate.revoked_at else "valid"
-        echo(f"trusts     {certificate}, since {certificate.created_at:%Y-%m-%d %H:%M}, {state}")
+        echo(f"trusts     {certificate}, since {certificate.created_at:%Y-%m-%d %H:%M}, {certificate.state}")
     for key, *columns in heads(found.latest_values.order_by(CodePoints("key__name")), "key__name", "ts"):
         value = Value(*columns)
         echo(f"value      {name_text(key)} = {value.shown.line} at {_time(value.ts)}")
@@ -111,13 +112,21 @@ def enable(name: str) -> None:
 
 @device.command()
 @click.argument("name")
-def rotate(name: str) -> None:
+@click.option(
+    "--overlap",
+    "overlap_s",
+    type=click.FloatRange(0, MAX_OVERLAP_S),
+    default=0,
+    help="For how many seconds the tokens that there are go on. Default: not at all.",
+)
+def rotate(name: str, overlap_s: float) -> None:
     """Revoke a device's tokens and print a new one."""
     setup_django()
     from devices.credentials import rotate as rotate_credentials
 
-    echo(rotate_credentials(find_device(name)))
-    echo(f"The earlier tokens of {name} are revoked; its connections end within two seconds.", err=True)
+    echo(rotate_credentials(find_device(name), overlap_s=overlap_s))
+    when = f"are valid for another {overlap_s:g} s" if overlap_s else "are revoked"
+    echo(f"The earlier tokens of {name} {when}; its connections end within two seconds.", err=True)
 
 
 @device.command()
@@ -150,8 +159,9 @@ def distrust(name: str, value: str) -> None:
     """Trust a name in certificates no more. VALUE is as `gateway device show` has it."""
     setup_django()
     from devices.credentials import revoke_certificate
+    from devices.models import valid
 
-    found = find_device(name).certificate_names.filter(revoked_at=None, value=value).first()
+    found = find_device(name).certificate_names.filter(valid(), value=value).first()
     if found is None:
         raise GatewayError(f"{name} has no certificate with {value!r}; `{program()} device show {name}` lists them")
     revoke_certificate(found)

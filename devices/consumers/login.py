@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, Final
+
+from django.utils import timezone
 
 from devices.consumers.refusals import refused
 from devices.credentials import Denied, Found, Identity, hint_of, looks_like_token
@@ -10,6 +12,9 @@ from devices.look_ups import LookUpError, TooManyLookUpsError
 from devices.refusals import LoginError, LoginRefusal
 from devices.services import DeviceServices
 from protocols.asgi import Event, Scope
+
+EXPIRED: Final = "the credential is not valid any more"
+"""Why a connection ends with its credential."""
 
 
 async def log_in(
@@ -107,10 +112,12 @@ def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
 
 
 class Revocable:
-    """Mixed into a consumer: its connection is among the open ones, and ends by the event "device.cut"."""
+    """Mixed into a consumer: its connection is among the open ones. It ends by the event "device.cut", and with the
+    credential by "device.expired"."""
 
     post: Callable[[Event], None]
     _registered: tuple[DeviceServices, Identity] | None = None
+    _expiry: asyncio.TimerHandle | None = None
 
     def register(self, services: DeviceServices, device: Identity, scope: Any) -> None:
         """Makes the connection revocable. Raises LoginError if the device has too many, or was cut off since it was
@@ -125,12 +132,17 @@ class Revocable:
         if not services.connections.add(device, self._cut_off, session_key=session_key):
             raise refused(LoginRefusal.CUT, scope, f"{device} was {LoginRefusal.CUT.reason}", whose=device)
         self._registered = (services, device)
+        if device.valid_until is not None:
+            left_s = (device.valid_until - timezone.now()).total_seconds()
+            self._expiry = asyncio.get_running_loop().call_later(left_s, self.post, {"type": "device.expired"})
 
     def unregister(self) -> None:
         """Undoes `register`; does nothing if that was not called, or raised."""
         if self._registered is not None:
             services, device = self._registered
             self._registered = None
+            if self._expiry is not None:
+                self._expiry.cancel()
             services.connections.remove(device, self._cut_off)
 
     def _cut_off(self, reason: str) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from devices.consumers.login import Revocable, certified_device, log_in
+from devices.consumers.login import EXPIRED, Revocable, certified_device, log_in
 from devices.consumers.not_served import not_served
 from devices.consumers.refusals import note_request, refused
 from devices.credentials import Denied, Identity, looks_like_token
@@ -159,6 +159,10 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
     async def device_cut(self, event: Event) -> None:
         """Closes: the device's access was revoked or changed. It may not publish any more, so its will is held back."""
         await self.close(ReasonCode.NOT_AUTHORIZED, event["reason"], will=False)
+
+    async def device_expired(self, event: Event) -> None:
+        """Closes: the device may be connected for as long as its credential is valid."""
+        await self.close(ReasonCode.MAXIMUM_CONNECT_TIME, EXPIRED, will=False)
 
     async def disconnect(self, reason_code: int, reason: str) -> None:
         """The connection has ended."""

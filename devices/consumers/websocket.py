@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from devices.consumers.login import Revocable, bearer_token, log_in
+from devices.consumers.login import EXPIRED, Revocable, bearer_token, log_in
 from devices.consumers.refusals import http_response, note_payload
 from devices.credentials import Identity
 from devices.models import now_ms
@@ -100,9 +100,15 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
 
     async def device_cut(self, event: Event) -> None:
         """Closes: the device's access was revoked or changed."""
-        name = self._device.name
-        peer_log.info(f"device/{self._device.device_id}", "closing the WebSocket of %s: %s", name, event["reason"])
-        await self.close(CUT_OFF, event["reason"])
+        await self._cut(event["reason"])
+
+    async def device_expired(self, event: Event) -> None:
+        """Closes: the device may be connected for as long as its credential is valid."""
+        await self._cut(EXPIRED)
+
+    async def _cut(self, reason: str) -> None:
+        peer_log.info(f"device/{self._device.device_id}", "closing the WebSocket of %s: %s", self._device.name, reason)
+        await self.close(CUT_OFF, reason)
 
     async def disconnect(self, code: int) -> None:
         """The connection has ended."""

@@ -13,7 +13,7 @@ from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet, Windo
 from django.db.models.functions import RowNumber
 
 from devices.fanout import KEYS_PER_ROW
-from devices.models import ConnectedDevice, Credential, Device, DeviceQuerySet, LatestValue
+from devices.models import ConnectedDevice, Credential, Device, DeviceQuerySet, LatestValue, valid
 from devices.queries import CodePoints, contains_words, heads
 from devices.values import Value
 
@@ -155,7 +155,7 @@ def found_by(text: str) -> Q:
         found |= Q(uuid__icontains=text)
     if _HINT.fullmatch(text):
         hint = text.removeprefix("…")
-        found |= Q(Exists(Credential.objects.filter(device=OuterRef("pk"), hint=hint, revoked_at=None)))
+        found |= Q(Exists(Credential.objects.filter(valid(), device=OuterRef("pk"), hint=hint)))
     return found
 
 

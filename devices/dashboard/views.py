@@ -24,7 +24,7 @@ from devices.dashboard.device_list import (
     search_text,
 )
 from devices.history import end_of, history
-from devices.models import Credential, Device, DeviceType, LatestValue, Reading, RecordedRefusal, now_ms
+from devices.models import Credential, Device, DeviceType, LatestValue, Reading, RecordedRefusal, now_ms, valid
 from devices.queries import keys_ahead
 from devices.values import number_text
 from gateway.config import current
@@ -97,7 +97,7 @@ def device_page(request: HttpRequest, device_id: int) -> HttpResponse:
         raise Http404(f"there is no device {device_id}")
     chosen = request.GET.get("range", "")
     search = f"?{urlencode({'q': keys})}" if keys else ""
-    hints = Credential.objects.filter(device=device_id, revoked_at=None).order_by("id")
+    hints = Credential.objects.filter(valid(), device=device_id).order_by("id")
     context = {
         "device": facts,
         "keys": keys,

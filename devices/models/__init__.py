@@ -5,7 +5,7 @@ Times are integer milliseconds UTC where devices are concerned (`_ms`, `ts`, `re
 
 from devices.models.attributes import Attribute, AttributeManager
 from devices.models.commands import Command
-from devices.models.credentials import CertificateName, Credential
+from devices.models.credentials import CertificateName, Credential, DeviceCredential, valid
 from devices.models.deletions import MAX_BIGINT, Deletion
 from devices.models.devices import ConnectedDevice, Device, DeviceQuerySet, DeviceType, DisconnectOrder
 from devices.models.gateways import HEARTBEAT_INTERVAL_S, HEARTBEAT_TIMEOUT_MS, GatewayInstance
@@ -26,6 +26,7 @@ __all__ = [
     "DatabaseNow",
     "Deletion",
     "Device",
+    "DeviceCredential",
     "DeviceQuerySet",
     "DeviceType",
     "DisconnectOrder",
@@ -38,4 +39,5 @@ __all__ = [
     "StoredValue",
     "now_ms",
     "shown_time",
+    "valid",
 ]

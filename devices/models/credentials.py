@@ -1,27 +1,53 @@
 """What devices log in with."""
 
 from django.db import models
+from django.db.models import Q
+from django.utils import timezone
 
 from devices.models.devices import Device
 
 
-class Credential(models.Model):
+def valid() -> Q:
+    """The condition of the credentials, of any kind, that let their device in now."""
+    return Q(revoked_at=None) | Q(revoked_at__gt=timezone.now())
+
+
+class DeviceCredential(models.Model):
+    """The base of what a device logs in with. It is revoked, not deleted, so that the log can say what became of it."""
+
+    created_at = models.DateTimeField(auto_now_add=True)
+    revoked_at = models.DateTimeField(null=True, editable=False)
+    """From when on it is not valid: a time to come while a newer one overlaps with it."""
+
+    class Meta:
+        abstract = True
+        ordering = ("-created_at",)
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether it lets the device in now."""
+        return self.revoked_at is None or self.revoked_at > timezone.now()
+
+    @property
+    def state(self) -> str:
+        """For people: "valid", "valid until 2026-11-28 12:00:00 UTC", "revoked 2026-11-28 12:00:00 UTC"."""
+        if self.revoked_at is None:
+            return "valid"
+        return f"{'valid until' if self.is_valid else 'revoked'} {self.revoked_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+class Credential(DeviceCredential):
     """An access token of a device, of which only the SHA-256 is kept."""
 
     device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="credentials")
     token_sha256 = models.CharField(max_length=64, unique=True, editable=False)
     hint = models.CharField(max_length=4, editable=False, help_text="The last characters of the token.")
-    created_at = models.DateTimeField(auto_now_add=True)
-    revoked_at = models.DateTimeField(null=True, editable=False)
-
-    class Meta:
-        ordering = ("-created_at",)
 
     def __str__(self) -> str:
         return f"…{self.hint}"
 
 
-class CertificateName(models.Model):
+class CertificateName(DeviceCredential):
     """A name in client certificates that are trusted as credentials of a device: see devices.client_certificates."""
 
     class Kind(models.TextChoices):
@@ -34,11 +60,9 @@ class CertificateName(models.Model):
     device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="certificate_names")
     kind = models.CharField(max_length=11, choices=Kind)
     value = models.CharField(max_length=255, help_text='As openssl writes it: "AB:CD:...", "DNS:sensor-7", "sensor-7".')
-    created_at = models.DateTimeField(auto_now_add=True)
-    revoked_at = models.DateTimeField(null=True, editable=False)
 
-    class Meta:
-        ordering = ("-created_at",)
+    class Meta(DeviceCredential.Meta):
+        abstract = False
         constraints = (
             models.UniqueConstraint(
                 fields=["kind", "value"], condition=models.Q(revoked_at=None), name="certificate_name_of_one_device"

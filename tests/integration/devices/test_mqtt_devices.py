@@ -340,6 +340,22 @@ class TestRevocation:
             client = await clients.open(5)
             assert (await client.connect("sensor", username=token)).reason_code == code
 
+    @pytest.mark.parametrize("version", [4, 5])
+    async def test_with_an_overlap_the_old_token_and_its_connections_go_on_until_the_end_of_that(
+        self, clients: Clients, gateway: Gateway, device: FleetDevice, version: int
+    ) -> None:
+        before = await clients.log_in(device, 5)
+        rotated = await asyncio.to_thread(gateway.serving.command, "device", "rotate", device.name, "--overlap", "6")
+        await before.expect_disconnect(0x87)
+        old, new = await clients.log_in(device, version), await clients.open(version)
+        assert (await new.connect("newer", username=rotated.stdout.strip())).reason_code == 0
+
+        await (old.expect_disconnect(0xA0) if version == 5 else old.expect_end())
+
+        await new.expect_nothing_more()
+        again = await clients.open(5)
+        assert (await again.connect("sensor", username=device.token)).reason_code == 0x86
+
     async def test_a_publish_on_its_heels_is_not_stored(
         self, clients: Clients, gateway: Gateway, device: FleetDevice
     ) -> None:

@@ -146,7 +146,7 @@ def test_a_revoked_name_says_whose_it_was_unless_it_is_valid_for_another(
     holder = holder_of(path)
     assert isinstance(holder, Holder)
     assert (holder.device_id, holder.credential) == (one.pk, "certificate (cn moved)")
-    assert holder.revoked_at == name.revoked_at
+    assert holder.valid_until == name.revoked_at
     trust(other, "cn", "moved")
     assert device_of(path) == other
 

@@ -36,7 +36,7 @@ from devices.credentials import (
     rotate,
     set_enabled,
 )
-from devices.models import Credential, Device, DisconnectOrder
+from devices.models import Credential, Device, DisconnectOrder, valid
 from devices.profiles import profile_of
 from gateway.db import database_sync_to_async
 from tests.support.authority import Authority
@@ -106,6 +106,31 @@ class TestTokens:
         assert valid == [hash_of(new)]
         assert new not in old
         assert cuts() == [(device.pk, "credentials rotated")]
+
+    def test_rotation_with_an_overlap_leaves_the_tokens_that_there_are_valid_until_its_end(
+        self, device: Device
+    ) -> None:
+        old, before = issue(device), timezone.now()
+
+        new = rotate(device, overlap_s=3600)
+
+        kept = Credential.objects.get(token_sha256=hash_of(old))
+        assert kept.revoked_at is not None
+        assert before + timedelta(seconds=3600) <= kept.revoked_at <= timezone.now() + timedelta(seconds=3600)
+        assert kept.is_valid
+        assert Credential.objects.get(token_sha256=hash_of(new)).revoked_at is None
+        assert cuts() == [(device.pk, "credentials rotated")]
+
+    def test_a_second_rotation_ends_the_overlap_of_the_first_and_never_makes_it_longer(self, device: Device) -> None:
+        issue(device)
+        rotate(device, overlap_s=3600)
+        [first_end] = Credential.objects.exclude(revoked_at=None).values_list("revoked_at", flat=True)
+
+        rotate(device, overlap_s=7200)
+        assert Credential.objects.filter(revoked_at=first_end).count() == 1
+
+        newest = rotate(device)
+        assert [each.token_sha256 for each in Credential.objects.filter(valid())] == [hash_of(newest)]
 
     def test_revocation_and_disabling_order_a_cut(self, device: Device) -> None:
         issue(device)
@@ -196,6 +221,22 @@ class TestLookingUp:
         assert isinstance(denied, Denied)
         assert str(denied) == f"token …{token[-4:]} of thermo-1 ({device.pk}) was revoked 2 h ago"
         assert denied.device_id == device.pk
+
+    async def test_one_that_is_to_be_revoked_lets_in_until_then_and_is_forgotten_then(
+        self, directory: DeviceDirectory, device: Device, clock: Clock
+    ) -> None:
+        token = await database_sync_to_async(issue)(device)
+        end = timezone.now() + timedelta(seconds=100)
+        await database_sync_to_async(Credential.objects.update)(revoked_at=end)
+
+        found = await directory.authenticate(token)
+
+        assert isinstance(found, Identity)
+        assert found.valid_until == end
+        await database_sync_to_async(Credential.objects.update)(revoked_at=timezone.now())
+        assert await directory.authenticate(token) is found
+        clock.now += 100.1
+        assert isinstance(await directory.authenticate(token), Denied)
 
     async def test_a_device_is_found_by_its_name_if_it_is_enabled(
         self, directory: DeviceDirectory, device: Device

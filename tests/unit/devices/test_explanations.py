@@ -92,8 +92,8 @@ def test_a_token_leads_to_its_device_valid_or_not_and_is_not_shown(device: Devic
 
     of_old, of_new = (list(explain(token)) for token in (old, new))
 
-    assert of_old[0].startswith(f"The token …{old[-4:]} of thermo-1 was revoked at {timezone.now():%Y-%m-}")
-    assert of_new[0] == f"The token …{new[-4:]} of thermo-1 is valid."
+    assert of_old[0].startswith(f"The token …{old[-4:]} of thermo-1: revoked {timezone.now():%Y-%m-}")
+    assert of_new[0] == f"The token …{new[-4:]} of thermo-1: valid."
     assert of_old[1:] == of_new[1:]
     assert any("was revoked 2 h ago" in line for line in of_old)
     assert not any(token in line for line in of_old + of_new for token in (old, new))
