@@ -74,6 +74,8 @@ def show(name: str) -> None:
     echo(f"type       {found.type.name}")
     echo(f"clients    {found.pk}/...")
     echo(f"state      {_state(found)}")
+    if found.claimed_by is not None:
+        echo(f"owner      {found.claimed_by}, since {found.claimed_at:%Y-%m-%d %H:%M}")
     echo(f"last data  {_time(found.last_seen_ms)}")
     if found.clock_skew_ms:
         echo(f"clock      {duration_text(found.clock_skew_ms)} ahead")
@@ -166,6 +168,38 @@ def distrust(name: str, value: str) -> None:
         raise GatewayError(f"{name} has no certificate with {value!r}; `{program()} device show {name}` lists them")
     revoke_certificate(found)
     echo(f"{found} of {name} is not trusted any more; its connections end within two seconds.", err=True)
+
+
+@device.command()
+@click.argument("name")
+@click.argument("secret")
+@click.option("--user", "username", help="Who is to own it. Default: the only user there is.")
+def claim(name: str, secret: str, username: str | None) -> None:
+    """Claim a device that has opened itself for claiming, with the secret that it has given."""
+    setup_django()
+    from django.contrib.auth import get_user_model
+
+    from devices.claims import claim
+
+    users = get_user_model()._default_manager.all()
+    if username is not None:
+        users = users.filter(**{get_user_model().USERNAME_FIELD: username})
+    found = list(users[:2])
+    if len(found) != 1:
+        raise GatewayError("give --user USERNAME" if username is None else f"there is no user {username!r}")
+    claim(name, secret, found[0])
+    echo(f"Device {name} is claimed by {found[0]}.", err=True)
+
+
+@device.command()
+@click.argument("name")
+def release(name: str) -> None:
+    """Take the owner from a device, so that it can be claimed again."""
+    setup_django()
+    from devices.claims import release
+
+    release(find_device(name))
+    echo(f"Device {name} has no owner.", err=True)
 
 
 def _state(found: Any) -> str:

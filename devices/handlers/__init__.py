@@ -10,7 +10,7 @@ Telemetry is not here: it is what devices say most, and each consumer hands it t
 from collections.abc import Mapping
 from typing import Final
 
-from devices.handlers import attributes, calls, commands
+from devices.handlers import attributes, calls, claims, commands
 from devices.handlers.base import Handler, Message
 from devices.profiles import Meaning
 
@@ -21,4 +21,5 @@ HANDLERS: Final[Mapping[Meaning, Handler]] = {
     Meaning.ATTRIBUTES_REQUEST: attributes.request,
     Meaning.COMMAND_ANSWER: commands.answer,
     Meaning.CALL: calls.call,
+    Meaning.CLAIM: claims.claim,
 }

@@ -4,6 +4,7 @@ Times are integer milliseconds UTC where devices are concerned (`_ms`, `ts`, `re
 """
 
 from devices.models.attributes import Attribute, AttributeManager
+from devices.models.claims import ClaimOffer
 from devices.models.commands import Command
 from devices.models.credentials import CertificateName, Credential, DeviceCredential, valid
 from devices.models.deletions import MAX_BIGINT, Deletion
@@ -20,6 +21,7 @@ __all__ = [
     "Attribute",
     "AttributeManager",
     "CertificateName",
+    "ClaimOffer",
     "Command",
     "ConnectedDevice",
     "Credential",

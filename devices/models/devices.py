@@ -2,6 +2,7 @@
 
 import uuid
 
+from django.conf import settings
 from django.db import models
 from django.db.models import Exists, OuterRef
 
@@ -55,6 +56,15 @@ class Device(models.Model):
         help_text="By how much its times are ahead of the gateway's clock, if that is more than is allowed.",
     )
     disconnected_at_ms = models.BigIntegerField(null=True, editable=False)
+    claimed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        editable=False,
+        related_name="claimed_devices",
+        help_text="Its owner: who has claimed it.",
+    )
+    claimed_at = models.DateTimeField(null=True, editable=False)
 
     objects = DeviceQuerySet.as_manager()
 

@@ -66,6 +66,14 @@ class Call:
     params: Any = None
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A device opens itself for who knows the secret, for so long or, without a duration, for the usual time."""
+
+    secret: str = ""
+    duration_ms: int | None = None
+
+
 class Profile(Protocol):
     """How a type of device speaks: its topics and paths, and how payloads are read and written.
 
@@ -116,6 +124,9 @@ class Profile(Protocol):
 
     def decode_call(self, payload: bytes) -> Call:
         """What the device asks the server to do."""
+
+    def decode_claim(self, payload: bytes) -> Claim:
+        """How the device opens itself for claiming."""
 
     def encode_answer(self, answer: Any) -> bytes:
         """The answer to a call."""

@@ -23,6 +23,7 @@ from devices.profiles.base import (
     MAX_DEPTH,
     AttributesRequest,
     Call,
+    Claim,
     NotJsonError,
     PayloadError,
     Point,
@@ -33,6 +34,9 @@ from devices.profiles.topics import Meaning, Topic, TopicTable
 
 MAX_KEY_LENGTH: Final = 255
 MAX_METHOD_LENGTH: Final = 255
+MAX_SECRET_LENGTH: Final = 255
+MAX_CLAIM_MS: Final = 2_592_000_000
+"""30 days."""
 MAX_POINTS: Final = 10_000
 MAX_TS: Final = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z: the last time that every database and browser can show."""
@@ -201,6 +205,16 @@ class ThingsBoard:
         if type(method) is not str or not 1 <= len(method) <= MAX_METHOD_LENGTH:
             raise PayloadError(f'"method" is to be a string of 1 to {MAX_METHOD_LENGTH} characters')
         return Call(method, _checked_depth(content.get("params")))
+
+    def decode_claim(self, payload: bytes) -> Claim:
+        """{"secretKey": "s", "durationMs": 60000}, either of which may be left out; or nothing."""
+        content = _parse_object(payload) if payload else {}
+        secret, duration_ms = content.get("secretKey"), content.get("durationMs")
+        if secret is not None and (type(secret) is not str or len(secret) > MAX_SECRET_LENGTH):
+            raise PayloadError(f'"secretKey" is to be a string of at most {MAX_SECRET_LENGTH} characters')
+        if duration_ms is not None and (type(duration_ms) is not int or not 1 <= duration_ms <= MAX_CLAIM_MS):
+            raise PayloadError(f'"durationMs" is to be a whole number from 1 to {MAX_CLAIM_MS}')
+        return Claim(secret or "", duration_ms)
 
     def encode_answer(self, answer: Any) -> bytes:
         """Any JSON."""

@@ -87,7 +87,6 @@ MESSAGES: Final[dict[str, tuple[bytes, MessageRefusal]]] = {
 
 SERVED_BY_NOBODY: Final = {
     "v1/devices/me/rpc/response/1": MessageRefusal.NO_COMMAND,
-    "v1/devices/me/claim": MessageRefusal.IGNORED,
     "v1/devices/other/telemetry": MessageRefusal.IGNORED,
     "v2/nonsense": MessageRefusal.IGNORED,
     "some/topic": MessageRefusal.IGNORED,
