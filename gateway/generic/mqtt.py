@@ -27,7 +27,7 @@ or in a thread, as the consumer has it.
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
 from asgiref.sync import async_to_sync
@@ -140,6 +140,7 @@ class AsyncMqttConsumer(MqttAuthentication, events=(*EVENTS, "mqtt.auth", "mqtt.
             owner=owner,
             properties=properties,
             maximum_qos=maximum_qos,
+            report_subscriptions=type(self).resumed is not self._gateway_resumes_nothing or None,
         )
         return {**event, **self._gateway_proof()}
 
@@ -314,6 +315,16 @@ class AsyncMqttConsumer(MqttAuthentication, events=(*EVENTS, "mqtt.auth", "mqtt.
     async def unsubscribe(self, topic_filter: str) -> None:
         """Called with each filter that the client gives up; to be overridden."""
 
+    async def mqtt_subscriptions(self, event: Event) -> None:
+        """Tells `resumed`."""
+        await self._gateway_call(self.resumed, event["granted"])
+
+    async def resumed(self, granted: Mapping[str, int]) -> None:
+        """Called after `accept` with the filters that the client's session is subscribed to from before, if there are
+        any, and the QoS of each; to be overridden."""
+
+    _gateway_resumes_nothing: ClassVar[Any] = staticmethod(resumed)
+
     async def publish(
         self,
         topic: str,
@@ -322,12 +333,32 @@ class AsyncMqttConsumer(MqttAuthentication, events=(*EVENTS, "mqtt.auth", "mqtt.
         qos: int = 0,
         retain: bool = False,
         properties: dict[str, Any] | None = None,
+        delivery_id: int | None = None,
     ) -> None:
-        """Sends a message to this client, whether it has subscribed or not; text is sent as UTF-8."""
+        """Sends a message to this client, whether it has subscribed or not; text is sent as UTF-8.
+
+        With a `delivery_id`, above QoS 0, `delivered` is called with it when the client has acknowledged the message,
+        or cannot have it; until then it is there only as long as the connection is.
+        """
         data = payload.encode() if isinstance(payload, str) else payload
         await self._gateway_send(
-            events.publish_to_client(topic=topic, payload=data, qos=qos, retain=retain, properties=properties or None)
+            events.publish_to_client(
+                topic=topic,
+                payload=data,
+                qos=qos,
+                retain=retain,
+                properties=properties or None,
+                delivery_id=delivery_id,
+            )
         )
+
+    async def mqtt_delivered(self, event: Event) -> None:
+        """Tells `delivered`."""
+        await self._gateway_call(self.delivered, event["delivery_id"], event["reason_code"])
+
+    async def delivered(self, delivery_id: int, reason_code: int) -> None:
+        """Called with what became of a message that was published with a `delivery_id`: `mqtt.delivered` in
+        docs/events.md; to be overridden."""
 
     async def close(
         self,
@@ -438,6 +469,14 @@ class MqttConsumer(AsyncMqttConsumer, SyncConsumer, events=()):
 
     def unsubscribe(self, topic_filter: str) -> None:  # type: ignore[override]
         """Called with each filter that the client gives up; to be overridden."""
+
+    def resumed(self, granted: Mapping[str, int]) -> None:  # type: ignore[override]
+        """As AsyncMqttConsumer.resumed."""
+
+    _gateway_resumes_nothing = staticmethod(resumed)
+
+    def delivered(self, delivery_id: int, reason_code: int) -> None:  # type: ignore[override]
+        """As AsyncMqttConsumer.delivered."""
 
     def begin_authentication(self, method: str) -> AuthMechanism | None:  # type: ignore[override]
         """As AsyncMqttConsumer.begin_authentication."""

@@ -18,7 +18,16 @@ from protocols.mqtt.events import AckEvent
 logger = logging.getLogger("gateway.mqtt")
 peer_log = PeerLog("gateway.mqtt")
 
-EVENTS = ("mqtt.connect", "mqtt.publish", "mqtt.subscribe", "mqtt.retained", "mqtt.unsubscribe", "mqtt.disconnect")
+EVENTS = (
+    "mqtt.connect",
+    "mqtt.publish",
+    "mqtt.subscribe",
+    "mqtt.retained",
+    "mqtt.unsubscribe",
+    "mqtt.delivered",
+    "mqtt.subscriptions",
+    "mqtt.disconnect",
+)
 
 _SUCCESS: Final = int(ReasonCode.SUCCESS)
 

@@ -253,6 +253,10 @@ class AmqttConnection:
             await handler.mqtt_publish(event["topic"], event["payload"], qos, retain, PUBLISH_TIMEOUT_S)
         except (TimeoutError, OSError):
             self._writer.transport.abort()
+        else:  # acknowledged, which is what amqtt waits for
+            delivery_id = event.get("delivery_id")
+            if delivery_id is not None and self._run is not None:
+                self._run.inbox.feed(events.delivered(delivery_id=delivery_id, reason_code=ReasonCode.SUCCESS), 0)
 
     def _finished(self, exception: BaseException | None) -> None:
         self._run = None

@@ -192,6 +192,10 @@ class Spool:
     def dropped(self, reason: str) -> None:
         self._broker.dropped[reason] += 1
 
+    def settled(self, delivery_id: int, reason_code: int) -> None:
+        """Not called: no application sends by this session."""
+        raise NotImplementedError("no application sends messages to a bridge's session")
+
     def take_over(self, now: float) -> None:
         """It is this bridge itself that comes back."""
         if self._session is not None:

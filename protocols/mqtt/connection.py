@@ -462,7 +462,7 @@ class Connection:
 
     def _on_puback(self, packet: PubAck, events: list[Event], now: float) -> None:
         assert self.session is not None
-        self.session.outbox.on_puback(packet.packet_id, now)
+        self.session.outbox.on_puback(packet.packet_id, now, packet.reason_code)
 
     def _on_pubrec(self, packet: PubRec, events: list[Event], now: float) -> None:
         assert self.session is not None
@@ -587,6 +587,9 @@ class Connection:
         if not self.writer.write_packet(ConnAck(session_present=present, properties=properties)):
             self._finish(End(ReasonCode.PACKET_TOO_LARGE, "protocol_error", "the client takes no CONNACK"), now)
             return
+        if event.get("report_subscriptions") and session.subscriptions:
+            granted = {topic_filter: one.qos for topic_filter, one in session.subscriptions.items()}
+            self.writer.sink.ask(mqtt_events.subscriptions(granted=granted))
         session.outbox.resume(now)
 
     def _send_auth(self, event: Event, now: float) -> None:
@@ -599,6 +602,9 @@ class Connection:
 
     def _send_publish(self, event: Event, now: float) -> None:
         assert self.session is not None
+        delivery_id = event.get("delivery_id")
+        if delivery_id is not None and not event.get("qos"):
+            raise ValueError("mqtt.publish: nobody acknowledges QoS 0, so it has no delivery_id")
         message = Message.checked(
             event["topic"],
             event["payload"],
@@ -607,7 +613,7 @@ class Connection:
             event.get("properties"),
             now=now,
         )
-        self.session.outbox.deliver(message, message.qos, message.retain, (), now)
+        self.session.outbox.deliver(message, message.qos, message.retain, (), now, delivery_id=delivery_id)
 
     def _send_reject(self, event: Event, now: float) -> None:
         """Takes an `mqtt.reject`. Raises ValueError for a reason code that is none of a failure."""

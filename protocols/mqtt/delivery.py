@@ -34,6 +34,9 @@ class ClientLink(Protocol):
     def dropped(self, reason: str) -> None:
         """Counts a message that the client does not get."""
 
+    def settled(self, delivery_id: int, reason_code: int) -> None:
+        """The application is to know what became of a message that it has sent with a `delivery_id`."""
+
 
 class ClientConnection(Protocol):
     """The connection of a session, as the broker uses it."""
@@ -53,7 +56,18 @@ class ClientConnection(Protocol):
 class Delivery:
     """One message for one client: queued, or under way."""
 
-    __slots__ = ("bounded", "identifiers", "message", "packet_id", "qos", "retain", "seq", "session_id", "share")
+    __slots__ = (
+        "bounded",
+        "delivery_id",
+        "identifiers",
+        "message",
+        "packet_id",
+        "qos",
+        "retain",
+        "seq",
+        "session_id",
+        "share",
+    )
 
     session_id: int
 
@@ -65,9 +79,12 @@ class Delivery:
         identifiers: tuple[int, ...],
         bounded: bool,
         share: str,
+        delivery_id: int | None = None,
     ) -> None:
         """`bounded` is False for a retained message, which is kept anyway and does not count in the queue's bounds.
         `share` is the filter, with its $share/NAME/, of the shared subscription through which it comes, else empty.
+        With a `delivery_id` the application is told what becomes of it, and it ends with the connection: see
+        `mqtt.publish` in docs/events.md.
         """
         self.message = message
         self.qos = qos
@@ -75,6 +92,7 @@ class Delivery:
         self.identifiers = identifiers
         self.bounded = bounded
         self.share = share
+        self.delivery_id = delivery_id
         self.packet_id = 0
         self.seq = 0
         """Its number in the journal, under which `session_id` is set too; 0 if the journal does not know it."""

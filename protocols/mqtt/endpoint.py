@@ -270,7 +270,8 @@ class Endpoint(connection_base.Connection):
             self._end(connection.end)
 
     def ask(self, event: Event) -> None:
-        """The connection has a question to the application; it has one at a time, which makes the inbox no fuller."""
+        """The connection has an event for the application: a question, of which it has one at a time, or what became of
+        a message that the application itself has sent. They make the inbox no fuller."""
         if self._run is not None:
             self._run.inbox.feed(event, 0)
 

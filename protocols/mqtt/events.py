@@ -117,6 +117,21 @@ class AuthEvent(TypedDict):
     properties: Properties
 
 
+class DeliveredEvent(TypedDict):
+    """`mqtt.delivered`."""
+
+    type: Literal["mqtt.delivered"]
+    delivery_id: int
+    reason_code: int
+
+
+class SubscriptionsEvent(TypedDict):
+    """`mqtt.subscriptions`."""
+
+    type: Literal["mqtt.subscriptions"]
+    granted: Mapping[str, int]
+
+
 class DisconnectEvent(TypedDict):
     """`mqtt.disconnect`."""
 
@@ -139,6 +154,7 @@ class AcceptEvent(TypedDict):
     owner: NotRequired[str]
     properties: NotRequired[Properties]
     maximum_qos: NotRequired[int]
+    report_subscriptions: NotRequired[bool]
     authentication_method: NotRequired[str]
     authentication_data: NotRequired[bytes]
 
@@ -187,6 +203,7 @@ class PublishToClientEvent(TypedDict):
     qos: NotRequired[int]
     retain: NotRequired[bool]
     properties: NotRequired[Properties]
+    delivery_id: NotRequired[int]
 
 
 class CloseEvent(TypedDict):
@@ -360,6 +377,22 @@ def auth(*, reauthenticate: bool, data: bytes | None, properties: Properties) ->
     return cast(Event, event)
 
 
+def delivered(*, delivery_id: int, reason_code: int) -> Event:
+    """`mqtt.delivered`."""
+    event: DeliveredEvent = {
+        "type": "mqtt.delivered",
+        "delivery_id": delivery_id,
+        "reason_code": int(reason_code),
+    }
+    return cast(Event, event)
+
+
+def subscriptions(*, granted: Mapping[str, int]) -> Event:
+    """`mqtt.subscriptions`."""
+    event: SubscriptionsEvent = {"type": "mqtt.subscriptions", "granted": granted}
+    return cast(Event, event)
+
+
 def disconnect(*, reason_code: int, reason: str, properties: Properties | None = None) -> Event:
     """`mqtt.disconnect`."""
     event: DisconnectEvent = {
@@ -383,6 +416,7 @@ def accept(
     owner: str | None = None,
     properties: Properties | None = None,
     maximum_qos: int | None = None,
+    report_subscriptions: bool | None = None,
     authentication_method: str | None = None,
     authentication_data: bytes | None = None,
 ) -> Event:
@@ -395,6 +429,7 @@ def accept(
         owner=owner,
         properties=properties,
         maximum_qos=maximum_qos,
+        report_subscriptions=report_subscriptions,
         authentication_method=authentication_method,
         authentication_data=authentication_data,
     )
@@ -459,10 +494,11 @@ def publish_to_client(
     qos: int | None = None,
     retain: bool | None = None,
     properties: Properties | None = None,
+    delivery_id: int | None = None,
 ) -> Event:
     """`mqtt.publish`, of the application."""
     required: PublishToClientEvent = {"type": "mqtt.publish", "topic": topic, "payload": payload}
-    return _with_given(required, qos=qos, retain=retain, properties=properties)
+    return _with_given(required, qos=qos, retain=retain, properties=properties, delivery_id=delivery_id)
 
 
 def close(
@@ -498,6 +534,8 @@ TO_APPLICATION: Final = {
     "mqtt.retained": EventKind(RetainedEvent, retained),
     "mqtt.unsubscribe": EventKind(UnsubscribeEvent, unsubscribe),
     "mqtt.auth": EventKind(AuthEvent, auth),
+    "mqtt.delivered": EventKind(DeliveredEvent, delivered),
+    "mqtt.subscriptions": EventKind(SubscriptionsEvent, subscriptions),
     "mqtt.disconnect": EventKind(DisconnectEvent, disconnect),
 }
 FROM_APPLICATION: Final = {

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 import msgspec
 
 from protocols.asgi import Event
+from protocols.mqtt import events
 from protocols.mqtt.codec.decoder import Decoder, encode, prepare_publish
 from protocols.mqtt.codec.packets import (
     Auth,
@@ -46,7 +47,7 @@ class OutputSink(Protocol):
         """There is much output: to be written now."""
 
     def ask(self, event: Event) -> None:
-        """The application is to be asked something of which no packet has come just now."""
+        """The application is to be asked, or told, something that is no packet of the client."""
 
 
 class PacketWriter:
@@ -118,6 +119,10 @@ class PacketWriter:
     def dropped(self, reason: str) -> None:
         """Counts a message that the client does not get."""
         self._drops[reason] += 1
+
+    def settled(self, delivery_id: int, reason_code: int) -> None:
+        """Tells the application what became of a message that it has sent with a `delivery_id`."""
+        self.sink.ask(events.delivered(delivery_id=delivery_id, reason_code=reason_code))
 
     def write(self, data: bytes) -> None:
         """Writes one packet."""

@@ -114,8 +114,10 @@ class Outbox:
         *,
         bounded: bool = True,
         share: str = "",
+        delivery_id: int | None = None,
     ) -> None:
-        """Sends a message now, or queues it; a message at QoS 0 for an absent client is dropped [MQTT5-4.3.1]."""
+        """Sends a message now, or queues it; a message at QoS 0 for an absent client is dropped [MQTT5-4.3.1]. One with
+        a `delivery_id` is above QoS 0, and its client is here."""
         link = self.link
         if link is None:
             if qos:
@@ -126,7 +128,7 @@ class Outbox:
             else:
                 self._enqueue(Delivery(message, 0, retain, identifiers, bounded, share), now)
         else:
-            delivery = Delivery(message, qos, retain, identifiers, bounded, share)
+            delivery = Delivery(message, qos, retain, identifiers, bounded, share, delivery_id)
             if link.writable and not self._queue and self._has_quota(link):
                 self._send(link, delivery, now)
             else:
@@ -149,12 +151,12 @@ class Outbox:
                 True,
             )
             if not sent:
-                self._forget(self._inflight.pop(delivery.packet_id))
+                self._forget(self._inflight.pop(delivery.packet_id), ReasonCode.PACKET_TOO_LARGE)
         queue = self._queue
         while queue and link.writable and (queue[0].qos == 0 or self._has_quota(link)):
             delivery = self._dequeue(queue)
             if delivery.message.expired(now):  # [MQTT5-3.3.2-5]
-                self._forget(delivery)
+                self._forget(delivery, ReasonCode.UNSPECIFIED_ERROR)
                 self.drop("expired")
             else:
                 self._send(link, delivery, now)
@@ -196,20 +198,22 @@ class Outbox:
             if self._inflight is _NONE:
                 self._inflight = {}
             self._inflight[packet_id] = delivery
-            if self.journal is not None:
+            if self.journal is not None and delivery.delivery_id is None:
                 self.journal.deliver(delivery, self.session_id)
                 if delivery.qos == 2:
                     link.require_commit()
         message = delivery.message
         sent = link.write_publish(message, delivery.qos, delivery.retain, delivery.identifiers, now, packet_id)
         if not sent and packet_id:  # as if it had been delivered [MQTT5-3.1.2-25]
-            self._forget(self._inflight.pop(packet_id))
+            self._forget(self._inflight.pop(packet_id), ReasonCode.PACKET_TOO_LARGE)
 
-    def _forget(self, delivery: Delivery) -> None:
-        """The delivery is over."""
+    def _forget(self, delivery: Delivery, reason_code: int = ReasonCode.SUCCESS) -> None:
+        """The delivery is over: by the client's acknowledgement, with its code, or because it is not to have it."""
         if delivery.seq:
             assert self.journal is not None
             self.journal.delivered(delivery)
+        if delivery.delivery_id is not None and self.link is not None:
+            self.link.settled(delivery.delivery_id, reason_code)
 
     def _next_packet_id(self) -> int:
         """One that is not in use [MQTT5-2.2.1-4]; there always is one, since `max_inflight` is far below 65,535."""
@@ -233,28 +237,33 @@ class Outbox:
                 self._queued_messages >= options.max_queued_messages
                 or self._queued_bytes + size_bytes > options.max_queued_bytes
             ) and not self._make_room(queue, size_bytes, now):
-                self.drop("queue_full")
+                self._refuse(delivery, "queue_full")
                 return
             of_owner = owner.queued_bytes + size_bytes
             if of_owner > owner.max_queued_bytes:
-                self.drop("owner_queues_full")
+                self._refuse(delivery, "owner_queues_full")
                 return
             in_all = backlog.size_bytes + size_bytes
             if in_all > backlog.max_bytes:
-                self.drop("queues_full")
+                self._refuse(delivery, "queues_full")
                 return
             self._queued_messages += 1
             self._queued_bytes += size_bytes
             owner.queued_bytes = of_owner
             backlog.size_bytes = in_all
         queue.append(delivery)
-        if delivery.qos and self.journal is not None:
+        if delivery.qos and self.journal is not None and delivery.delivery_id is None:
             self.journal.deliver(delivery, self.session_id)
+
+    def _refuse(self, delivery: Delivery, why: str) -> None:
+        """It does not fit."""
+        self._forget(delivery, ReasonCode.QUOTA_EXCEEDED)
+        self.drop(why)
 
     def _make_room(self, queue: deque[Delivery], size_bytes: int, now: float) -> bool:
         """Drops what has expired from the front of a full queue. Returns whether there is room now."""
         while queue and queue[0].message.expired(now):
-            self._forget(self._dequeue(queue))
+            self._forget(self._dequeue(queue), ReasonCode.UNSPECIFIED_ERROR)
             self.drop("expired")
             if (
                 self._queued_messages < self.options.max_queued_messages
@@ -277,13 +286,13 @@ class Outbox:
 
     # What the client answers
 
-    def on_puback(self, packet_id: int, now: float) -> None:
+    def on_puback(self, packet_id: int, now: float, reason_code: int = ReasonCode.SUCCESS) -> None:
         """A PUBACK has come: the message is delivered, or refused, which ends it too. Raises ProtocolError."""
         if packet_id in self._released:
             raise _wrong_answer("PUBACK", packet_id)
         delivery = self._take_inflight(packet_id, "PUBACK", qos=1)
         if delivery is not None:
-            self._forget(delivery)
+            self._forget(delivery, reason_code)
             self.pump(now)
 
     def on_pubrec(self, packet_id: int, reason_code: int, now: float) -> None:
@@ -292,7 +301,7 @@ class Outbox:
         delivery = self._take_inflight(packet_id, "PUBREC", qos=2)
         if delivery is not None:
             seq = delivery.seq
-            self._forget(delivery)
+            self._forget(delivery, reason_code)
             if not refused:
                 self.add_released(packet_id, seq)
                 if self.journal is not None:
@@ -344,15 +353,20 @@ class Outbox:
         self.pump(now)
 
     def detach(self) -> None:
-        """The connection is gone, and messages at QoS 0 that waited for its socket go with it."""
+        """The connection is gone; with it go messages at QoS 0 that waited for its socket, and those of which the
+        application was to be told what becomes of them, which sends them again where they are to come again."""
         self._resend = None
+        if any(delivery.delivery_id is not None for delivery in self._inflight.values()):
+            self._inflight = {
+                packet_id: delivery for packet_id, delivery in self._inflight.items() if delivery.delivery_id is None
+            }
         if self._queue:
             queue, self._queue = self._queue, None
             self._count(-self._queued_messages, -self._queued_bytes)
             for delivery in queue:
-                if delivery.qos:
+                if delivery.qos and delivery.delivery_id is None:
                     self._requeue(delivery)
-                else:
+                elif not delivery.qos:
                     self.drop("disconnected")
         self.link = None
 

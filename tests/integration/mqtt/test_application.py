@@ -69,7 +69,9 @@ class TestScope:
             "properties": {"receive_maximum": 10, "user_property": [("a", "b")]},
             "client": (host, port),
             "scheme": "mqtt",
-            "extensions": {},
+            "extensions": {
+                "mqtt.limits": {"max_packet_bytes": 262_144, "receive_maximum": 512, "max_messages_per_s": 0}
+            },
             "state": {},
         }
         assert scope["server"] == client.writer.get_extra_info("peername")
