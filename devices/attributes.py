@@ -17,6 +17,7 @@ from django.db.models import Count, Sum
 
 from devices import json_text, metrics
 from devices.device_lock import lock_device
+from devices.downlink_notices import note
 from devices.limits import configured
 from devices.models import Attribute, now_ms
 from gateway.exceptions import GatewayError
@@ -135,9 +136,29 @@ def _change(
             continue
         versions[key] = row.version
     _write(changed)
+    if scope == Scope.SHARED and changed:
+        note(device_id)
     if any(row.value_json is not None for row in changed):
         _require_room(device_id, scope)
     return versions
+
+
+def untold(device_ids: Collection[int]) -> dict[int, list[tuple[str, str | None, int]]]:
+    """The shared attributes of which devices have not been told: by device, the key, the JSON text (None for one that
+    was deleted) and the version of each."""
+    rows = Attribute.with_deleted.filter(device__in=device_ids, scope=Scope.SHARED, is_told=False)
+    found: dict[int, list[tuple[str, str | None, int]]] = {}
+    for row in rows.order_by("device", "key"):
+        found.setdefault(row.device_id, []).append((row.key, row.value_json, row.version))
+    return found
+
+
+def mark_told(versions: Mapping[tuple[int, str], int]) -> None:
+    """Writes that devices know versions of shared attributes, by device and key."""
+    for (device_id, key), version in versions.items():
+        known = Attribute.with_deleted.filter(device=device_id, scope=Scope.SHARED, key=key, version=version)
+        known.filter(value_json=None).delete()
+        known.update(is_told=True)
 
 
 def _size(key: str, text: str | None) -> int:

@@ -9,17 +9,18 @@ its answer; or by its time being over, by the device refusing it, or by a person
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Case, F, QuerySet, When
+from django.db.models import Case, Exists, F, OuterRef, QuerySet, When
 
 from devices import json_text, metrics
 from devices.device_lock import UnknownDeviceError, lock_device
+from devices.downlink_notices import note
 from devices.limits import configured
-from devices.models import Command, DatabaseNow, Device, GatewayInstance
+from devices.models import HEARTBEAT_TIMEOUT_MS, Command, DatabaseNow, Device, GatewayInstance
 from gateway.db import database_sync_to_async
 from gateway.exceptions import GatewayError
 
@@ -31,6 +32,8 @@ MAX_PARAMS_BYTES: Final = 65_536
 MAX_ANSWER_BYTES: Final = 65_536
 DEFAULT_EXPIRES_S: Final = 86_400.0
 MAX_EXPIRES_S: Final = 30 * 86_400.0
+MOST_TAKEN: Final = 2_000
+"""How many commands are taken together at most."""
 KEPT_FINISHED: Final = 100
 """Finished commands of a device that are kept; the oldest goes when a new command comes."""
 FIRST_LOOK_S: Final = 0.02
@@ -175,6 +178,7 @@ def create(
             created_at_ms=DatabaseNow(),
             expires_at_ms=DatabaseNow() + round(expires_s * 1000),
         )
+        note(device.pk)
     metrics.commands.labels(State.QUEUED).inc()
     command.refresh_from_db()  # the times are the database's
     return command
@@ -189,10 +193,71 @@ def transition(commands: "QuerySet[Command]", to: State, **facts: Any) -> int:
     return moved
 
 
-def take(command_id: int, instance: GatewayInstance | None) -> bool:
-    """Whether the caller is the one to give a command to its device now: it is SENT then, by this gateway."""
-    due = Command.objects.filter(pk=command_id, expires_at_ms__gt=DatabaseNow())
-    return bool(transition(due, State.SENT, sent_by=instance))
+def take_queued(rooms: Mapping[int, int], sent_by: int | None) -> list[Command]:
+    """The commands that the caller, a gateway process, is to give now to devices, in order: they are SENT then, and no
+    other has them. `rooms` are the devices with how many each takes. MOST_TAKEN of them means that there may be more.
+
+    None is taken while another process has one under way that was sent before it: it is to follow it. The commands have
+    the `attempts` of before.
+    """
+    before = Command.objects.filter(
+        device=OuterRef("device"), pk__lt=OuterRef("pk"), state=State.SENT, finished_at_ms=None
+    ).exclude(sent_by=sent_by)
+    due = Command.objects.filter(
+        ~Exists(before.filter(sent_by__isnull=False)),
+        device__in=rooms,
+        state=State.QUEUED,
+        finished_at_ms=None,
+        expires_at_ms__gt=DatabaseNow(),
+    ).order_by("pk")
+    left = dict(rooms)
+    chosen = []
+    for pk, device_id in due.values_list("pk", "device")[:MOST_TAKEN]:
+        if left[device_id] > 0:
+            left[device_id] -= 1
+            chosen.append(pk)
+    if not chosen:
+        return []
+    with transaction.atomic():
+        taken = list(due.filter(pk__in=chosen).select_for_update(skip_locked=True, of=("self",)))
+        transition(Command.objects.filter(pk__in=[command.pk for command in taken]), State.SENT, sent_by=sent_by)
+    return taken
+
+
+def record_deliveries(
+    *,
+    delivered: Collection[int] = (),
+    unacknowledged: Collection[int] = (),
+    returned: Collection[int] = (),
+    failed: Mapping[int, str] | None = None,
+) -> None:
+    """Writes what became of commands that were SENT, by their numbers: `delivered` have the acknowledgement of their
+    device; for `unacknowledged` nobody is going to give one, and they are not sent again; `returned` wait once more;
+    `failed` have been refused, with why."""
+    transition(Command.objects.filter(pk__in=delivered), State.DELIVERED)
+    Command.objects.filter(pk__in=unacknowledged, state=State.SENT).update(sent_by=None)
+    _let_wait_again(Command.objects.filter(pk__in=returned))
+    for command_id, why in (failed or {}).items():
+        transition(Command.objects.filter(pk=command_id), State.FAILED, error=why[:200])
+
+
+def return_those_of_the_dead() -> None:
+    """Has commands wait once more that a process has sent which is dead, and that no device has acknowledged."""
+    living = GatewayInstance.objects.filter(
+        pk=OuterRef("sent_by"), heartbeat_ms__gte=DatabaseNow() - HEARTBEAT_TIMEOUT_MS
+    )
+    _let_wait_again(Command.objects.filter(~Exists(living), sent_by__isnull=False))
+
+
+def _let_wait_again(commands: "QuerySet[Command]") -> None:
+    """Queues those of `commands` that are SENT; every process is told, as the device may be at another one now."""
+    sent = commands.filter(state=State.SENT, finished_at_ms=None)
+    found = dict(sent.values_list("pk", "device"))
+    if found:
+        with transaction.atomic():
+            transition(sent.filter(pk__in=found), State.QUEUED)
+            for device_id in set(found.values()):
+                note(device_id)
 
 
 def answer(device_id: int, command_id: int, value: Any) -> None:

@@ -92,6 +92,10 @@ EXPLANATIONS: Final[Mapping[str, Explanation]] = {
         "Look for times or addresses in their keys. `max_attributes_per_device` and `max_attribute_bytes_per_device` in"
         " [devices] are the bounds.",
     ),
+    MessageRefusal.POLLS.reason: Explanation(
+        "As many connections and requests of the device wait for commands or attributes as may.",
+        "Let the device wait for the answer to one request before it makes the next.",
+    ),
     MessageRefusal.NO_COMMAND.reason: Explanation(
         "The device has answered a command that is not there, or not any more.",
         "Let it answer to the identifier that came with the command; `gateway command list` shows what there is.",

@@ -215,6 +215,11 @@ class PresenceRecorder:
         self._recording = DatabaseThread("presence")
 
     @property
+    def instance_id(self) -> int | None:
+        """The number of this process in the database; None before `start`."""
+        return None if self._instance is None else self._instance.pk
+
+    @property
     def failure(self) -> str | None:
         """What fails now, and why; None while all is well."""
         return next((f"cannot {what}: {why}" for what, why in self._failures.items()), None)

@@ -62,6 +62,8 @@ class MessageRefusal(RefusalKind):
     NO_DEVICE = ("device", ReasonCode.TOPIC_NAME_INVALID, 404)
     """What is said in the name of a device that is not there or is disabled, by a bridge; or by one that is deleted
     meanwhile."""
+    POLLS = ("polls", ReasonCode.QUOTA_EXCEEDED, 429, 5)
+    """One request too many that waits for what the device is to be told."""
     NO_COMMAND = ("no_command", ReasonCode.TOPIC_NAME_INVALID, 404)
     """The answer to a command that is not there, or not any more."""
     FINISHED_COMMAND = ("finished_command", ReasonCode.TOPIC_NAME_INVALID, 409)

@@ -10,6 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from devices.credentials import DeviceDirectory
 from devices.deletion import Deleter
+from devices.downlink import Downlink
 from devices.fanout import Fanout
 from devices.ingest import Ingest
 from devices.limits import DeviceLimits, configured
@@ -33,6 +34,7 @@ class DeviceServices:
     limits: DeviceLimits
     presence: PresenceRecorder
     refusals: RefusalRecorder
+    downlink: Downlink
     database: DatabaseThread
     """For what devices ask and say beside telemetry, one at a time."""
 
@@ -70,8 +72,10 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
     connections = ConnectionRegistry(directory, announce=fanout.connection, servers=lambda: lifecycle.servers)
     presence = PresenceRecorder(connections)
     refusals = RefusalRecorder()
+    downlink = Downlink(layer, instance_id=lambda: presence.instance_id)
 
     def start_over() -> None:
+        downlink.start_over()
         presence.start_over()
         refusals.forget()
 
@@ -89,6 +93,8 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
         started.push_async_callback(database.close)
         watching = await presence.start()
         started.push_async_callback(presence.close)
+        started.push_async_callback(downlink.close)
+        delivering = await downlink.start()
         recording = refusals.start()
         started.push_async_callback(refusals.close)
         committing = ingest.start()
@@ -96,7 +102,7 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
         deleting = deleter.start()
         started.push_async_callback(deleter.close)
         state["devices"] = DeviceServices(
-            ingest, directory, connections, DeviceLimits.of(options), presence, refusals, database
+            ingest, directory, connections, DeviceLimits.of(options), presence, refusals, downlink, database
         )
-        async with relying_on(committing, watching, recording, deleting):
+        async with relying_on(committing, watching, delivering, recording, deleting):
             yield

@@ -1,5 +1,6 @@
 """Devices that speak HTTP, with the requests of their profile below /api/v1/TOKEN/."""
 
+import asyncio
 from functools import cache
 from typing import ClassVar, Final
 
@@ -9,14 +10,18 @@ from devices.consumers.login import bearer_token, log_in
 from devices.consumers.not_served import not_served
 from devices.consumers.refusals import http_response, note_payload
 from devices.credentials import Identity
+from devices.downlink import TOLD, Due, TooManyReceiversError, encode_response
 from devices.handlers import HANDLERS, Handler, Message
 from devices.profiles import MAX_PAYLOAD_BYTES, Match, Meaning, installed_profiles
-from devices.refusals import LoginError, MessageRefusal, RefusedError
+from devices.refusals import LoginError, LoginRefusal, MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
 from gateway.generic.http import AsyncHttpConsumer
 
 _JSON = (b"content-type", b"application/json")
 _METHODS: Final = ("GET", "POST")
+
+MAX_POLL_S: Final = 60.0
+"""How long a request waits at most for what the device is to be told."""
 
 
 class DeviceHttpConsumer(AsyncHttpConsumer):
@@ -32,7 +37,8 @@ class DeviceHttpConsumer(AsyncHttpConsumer):
 
     _services: DeviceServices
     _device: Identity
-    _handler: Handler
+    _handler: Handler | None
+    """What answers the request; None for one that waits for what the device is to be told."""
     _match: Match
 
     async def before_body(self) -> None:
@@ -57,10 +63,34 @@ class DeviceHttpConsumer(AsyncHttpConsumer):
                 await self.respond_error(405, f"is asked with {' or '.join(allowed)}", allow)
                 return
         handler = _handler_of(match)
-        if match is None or handler is None:
+        if match is None or (handler is None and match.meaning not in TOLD):
             await self._refuse(not_served(match), b"")
             return
         self._handler, self._match = handler, match
+
+    async def _tell(self, meaning: Meaning) -> None:
+        """Responds with what waits for the device, as soon as there is something: a command, which is delivered when
+        the response is written, or changed attributes. 408 if nothing comes in time."""
+        profile, downlink = self._device.profile, self._services.downlink
+        timeout_s = min(profile.decode_poll(self.scope["query_string"]), MAX_POLL_S)
+        given: asyncio.Queue[tuple[int, Due]] = asyncio.Queue()
+        try:
+            receiver = downlink.open(self._device.device_id, lambda *due: given.put_nowait(due), most=1)
+        except TooManyReceiversError as error:
+            raise RefusedError(MessageRefusal.POLLS, str(error)) from None
+        try:
+            downlink.take(receiver, meaning)
+            async with asyncio.timeout(timeout_s):
+                delivery_id, due = await given.get()
+            if not self._services.directory.is_current(self._device):
+                raise RefusedError(LoginRefusal.CUT, LoginRefusal.CUT.reason)
+            await self.respond(200, encode_response(profile, due))
+            if not self.client_has_left:
+                receiver.delivered(delivery_id)
+        except TimeoutError:
+            await self.respond_error(408, f"nothing came within {timeout_s:g} s")
+        finally:
+            downlink.end(receiver)
 
     async def body_too_large(self) -> None:
         """Answers 413."""
@@ -69,6 +99,9 @@ class DeviceHttpConsumer(AsyncHttpConsumer):
     async def handle(self, body: bytes) -> None:
         """Does what the request means. Not called for a body that was cut short."""
         try:
+            if self._handler is None:
+                await self._tell(self._match.meaning)
+                return
             answer = await self._handler(Message(self._services, self._device, body, self._match, self.scope))
         except RefusedError as error:
             await self._refuse(error, body)

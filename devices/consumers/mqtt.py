@@ -1,24 +1,26 @@
 """Devices that speak MQTT, on the topics of their profile: the token is the user name."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from devices.consumers.login import EXPIRED, Revocable, certified_device, log_in
 from devices.consumers.not_served import not_served
 from devices.consumers.refusals import note_request, refused
 from devices.credentials import Denied, Identity, looks_like_token
+from devices.downlink import TOLD, CommandDue, Due, Receiver, TooManyReceiversError, encode_due
 from devices.handlers import HANDLERS, Handler, Message
 from devices.ingest import Ingest
 from devices.limits import Flapping
 from devices.models import now_ms
 from devices.presence import owner_of
-from devices.profiles import Meaning, reserved_topics
+from devices.profiles import Meaning, Topic, reserved_topics
 from devices.refusals import LoginRefusal, MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
 from gateway.generic.mqtt import AsyncMqttConsumer, Reject
 from protocols.asgi import Event
-from protocols.mqtt import ReasonCode
+from protocols.mqtt import ReasonCode, is_failure
 
 LOST: Final = frozenset({"lost", "keep_alive", "taken_over", "protocol_error"})
 """The ends of a connection that is to be counted as lost."""
@@ -31,6 +33,8 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
     _services: DeviceServices
     _granted: dict[str, int]
     """The topic filters of its profile that the device has subscribed to, with the QoS of each."""
+    _receiver: Receiver | None = None
+    """From its first subscription to what the device is told on."""
     _ingest: Ingest
     _flapping: Flapping
 
@@ -146,15 +150,73 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
             if topic_filter.startswith(reserved_topics()):
                 raise Reject(ReasonCode.NOT_AUTHORIZED, "a topic of the device API")
             return await super().subscribe(topic_filter, qos, share_name=share_name)
-        if self.device.profile.downlink.subscription(topic_filter) is None or share_name is not None:
+        row = self.device.profile.downlink.subscription(topic_filter)
+        if row is None or share_name is not None:
             raise Reject(ReasonCode.TOPIC_FILTER_INVALID, "not in the device API")
-        self._granted[topic_filter] = min(qos, 1)
-        return self._granted[topic_filter]
+        try:
+            self._grant(self.device, row, min(qos, 1))
+        except TooManyReceiversError as error:
+            raise Reject(ReasonCode.QUOTA_EXCEEDED, str(error)) from None
+        return min(qos, 1)
 
     async def unsubscribe(self, topic_filter: str) -> None:
         """Answers are still sent, at QoS 0."""
         if self.device is not None:
             self._granted.pop(topic_filter, None)
+            row = self.device.profile.downlink.subscription(topic_filter)
+            if row is not None and self._receiver is not None and self._row_of(row.meaning) is None:
+                self._receiver.meanings.discard(row.meaning)
+
+    async def resumed(self, granted: Mapping[str, int]) -> None:
+        """The device has its subscriptions from before."""
+        if self.device is not None:
+            for topic_filter, qos in granted.items():
+                row = self.device.profile.downlink.subscription(topic_filter)
+                if row is not None:
+                    with suppress(TooManyReceiversError):  # others of the device hear what it would
+                        self._grant(self.device, row, qos)
+
+    def _grant(self, device: Identity, row: Topic, qos: int) -> None:
+        self._granted[row.topic_filter] = qos
+        if row.meaning in TOLD:
+            downlink = self._services.downlink
+            if self._receiver is None:
+                self._receiver = downlink.open(device.device_id, self._post_due)
+            downlink.take(self._receiver, row.meaning)
+
+    def _row_of(self, meaning: Meaning) -> Topic | None:
+        """The row by which the device hears messages of this meaning: that of its first subscription to one."""
+        assert self.device is not None
+        rows = map(self.device.profile.downlink.subscription, self._granted)
+        return next((row for row in rows if row is not None and row.meaning is meaning), None)
+
+    def _post_due(self, delivery_id: int, due: Due) -> None:
+        self.post({"type": "device.due", "delivery_id": delivery_id, "due": due})
+
+    async def device_due(self, event: Event) -> None:
+        """Publishes a command, or changed attributes, to the device; it is delivered when the device has acknowledged
+        it, and at QoS 0 nobody knows."""
+        device, receiver = self.device, self._receiver
+        assert device is not None
+        assert receiver is not None
+        due, delivery_id = event["due"], event["delivery_id"]
+        row = self._row_of(Meaning.COMMAND if isinstance(due, CommandDue) else Meaning.SHARED_ATTRIBUTES)
+        if row is None:
+            receiver.refuse(delivery_id)
+            return
+        qos = self._granted[row.topic_filter]
+        topic, payload = encode_due(device.profile, row, due)
+        await self.publish(topic, payload, qos=qos, delivery_id=delivery_id if qos else None)
+        if not qos:
+            receiver.sent(delivery_id)
+
+    async def delivered(self, delivery_id: int, reason_code: int) -> None:
+        """The device has acknowledged a command, or attributes, or cannot have them."""
+        assert self._receiver is not None
+        if is_failure(reason_code):
+            self._receiver.failed(delivery_id, f"not taken by the device: {ReasonCode(reason_code).name.lower()}")
+        else:
+            self._receiver.delivered(delivery_id)
 
     async def device_cut(self, event: Event) -> None:
         """Closes: the device's access was revoked or changed. It may not publish any more, so its will is held back."""
@@ -167,6 +229,8 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
     async def disconnect(self, reason_code: int, reason: str) -> None:
         """The connection has ended."""
         self.unregister()
+        if self._receiver is not None:
+            self._services.downlink.end(self._receiver)
         if self.device is not None and reason in LOST:
             self._flapping.lost(self.device.device_id)
 

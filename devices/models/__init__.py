@@ -9,6 +9,7 @@ from devices.models.commands import Command
 from devices.models.credentials import CertificateName, Credential, DeviceCredential, valid
 from devices.models.deletions import MAX_BIGINT, Deletion
 from devices.models.devices import ConnectedDevice, Device, DeviceQuerySet, DeviceType, DisconnectOrder
+from devices.models.downlink import DownlinkNotice
 from devices.models.gateways import HEARTBEAT_INTERVAL_S, HEARTBEAT_TIMEOUT_MS, GatewayInstance
 from devices.models.readings import Key, LatestValue, LatestValueManager, Reading, StoredValue
 from devices.models.refusals import RecordedRefusal
@@ -32,6 +33,7 @@ __all__ = [
     "DeviceQuerySet",
     "DeviceType",
     "DisconnectOrder",
+    "DownlinkNotice",
     "GatewayInstance",
     "Key",
     "LatestValue",

@@ -38,9 +38,10 @@ class Command(models.Model):
     delivered_at_ms = models.BigIntegerField(null=True)
     finished_at_ms = models.BigIntegerField(null=True)
     attempts = models.IntegerField(default=0)
-    # Without a constraint: a gateway that was taken for dead by mistake goes on. Null where it is gone.
+    # Without a constraint: a gateway that was taken for dead by mistake goes on, and the row of one that is dead is
+    # deleted. Null where nobody is to send the command again.
     sent_by = models.ForeignKey(
-        GatewayInstance, on_delete=models.SET_NULL, null=True, db_constraint=False, related_name="+"
+        GatewayInstance, on_delete=models.DO_NOTHING, null=True, db_constraint=False, related_name="+"
     )
     answer_json = models.TextField(null=True)  # noqa: DJ001  # null is "none", which no JSON is
     error = models.CharField(max_length=200, blank=True)
@@ -52,6 +53,7 @@ class Command(models.Model):
         )
         indexes = (
             models.Index(fields=["device", "id"], condition=models.Q(finished_at_ms=None), name="command_unfinished"),
+            models.Index(fields=["sent_by"], condition=models.Q(state="sent"), name="command_sent"),
             models.Index(fields=["expires_at_ms"], condition=models.Q(finished_at_ms=None), name="command_to_expire"),
         )
 

@@ -107,6 +107,9 @@ class Profile(Protocol):
     def decode_attributes_query(self, query: bytes) -> AttributesRequest:
         """The same of a request by HTTP, by its query string."""
 
+    def decode_poll(self, query: bytes) -> float:
+        """How many seconds a request by HTTP waits for what the device is to be told, by its query string."""
+
     def encode_attributes_answer(self, client: Mapping[str, Any], shared: Mapping[str, Any]) -> bytes:
         """The answer to such a request."""
 
@@ -116,8 +119,11 @@ class Profile(Protocol):
     def encode_deleted_attributes(self, keys: Collection[str]) -> bytes:
         """Shared attributes that are there no more."""
 
-    def encode_command(self, method: str, params: Any, request_id: int | None = None) -> bytes:
-        """A command; `request_id` where no topic has it."""
+    def encode_command(
+        self, method: str, params: Any, request_id: int | None = None, *, redelivered: bool = False
+    ) -> bytes:
+        """A command; `request_id` where no topic has it. One that is `redelivered` may have reached the device
+        before."""
 
     def decode_answer(self, payload: bytes) -> Any:
         """The JSON value with which the device answers a command."""

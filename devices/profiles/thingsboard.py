@@ -177,6 +177,13 @@ class ThingsBoard:
         content = parse_qs(query.decode("latin-1"))
         return AttributesRequest(*(_keys(",".join(content.get(name, ()))) for name in ("clientKeys", "sharedKeys")))
 
+    def decode_poll(self, query: bytes) -> float:
+        """timeout=20000, in ms; ten seconds if it is left out."""
+        given = parse_qs(query.decode("latin-1")).get("timeout", ["10000"])[-1]
+        if not (given.isascii() and given.isdecimal() and len(given) <= MAX_TS_DIGITS):
+            raise PayloadError(f'"timeout" is to be a number of milliseconds, got {given[:50]!r}')
+        return int(given) / 1000
+
     def encode_attributes_answer(self, client: Mapping[str, Any], shared: Mapping[str, Any]) -> bytes:
         """{"client": {"a": 1}, "shared": {"c": 2}}; a scope without any is left out."""
         return _encode({scope: values for scope, values in (("client", client), ("shared", shared)) if values})
@@ -189,10 +196,14 @@ class ThingsBoard:
         """{"deleted": ["k"]}"""
         return _encode({"deleted": list(keys)})
 
-    def encode_command(self, method: str, params: Any, request_id: int | None = None) -> bytes:
-        """{"method": "m", "params": ...}, and by HTTP {"id": 1, ...}."""
-        command = {"method": method, "params": params}
-        return _encode(command if request_id is None else {"id": request_id, **command})
+    def encode_command(
+        self, method: str, params: Any, request_id: int | None = None, *, redelivered: bool = False
+    ) -> bytes:
+        """{"method": "m", "params": ...}, and by HTTP {"id": 1, ...}. One that is redelivered has "redelivered": true
+        beside it, which ThingsBoard does not say and no firmware minds."""
+        identifier = {} if request_id is None else {"id": request_id}
+        mark = {"redelivered": True} if redelivered else {}
+        return _encode({**identifier, "method": method, "params": params, **mark})
 
     def decode_answer(self, payload: bytes) -> Any:
         """Any JSON."""

@@ -29,6 +29,8 @@ class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect"
     before it is read if Content-Length tells."""
 
     __response_begun = False
+    client_has_left = False
+    """Whether the client has gone before something of the response was sent, as far as that is known."""
     _response_complete = False
     __handled = False
     __body_bytes = 0
@@ -114,11 +116,13 @@ class AsyncHttpConsumer(AsyncConsumer, events=("http.request", "http.disconnect"
         self.__response_begun = True
         try:
             if self._gateway_run.inbox.disconnected:
+                self.client_has_left = True
                 consumer_sends_after_close.labels("http").inc()
                 await asyncio.sleep(0)  # lets the end of the grace reach a handler that only sends
             else:
                 await self.base_send(message)
         except OSError:  # how a server says that the client has left (ASGI www 2.4)
+            self.client_has_left = True
             consumer_sends_after_close.labels("http").inc()
         self._response_complete = message["type"] == "http.response.body" and not message.get("more_body", False)
         if self._response_complete:

@@ -101,7 +101,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServ
 
 @pytest.fixture(scope="module")
 def devices(site: Site) -> Iterator[FleetDevice]:
-    return iter(add_devices(site.one.serving, *(f"device-{number}" for number in range(10))))
+    return iter(add_devices(site.one.serving, *(f"device-{number}" for number in range(20))))
 
 
 @pytest.fixture
@@ -250,6 +250,54 @@ async def test_a_revocation_by_one_cuts_the_connection_to_the_other(site: Site, 
     await asyncio.to_thread(site.one.serving.command, "device", "disable", device.name)
 
     await client.expect_disconnect(0x87)
+
+
+async def _next_publish(client: RawClient) -> Publish:
+    """The next message to a device, which it acknowledges."""
+    packet = await client.receive()
+    assert isinstance(packet, Publish), packet
+    client.send(PubAck(packet.packet_id))
+    return packet
+
+
+@pytest.mark.parametrize("layer", ["redis is there", "redis is away"])
+async def test_a_command_given_at_one_reaches_a_device_at_the_other(
+    site: Site, device: FleetDevice, layer: str
+) -> None:
+    client = await site.one.mqtt(device)
+    assert await client.subscribe("v1/devices/me/rpc/request/+", 1) == 1
+    if layer == "redis is away":
+        site.redis.stop()
+    try:
+        sending = asyncio.create_task(
+            asyncio.to_thread(site.two.serving.command, "command", "send", device.name, "setValve", "1", "--wait", "60")
+        )
+        packet = await _next_publish(client)
+        number = packet.topic.rpartition("/")[2]
+        client.send(Publish(topic=f"v1/devices/me/rpc/response/{number}", payload=b"42", qos=1, packet_id=1))
+
+        assert (await sending).stdout == "42\n"
+    finally:
+        if layer == "redis is away":
+            site.redis.start()
+        client.abort()
+
+
+async def test_a_device_that_changes_over_with_a_command_under_way_gets_it_again_with_a_mark(
+    site: Site, device: FleetDevice
+) -> None:
+    silent = await site.one.mqtt(device)
+    assert await silent.subscribe("v1/devices/me/rpc/request/+", 1) == 1
+    site.two.serving.command("command", "send", device.name, "reboot", "--one-way")
+    assert isinstance(await silent.receive(), Publish)
+    silent.abort()
+
+    again = await site.two.mqtt(device)
+    assert await again.subscribe("v1/devices/me/rpc/request/+", 1) == 1
+    packet = await _next_publish(again)
+
+    assert json.loads(packet.payload) == {"method": "reboot", "params": None, "redelivered": True}
+    again.abort()
 
 
 @pytest.mark.parametrize("fault", ["killed", "hanging"])

@@ -24,16 +24,20 @@ from devices.commands import (
     cancel,
     create,
     expire_due,
+    record_deliveries,
+    return_those_of_the_dead,
     send,
-    take,
+    take_queued,
     transition,
 )
 from devices.device_lock import UnknownDeviceError
 from devices.json_text import NoJsonError
 from devices.limits import DeviceOptions
-from devices.models import Command, Device
+from devices.models import HEARTBEAT_TIMEOUT_MS, Command, Device, DownlinkNotice, GatewayInstance, now_ms
 from gateway.db import database_sync_to_async
 from tests.unit.devices.conftest import MakeStoredDevice
+
+GATEWAY = 77
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -52,6 +56,11 @@ def now_in(command: Command, state: State, **facts: Any) -> Command:
     only(command).update(state=state, **facts)
     command.refresh_from_db()
     return command
+
+
+def taken(command: Command) -> bool:
+    """Whether it could be taken, by a gateway process."""
+    return command in take_queued({command.device_id: 1}, GATEWAY)
 
 
 def state_of(command: Command) -> str:
@@ -82,7 +91,7 @@ class TestStates:
 
     def test_one_that_is_one_way_is_finished_when_it_is_delivered(self, device: Device) -> None:
         command = create(device, "m", one_way=True)
-        assert take(command.pk, None)
+        assert taken(command)
 
         assert transition(only(command), State.DELIVERED)
 
@@ -95,7 +104,7 @@ class TestStates:
 
     def test_each_state_is_written_with_its_time(self, device: Device) -> None:
         command = create(device, "m")
-        assert take(command.pk, None)
+        assert taken(command)
         assert transition(only(command), State.DELIVERED)
         answer(device.pk, command.pk, {"ok": True})
 
@@ -109,7 +118,7 @@ class TestStates:
 
         def take_it(_: int) -> bool:
             try:
-                return take(command.pk, None)
+                return taken(command)
             finally:
                 connections.close_all()
 
@@ -121,9 +130,9 @@ class TestStates:
 
     def test_one_that_is_queued_again_and_taken_again_has_two_attempts(self, device: Device) -> None:
         command = create(device, "m")
-        assert take(command.pk, None)
+        assert taken(command)
         assert transition(only(command), State.QUEUED)
-        assert take(command.pk, None)
+        assert taken(command)
 
         command.refresh_from_db()
         assert command.attempts == 2
@@ -132,11 +141,71 @@ class TestStates:
         other = create(device, "m")
         command = now_in(create(device, "m"), State.QUEUED, expires_at_ms=1)
 
-        assert not take(command.pk, None)
+        assert take_queued({device.pk: 10}, GATEWAY) == [other]
         assert expire_due() == 1
 
         assert state_of(command) == State.EXPIRED
-        assert state_of(other) == State.QUEUED
+        assert state_of(other) == State.SENT
+
+    def test_a_device_is_given_its_oldest_commands_as_many_as_it_takes(
+        self, device: Device, new_device: MakeStoredDevice
+    ) -> None:
+        other = new_device("thermo-2")
+        first, of_other, second, third = (create(each, "m") for each in (device, other, device, device))
+
+        taken_first = take_queued({device.pk: 2, other.pk: 2}, GATEWAY)
+
+        assert taken_first == [first, of_other, second]
+        assert take_queued({device.pk: 2, other.pk: 2}, GATEWAY) == [third]
+
+    def test_what_a_dead_gateway_has_sent_waits_again_and_what_nobody_acknowledges_does_not(
+        self, device: Device
+    ) -> None:
+        living = GatewayInstance.objects.create(heartbeat_ms=now_ms())
+        dead = GatewayInstance.objects.create(heartbeat_ms=now_ms() - HEARTBEAT_TIMEOUT_MS - 1_000)
+        of_gone, of_dead, of_living, of_nobody = (create(device, "m") for _ in range(4))
+        for command, gateway in ((of_gone, 999), (of_dead, dead.pk), (of_living, living.pk), (of_nobody, dead.pk)):
+            now_in(command, State.SENT, sent_by_id=gateway)
+        record_deliveries(unacknowledged=[of_nobody.pk])
+
+        DownlinkNotice.objects.all().delete()
+
+        return_those_of_the_dead()
+
+        assert [notice.device_id for notice in DownlinkNotice.objects.all()] == [device.pk]
+        assert [state_of(each) for each in (of_gone, of_dead)] == [State.QUEUED] * 2
+        assert [state_of(each) for each in (of_living, of_nobody)] == [State.SENT] * 2
+
+    def test_one_that_follows_what_another_gateway_has_under_way_waits_for_that(self, device: Device) -> None:
+        under_way, following = create(device, "m"), create(device, "m")
+        now_in(under_way, State.SENT, sent_by_id=GATEWAY + 1)
+
+        assert take_queued({device.pk: 2}, GATEWAY) == []
+        record_deliveries(returned=[under_way.pk])
+
+        assert take_queued({device.pk: 2}, GATEWAY) == [under_way, following]
+
+    def test_what_became_of_commands_is_written_together(self, device: Device) -> None:
+        delivered, returned, failed = (create(device, "m") for _ in range(3))
+        take_queued({device.pk: 3}, GATEWAY)
+
+        record_deliveries(delivered=[delivered.pk], returned=[returned.pk], failed={failed.pk: "too large"})
+
+        assert [state_of(each) for each in (delivered, returned, failed)] == [
+            State.DELIVERED,
+            State.QUEUED,
+            State.FAILED,
+        ]
+        assert failed.error == "too large"
+
+    def test_one_that_was_answered_before_its_connection_ended_does_not_come_again(self, device: Device) -> None:
+        command = create(device, "m")
+        assert taken(command)
+        answer(device.pk, command.pk, 1)
+
+        record_deliveries(returned=[command.pk])
+
+        assert state_of(command) == State.ANSWERED
 
 
 class TestCreating:
@@ -301,7 +370,7 @@ class TestWaiting:
 
     async def test_who_waits_gets_the_answer(self, device: Device) -> None:
         def answer_it(command: Command) -> None:
-            take(command.pk, None)
+            taken(command)
             answer(device.pk, command.pk, 42)
 
         command = await self._waiting(device, answer_it)

@@ -8,6 +8,7 @@ import pytest
 from devices.client_certificates import Holder
 from devices.consumers.http import DeviceHttpConsumer
 from devices.credentials import DeviceDirectory
+from devices.downlink import Downlink
 from devices.ingest import Ingest
 from devices.limits import DeviceLimits, DeviceOptions
 from devices.models import Reading
@@ -58,6 +59,7 @@ async def services(sqlite_database: Path) -> AsyncIterator[DeviceServices]:
         DeviceLimits.of(OPTIONS),
         PresenceRecorder(connections),
         RefusalRecorder(),
+        Downlink(InMemoryChannelLayer(), instance_id=lambda: None),
         DatabaseThread("device requests"),
     )
     await ingest.close()

@@ -32,6 +32,7 @@ from devices.credentials import (
     rotate,
     set_enabled,
 )
+from devices.downlink import Downlink
 from devices.limits import DeviceLimits, DeviceOptions, FailedLogins, Flapping
 from devices.models import CertificateName, Credential, Device
 from devices.presence import ConnectionRegistry, PresenceRecorder
@@ -41,6 +42,7 @@ from devices.routing import http_routes, mqtt_application, websocket_routes
 from devices.services import DeviceServices
 from gateway.databases.thread import DatabaseThread
 from gateway.db import database_sync_to_async
+from gateway.layers import InMemoryChannelLayer
 from gateway.routing import ProtocolTypeRouter, URLRouter
 from gateway.testing import MqttCommunicator
 from tests.support.authority import Authority
@@ -86,6 +88,7 @@ class World:
             limits,
             PresenceRecorder(connections),
             self.noted,
+            Downlink(InMemoryChannelLayer(), instance_id=lambda: None),
             DatabaseThread("device requests"),
         )
 
