@@ -17,6 +17,7 @@ pytest_plugins = [
     "tests.support.databases",
     "tests.support.serving",
     "tests.support.mqtt_js",
+    "tests.support.thingsboard_sdk",
 ]
 
 

@@ -1,0 +1,101 @@
+"""A device as ThingsBoard's SDK has firmware authors write it: `thingsboard_device.py PORT TOKEN WHAT [ARGUMENT]`.
+
+It prints what it gets, a JSON value a line. Run with the SDK on PYTHONPATH, unmodified.
+"""
+
+import json
+import sys
+import threading
+from typing import Any
+
+from tb_device_mqtt import TBDeviceMqttClient, TBPublishInfo  # type: ignore[import-not-found]
+
+TIMEOUT_S = 60
+
+
+def say(value: Any) -> None:
+    sys.stdout.write(f"{json.dumps(value)}\n")  # at once: the SDK's threads say something, too
+    sys.stdout.flush()
+
+
+class Device:
+    """The device, and what it is asked to show."""
+
+    def __init__(self, port: int, token: str) -> None:
+        connected = threading.Event()
+        self.client = TBDeviceMqttClient("127.0.0.1", port, username=token)
+        self.client.connect(callback=lambda *_: connected.set())
+        assert connected.wait(TIMEOUT_S)
+
+    def report(self) -> None:
+        """Telemetry and client attributes."""
+        for sent in (
+            self.client.send_telemetry({"temperature": 21.5, "open": False}),
+            self.client.send_telemetry({"ts": 1_700_000_000_000, "values": {"temperature": 20}}),
+            self.client.send_attributes({"firmware": "1.0.3"}),
+        ):
+            say(sent.get() == TBPublishInfo.TB_ERR_SUCCESS)
+
+    def limits(self) -> None:
+        """The limits of the session, which it asks for by itself."""
+        for _ in range(10 * TIMEOUT_S):
+            if self.client.rate_limits_received:
+                break
+            threading.Event().wait(0.1)
+        say([self.client.rate_limits_received, self.client.max_payload_size])
+
+    def request(self) -> None:
+        """Attributes that it asks for."""
+        answered = threading.Event()
+
+        def show(content: Any, error: Any) -> None:
+            say([content, error])
+            answered.set()
+
+        self.client.request_attributes(["firmware"], ["interval"], callback=show)
+        assert answered.wait(TIMEOUT_S)
+
+    def watch(self, number: str) -> None:
+        """So many changes of shared attributes."""
+        left = threading.Semaphore(0)
+
+        def show(content: Any, error: Any) -> None:
+            say(content)
+            left.release()
+
+        self.client.subscribe_to_all_attributes(show)
+        say("watching")
+        for _ in range(int(number)):
+            assert left.acquire(timeout=TIMEOUT_S)
+
+    def obey(self, number: str) -> None:
+        """So many commands, each answered with what it says."""
+        left = threading.Semaphore(0)
+
+        def answer(request_id: str, content: Any) -> None:
+            say(content)
+            self.client.send_rpc_reply(request_id, {"echo": content["params"]}, wait_for_publish=True)
+            left.release()
+
+        self.client.set_server_side_rpc_request_handler(answer)
+        say("obeying")
+        for _ in range(int(number)):
+            assert left.acquire(timeout=TIMEOUT_S)
+
+    def call(self, method: str) -> None:
+        """What the server answers to a call."""
+        answered = threading.Event()
+
+        def show(_: int, content: Any, error: Any) -> None:
+            say(content)
+            answered.set()
+
+        self.client.send_rpc_call(method, {}, show)
+        assert answered.wait(TIMEOUT_S)
+
+
+if __name__ == "__main__":
+    port, token, what, *arguments = sys.argv[1:]
+    device = Device(int(port), token)
+    getattr(device, what)(*arguments)
+    device.client.disconnect()
