@@ -1,4 +1,4 @@
-"""Issues and revokes access tokens, and looks devices up by token, certificate or name.
+"""Issues and revokes what devices log in with, and looks devices up by token, password, certificate or name.
 
 A token has 190 random bits, so only its plain SHA-256 is stored: nobody guesses such a token from its hash, and a
 look-up of the hash in a unique index takes no secret-dependent time that would help to guess another one.
@@ -16,14 +16,17 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-from django.db import transaction
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.utils import timezone
 
 from devices.client_certificates import HOLDER_FIELDS, Holder, holders_of
 from devices.look_ups import DatabaseReading, LookUps
-from devices.models import CertificateName, Credential, Device, DeviceCredential, DisconnectOrder
+from devices.models import CertificateName, Credential, Device, DeviceCredential, DisconnectOrder, PasswordLogin
+from devices.password_logins import MAX_LENGTH, Login, PasswordChecks, UserName, hash_of_password, logins_of
 from devices.profiles import Profile, UnknownProfileError, profile_of
+from gateway.exceptions import GatewayError
 from protocols.addresses import network_of
 from protocols.limits import Client
 from protocols.masking import printable
@@ -89,15 +92,19 @@ def hint_of(token: str) -> str:
     return f"…{printable(token[-4:])}" if len(token) >= _SHORTEST_LIKELY else f"of {len(token)} characters"
 
 
+def _random() -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(TOKEN_LENGTH))
+
+
 def issue(device: Device) -> str:
     """Issues a token for `device`. It is not stored, so the caller is the last to see it."""
-    token = "".join(secrets.choice(_ALPHABET) for _ in range(TOKEN_LENGTH))
+    token = _random()
     Credential.objects.create(device=device, token_sha256=hash_of(token), hint=token[-4:])
     return token
 
 
 @transaction.atomic
-def revoke(credential: Credential, *, reason: str = "credential revoked") -> None:
+def revoke(credential: Credential | PasswordLogin, *, reason: str = "credential revoked") -> None:
     """Makes a credential useless, and orders its device disconnected: every gateway sees that within a second."""
     _end(credential)
     order_disconnect(credential.device, reason)
@@ -153,8 +160,49 @@ def disconnect_deleted(sender: type[Device], instance: Device, **kwargs: Any) ->
     order_disconnect(instance, "deleted")
 
 
+class UsedNameError(GatewayError):
+    """Raised when a user name is that of a device already."""
+
+    def __init__(self, username: str) -> None:
+        super().__init__(f"a device has the user name {username!r} already")
+
+
+def issue_password(device: Device, username: str, password: str | None = None, *, client_id: str = "") -> str:
+    """Lets `device` in with a user name and a password, over MQTT, with this client identifier or any. Returns the
+    password, which is made here if none is given, and is not stored. Raises ValidationError and UsedNameError."""
+    chosen = password or _random()
+    login = PasswordLogin(
+        device=device,
+        username=username,
+        client_id=client_id,
+        password=hash_of_password(chosen, is_random=not password),
+    )
+    login.clean_fields()
+    if len(chosen.encode()) > MAX_LENGTH or "\0" in username + client_id:
+        raise ValidationError(f"a password has at most {MAX_LENGTH} bytes; a user name has no NUL")
+    try:
+        with transaction.atomic():
+            login.save()
+    except IntegrityError:
+        raise UsedNameError(username) from None
+    return chosen
+
+
+@transaction.atomic
+def rotate_password(login: PasswordLogin, *, overlap_s: float = 0) -> str:
+    """Makes a new password for a user name; the one that there is goes on for the overlap, one before it does not."""
+    now = timezone.now()
+    same = PasswordLogin.objects.filter(device=login.device, username=login.username, client_id=login.client_id)
+    same.filter(revoked_at__gt=now).update(revoked_at=now)
+    same.filter(revoked_at=None).update(revoked_at=now + timedelta(seconds=overlap_s))
+    order_disconnect(login.device, "credentials rotated")
+    return issue_password(login.device, login.username, client_id=login.client_id)
+
+
 class _Kind(Enum):
     TOKEN = auto()
+    PASSWORD = auto()
+    USER_NAME = auto()
     CERTIFICATE = auto()
     NAME = auto()
 
@@ -164,14 +212,14 @@ class Key(NamedTuple):
 
     kind: _Kind
     value: str
-    """The SHA-256 of a token or certificate; a name."""
+    """The SHA-256 of a token or certificate; the seal of a password; a name."""
 
 
-Question: TypeAlias = str | bytes
-"""What is asked beside the key: how the log names a token, the name of a device, a certificate (DER)."""
+Question: TypeAlias = str | bytes | UserName
+"""What is asked beside the key: how the log names a token, the name of a device, a certificate (DER), a user name."""
 
-Answer: TypeAlias = Holder | str
-"""The holder of a credential, valid or not; or for the log, why there is none."""
+Answer: TypeAlias = Holder | str | list[Login]
+"""The holder of a credential, valid or not; or for the log, why there is none. Of a user name, all who have it."""
 
 Read: TypeAlias = Callable[[dict[Key, Question]], Mapping[Key, Answer]]
 
@@ -193,11 +241,15 @@ class DeviceDirectory:
         self._denied: OrderedDict[Key, tuple[float, Denied]] = OrderedDict()
         self._disconnected_at: OrderedDict[int, int] = OrderedDict()
         reading = DatabaseReading(read_credentials)
-        self._look_ups = LookUps(read or reading.read, stamp=lambda: self.generation, abort=reading.abort)
+        self._passwords = PasswordChecks()
+        self._look_ups: LookUps[Key, Question, Answer] = LookUps(
+            read or reading.read, stamp=lambda: self.generation, abort=reading.abort
+        )
 
     async def close(self) -> None:
-        """Ends the thread that makes look-ups."""
+        """Ends the threads that look up and check."""
         await self._look_ups.close()
+        await self._passwords.close()
 
     async def authenticate(self, token: str, client: Client = None) -> Found:
         """The device whose valid token this is, or why there is none. Raises LookUpError. Clients of one
@@ -206,6 +258,51 @@ class DeviceDirectory:
             return Denied(f"unknown token of {len(token)} characters")
         token_sha256 = hash_of(token)
         return await self._find(Key(_Kind.TOKEN, token_sha256), hint_of(token), client)
+
+    async def has_user_name(self, name: UserName, client: Client = None) -> bool:
+        """Whether a device has or had this user name. Raises as `authenticate` does."""
+        return bool((await self._logins(name, client))[0])
+
+    async def logged_in(self, name: UserName, password: bytes, client: Client = None) -> Found | None:
+        """The device that has this user name and password, or why there is none; None if nobody has the user name.
+
+        Raises as `authenticate` does. A password that was not right before is hashed, behind others of its address.
+        """
+        if len(password) > MAX_LENGTH:
+            return None
+        key = Key(_Kind.PASSWORD, self._passwords.seal(name, password))
+        known = self._recalled(key)
+        if known is not None:
+            return known
+        logins, generation = await self._logins(name, client)
+        now = timezone.now()
+        valid = {
+            login.password_hash: login.holder
+            for login in logins
+            if login.holder.valid_until is None or login.holder.valid_until > now
+        }
+        fitting = await self._passwords.fitting(key.value, password, list(valid), network_of(client))
+        if not logins:
+            return None
+        if fitting is not None:
+            found = _found(valid[fitting], generation)
+        elif valid:
+            holder = next(iter(valid.values()))
+            whose = f"{printable(holder.name)} ({holder.device_id})"
+            found = Denied(f"wrong {holder.credential} of {whose}", None, holder.device_id)
+        else:
+            found = _found(logins[0].holder, generation)
+        if generation == self.generation:
+            self._remember(key, found)
+        return found
+
+    async def _logins(self, name: UserName, client: Client) -> tuple[list[Login], int]:
+        if not 0 < len(name.username) <= MAX_LENGTH or len(name.client_id) > MAX_LENGTH:
+            return [], self.generation
+        key = Key(_Kind.USER_NAME, f"{name.username}\0{name.client_id}")
+        logins, generation = await self._look_ups.ask(key, name, source=network_of(client))
+        assert isinstance(logins, list)
+        return logins, generation
 
     async def certified(self, pem: str, client: Client = None) -> Found:
         """The device whose client certificate this is, or why there is none. Raises as `authenticate` does."""
@@ -226,14 +323,19 @@ class DeviceDirectory:
         return None if found is None else found[1]
 
     async def _find(self, key: Key, question: Question, client: Client) -> Found:
-        known = self._known.get(key) or self._denied.get(key)
-        if known is not None and known[0] > self._clock():
-            return known[1]
+        known = self._recalled(key)
+        if known is not None:
+            return known
         holder, generation = await self._look_ups.ask(key, question, source=network_of(client))
+        assert not isinstance(holder, list)
         found = _found(holder, generation)
         if generation == self.generation:
             self._remember(key, found)
         return found
+
+    def _recalled(self, key: Key) -> Found | None:
+        known = self._known.get(key) or self._denied.get(key)
+        return known[1] if known is not None and known[0] > self._clock() else None
 
     def is_current(self, identity: Identity) -> bool:
         """Whether the device's connections have not been closed by an order since `identity` was looked up."""
@@ -287,7 +389,7 @@ def read_credentials(questions: dict[Key, Question]) -> dict[Key, Answer]:
         by_kind.setdefault(key.kind, {})[key] = question
     answers: dict[Key, Answer] = {}
     for kind, group in by_kind.items():
-        answers |= _READERS[kind](group)
+        answers.update(_READERS[kind](group))
     return answers
 
 
@@ -309,14 +411,20 @@ def _by_name(names: dict[Key, str]) -> dict[Key, Answer]:
     return answers
 
 
-_READERS: Final[Mapping[_Kind, Callable[[dict[Key, Any]], dict[Key, Answer]]]] = {
+def _by_user_name(names: dict[Key, UserName]) -> dict[Key, Answer]:
+    logins = logins_of(set(names.values()))
+    return {key: logins[name] for key, name in names.items()}
+
+
+_READERS: Final[Mapping[_Kind, Callable[[dict[Key, Any]], Mapping[Key, Answer]]]] = {
     _Kind.TOKEN: _by_token,
+    _Kind.USER_NAME: _by_user_name,
     _Kind.NAME: _by_name,
     _Kind.CERTIFICATE: holders_of,
 }
 
 
-def _found(answer: Answer, generation: int) -> Found:
+def _found(answer: Holder | str, generation: int) -> Found:
     if isinstance(answer, str):
         return Denied(answer)
     device = f"{printable(answer.name)} ({answer.device_id})"

@@ -20,7 +20,8 @@ class Explanation(NamedTuple):
 
 EXPLANATIONS: Final[Mapping[str, Explanation]] = {
     LoginRefusal.UNKNOWN.reason: Explanation(
-        "The token lets nobody in: no device has it, it was revoked, or its device is disabled. The reason says which.",
+        "The token, or the user name with this password, lets nobody in: no device has it, it was revoked, or its"
+        " device is disabled. The reason says which.",
         "Compare the end of the token with `gateway device show`; enable the device, or give it the token that"
         " `gateway device rotate` prints.",
     ),
@@ -164,6 +165,7 @@ def _of_device(device: Any) -> Iterator[str]:
     yield f"{device} is a device of type {name_text(device.type.name)}, {state}, {connected}."
     yield "It has never sent data." if seen is None else f"It has sent data last at {shown_time(seen)}."
     named = [f"token {each}" for each in device.credentials.filter(valid())]
+    named += [f"the user name {printable(str(each))}" for each in device.password_logins.filter(valid())]
     named += [f"a certificate with {each}" for each in device.certificate_names.filter(valid())]
     yield f"It logs in with {' or '.join(named)}." if named else "It has no valid credential, so it cannot log in."
     yield from _told(device.refusals.all())

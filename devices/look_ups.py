@@ -39,10 +39,10 @@ class LookUpError(Exception):
 
 
 class TooManyLookUpsError(LookUpError):
-    """Raised for a question when there are MAX_WAITING already."""
+    """Raised for a question when too many wait already."""
 
-    def __init__(self) -> None:
-        super().__init__(f"{MAX_WAITING} credentials wait to be looked up already")
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"{waiting} credentials wait to be looked up already")
 
 
 class LookUps(Generic[K, Q, A]):
@@ -54,24 +54,33 @@ class LookUps(Generic[K, Q, A]):
         *,
         stamp: Callable[[], int],
         abort: Callable[[], None] = lambda: None,
+        measured: metrics.LookUpMetrics = metrics.credential_look_ups,
+        max_waiting: int | None = None,
+        group_size: int | None = None,
+        thread_name: str = "look-ups",
+        initializer: Callable[[], None] | None = None,
     ) -> None:
         """`read` is called in a thread of its own with the questions of a group by their keys, and answers each. The
         result of `stamp`, called in the event loop just before, comes with the answers. `abort` is called in the event
-        loop if `read` takes too long."""
+        loop if `read` takes too long. `max_waiting` and `group_size` take the place of MAX_WAITING and GROUP_SIZE; the
+        thread calls `initializer` first."""
         self._read = read
         self._abort = abort
         self._stamp = stamp
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="look-ups")
+        self._measured = measured
+        self._max_waiting = MAX_WAITING if max_waiting is None else max_waiting
+        self._group_size = GROUP_SIZE if group_size is None else group_size
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=thread_name, initializer=initializer)
         self._sources: OrderedDict[Hashable, dict[K, Q]] = OrderedDict()
         self._waiting: dict[K, asyncio.Future[tuple[A, int]]] = {}
         self._task: asyncio.Task[None] | None = None
-        metrics.look_ups_waiting.set_function(lambda: len(self._waiting))
+        measured.waiting.set_function(lambda: len(self._waiting))
 
     async def ask(self, key: K, question: Q, *, source: Hashable) -> tuple[A, int]:
         """The answer, and the stamp of its group. Raises LookUpError."""
         future = self._waiting.get(key)
         if future is None:
-            if len(self._waiting) >= MAX_WAITING:
+            if len(self._waiting) >= self._max_waiting:
                 self._refuse_one(source)
             future = self._waiting[key] = asyncio.get_running_loop().create_future()
             self._sources.setdefault(source, {})[key] = question
@@ -93,11 +102,11 @@ class LookUps(Generic[K, Q, A]):
     def _refuse_one(self, source: Hashable) -> None:
         """Makes room for a question of `source`. Raises TooManyLookUpsError if none has more questions than it."""
         crowd = max(self._sources, key=lambda each: len(self._sources[each]))
-        metrics.look_ups_refused.inc()
+        self._measured.refused.inc()
         if len(self._sources[crowd]) <= len(self._sources.get(source, ())) + 1:
-            raise TooManyLookUpsError
+            raise TooManyLookUpsError(self._max_waiting)
         key, _ = self._sources[crowd].popitem()
-        self._waiting.pop(key).set_exception(TooManyLookUpsError())
+        self._waiting.pop(key).set_exception(TooManyLookUpsError(self._max_waiting))
 
     async def _read_groups(self) -> None:
         try:
@@ -112,7 +121,7 @@ class LookUps(Generic[K, Q, A]):
     def _take(self) -> tuple[dict[K, Q], dict[K, "asyncio.Future[tuple[A, int]]"]]:
         """The questions of the next group, one of each source in turn."""
         questions: dict[K, Q] = {}
-        while self._sources and len(questions) < GROUP_SIZE:
+        while self._sources and len(questions) < self._group_size:
             source, waiting = self._sources.popitem(last=False)
             key = next(iter(waiting))
             questions[key] = waiting.pop(key)
@@ -122,8 +131,8 @@ class LookUps(Generic[K, Q, A]):
 
     async def _answer(self, questions: dict[K, Q], futures: dict[K, "asyncio.Future[tuple[A, int]]"]) -> None:
         stamp = self._stamp()
-        metrics.look_up_groups.inc()
-        metrics.look_ups.inc(len(questions))
+        self._measured.groups.inc()
+        self._measured.asked.inc(len(questions))
         try:
             async with asyncio.timeout(GROUP_TIMEOUT_S):
                 answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._read, questions)

@@ -1,6 +1,18 @@
 """What the product counts."""
 
+from typing import NamedTuple
+
 from prometheus_client import Counter, Gauge, Histogram
+
+
+class LookUpMetrics(NamedTuple):
+    """What `devices.look_ups.LookUps` counts."""
+
+    asked: Counter
+    groups: Counter
+    waiting: Gauge
+    refused: Counter
+
 
 readings_committed = Counter("gateway_readings_committed", "Readings committed to the database")
 readings_waiting = Gauge("gateway_readings_waiting", "Readings that wait for their commit")
@@ -21,10 +33,18 @@ refusals_left_out = Counter(
     "gateway_refusals_left_out", "Refusals that were not: beyond a share, too many wait, or the database", ["why"]
 )
 password_logins_refused = Counter("gateway_password_logins_refused", "Logins of people that were refused", ["reason"])
-look_ups = Counter("gateway_credential_look_ups", "Credentials that were looked up in the database")
-look_up_groups = Counter("gateway_credential_look_up_groups", "Groups in which they were")
-look_ups_waiting = Gauge("gateway_credential_look_ups_waiting", "Credentials that wait to be looked up")
-look_ups_refused = Counter("gateway_credential_look_ups_refused", "Look-ups that were refused since too many wait")
+credential_look_ups = LookUpMetrics(
+    Counter("gateway_credential_look_ups", "Credentials that were looked up in the database"),
+    Counter("gateway_credential_look_up_groups", "Groups in which they were"),
+    Gauge("gateway_credential_look_ups_waiting", "Credentials that wait to be looked up"),
+    Counter("gateway_credential_look_ups_refused", "Look-ups that were refused since too many wait"),
+)
+password_checks = LookUpMetrics(
+    Counter("gateway_device_password_checks", "Passwords of devices that were compared with hashes"),
+    Counter("gateway_device_password_check_groups", "Groups in which they were"),
+    Gauge("gateway_device_password_checks_waiting", "Passwords of devices that wait for it"),
+    Counter("gateway_device_password_checks_refused", "Checks of passwords that were refused since too many wait"),
+)
 fanout_failures = Counter("gateway_fanout_failures", "Messages to dashboards that the channel layer did not take")
 announcements_unreadable = Counter(
     "gateway_announcements_unreadable", "Messages to dashboards that a dashboard could not read, and went without"

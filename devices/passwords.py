@@ -177,7 +177,7 @@ class _Hashing:
     """The thread that hashes."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="passwords", initializer=_give_way)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="passwords", initializer=give_way)
         self._room = threading.BoundedSemaphore(IN_HAND)
 
     def call(self, function: Callable[[], str]) -> str:
@@ -189,7 +189,8 @@ class _Hashing:
             self._room.release()
 
 
-def _give_way() -> None:
+def give_way() -> None:
+    """Gives this thread less of a core than those that serve devices."""
     if sys.platform == "linux":  # where a thread has a niceness of its own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 

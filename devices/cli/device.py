@@ -1,7 +1,7 @@
 """`gateway device ...`: devices, their tokens and certificates, from the command line."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import click
 
@@ -81,6 +81,8 @@ def show(name: str) -> None:
         echo(f"clock      {duration_text(found.clock_skew_ms)} ahead")
     for credential in found.credentials.all():
         echo(f"token      {credential}, issued {credential.created_at:%Y-%m-%d %H:%M}, {credential.state}")
+    for login in found.password_logins.all():
+        echo(f"user name  {login}, since {login.created_at:%Y-%m-%d %H:%M}, {login.state}")
     for certificate in found.certificate_names.all():
         echo(f"trusts     {certificate}, since {certificate.created_at:%Y-%m-%d %H:%M}, {certificate.state}")
     for key, *columns in heads(found.latest_values.order_by(CodePoints("key__name")), "key__name", "ts"):
@@ -112,23 +114,91 @@ def enable(name: str) -> None:
     echo(f"Device {name} is enabled.", err=True)
 
 
+@device.command("issue")
+@click.argument("name")
+@click.option("--username", help="Issue a password for this user name instead of a token.")
+@click.option("--client-id", default="", help="Let the user name in with this MQTT client identifier only.")
+@click.option(
+    "--password-file",
+    type=click.File(),
+    help="The password in a file, or - for standard input. Default: one made here.",
+)
+def issue_credential(name: str, username: str | None, client_id: str, password_file: TextIO | None) -> None:
+    """Issue a further token or a password for a device, and print it; it is not shown again."""
+    setup_django()
+    from django.core.exceptions import ValidationError
+
+    from devices.credentials import issue, issue_password
+
+    if username is None and (client_id or password_file):
+        raise click.UsageError("--client-id and --password-file go with --username")
+    found = find_device(name)
+    if username is None:
+        echo(issue(found))
+        return
+    try:
+        chosen = password_file.read().rstrip("\r\n") if password_file else None
+        if chosen == "":
+            raise GatewayError("the password is empty")
+        issued = issue_password(found, username, chosen, client_id=client_id)
+    except ValidationError as error:
+        raise GatewayError(f"cannot issue it: {' '.join(error.messages)}") from None
+    if chosen is None:
+        echo(issued)
+    echo(f"Device {name} may log in as {username}.", err=True)
+
+
+@device.command("revoke")
+@click.argument("name")
+@click.argument("credential")
+def revoke_credential(name: str, credential: str) -> None:
+    """Revoke a credential of a device: CREDENTIAL is the end of a token, or a user name, as `gateway device show` has
+    it."""
+    setup_django()
+    from devices.credentials import revoke
+    from devices.models import Credential, PasswordLogin, valid
+
+    found = find_device(name)
+    tokens = found.credentials.filter(valid(), hint=credential.removeprefix("…"))
+    logins = found.password_logins.filter(valid(), username=credential)
+    revoked: list[Credential | PasswordLogin] = [*tokens, *logins]
+    if not revoked:
+        raise GatewayError(
+            f"{name} has no valid credential {credential!r}; `{program()} device show {name}` lists them"
+        )
+    for each in revoked:
+        revoke(each)
+    echo(f"{credential} of {name} is revoked; its connections end within two seconds.", err=True)
+
+
 @device.command()
 @click.argument("name")
+@click.option("--username", help="Rotate the password of this user name instead of the tokens.")
 @click.option(
     "--overlap",
     "overlap_s",
     type=click.FloatRange(0, MAX_OVERLAP_S),
     default=0,
-    help="For how many seconds the tokens that there are go on. Default: not at all.",
+    help="For how many seconds what there is goes on. Default: not at all.",
 )
-def rotate(name: str, overlap_s: float) -> None:
-    """Revoke a device's tokens and print a new one."""
+def rotate(name: str, username: str | None, overlap_s: float) -> None:
+    """Revoke a device's tokens and print a new one; or the same with a password."""
     setup_django()
-    from devices.credentials import rotate as rotate_credentials
+    from devices.credentials import rotate as rotate_tokens
+    from devices.credentials import rotate_password
 
-    echo(rotate_credentials(find_device(name), overlap_s=overlap_s))
+    found = find_device(name)
+    if username is None:
+        echo(rotate_tokens(found, overlap_s=overlap_s))
+        what = "tokens"
+    else:
+        login = found.password_logins.filter(revoked_at=None, username=username).first()
+        if login is None:
+            raise GatewayError(f"{name} has no user name {username!r}; `{program()} device show {name}` lists them")
+        echo(rotate_password(login, overlap_s=overlap_s))
+        what = f"passwords for {username}"
     when = f"are valid for another {overlap_s:g} s" if overlap_s else "are revoked"
-    echo(f"The earlier tokens of {name} {when}; its connections end within two seconds.", err=True)
+    echo(f"The earlier {what} of {name} {when}; its connections end within two seconds.", err=True)
 
 
 @device.command()

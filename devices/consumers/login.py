@@ -2,16 +2,22 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from django.utils import timezone
 
 from devices.consumers.refusals import refused
 from devices.credentials import Denied, Found, Identity, hint_of, looks_like_token
 from devices.look_ups import LookUpError, TooManyLookUpsError
+from devices.password_logins import UserName
 from devices.refusals import LoginError, LoginRefusal
 from devices.services import DeviceServices
 from protocols.asgi import Event, Scope
+
+T = TypeVar("T")
+
+UNKNOWN_LOGIN: Final = "unknown token, or wrong user name or password"
+"""What a client is told that has sent both, whether somebody has the user name or not."""
 
 EXPIRED: Final = "the credential is not valid any more"
 """Why a connection ends with its credential."""
@@ -22,8 +28,8 @@ async def log_in(
 ) -> Identity:
     """The device whose token this is, or whose certificate the client has. Raises LoginError, counted and logged.
 
-    A token may come with a certificate: that of the same device, or one that is no device's. A `password` is no
-    credential; but other brokers take tokens there, so the log says of a failed login when the password is one.
+    A token may come with a certificate: that of the same device, or one that is no device's. With a `password` it may
+    be a user name. Other brokers take tokens for passwords, so the log says of a failed login when it is one.
 
     Every token is looked up, however many logins of the client's address have failed: devices behind one router share
     it, and one with a wrong token must not keep out the others. Only the answers to failed logins become slow.
@@ -40,12 +46,22 @@ async def log_in(
         raise refused(LoginRefusal.MISSING, scope, LoginRefusal.MISSING.reason + hint, whose=whose)
     claimed = f"token {hint_of(token)}"
     found = await _look_up(services.directory.authenticate(token, scope["client"]), scope, claimed)
+    if password and isinstance(found, Denied) and found.device_id is None:
+        name = UserName(token, scope.get("client_id", ""))
+        by_password = await _look_up(services.directory.logged_in(name, password, scope["client"]), scope, claimed)
+        found = found if by_password is None else by_password
     if isinstance(found, Denied):
         raise await _failed(services, found, scope, password, claimed)
     if isinstance(certified, Identity) and certified.device_id != found.device_id:
         why = f"token of {found}, certificate of {certified}"
         raise refused(LoginRefusal.OTHER_DEVICE, scope, why, whose=found, claimed=claimed)
     return found
+
+
+async def has_user_name(services: DeviceServices, username: str, scope: Scope) -> bool:
+    """Whether a device has or had this user name. Raises LoginError if that cannot be known."""
+    name = UserName(username, scope.get("client_id", ""))
+    return await _look_up(services.directory.has_user_name(name, scope["client"]), scope)
 
 
 async def certified_device(services: DeviceServices, scope: Scope) -> Found | None:
@@ -64,7 +80,7 @@ def client_certificate(scope: Scope) -> str | None:
     return next(iter(chain), None)
 
 
-async def _look_up(looking_up: Awaitable[Found], scope: Scope, claimed: str = "") -> Found:
+async def _look_up(looking_up: Awaitable[T], scope: Scope, claimed: str = "") -> T:
     try:
         return await looking_up
     except TooManyLookUpsError as error:
@@ -80,7 +96,10 @@ async def _failed(
     failed_logins = services.limits.failed_logins
     if failed_logins.note(scope["client"]):
         hint, found = await _password_hint(services, scope, password)
-        return refused(LoginRefusal.UNKNOWN, scope, f"{denied}{hint}", whose=found or denied, claimed=claimed)
+        told = UNKNOWN_LOGIN if password else None
+        return refused(
+            LoginRefusal.UNKNOWN, scope, f"{denied}{hint}", whose=found or denied, claimed=claimed, told=told
+        )
     why = f"{denied}; {LoginRefusal.FAILED_OFTEN.reason} of this address"
     error = refused(LoginRefusal.FAILED_OFTEN, scope, why, whose=denied, claimed=claimed)
     # As many wait as there are connections, which are bounded. Other logins of the address do not wait for these.

@@ -5,7 +5,7 @@ from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from devices.consumers.login import EXPIRED, Revocable, certified_device, log_in
+from devices.consumers.login import EXPIRED, Revocable, certified_device, has_user_name, log_in
 from devices.consumers.not_served import not_served
 from devices.consumers.refusals import note_request, refused
 from devices.credentials import Denied, Identity, looks_like_token
@@ -42,7 +42,7 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         """Logs the device in by its token or its certificate. 0x86 (5 before MQTT 5) for an unknown one, 0x88 if the
         database is away, 0x97 for one connection too many, 0x9F for a device that flaps (3 before MQTT 5)."""
         services = services_of(self.scope)
-        if self._is_no_device() and await self._certifies_no_device(services):
+        if await self._is_no_device(services, password) and await self._certifies_no_device(services):
             self.unrestricted = True
             await self.accept(client_id=f"anonymous/{self.scope['client_id']}")
             return
@@ -59,14 +59,17 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         client_id = f"{device.device_id}/{self.scope['client_id']}"
         await self.accept(client_id=client_id, name=device.name, owner=owner_of(device.device_id))
 
-    def _is_no_device(self) -> bool:
+    async def _is_no_device(self, services: DeviceServices, password: bytes | None) -> bool:
         """Whether the client is no device, by its user name, and the listener accepts such clients.
 
         Many clients of ordinary brokers always send a user name, a password or both, which such a broker ignores. What
         looks like a token is taken for one, and refused if it is not valid: a device whose token was revoked shall not
-        go on as an anonymous client without noticing.
+        go on as an anonymous client without noticing. So is a user name with a password that is a device's.
         """
-        return self.allow_anonymous and not looks_like_token(self.scope["username"] or "")
+        username = self.scope["username"] or ""
+        if not self.allow_anonymous or looks_like_token(username):
+            return False
+        return not (username and password and await has_user_name(services, username, self.scope))
 
     async def _certifies_no_device(self, services: DeviceServices) -> bool:
         """Whether the client has no certificate, or one that is no device's. Raises LoginError for one that was revoked

@@ -6,7 +6,7 @@ Times are integer milliseconds UTC where devices are concerned (`_ms`, `ts`, `re
 from devices.models.attributes import Attribute, AttributeManager
 from devices.models.claims import ClaimOffer
 from devices.models.commands import Command
-from devices.models.credentials import CertificateName, Credential, DeviceCredential, valid
+from devices.models.credentials import CertificateName, Credential, DeviceCredential, PasswordLogin, valid
 from devices.models.deletions import MAX_BIGINT, Deletion
 from devices.models.devices import ConnectedDevice, Device, DeviceQuerySet, DeviceType, DisconnectOrder
 from devices.models.downlink import DownlinkNotice
@@ -38,6 +38,7 @@ __all__ = [
     "Key",
     "LatestValue",
     "LatestValueManager",
+    "PasswordLogin",
     "Reading",
     "RecordedRefusal",
     "StoredValue",

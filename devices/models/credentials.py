@@ -47,6 +47,26 @@ class Credential(DeviceCredential):
         return f"…{self.hint}"
 
 
+class PasswordLogin(DeviceCredential):
+    """A user name and a password of a device, which is kept as Django hashes it: see devices.password_logins."""
+
+    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="password_logins")
+    username = models.CharField(max_length=255)
+    client_id = models.CharField(max_length=255, blank=True, help_text="The MQTT client identifier, if only with it.")
+    password = models.CharField(max_length=128, editable=False)
+
+    class Meta(DeviceCredential.Meta):
+        abstract = False
+        constraints = (
+            models.UniqueConstraint(
+                fields=["username", "client_id"], condition=models.Q(revoked_at=None), name="user_name_of_one_device"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.username} as {self.client_id}" if self.client_id else self.username
+
+
 class CertificateName(DeviceCredential):
     """A name in client certificates that are trusted as credentials of a device: see devices.client_certificates."""
 

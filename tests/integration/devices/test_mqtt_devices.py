@@ -378,3 +378,24 @@ def mosquitto_pub(gateway: Gateway, token: str, *arguments: str) -> None:
         check=True,
         timeout=30,
     )
+
+
+class TestUserNameAndPassword:
+    @pytest.mark.parametrize("version", [3, 4, 5])
+    async def test_let_a_device_in_and_a_wrong_one_is_refused(
+        self, clients: Clients, gateway: Gateway, device: FleetDevice, version: int
+    ) -> None:
+        username = f"plant-{device.name}"
+        issue = ("device", "issue", device.name, "--username", username)
+        password = (await asyncio.to_thread(gateway.serving.command, *issue)).stdout.strip()
+
+        for given, code in (("wrong", 0x86 if version == 5 else 0x87), (password, 0)):
+            client = await clients.open(version)
+            answer = await client.connect("sensor", username=username, password=given.encode())
+            assert answer.reason_code == code
+        client.send(Publish(topic=TELEMETRY, payload=b'{"t": 1}', qos=1, packet_id=1))
+        assert await client.receive() == PubAck(packet_id=1)
+        assert [key for key, _, _ in gateway.stored(device)] == ["t"]
+
+        await asyncio.to_thread(gateway.serving.command, "device", "revoke", device.name, username)
+        await (client.expect_disconnect(0x87) if version == 5 else client.expect_end())

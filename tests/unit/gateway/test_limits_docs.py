@@ -49,7 +49,8 @@ def test_the_counters_are_there() -> None:
     known = {
         f"{each._name}_total"
         for module in (metrics, gateway_metrics, device_metrics)
-        for each in vars(module).values()
+        for value in vars(module).values()
+        for each in (value if isinstance(value, tuple) else (value,))
         if hasattr(each, "_name")
     }
 
