@@ -14,10 +14,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Case, Exists, F, OuterRef, QuerySet, When
+from django.db.models import Case, Count, Exists, F, OuterRef, Q, QuerySet, When
 
 from devices import json_text, metrics
-from devices.device_lock import UnknownDeviceError, lock_device
+from devices.device_lock import UnknownDeviceError, lock_devices
 from devices.downlink_notices import note
 from devices.limits import configured
 from devices.models import HEARTBEAT_TIMEOUT_MS, Command, DatabaseNow, Device, GatewayInstance
@@ -35,7 +35,9 @@ MAX_EXPIRES_S: Final = 30 * 86_400.0
 MOST_TAKEN: Final = 2_000
 """How many commands are taken together at most."""
 KEPT_FINISHED: Final = 100
-"""Finished commands of a device that are kept; the oldest goes when a new command comes."""
+"""Finished commands of a device that are kept, and FORGOTTEN_AT_ONCE - 1 more: the oldest go when a new command comes,
+so many at a time."""
+FORGOTTEN_AT_ONCE: Final = 25
 FIRST_LOOK_S: Final = 0.02
 LAST_LOOK_S: Final = 0.5
 """How long whoever waits for an answer leaves between two looks, at first and at last."""
@@ -156,32 +158,55 @@ def create(
     by: str = "",
 ) -> Command:
     """As `send`, without waiting for anything but the database."""
+    [command] = create_for_all(
+        [device], method, params, one_way=one_way, expires_s=expires_s, idempotency_key=idempotency_key, by=by
+    )
+    return command
+
+
+def create_for_all(
+    devices: Collection[Device],
+    method: str,
+    params: Any = None,
+    *,
+    one_way: bool = False,
+    expires_s: float = DEFAULT_EXPIRES_S,
+    idempotency_key: str | None = None,
+    by: str = "",
+) -> list[Command]:
+    """Commands each of `devices` to do the same, in one transaction: all of them, or none. Otherwise as `create`."""
     params_json = json_text.encode(params)
     _validate(method, params_json, expires_s, idempotency_key)
-    expire_due()
+    device_ids = [device.pk for device in devices]
     with transaction.atomic():
-        lock_device(device.pk)
+        lock_devices(device_ids)
+        before = {}
         if idempotency_key is not None:
-            before = Command.objects.filter(device=device, idempotency_key=idempotency_key).first()
-            if before is not None:
-                if (before.method, before.params_json, before.one_way) != (method, params_json, one_way):
-                    raise OtherCommandError(before.uuid)
-                return before
-        _require_room(device)
-        command = Command.objects.create(
-            device=device,
-            method=method,
-            params_json=params_json,
-            one_way=one_way,
-            idempotency_key=idempotency_key,
-            created_by=by,
-            created_at_ms=DatabaseNow(),
-            expires_at_ms=DatabaseNow() + round(expires_s * 1000),
+            same = Command.objects.filter(device__in=device_ids, idempotency_key=idempotency_key)
+            before = {command.device_id: command for command in same}
+            for command in before.values():
+                if (command.method, command.params_json, command.one_way) != (method, params_json, one_way):
+                    raise OtherCommandError(command.uuid)
+        new = [device_id for device_id in device_ids if device_id not in before]
+        _require_room(new)
+        made = Command.objects.bulk_create(
+            Command(
+                device_id=device_id,
+                method=method,
+                params_json=params_json,
+                one_way=one_way,
+                idempotency_key=idempotency_key,
+                created_by=by,
+                created_at_ms=DatabaseNow(),
+                expires_at_ms=DatabaseNow() + round(expires_s * 1000),
+            )
+            for device_id in new
         )
-        note(device.pk)
-    metrics.commands.labels(State.QUEUED).inc()
-    command.refresh_from_db()  # the times are the database's
-    return command
+        note(*new)
+        # The times are the database's.
+        now = {each.device_id: each for each in Command.objects.filter(pk__in=[command.pk for command in made])}
+    metrics.commands.labels(State.QUEUED).inc(len(made))
+    return [before.get(device_id) or now[device_id] for device_id in device_ids]
 
 
 def transition(commands: "QuerySet[Command]", to: State, **facts: Any) -> int:
@@ -256,8 +281,7 @@ def _let_wait_again(commands: "QuerySet[Command]") -> None:
     if found:
         with transaction.atomic():
             transition(sent.filter(pk__in=found), State.QUEUED)
-            for device_id in set(found.values()):
-                note(device_id)
+            note(*set(found.values()))
 
 
 def answer(device_id: int, command_id: int, value: Any) -> None:
@@ -301,14 +325,29 @@ def _validate(method: str, params_json: str, expires_s: float, idempotency_key: 
         raise InvalidCommandError(f"an idempotency key has 1 to {MAX_IDEMPOTENCY_KEY_LENGTH} characters")
 
 
-def _require_room(device: Device) -> None:
-    """Forgets the oldest finished commands of a device. Raises TooManyCommandsError."""
-    commands = Command.objects.filter(device=device)
+def _require_room(device_ids: Collection[int]) -> None:
+    """Forgets the oldest finished commands of devices that have many. Raises TooManyCommandsError."""
     most = configured().max_commands_per_device
-    if commands.filter(finished_at_ms=None).count() >= most:
-        metrics.commands_refused.inc()
-        raise TooManyCommandsError(most)
-    finished = commands.exclude(finished_at_ms=None).order_by("-pk").values_list("pk", flat=True)
-    oldest = finished[KEPT_FINISHED - 1 : KEPT_FINISHED].first()
-    if oldest is not None:
-        commands.exclude(finished_at_ms=None).filter(pk__lte=oldest).delete()
+    counts = _counts(device_ids)
+    if any(unfinished >= most for _, unfinished, _ in counts) and expire_due():
+        counts = _counts(device_ids)
+    for device_id, unfinished, finished in counts:
+        if unfinished >= most:
+            metrics.commands_refused.inc()
+            raise TooManyCommandsError(most)
+        if finished >= KEPT_FINISHED + FORGOTTEN_AT_ONCE:
+            _forget_oldest(device_id)
+
+
+def _counts(device_ids: Collection[int]) -> list[tuple[int, int, int]]:
+    """Of the devices that have commands: how many are not finished, and how many are."""
+    unfinished = Count("pk", filter=Q(finished_at_ms=None))
+    rows = Command.objects.filter(device__in=device_ids).order_by().values("device")
+    rows = rows.annotate(unfinished=unfinished, finished=Count("pk") - unfinished)
+    return list(rows.values_list("device", "unfinished", "finished"))
+
+
+def _forget_oldest(device_id: int) -> None:
+    finished = Command.objects.filter(device=device_id).exclude(finished_at_ms=None).order_by("-pk")
+    oldest = finished.values_list("pk", flat=True)[KEPT_FINISHED]
+    finished.filter(pk__lte=oldest).delete()

@@ -1,6 +1,7 @@
 """Says to every gateway process that something waits for a device."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Final
 
 from django.db import transaction
@@ -15,31 +16,36 @@ GROUP: Final = "gateway.downlink"
 """One group for all devices, whose members are the processes: joining one for each device would cost a device that
 comes back a call to Redis, and there may be ten thousand at once (ADR 24)."""
 MESSAGE_TYPE: Final = "downlink.due"
+DEVICES_PER_MESSAGE: Final = 1_000
 KEEP_NOTICES: Final = 10_000
 """How many notices are kept for processes that have not seen them yet. One that is slower than that misses none of what
 waits for a device that connects: that is looked for anyway."""
 
 
-def note(device_id: int) -> None:
+def note(*device_ids: int) -> None:
     """To be called in the transaction that writes what waits; when it is committed, the processes are told."""
-    DownlinkNotice.objects.create(device_id=device_id)
-    transaction.on_commit(lambda: _tell(device_id))
+    DownlinkNotice.objects.bulk_create(DownlinkNotice(device_id=device_id) for device_id in device_ids)
+    transaction.on_commit(lambda: _tell(device_ids))
 
 
-def _tell(device_id: int) -> None:
+def _tell(device_ids: Sequence[int]) -> None:
     layer = get_channel_layer()
     if layer is None:
         return
     try:
-        layer.sync.group_send(GROUP, {"type": MESSAGE_TYPE, "device_id": device_id})
+        for start in range(0, len(device_ids), DEVICES_PER_MESSAGE):
+            ids = list(device_ids[start : start + DEVICES_PER_MESSAGE])
+            layer.sync.group_send(GROUP, {"type": MESSAGE_TYPE, "device_ids": ids})
     except Exception as error:  # whatever a layer raises: the notice is found all the same
         _limited_log.warning("cannot tell that something waits for a device; it is found within a second: %s", error)
 
 
-def device_of(message: dict[str, Any]) -> int | None:
-    """The device that a message of the group is about; None for what is no such message."""
-    device_id = message.get("device_id")
-    return device_id if message.get("type") == MESSAGE_TYPE and type(device_id) is int else None
+def devices_of(message: dict[str, Any]) -> list[int] | None:
+    """The devices that a message of the group is about; None for what is no such message."""
+    device_ids = message.get("device_ids")
+    if message.get("type") != MESSAGE_TYPE or type(device_ids) is not list:
+        return None
+    return device_ids if all(type(device_id) is int for device_id in device_ids) else None
 
 
 class NoticeReader:

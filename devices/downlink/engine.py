@@ -27,7 +27,7 @@ from devices.downlink.receivers import (
     TooManyReceiversError,
     encoded,
 )
-from devices.downlink_notices import GROUP, NoticeReader, device_of
+from devices.downlink_notices import GROUP, NoticeReader, devices_of
 from devices.profiles import Meaning
 from gateway.databases.thread import DatabaseThread
 from gateway.db import one_line
@@ -169,11 +169,10 @@ class Downlink:
     def _told(self, message: dict[str, Any]) -> bool:
         if isinstance(message, LayerEvent):
             return True
-        device_id = device_of(message)
-        if device_id is None:
-            return False
-        self.look_at(device_id)
-        return True
+        device_ids = devices_of(message)
+        for device_id in device_ids or ():
+            self.look_at(device_id)
+        return device_ids is not None
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:

@@ -12,6 +12,7 @@ from django.db import connections
 
 from devices import commands
 from devices.commands import (
+    FORGOTTEN_AT_ONCE,
     KEPT_FINISHED,
     TRANSITIONS,
     FinishedCommandError,
@@ -23,6 +24,7 @@ from devices.commands import (
     answer,
     cancel,
     create,
+    create_for_all,
     expire_due,
     record_deliveries,
     return_those_of_the_dead,
@@ -275,8 +277,25 @@ class TestCreating:
 
         assert create(device, "m").state == State.QUEUED
 
+    def test_many_devices_are_commanded_together_or_none(
+        self, device: Device, new_device: MakeStoredDevice, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("devices.commands.configured", lambda: DeviceOptions(max_commands_per_device=2))
+        other = new_device("thermo-2")
+
+        made = create_for_all([other, device], "reboot", {"delay": 1}, idempotency_key="one")
+        again = create_for_all([device, other], "reboot", {"delay": 1}, idempotency_key="one")
+        create(other, "m")
+        with pytest.raises(TooManyCommandsError):
+            create_for_all([device, other], "m")
+
+        assert [command.device_id for command in made] == [other.pk, device.pk]
+        assert again == made[::-1]
+        assert Command.objects.filter(device=device).count() == 1
+        assert {notice.device_id for notice in DownlinkNotice.objects.all()} == {device.pk, other.pk}
+
     def test_the_newest_finished_commands_are_kept(self, device: Device) -> None:
-        for _ in range(KEPT_FINISHED + 2):
+        for _ in range(KEPT_FINISHED + FORGOTTEN_AT_ONCE):
             last = create(device, "m")
             cancel(last.uuid)
 
@@ -284,7 +303,7 @@ class TestCreating:
 
         kept = list(Command.objects.order_by("-pk")[:2])
         assert kept == [waiting, last]
-        assert Command.objects.count() == KEPT_FINISHED
+        assert Command.objects.count() == KEPT_FINISHED + 1
 
     def test_commands_go_with_their_device(self, device: Device) -> None:
         create(device, "m")
