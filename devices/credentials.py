@@ -36,6 +36,8 @@ T = TypeVar("T")
 TOKEN_LENGTH: Final = 32
 _SHORTEST_LIKELY: Final = 16
 _ALPHABET: Final = string.ascii_letters + string.digits
+_SENDABLE: Final = frozenset(_ALPHABET + "-._~")
+"""What can be in a path as it is (RFC 3986 §2.3)."""
 
 CACHE_SIZE: Final = 20_000
 CACHE_S: Final = 300.0
@@ -96,9 +98,12 @@ def _random() -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(TOKEN_LENGTH))
 
 
-def issue(device: Device) -> str:
-    """Issues a token for `device`. It is not stored, so the caller is the last to see it."""
-    token = _random()
+def issue(device: Device, chosen: str | None = None) -> str:
+    """Issues a token for `device`: the one that is given, or one made here. It is not stored, so the caller is the last
+    to see it. Raises ValueError for one that is easily guessed, or cannot be sent; IntegrityError for one in use."""
+    token = _random() if chosen is None else chosen
+    if not _SHORTEST_LIKELY <= len(token) <= MAX_TOKEN_LENGTH or not _SENDABLE.issuperset(token):
+        raise ValueError(f"a token has {_SHORTEST_LIKELY} to {MAX_TOKEN_LENGTH} letters, digits and -._~")
     Credential.objects.create(device=device, token_sha256=hash_of(token), hint=token[-4:])
     return token
 

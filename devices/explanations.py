@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 
 from devices.credentials import hash_of, hint_of, looks_like_token
 from devices.models import Credential, Device, RecordedRefusal, shown_time, valid
-from devices.refusals import LoginRefusal, MessageRefusal
+from devices.refusals import LoginRefusal, MessageRefusal, ProvisioningRefusal
 from devices.values import name_text
 from protocols.addresses import parse_address
 from protocols.masking import printable
@@ -63,6 +63,22 @@ EXPLANATIONS: Final[Mapping[str, Explanation]] = {
         "Its connections end without DISCONNECT again and again, so it is kept out for a while: two clients with one"
         " client identifier take the session from each other, or the line is bad.",
         "Give each client an identifier of its own. `max_lost_connections` in [devices] is the bound.",
+    ),
+    ProvisioningRefusal.UNKNOWN.reason: Explanation(
+        "A device has asked for a credential with a key and a secret that no device type has.",
+        "Give its firmware those that `gateway device-type provisioning` has printed; a new pair ends the one before.",
+    ),
+    ProvisioningRefusal.NAME.reason: Explanation(
+        "A device has asked for a credential under the name of one that has or had one, or that was not imported.",
+        "Give the device a name of its own, or add it by `gateway device add --no-token`.",
+    ),
+    ProvisioningRefusal.FULL.reason: Explanation(
+        "There are as many devices as there may be, so provisioning makes no further one.",
+        "Delete devices, or raise `max_devices` in [devices].",
+    ),
+    ProvisioningRefusal.CREDENTIAL.reason: Explanation(
+        "The credential or the name that the device has brought along is in use, too short or too long.",
+        "See the reason; without a value the gateway makes one.",
     ),
     MessageRefusal.PAYLOAD.reason: Explanation(
         "The message is not what the profile of the device reads. Nothing of it is stored.",

@@ -54,6 +54,9 @@ class DeviceOptions:
         " 0: any number",
         at_least=0,
     )
+    max_devices: int = option(
+        100_000, "devices in all; beyond it none is made by provisioning; 0: any number", at_least=0
+    )
     max_commands_per_device: int = option(
         100, "commands to one device that are not finished; one more is refused", at_least=1
     )

@@ -78,6 +78,16 @@ class MessageRefusal(RefusalKind):
     """Any other topic of a device, or none: ThingsBoard acknowledges what it has no use for."""
 
 
+@unique
+class ProvisioningRefusal(RefusalKind):
+    """A device does not get a credential. It is told NOT_FOUND for the first, FAILURE for the others."""
+
+    UNKNOWN = ("provisioning key or secret", ReasonCode.NOT_AUTHORIZED, 200)
+    NAME = ("provisioning of a used name", ReasonCode.NOT_AUTHORIZED, 200)
+    FULL = ("provisioning of too many devices", ReasonCode.QUOTA_EXCEEDED, 200)
+    CREDENTIAL = ("provisioning with a bad credential", ReasonCode.NOT_AUTHORIZED, 200)
+
+
 DROPPED: Final = frozenset({MessageRefusal.IGNORED, MessageRefusal.NO_COMMAND, MessageRefusal.FINISHED_COMMAND})
 """What gets, before MQTT 5, the acknowledgement of what is stored. That is for what ThingsBoard acknowledges and
 ignores, and for what no repetition could mend, and never for telemetry: the acknowledgement of telemetry means that it

@@ -24,7 +24,8 @@ def device() -> None:
 @device.command()
 @click.argument("name")
 @click.option("--type", "type_name", default="default", show_default=True, help="Device type; made if there is none.")
-def add(name: str, type_name: str) -> None:
+@click.option("--no-token", is_flag=True, help="Issue none: the device is provisioned.")
+def add(name: str, type_name: str, no_token: bool) -> None:
     """Add a device and print its token, which is not shown again."""
     setup_django()
     from django.core.exceptions import ValidationError
@@ -39,11 +40,14 @@ def add(name: str, type_name: str) -> None:
             new = Device(name=name, type=device_type)
             new.full_clean()
             new.save()
-            token = issue(new)
+            token = None if no_token else issue(new)
     except ValidationError as error:
         raise GatewayError(f"cannot add {name!r}: {' '.join(error.messages)}") from None
     except IntegrityError:
         raise GatewayError(f"cannot add {name!r}: there is a device of that name") from None
+    if token is None:
+        echo(f"Device {name} added.", err=True)
+        return
     echo(token)
     echo(f"Device {name} added. This is its token; it is not shown again.", err=True)
 

@@ -120,6 +120,23 @@ def note_request(
     )
 
 
+def note_provisioning(scope: Scope, error: RefusedError, name: str) -> None:
+    """Counts, logs and records that a device does not get a credential."""
+    metrics.logins_refused.labels(scope["type"], error.refusal.reason).inc()
+    peer_log.warning(scope.get("client"), "refused to provision a device: %s: %s", describe(scope), error.text)
+    services_of(scope).refusals.note(
+        Refusal(
+            kind=error.refusal.reason,
+            wire=scope["type"],
+            address=_address(scope),
+            what="provisioning",
+            code=error.reason_code if scope["type"] == "mqtt" else error.refusal.status,
+            reason=error.text,
+            claimed=name[:200].replace("\0", ""),
+        )
+    )
+
+
 def _address(scope: Scope) -> str:
     """The address of the client, an IPv4 one as such; "" at a Unix socket."""
     client = scope.get("client")

@@ -11,6 +11,7 @@ from devices.credentials import Identity
 from devices.profiles import Match
 from devices.refusals import MessageRefusal, RefusedError
 from devices.services import DeviceServices
+from gateway.databases.thread import DatabaseThread
 from gateway.db import is_outage, one_line
 from protocols.asgi import Scope
 from protocols.log_lines import RateLimitedLog
@@ -34,13 +35,19 @@ class Message:
     async def in_database(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """What `function` returns, which uses the ORM. Raises RefusedError while the database is away; what else
         `function` raises."""
-        try:
-            return await self.services.database.call(function, _note_slow, *args, **kwargs)
-        except DatabaseFault as error:
-            if not is_outage(error):
-                raise
-            refusal = MessageRefusal.UNAVAILABLE
-            raise RefusedError(refusal, refusal.reason, log_reason=f"{refusal.reason}: {one_line(error)}") from error
+        return await in_database(self.services.database, function, *args, **kwargs)
+
+
+async def in_database(database: DatabaseThread, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """What `function` returns, called in the thread. Raises RefusedError while the database is away; what else
+    `function` raises."""
+    try:
+        return await database.call(function, _note_slow, *args, **kwargs)
+    except DatabaseFault as error:
+        if not is_outage(error):
+            raise
+        refusal = MessageRefusal.UNAVAILABLE
+        raise RefusedError(refusal, refusal.reason, log_reason=f"{refusal.reason}: {one_line(error)}") from error
 
 
 Handler: TypeAlias = Callable[[Message], Coroutine[Any, Any, bytes | None]]

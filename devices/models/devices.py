@@ -23,6 +23,19 @@ class DeviceType(models.Model):
         help_text="How the payloads of its devices are read.",
     )
 
+    class ProvisioningStrategy(models.TextChoices):
+        """Which devices get a credential by the key and the secret of their type."""
+
+        OFF = "off", "none"
+        CREATE = "create", "any, which is made by that"
+        IMPORTED = "imported", "those that are there and never had one"
+
+    provisioning_strategy = models.CharField(
+        max_length=8, choices=ProvisioningStrategy, default=ProvisioningStrategy.OFF, editable=False
+    )
+    provisioning_key = models.CharField(max_length=40, null=True, unique=True, editable=False)  # noqa: DJ001  # unique
+    provisioning_secret_sha256 = models.CharField(max_length=64, blank=True, editable=False)
+
     class Meta:
         ordering = ("name",)
 

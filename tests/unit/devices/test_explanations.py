@@ -8,7 +8,7 @@ from django.utils import timezone
 from devices.credentials import issue, rotate, set_enabled
 from devices.explanations import EXPLANATIONS, explain
 from devices.models import Device, RecordedRefusal
-from devices.refusals import LoginRefusal, MessageRefusal, RefusalKind
+from devices.refusals import LoginRefusal, MessageRefusal, ProvisioningRefusal, RefusalKind
 from tests.unit.devices.conftest import MakeStoredDevice
 
 AT_MS = 1_700_000_000_000
@@ -44,7 +44,7 @@ def test_every_refusal_of_the_tables_is_explained(device: Device, kind: RefusalK
 
 
 def test_what_is_asked_for_beside_logins_and_messages_is_explained() -> None:
-    assert set(EXPLANATIONS) - {kind.reason for kind in (*LoginRefusal, *MessageRefusal)} == {
+    assert set(EXPLANATIONS) - {kind.reason for kind in (*LoginRefusal, *MessageRefusal, *ProvisioningRefusal)} == {
         "publish",
         "subscribe",
         "will",
