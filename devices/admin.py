@@ -26,7 +26,7 @@ from devices.client_certificates import free_name
 from devices.dashboard.command_lines import publish_lines
 from devices.dashboard.device_list import found_by, search_text
 from devices.dashboard.device_readings import ReadingsChoice, ReadingsQuery, read_page
-from devices.models import CertificateName, Credential, Deletion, Device, DeviceType
+from devices.models import CertificateName, Credential, Deletion, Device, DeviceType, PasswordLogin
 from devices.profiles import profile_names
 from devices.queries import contains_words
 from devices.values import duration_text, instant, name_text
@@ -37,11 +37,12 @@ if TYPE_CHECKING:
     DeviceModelAdmin = admin.ModelAdmin[Device]
     DeletionModelAdmin = admin.ModelAdmin[Deletion]
     CredentialTabularInline = admin.TabularInline[Credential, Device]
+    PasswordLoginTabularInline = admin.TabularInline[PasswordLogin, Device]
     CertificateNameTabularInline = admin.TabularInline[CertificateName, Device]
     CertificateNameModelForm = ModelForm[CertificateName]
 else:  # generic in the stubs only
     DeviceTypeModelAdmin = DeviceModelAdmin = DeletionModelAdmin = admin.ModelAdmin
-    CredentialTabularInline = CertificateNameTabularInline = admin.TabularInline
+    CredentialTabularInline = PasswordLoginTabularInline = CertificateNameTabularInline = admin.TabularInline
     CertificateNameModelForm = ModelForm
 
 MAX_TOKENS_AT_ONCE: Final = 200
@@ -144,6 +145,24 @@ class CredentialInline(CredentialTabularInline):
         )
 
 
+class PasswordLoginInline(PasswordLoginTabularInline):
+    """A device's user names. `gateway device issue` makes them, and `gateway device revoke` ends them."""
+
+    model = PasswordLogin
+    fields = readonly_fields = ("username", "client_id", "created_at", "state")
+    verbose_name_plural = "user names with passwords"
+    extra = 0
+    can_delete = False
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Never: a password is shown where it is made."""
+        return False
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Who may see devices may see them."""
+        return request.user.has_perm("gateway_devices.view_device")
+
+
 class CertificateNameForm(CertificateNameModelForm):
     """A name as it is stored, however it was typed."""
 
@@ -239,7 +258,7 @@ class DeviceAdmin(DeviceModelAdmin):
     search_fields = ("name", "type__name", "uuid")
     readonly_fields = ("uuid", "is_connected", "last_seen", "clock", "created_at")
     autocomplete_fields = ("type",)
-    inlines = (CredentialInline, CertificateNameInline)
+    inlines = (CredentialInline, PasswordLoginInline, CertificateNameInline)
     actions = ("issue_tokens", "rotate_tokens", "enable_devices", "disable_devices")
     list_per_page = 50
 

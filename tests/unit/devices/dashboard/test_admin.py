@@ -82,6 +82,16 @@ def test_revoking_one_token_leaves_the_others(operator: Client, device: Device) 
     assert DisconnectOrder.objects.filter(device=device).exists()
 
 
+def test_the_page_of_a_device_shows_its_user_names_and_no_password(operator: Client, device: Device) -> None:
+    password = credentials.issue_password(device, "plant-7", client_id="sensor")
+
+    page = operator.get(add_path(device, "change/")).content.decode()
+
+    assert "plant-7" in page
+    assert password not in page
+    assert "pbkdf2" not in page
+
+
 @pytest.mark.parametrize("page", ["issue/", "rotate/"])
 def test_looking_at_an_address_changes_nothing(operator: Client, device: Device, page: str) -> None:
     assert operator.get(add_path(device, page)).status_code == 405
@@ -130,6 +140,7 @@ def test_a_change_that_matters_to_connections_cuts_them_and_another_does_not(ope
 def management_forms(**certificate: str) -> dict[str, Any]:
     """What a device's page sends besides its own fields; with the name in certificates that is added."""
     counts = {"credentials-TOTAL_FORMS": 0, "credentials-INITIAL_FORMS": 0}
+    counts |= {"password_logins-TOTAL_FORMS": 0, "password_logins-INITIAL_FORMS": 0}
     counts |= {"certificate_names-TOTAL_FORMS": int(bool(certificate)), "certificate_names-INITIAL_FORMS": 0}
     return counts | {f"certificate_names-0-{name}": value for name, value in certificate.items()}
 
