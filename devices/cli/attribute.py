@@ -21,7 +21,7 @@ _any_scope = click.argument("scope", type=click.Choice(["client", "shared", "ser
 def attribute() -> None:
     """Attributes of devices: what they report (client), what they are to be (shared), what people note (server).
 
-    They are kept in the database: no device is told of them yet, and none can report its own.
+    A device that is connected is told of changed shared ones within a second, any other when it is back.
     """
 
 

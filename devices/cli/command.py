@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def command() -> None:
     """Commands to devices: send them, see what became of them.
 
-    They wait in the database: no device is told of them yet.
+    A device that is connected has one within a second, any other when it is back, in order.
     """
 
 

@@ -24,7 +24,18 @@ from devices.dashboard.device_list import (
     search_text,
 )
 from devices.history import end_of, history
-from devices.models import Credential, Device, DeviceType, LatestValue, Reading, RecordedRefusal, now_ms, valid
+from devices.models import (
+    Attribute,
+    Command,
+    Credential,
+    Device,
+    DeviceType,
+    LatestValue,
+    Reading,
+    RecordedRefusal,
+    now_ms,
+    valid,
+)
 from devices.queries import keys_ahead
 from devices.values import number_text
 from gateway.config import current
@@ -42,8 +53,10 @@ RANGES: Final = {
 BUCKETS: Final = 600
 """Points of a chart: about one for two pixels of a wide one."""
 
+ATTRIBUTES: Final = 100
+COMMANDS: Final = 20
 REFUSALS: Final = 20
-"""Refusals that the page of a device shows."""
+"""So many the page of a device shows: the first attributes, the newest commands and refusals."""
 
 _INT64: Final = re.compile(r"-?[0-9]{1,18}")
 
@@ -103,6 +116,8 @@ def device_page(request: HttpRequest, device_id: int) -> HttpResponse:
         "keys": keys,
         "total_keys": len(facts["values"]) + facts["more"],
         "keys_ahead": list(keys_ahead(device_id, keys)[:KEYS_PER_DEVICE]),
+        "attributes": list(Attribute.objects.filter(device=device_id).order_by("scope", "key")[:ATTRIBUTES]),
+        "commands": list(Command.objects.filter(device=device_id).order_by("-pk")[:COMMANDS]),
         "refusals": list(RecordedRefusal.objects.filter(device=device_id)[:REFUSALS]),
         "token_hints": list(hints.values_list("hint", flat=True)),
         "ranges": [(name, label, length_ms) for name, (label, length_ms) in RANGES.items()],

@@ -7,9 +7,11 @@ import pytest
 from django.test import Client
 
 from devices import credentials
+from devices.attributes import set_attributes
+from devices.commands import cancel, create
 from devices.dashboard.device_list import KEYS_PER_DEVICE
-from devices.dashboard.views import REFUSALS
-from devices.models import Device, Key, LatestValue, Reading, RecordedRefusal, now_ms
+from devices.dashboard.views import COMMANDS, REFUSALS
+from devices.models import Attribute, Device, Key, LatestValue, Reading, RecordedRefusal, now_ms
 from tests.unit.devices.dashboard.conftest import MakeDevice
 
 
@@ -50,6 +52,30 @@ def test_the_page_shows_the_last_refusals_as_text(watching: Client, device: Devi
 
 def test_a_device_that_was_refused_nothing_has_no_table_of_it(watching: Client, device: Device) -> None:
     assert "Refused" not in watching.get(f"/devices/{device.pk}/").content.decode()
+
+
+def test_the_page_shows_attributes_and_what_became_of_commands_as_text(watching: Client, device: Device) -> None:
+    set_attributes(device.pk, Attribute.Scope.SHARED, {"interval<": "<b>"})
+    set_attributes(device.pk, Attribute.Scope.CLIENT, {"firmware": "x" * 1_000})
+    for number in range(COMMANDS + 1):
+        command = create(device, f"reboot<{number:02}")
+    cancel(command.uuid, by="somebody")
+
+    page = watching.get(f"/devices/{device.pk}/").content.decode()
+
+    assert "interval&lt;" in page
+    assert "&lt;b&gt;" in page
+    assert page.count("the device does not know yet") == 1
+    assert "x" * 201 not in page
+    assert re.findall(r"reboot&lt;(\d\d)", page) == [f"{number:02}" for number in range(COMMANDS, 0, -1)]
+    assert page.count("cancelled by somebody") == 1
+
+
+def test_a_device_without_attributes_and_commands_has_no_tables_of_them(watching: Client, device: Device) -> None:
+    page = watching.get(f"/devices/{device.pk}/").content.decode()
+
+    assert 'aria-label="Attributes"' not in page
+    assert 'aria-label="Commands"' not in page
 
 
 def refuse(device: Device, reason: str, **sent: object) -> None:
