@@ -7,7 +7,7 @@ name up to the "!") and channels that no process owns. Only a process knows whic
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
 from gateway.layers.base import LayerUnavailableError
@@ -60,9 +60,10 @@ class GroupMemberships:
         except LayerUnavailableError:
             if not self._commands.was_up(self._key(group)):
                 raise
+            self._joined.discard(group)
             self._run_in_background(self._write_missing())
         else:
-            self._joined.add(group)
+            self._note_written([group])
         self._refresh_later()
 
     def leave(self, group: str) -> None:
@@ -103,7 +104,11 @@ class GroupMemberships:
             except LayerUnavailableError:
                 await asyncio.sleep(RETRY_S)
             else:
-                self._joined.update(missing)
+                self._note_written(missing)
+
+    def _note_written(self, groups: Iterable[str]) -> None:
+        # Without those left meanwhile, which Redis no longer has: who joins them next has to write it again.
+        self._joined.update(group for group in groups if group in self._local.groups)
 
     def write_all_soon(self) -> None:
         """Called when a node of a cluster was lost or replaced: the new one may not have all memberships."""

@@ -220,6 +220,33 @@ class TestGroups:
         await here.close()
         await elsewhere.close()
 
+    @pytest.mark.parametrize("written_by", ["join", "refresh"])
+    async def test_who_joins_a_group_that_was_left_while_it_was_being_written_is_a_member(
+        self, make_layer: MakeLayer, written_by: str
+    ) -> None:
+        here, elsewhere = make_layer(), make_layer()
+        got: list[dict[str, Any]] = []
+        channel = await here.new_channel()
+        here.attach(channel, got.append)
+        await here.group_add("other", channel)
+        state = here._loops.here
+        inflight = state.commands.connections[0]._inflight
+        if written_by == "refresh":
+            await here.group_add("group", channel)
+        await until(lambda: not inflight)
+        write = state.memberships.write_all() if written_by == "refresh" else here.group_add("group", channel)
+        writing = asyncio.create_task(write)
+        await until(lambda: inflight)
+
+        await here.group_discard("group", channel)
+        await writing
+        await here.group_add("group", channel)
+
+        await elsewhere.group_send("group", {"type": "m"})
+        await elsewhere.group_send("other", {"type": "end"})
+        await until(lambda: {"type": "end"} in got)
+        assert got == [{"type": "m"}, {"type": "end"}]
+
     async def test_memberships_that_redis_lost_are_written_again(
         self, own_redis_server: RedisServer, make_layer: MakeLayer
     ) -> None:
