@@ -3,23 +3,30 @@
 The token comes in `Authorization: Bearer TOKEN`, or, where a client cannot set headers, as a subprotocol: alone
 (`Sec-WebSocket-Protocol: TOKEN`) or beside "fieldgate.v1", which is then the one that is selected.
 
-A message is telemetry in any form of the device's profile, or {"id": any, "telemetry": ...}. Each is answered when it
-is committed, in the order of the messages: {"ack": id}, id being the one given or the number of the message on this
-connection, from 1; or {"error": why, "id": id}, and the connection goes on.
+A message is telemetry in any form of the device's profile, or an envelope (devices.consumers.envelope). Each is
+answered when what it says is done, in the order of the messages: {"ack": id}, with "answer" where there is one, id
+being the one given or the number of the message on this connection, from 1; or {"error": why, "id": id}, and the
+connection goes on.
+
+A device that subscribes is told {"command": ...}, {"attributes": ...} and {"deletedAttributes": [key]}. A command is
+delivered when the device says so, or answers it; attributes are known when they are written.
 """
 
 import asyncio
 from collections import deque
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from devices.consumers.envelope import DELIVERED, SUBSCRIBE, TELEMETRY, Envelope, open_envelope, open_leniently
 from devices.consumers.login import EXPIRED, Revocable, bearer_token, log_in
 from devices.consumers.refusals import http_response, note_payload
 from devices.credentials import Identity
+from devices.downlink import CommandDue, Due, Receiver, TooManyReceiversError, encode_response
+from devices.handlers import HANDLERS, Message
 from devices.models import now_ms
-from devices.profiles import MAX_DEPTH, MAX_PAYLOAD_BYTES, NotJsonError, PayloadError, is_too_deep
-from devices.profiles.lenient_json import LenientJsonError, read
+from devices.profiles import MAX_PAYLOAD_BYTES, Meaning, NotJsonError, PayloadError
 from devices.refusals import SAMPLE_BYTES, LoginError, MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
 from gateway.generic.websocket import AsyncWebsocketConsumer
@@ -32,9 +39,14 @@ SUBPROTOCOL: Final = "fieldgate.v1"
 CUT_OFF: Final = 4401
 MESSAGE_TOO_BIG: Final = 1009
 MAX_UNANSWERED: Final = 1_000
-MAX_ID_BYTES: Final = 100
-_ENVELOPE_DEPTH: Final = MAX_DEPTH + 4
-"""{"id": ..., "telemetry": [{"ts": ..., "values": {...}}]}"""
+
+SUBSCRIPTIONS: Final[Mapping[str, Meaning]] = {
+    "commands": Meaning.COMMAND,
+    "attributes": Meaning.SHARED_ATTRIBUTES,
+}
+
+Outcome: TypeAlias = "asyncio.Future[None] | RefusedError | bytes | None"
+"""The commit that is waited for; why nothing is done; or what is done has this answer, or none."""
 
 
 class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
@@ -44,14 +56,18 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
     _device: Identity
     _count = 0
     _awaited: "asyncio.Future[None] | None" = None
-    _unanswered: deque[tuple[Any, "asyncio.Future[None] | RefusedError", bytes]]
-    """Messages in their order: the id; the commit that is waited for, or why there is none; its first bytes, for the
-    case that the commit refuses it."""
+    _unanswered: deque[tuple[Any, Outcome, bytes]]
+    """Messages in their order: the id; what became of it; its first bytes, for the case that the commit refuses it."""
+    _receiver: Receiver | None = None
+    """From its first subscription on."""
+    _undelivered: dict[str, int]
+    """The delivery of each command that the device has been sent, by the number of the command."""
 
     async def connect(self) -> None:
         """Logs the device in; a refusal is an HTTP 401 (or 503) to the handshake."""
         self._services = services_of(self.scope)
         self._unanswered = deque()
+        self._undelivered = {}
         offered = [name for name in self.scope["subprotocols"] if name != SUBPROTOCOL]
         token = bearer_token(self.scope["headers"]) or (offered[0] if len(offered) == 1 else None)
         try:
@@ -73,26 +89,85 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
             return
         await self._make_room()
         answer_id: Any = self._count
-        ingest = self._services.ingest
         try:
-            answer_id, telemetry = _envelope(payload, self._count)
+            envelope = open_envelope(payload, self._count)
+            answer_id = envelope.id
             try:
-                points = self._device.profile.decode_telemetry(telemetry)
+                outcome = await self._do(envelope)
             except NotJsonError:
                 # Once more where it stands in the message, so that the position told is one there.
-                self._device.profile.decode_telemetry(_lenient_envelope(payload, self._count)[1])
+                self._device.profile.decode_telemetry(open_leniently(payload, self._count).content)
                 raise
-            await ingest.ready()
-            committed = ingest.submit(self._device, points, now_ms())
         except RefusedError as error:
             self._note(error, payload)
-            self._unanswered.append((answer_id, error, b""))
+            outcome = error
+        if not isinstance(outcome, asyncio.Future):
+            self._unanswered.append((answer_id, outcome, b""))
             await self._answer()
             return
-        self._unanswered.append((answer_id, committed, payload[:SAMPLE_BYTES]))
-        if committed is not self._awaited:  # one callback for all that share the future
-            self._awaited = committed
-            committed.add_done_callback(self._committed)
+        self._unanswered.append((answer_id, outcome, payload[:SAMPLE_BYTES]))
+        if outcome is not self._awaited:  # one callback for all that share the future
+            self._awaited = outcome
+            outcome.add_done_callback(self._committed)
+
+    async def _do(self, envelope: Envelope) -> Outcome:
+        """Does what a message says, before the next one is read: a device may rely on their order."""
+        device, word = self._device, envelope.word
+        if word == TELEMETRY:
+            points = device.profile.decode_telemetry(envelope.content)
+            await self._services.ingest.ready()
+            return self._services.ingest.submit(device, points, now_ms())
+        if word == SUBSCRIBE:
+            self._subscribe(envelope.content)
+            return None
+        if word == DELIVERED:
+            number = envelope.content.strip().decode(errors="replace")
+            if not self._delivered(number):
+                raise RefusedError(MessageRefusal.NO_COMMAND, f"no command {number[:50]!r} waits for this")
+            return None
+        match = envelope.match
+        message = Message(self._services, device, envelope.content, match, self.scope)
+        answer = await HANDLERS[match.meaning](message)
+        if match.meaning is Meaning.COMMAND_ANSWER:
+            self._delivered(envelope.to)
+        return answer
+
+    def _subscribe(self, content: bytes) -> None:
+        meanings = _subscriptions(content)
+        downlink = self._services.downlink
+        try:
+            if self._receiver is None:
+                self._receiver = downlink.open(self._device.device_id, self._post_due)
+        except TooManyReceiversError as error:
+            raise RefusedError(MessageRefusal.POLLS, str(error)) from None
+        for meaning in meanings:
+            downlink.take(self._receiver, meaning)
+
+    def _delivered(self, number: str) -> bool:
+        """Whether the device had not yet said of this command that it has it."""
+        delivery_id = self._undelivered.pop(number, None)
+        if delivery_id is None or self._receiver is None:
+            return False
+        self._receiver.delivered(delivery_id)
+        return True
+
+    def _post_due(self, delivery_id: int, due: Due) -> None:
+        self.post({"type": "device.due", "delivery_id": delivery_id, "due": due})
+
+    async def device_due(self, event: Event) -> None:
+        """Sends a command, or changed attributes."""
+        due, delivery_id = event["due"], event["delivery_id"]
+        assert self._receiver is not None
+        if isinstance(due, CommandDue):
+            self._undelivered[str(due.command_id)] = delivery_id
+            told: dict[str, Any] = {"command": msgspec.Raw(encode_response(self._device.profile, due))}
+        elif due.values:
+            told = {"attributes": msgspec.Raw(encode_response(self._device.profile, due))}
+        else:
+            told = {"deletedAttributes": list(due.versions)}
+        await self._send(told)
+        if not isinstance(due, CommandDue):
+            self._receiver.sent(delivery_id)
 
     async def device_committed(self, event: Event) -> None:
         """A commit has finished: answers its messages."""
@@ -113,6 +188,8 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
     async def disconnect(self, code: int) -> None:
         """The connection has ended."""
         self.unregister()
+        if self._receiver is not None:
+            self._services.downlink.end(self._receiver)
 
     def _committed(self, committed: "asyncio.Future[None]") -> None:
         self.post({"type": "device.committed"})
@@ -121,7 +198,7 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
         """Waits while MAX_UNANSWERED messages are unanswered."""
         while len(self._unanswered) >= MAX_UNANSWERED:
             oldest = self._unanswered[0][1]
-            assert isinstance(oldest, asyncio.Future), "an error is answered at once when nothing is before it"
+            assert isinstance(oldest, asyncio.Future), "what is no commit is answered at once when nothing is before it"
             await asyncio.wait([oldest])
             await self._answer()
 
@@ -132,17 +209,30 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
         """Answers messages up to the first whose commit has not finished."""
         while self._unanswered:
             answer_id, outcome, sample = self._unanswered[0]
-            if isinstance(outcome, RefusedError):
-                error: RefusedError | None = outcome
-            elif outcome.done():
-                error = _refusal_of(outcome)
-                if error is not None:
-                    self._note(error, sample)
-            else:
-                return
+            if isinstance(outcome, asyncio.Future):
+                if not outcome.done():
+                    return
+                outcome = _refusal_of(outcome)
+                if outcome is not None:
+                    self._note(outcome, sample)
             self._unanswered.popleft()
-            answer = {"ack": answer_id} if error is None else {"error": error.text, "id": answer_id}
-            await self.send(text_data=msgspec.json.encode(answer).decode())
+            if outcome is None:
+                await self._send({"ack": answer_id})
+            elif isinstance(outcome, bytes):
+                await self._send({"ack": answer_id, "answer": msgspec.Raw(outcome)})
+            else:
+                await self._send({"error": outcome.text, "id": answer_id})
+
+    async def _send(self, content: dict[str, Any]) -> None:
+        await self.send(text_data=msgspec.json.encode(content).decode())
+
+
+def _subscriptions(content: bytes) -> list[Meaning]:
+    """What a device wants to be told. Raises PayloadError."""
+    try:
+        return [SUBSCRIPTIONS[name] for name in msgspec.json.decode(content, type=list[str])]
+    except (KeyError, msgspec.DecodeError):
+        raise PayloadError(f"subscribe to a list of {', '.join(SUBSCRIPTIONS)}") from None
 
 
 def _refusal_of(committed: "asyncio.Future[None]") -> RefusedError | None:
@@ -151,45 +241,3 @@ def _refusal_of(committed: "asyncio.Future[None]") -> RefusedError | None:
     if error is None or isinstance(error, RefusedError):
         return error
     raise error
-
-
-class _Envelope(msgspec.Struct):
-    """{"id": any, "telemetry": ...}; both are left as they are, to be sent back and for the profile to read."""
-
-    id: msgspec.Raw
-    telemetry: msgspec.Raw
-
-
-_decode_envelope = msgspec.json.Decoder(_Envelope).decode
-
-
-def _envelope(payload: bytes, count: int) -> tuple[Any, bytes]:
-    """The id to answer with, which is `count` if none is given, and the telemetry in a message. Raises PayloadError."""
-    try:
-        envelope = _decode_envelope(payload)
-    except (msgspec.ValidationError, RecursionError):
-        return count, payload
-    except msgspec.DecodeError:
-        return _lenient_envelope(payload, count)
-    return _answer_id(bytes(envelope.id)), bytes(envelope.telemetry)
-
-
-def _lenient_envelope(payload: bytes, count: int) -> tuple[Any, bytes]:
-    """The same for lenient JSON. Blanks keep the telemetry in its place, for the positions in errors."""
-    try:
-        reading = read(payload, max_depth=_ENVELOPE_DEPTH, locate="telemetry")
-    except LenientJsonError:
-        return count, payload
-    content = reading.content
-    if reading.span is None or type(content) is not dict or "id" not in content:
-        return count, payload
-    start, end = reading.span
-    return _answer_id(msgspec.json.encode(content["id"])), b" " * start + payload[start:end]
-
-
-def _answer_id(given: bytes) -> msgspec.Raw:
-    if len(given) > MAX_ID_BYTES:
-        raise PayloadError(f"an id has at most {MAX_ID_BYTES} bytes")
-    if given[:1] in (b"[", b"{") and is_too_deep(msgspec.json.decode(given)):
-        raise PayloadError(f"an id has at most {MAX_DEPTH} levels")
-    return msgspec.Raw(given)

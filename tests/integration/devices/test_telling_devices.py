@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import ClientConnection, connect
 
 from protocols.mqtt.codec.packets import PubAck, Publish
 from tests.integration.devices.conftest import Gateway
@@ -281,3 +282,106 @@ class TestHttp:
         answer = await asyncio.to_thread(request, f"{gateway.url}/api/v1/{device.token}/rpc?timeout=soon")
 
         assert answer.status == 400
+
+
+class TestWebSocket:
+    @pytest.fixture
+    async def connection(self, gateway: Gateway, device: FleetDevice) -> AsyncIterator[ClientConnection]:
+        async with self.log_in(gateway, device) as connection:
+            yield connection
+
+    def log_in(self, gateway: Gateway, device: FleetDevice) -> connect:
+        url = f"ws://{gateway.host}:{gateway.http_port}/ws/device/"
+        return connect(url, additional_headers={"Authorization": f"Bearer {device.token}"})
+
+    async def receive(self, connection: ClientConnection) -> Any:
+        async with asyncio.timeout(DEADLINE_S):
+            return json.loads(await connection.recv())
+
+    async def ask(self, connection: ClientConnection, **message: Any) -> Any:
+        await connection.send(json.dumps(message))
+        return await self.receive(connection)
+
+    async def test_a_command_is_answered_and_its_sender_gets_the_answer(
+        self, connection: ClientConnection, gateway: Gateway, device: FleetDevice
+    ) -> None:
+        assert await self.ask(connection, id=1, subscribe=["commands"]) == {"ack": 1}
+        sending = Sending(gateway, device, "setValve", '{"open": true}', "--wait", "60")
+
+        command = (await self.receive(connection))["command"]
+        taken = await self.ask(connection, id=2, answer={"done": 1}, to=command["id"])
+
+        assert command == {"id": command["id"], "method": "setValve", "params": {"open": True}}
+        assert taken == {"ack": 2}
+        assert await sending.result() == (0, '{"done":1}\n', "")
+
+    async def test_a_command_is_delivered_when_the_device_says_so_and_only_once(
+        self, connection: ClientConnection, gateway: Gateway, device: FleetDevice
+    ) -> None:
+        number = int(send(gateway, device, "reboot", "--one-way"))
+        await connection.send('{"id": 1, "subscribe": ["commands"]}')
+        told = [await self.receive(connection), await self.receive(connection)]
+        sent = states(gateway, device)
+        acknowledged = await self.ask(connection, id=2, delivered=number)
+        again = await self.ask(connection, id=3, delivered=number)
+
+        assert {"command": {"id": number, "method": "reboot", "params": None}} in told
+        assert (sent, acknowledged) == (["sent"], {"ack": 2})
+        assert again == {"error": f"no command '{number}' waits for this", "id": 3}
+        await until(lambda: states(gateway, device) == ["delivered"], "the delivery")
+
+    async def test_one_that_the_device_has_not_acknowledged_comes_again_with_a_mark(
+        self, connection: ClientConnection, gateway: Gateway, device: FleetDevice
+    ) -> None:
+        assert await self.ask(connection, id=1, subscribe=["commands"]) == {"ack": 1}
+        send(gateway, device, "reboot")
+        first = await self.receive(connection)
+        await connection.close()
+
+        async with self.log_in(gateway, device) as again:
+            assert await self.ask(again, id=1, subscribe=["commands"]) == {"ack": 1}
+            second = await self.receive(again)
+
+        assert second == {"command": {**first["command"], "redelivered": True}}
+
+    async def test_changed_and_deleted_shared_attributes_are_told(
+        self, connection: ClientConnection, gateway: Gateway, device: FleetDevice
+    ) -> None:
+        assert await self.ask(connection, id=1, subscribe=["attributes"]) == {"ack": 1}
+        await asyncio.to_thread(gateway.serving.command, "attribute", "set", device.name, "shared", "interval=60")
+        changed = await self.receive(connection)
+        await asyncio.to_thread(gateway.serving.command, "attribute", "delete", device.name, "shared", "interval")
+
+        assert changed == {"attributes": {"interval": 60}}
+        assert await self.receive(connection) == {"deletedAttributes": ["interval"]}
+
+    async def test_the_device_reports_asks_and_calls_and_is_answered_in_order(
+        self, connection: ClientConnection
+    ) -> None:
+        await connection.send('{"id": 1, "telemetry": {"t": 1}}')
+        await connection.send('{"id": 2, "attributes": {"firmware": "1.0.3"}}')
+        await connection.send("{id: 3, attributesRequest: {clientKeys: 'firmware'}}")
+        await connection.send('{"id": 4, "call": {"method": "getSessionLimits"}}')
+        answers = [await self.receive(connection) for _ in range(4)]
+
+        assert answers[:3] == [{"ack": 1}, {"ack": 2}, {"ack": 3, "answer": {"client": {"firmware": "1.0.3"}}}]
+        assert (answers[3]["ack"], answers[3]["answer"]["maxInflightMessages"]) == (4, 1)
+
+    @pytest.mark.parametrize(
+        ("message", "why"),
+        [
+            ({"attributes": 5}, "expected a JSON object"),
+            ({"attributes": {}, "call": {}}, "a message says one thing, not attributes and call"),
+            ({"subscribe": ["all"]}, "subscribe to a list of commands, attributes"),
+            ({"answer": 1}, "there is no command ''"),
+            ({"answer": 1, "to": 999_999}, "there is no command 999999"),
+            ({"delivered": 999_999}, "no command '999999' waits for this"),
+        ],
+    )
+    async def test_what_is_refused_is_answered_and_the_connection_lives(
+        self, connection: ClientConnection, message: dict[str, Any], why: str
+    ) -> None:
+        refused = await self.ask(connection, id="x", **message)
+
+        assert refused["error"].startswith(why)
+        assert await self.ask(connection, id=2, telemetry={"t": 1}) == {"ack": 2}
