@@ -22,6 +22,7 @@ NEEDED = {
     ("device", "trust"): ["--cn", "sensor-7"],
     ("manage",): ["migrate"],
     ("mqtt", "forget"): ["--owner", "device/7"],
+    ("simulate",): ["--cleanup"],
     ("worker",): ["--layer", "default"],
 }
 """What a command needs beside its arguments."""
