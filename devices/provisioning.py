@@ -23,6 +23,8 @@ Strategy = DeviceType.ProvisioningStrategy
 
 KEY_BYTES: Final = 15
 SECRET_BYTES: Final = 24
+NAME_BYTES: Final = 10
+"""Of the random part of a name that is made here."""
 
 
 class ProvisioningError(RefusedError):
@@ -56,7 +58,8 @@ def provision(request: ProvisionRequest) -> Provisioned:
         raise ProvisioningError(ProvisioningRefusal.UNKNOWN, "no device type has this key and secret")
     try:
         with transaction.atomic():
-            return _issue(_device(device_type, _text(request.device_name)), request)
+            name = _text(request.device_name) or f"{device_type.name}-{secrets.token_hex(NAME_BYTES)}"
+            return _issue(_device(device_type, name), request)
     except (ValidationError, ValueError) as error:
         why = " ".join(error.messages) if isinstance(error, ValidationError) else str(error)
         raise ProvisioningError(ProvisioningRefusal.CREDENTIAL, why) from None

@@ -16,9 +16,9 @@ ANSWER_TOPIC: Final = "/provision/response"
 
 
 class ProvisionRequest(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """What a device asks for: a name, and a credential of a kind, which it may bring along."""
+    """What a device asks for: a name, and a credential of a kind, either of which it may leave to the gateway."""
 
-    device_name: str
+    device_name: str = ""
     provision_device_key: str
     provision_device_secret: str
     credentials_type: Literal["ACCESS_TOKEN", "MQTT_BASIC", "X509_CERTIFICATE"] = "ACCESS_TOKEN"

@@ -133,3 +133,15 @@ async def test_a_call_of_the_server_is_answered(run: Run, method: str, answer: A
 
     assert await program.line() == answer
     await program.end()
+
+
+async def test_the_sdk_provisions_a_device(run: Run, gateway: Gateway) -> None:
+    await asyncio.to_thread(command, gateway, "device", "add", "first of its type", "--type", "new", "--no-token")
+    printed = await asyncio.to_thread(command, gateway, "device-type", "provisioning", "new", "--strategy", "create")
+    key, secret = [line.split()[1] for line in printed.splitlines()]
+
+    program = run("provision", str(gateway.port), key, secret)
+
+    answer = await program.line()
+    assert (answer["status"], len(answer["credentialsValue"])) == ("SUCCESS", 32)
+    assert "token" in await asyncio.to_thread(command, gateway, "device", "show", "by the SDK")

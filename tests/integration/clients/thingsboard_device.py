@@ -55,6 +55,10 @@ class Device:
         self.client.request_attributes(["firmware"], ["interval"], callback=show)
         assert answered.wait(TIMEOUT_S)
 
+    def provision(self, port: str, key: str, secret: str) -> None:
+        """Gets a credential for another device."""
+        say(TBDeviceMqttClient.provision("127.0.0.1", key, secret, port=int(port), device_name="by the SDK"))
+
     def watch(self, number: str) -> None:
         """So many changes of shared attributes."""
         left = threading.Semaphore(0)

@@ -39,6 +39,12 @@ class TestCreating:
         assert (provisioned.credentials_type, credential.device.name) == ("ACCESS_TOKEN", "new")
         assert credential.token_sha256 == hash_of(provisioned.value)
 
+    def test_a_device_without_a_name_gets_one(self, keys: tuple[str, str]) -> None:
+        provision(asked(keys, ""))
+        provision(asked(keys, ""))
+
+        assert [len(name) for name in Device.objects.values_list("name", flat=True)] == [len("default-") + 20] * 2
+
     def test_a_token_that_is_given_is_taken(self, keys: tuple[str, str]) -> None:
         assert provision(asked(keys, token=TOKEN)).value == TOKEN
         assert Credential.objects.get().token_sha256 == hash_of(TOKEN)
@@ -132,7 +138,6 @@ class TestRefusing:
             {"credentials_type": "X509_CERTIFICATE"},
             {"credentials_type": "X509_CERTIFICATE", "hash": "no fingerprint"},
             {"name": "n" * 201},
-            {"name": ""},
             {"name": "nul\0"},
         ],
         ids=repr,
@@ -158,7 +163,9 @@ class TestPayloads:
         )
 
     @pytest.mark.parametrize(
-        "payload", [b"", b"{", b"[]", b"{}", b'{"deviceName": 1}', b"\xff", b"[" * 10_000], ids=repr
+        "payload",
+        [b"", b"{", b"[]", b"{}", b'{"deviceName": "n"}', b'{"deviceName": 1}', b"\xff", b"[" * 10_000],
+        ids=repr,
     )
     def test_what_is_no_request_to_be_provisioned_is_refused(self, payload: bytes) -> None:
         with pytest.raises(PayloadError):
