@@ -362,8 +362,10 @@ class TestWebSocket:
         await connection.send('{"id": 2, "attributes": {"firmware": "1.0.3"}}')
         await connection.send("{id: 3, attributesRequest: {clientKeys: 'firmware'}}")
         await connection.send('{"id": 4, "call": {"method": "getSessionLimits"}}')
-        answers = [await self.receive(connection) for _ in range(4)]
+        await connection.send('{"id": 5, "claim": {"secretKey": "s"}}')
+        answers = [await self.receive(connection) for _ in range(5)]
 
+        assert answers[4] == {"ack": 5}
         assert answers[:3] == [{"ack": 1}, {"ack": 2}, {"ack": 3, "answer": {"client": {"firmware": "1.0.3"}}}]
         assert (answers[3]["ack"], answers[3]["answer"]["maxInflightMessages"]) == (4, 1)
 

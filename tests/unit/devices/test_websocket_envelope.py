@@ -58,7 +58,14 @@ def test_what_has_no_id_or_no_word_is_bare_telemetry(payload: bytes) -> None:
     assert open_envelope(payload, 7) == Envelope(7, TELEMETRY, payload)
 
 
-@pytest.mark.parametrize("payload", [b'{"id": 1, "call": 1, "answer": 2}', b"{id: 1, call: 1, answer: 2}"])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"id": 1, "call": 1, "telemetry": 2}',
+        b'{"call": 1, "id": 1, "telemetry": 2}',
+        b"{id: 1, call: 1, telemetry: 2}",
+    ],
+)
 def test_a_message_says_one_thing(payload: bytes) -> None:
-    with pytest.raises(PayloadError, match="one thing, not answer and call"):
+    with pytest.raises(PayloadError, match="one thing, not call and telemetry"):
         open_envelope(payload, 7)
