@@ -21,6 +21,7 @@ import msgspec
 
 from devices import metrics
 from devices.models import now_ms
+from devices.observers import Observer
 from devices.reading_batch import ReadingBatch
 from devices.values import told
 from devices.writers import Row
@@ -41,7 +42,7 @@ def device_group(device_id: int) -> str:
     return f"device.{device_id}"
 
 
-class Fanout:
+class Fanout(Observer):
     """Sends what was committed to the groups of the dashboards, from one task."""
 
     def __init__(self, layer: BaseChannelLayer) -> None:

@@ -85,9 +85,9 @@ class Ingest:
         now_ms: Callable[[], int] = now_ms,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_commit` is called in the event loop with each batch that is stored; `on_replaced` when another database
-        has taken the place of the one before, so that nothing that was read from it is true any more. `now_ms` and
-        `monotonic` are the clocks, that of people and one in seconds that nobody puts right."""
+        """`on_commit`, which must not raise, is called in the event loop with each batch that is stored; `on_replaced`
+        when another database has taken the place of the one before, so that nothing that was read from it is true any
+        more. `now_ms` and `monotonic` are the clocks, that of people and one in seconds that nobody puts right."""
         self._writer = writer
         self._slow_s = slow_s
         self._attempt_s = attempt_s
@@ -262,10 +262,7 @@ class Ingest:
             _resolve(submission.future)
         for message in batch.new_keys:
             _resolve(message.future, message.refusal)
-        try:
-            self._on_commit(batch)
-        except Exception as error:  # what becomes of it elsewhere must not stop the commits
-            peer_log.error("readings", "announcing a commit failed", exc_info=error)
+        self._on_commit(batch)
 
     async def _store(self, batch: ReadingBatch) -> None:
         """Writes the batch; retries as long as the database is away. Raises the writer's data_errors."""

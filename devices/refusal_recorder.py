@@ -18,6 +18,7 @@ from django.db.models.functions import RowNumber
 
 from devices import metrics
 from devices.models import Device, RecordedRefusal, now_ms
+from devices.observers import Observer
 from devices.refusals import Refusal
 from gateway.databases.thread import DatabaseThread
 from gateway.db import is_outage, one_line
@@ -45,7 +46,7 @@ _TEXTS: Final = {
 }
 
 
-class RefusalRecorder:
+class RefusalRecorder(Observer):
     """Writes refusals to the database, in one task. Several processes may write to the same."""
 
     def __init__(
@@ -66,7 +67,7 @@ class RefusalRecorder:
         self._limited_log = RateLimitedLog(logger)
         self._task: asyncio.Task[None] | None = None
 
-    def note(self, refusal: Refusal) -> None:
+    def refused(self, refusal: Refusal) -> None:
         """Has a refusal written soon, or leaves it out. Never waits, and never raises."""
         now = self._monotonic()
         peer = network_of((refusal.address,)) if refusal.device_id is None else refusal.device_id

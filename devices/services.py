@@ -14,6 +14,7 @@ from devices.downlink import Downlink
 from devices.fanout import Fanout
 from devices.ingest import Ingest
 from devices.limits import DeviceLimits, configured
+from devices.observers import Observer, Observers
 from devices.presence import ConnectionRegistry, PresenceRecorder
 from devices.refusal_recorder import RefusalRecorder
 from devices.writers import make_writer
@@ -33,7 +34,7 @@ class DeviceServices:
     connections: ConnectionRegistry
     limits: DeviceLimits
     presence: PresenceRecorder
-    refusals: RefusalRecorder
+    observers: Observer
     downlink: Downlink
     database: DatabaseThread
     """For what devices ask and say beside telemetry, one at a time."""
@@ -69,9 +70,10 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
     lifecycle: Lifecycle = state.get("lifecycle") or Lifecycle()
     directory = DeviceDirectory()
     fanout = Fanout(layer)
-    connections = ConnectionRegistry(directory, announce=fanout.connection, servers=lambda: lifecycle.servers)
-    presence = PresenceRecorder(connections)
     refusals = RefusalRecorder()
+    observers = Observers(fanout, refusals)
+    connections = ConnectionRegistry(directory, announce=observers.connection, servers=lambda: lifecycle.servers)
+    presence = PresenceRecorder(connections)
     downlink = Downlink(layer, instance_id=lambda: presence.instance_id)
 
     def start_over() -> None:
@@ -81,7 +83,7 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
 
     ingest = Ingest(
         make_writer(options.max_clock_skew_ms),
-        on_commit=fanout.committed,
+        on_commit=observers.committed,
         on_replaced=start_over,
         options=options,
     )
@@ -102,7 +104,7 @@ async def device_services(state: dict[str, Any]) -> AsyncIterator[None]:
         deleting = deleter.start()
         started.push_async_callback(deleter.close)
         state["devices"] = DeviceServices(
-            ingest, directory, connections, DeviceLimits.of(options), presence, refusals, downlink, database
+            ingest, directory, connections, DeviceLimits.of(options), presence, observers, downlink, database
         )
         async with relying_on(committing, watching, delivering, recording, deleting):
             yield

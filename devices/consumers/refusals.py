@@ -40,7 +40,7 @@ def refused(
     error = LoginError(refusal, told or refusal.reason, log_reason=why)
     if error.reason_code == ReasonCode.BAD_USER_NAME_OR_PASSWORD and scope.get("mqtt_version") in (3, 4):
         error.reason_code = ReasonCode.NOT_AUTHORIZED  # ThingsBoard's answer is return code 5; 0x86 would become 4
-    services_of(scope).refusals.note(
+    services_of(scope).observers.refused(
         Refusal(
             kind=refusal.reason,
             wire=scope["type"],
@@ -70,7 +70,7 @@ def http_response(error: LoginError) -> tuple[int, list[tuple[bytes, bytes]], by
 def note_payload(scope: Scope, device: Identity, error: RefusedError, payload: bytes = b"") -> None:
     """Counts, logs and records a message of which nothing is stored."""
     metrics.payloads_refused.labels(scope["type"], error.refusal.reason).inc()
-    services_of(scope).refusals.note(
+    services_of(scope).observers.refused(
         Refusal(
             kind=error.refusal.reason,
             wire=scope["type"],
@@ -105,7 +105,7 @@ def note_request(
         metrics.payloads_refused.labels(wire, kind).inc(count)
     if request == "connect":  # see `refused`, which knows more
         return
-    services_of(scope).refusals.note(
+    services_of(scope).observers.refused(
         Refusal(
             kind=kind,
             wire=wire,
@@ -124,7 +124,7 @@ def note_provisioning(scope: Scope, error: RefusedError, name: str) -> None:
     """Counts, logs and records that a device does not get a credential."""
     metrics.logins_refused.labels(scope["type"], error.refusal.reason).inc()
     peer_log.warning(scope.get("client"), "refused to provision a device: %s: %s", describe(scope), error.text)
-    services_of(scope).refusals.note(
+    services_of(scope).observers.refused(
         Refusal(
             kind=error.refusal.reason,
             wire=scope["type"],

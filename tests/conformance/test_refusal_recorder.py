@@ -57,7 +57,7 @@ def kept(**chosen: Any) -> list[RecordedRefusal]:
 
 async def test_all_of_a_refusal_is_kept(device: Device) -> None:
     async with recording() as recorder:
-        recorder.note(replace(REFUSAL, device_id=device.pk))
+        recorder.refused(replace(REFUSAL, device_id=device.pk))
 
     (row,) = await kept(device=device)
     assert (row.kind, row.wire, row.address, row.what) == ("payload", "mqtt", "192.0.2.1", REFUSAL.what)
@@ -83,7 +83,7 @@ def test_a_sample_shows_the_place_of_the_fault(payload: bytes, fault: int | None
 
 async def test_what_a_peer_has_chosen_is_cut_and_fit_for_the_database(device: Device) -> None:
     async with recording() as recorder:
-        recorder.note(replace(REFUSAL, claimed="\0\ud800" + "x" * 1_000, what="publish " + "é\n" * 500))
+        recorder.refused(replace(REFUSAL, claimed="\0\ud800" + "x" * 1_000, what="publish " + "é\n" * 500))
 
     (row,) = await kept()
     assert row.claimed.startswith("\\x00\\ud800xxx")
@@ -100,7 +100,7 @@ async def test_the_last_of_each_device_and_of_all_others_are_kept(device: Device
     for start in range(0, len(everything), MAX_WAITING):
         async with recording() as recorder:
             for number, refusal in enumerate(everything[start : start + MAX_WAITING], start):
-                recorder.note(replace(refusal, reason=str(number)))
+                recorder.refused(replace(refusal, reason=str(number)))
 
     of_device = [int(row.reason) for row in await kept(device=device)]
     of_others = [int(row.reason) for row in await kept(device=None)]
@@ -114,11 +114,11 @@ async def test_one_device_and_kind_has_a_share_that_fills_again(device: Device) 
     before = left_out("share")
     async with recording(monotonic=lambda: now) as recorder:
         for _ in range(AT_ONCE + 3):
-            recorder.note(of_device)
-        recorder.note(replace(of_device, kind="another"))
-        recorder.note(replace(of_device, address="192.0.2.2", wire="http"))
+            recorder.refused(of_device)
+        recorder.refused(replace(of_device, kind="another"))
+        recorder.refused(replace(of_device, address="192.0.2.2", wire="http"))
         now = REFILL_S
-        recorder.note(of_device)
+        recorder.refused(of_device)
 
     assert left_out("share") == before + 4
     assert len(await kept()) == AT_ONCE + 2
@@ -128,7 +128,7 @@ async def test_addresses_of_one_network_share(device: Device) -> None:
     before = left_out("share")
     async with recording() as recorder:
         for number in range(AT_ONCE + 1):
-            recorder.note(replace(REFUSAL, address=f"2001:db8::{number:x}"))
+            recorder.refused(replace(REFUSAL, address=f"2001:db8::{number:x}"))
 
     assert left_out("share") == before + 1
 
@@ -137,7 +137,7 @@ async def test_what_waits_is_bounded(device: Device) -> None:
     before = left_out("too_many")
     recorder = RefusalRecorder(interval_s=0)
     for number in range(MAX_WAITING + 7):
-        recorder.note(replace(REFUSAL, device_id=number))
+        recorder.refused(replace(REFUSAL, device_id=number))
     recorder.start()
     await recorder.close()
 
@@ -147,8 +147,8 @@ async def test_what_waits_is_bounded(device: Device) -> None:
 
 async def test_a_refusal_of_a_device_that_is_deleted_meanwhile_is_kept_as_of_an_unknown_one(device: Device) -> None:
     async with recording() as recorder:
-        recorder.note(replace(REFUSAL, device_id=device.pk))
-        recorder.note(replace(REFUSAL, device_id=device.pk + 1_000))
+        recorder.refused(replace(REFUSAL, device_id=device.pk))
+        recorder.refused(replace(REFUSAL, device_id=device.pk + 1_000))
 
     assert [row.claimed for row in await kept(device=None)] == ["thermo-1"]
 
@@ -175,7 +175,7 @@ async def test_while_the_database_takes_none_they_wait(
     async with recording() as recorder:
         locking = asyncio.ensure_future(database_sync_to_async(lock, thread_sensitive=False)())
         await asyncio.to_thread(locked.wait, 60)
-        recorder.note(REFUSAL)
+        recorder.refused(REFUSAL)
         await until(lambda: "cannot record what was refused" in caplog.text, "a failure to write")
         written.set()
         await locking
@@ -186,7 +186,7 @@ async def test_while_the_database_takes_none_they_wait(
 async def test_several_processes_write_to_one_table(device: Device) -> None:
     async with recording() as one, recording() as two:
         for number in range(AT_ONCE):
-            one.note(replace(REFUSAL, device_id=device.pk, reason=f"one {number}"))
-            two.note(replace(REFUSAL, device_id=device.pk, reason=f"two {number}"))
+            one.refused(replace(REFUSAL, device_id=device.pk, reason=f"one {number}"))
+            two.refused(replace(REFUSAL, device_id=device.pk, reason=f"two {number}"))
 
     assert len(await kept(device=device)) == 2 * AT_ONCE

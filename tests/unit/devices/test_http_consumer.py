@@ -12,8 +12,8 @@ from devices.downlink import Downlink
 from devices.ingest import Ingest
 from devices.limits import DeviceLimits, DeviceOptions
 from devices.models import Reading
+from devices.observers import Observers
 from devices.presence import ConnectionRegistry, PresenceRecorder
-from devices.refusal_recorder import RefusalRecorder
 from devices.services import DeviceServices
 from devices.writers import make_writer
 from gateway.databases.thread import DatabaseThread
@@ -58,7 +58,7 @@ async def services(sqlite_database: Path) -> AsyncIterator[DeviceServices]:
         connections,
         DeviceLimits.of(OPTIONS),
         PresenceRecorder(connections),
-        RefusalRecorder(),
+        Observers(),
         Downlink(InMemoryChannelLayer(), instance_id=lambda: None),
         DatabaseThread("device requests"),
     )

@@ -13,7 +13,6 @@ from devices.ingest import Ingest
 from devices.limits import DeviceOptions
 from devices.models import Reading
 from devices.profiles import profile_of
-from devices.reading_batch import ReadingBatch
 from devices.refusals import MessageRefusal, RefusedError
 from devices.writers import make_writer
 from gateway.db import database_sync_to_async
@@ -23,27 +22,9 @@ OPTIONS = DeviceOptions()
 DEVICE = Identity(1, "thermo-1", profile_of("thingsboard"), 0)
 
 
-class Announced:
-    """What is called with each commit; fails if told to."""
-
-    def __init__(self) -> None:
-        self.batches: list[ReadingBatch] = []
-        self.fault: Exception | None = None
-
-    def __call__(self, batch: ReadingBatch) -> None:
-        self.batches.append(batch)
-        if self.fault is not None:
-            raise self.fault
-
-
 @pytest.fixture
-def announced() -> Announced:
-    return Announced()
-
-
-@pytest.fixture
-async def ingest(sqlite_database: Path, announced: Announced) -> AsyncIterator[Ingest]:
-    ingest = Ingest(make_writer(OPTIONS.max_clock_skew_ms), on_commit=announced, options=OPTIONS)
+async def ingest(sqlite_database: Path) -> AsyncIterator[Ingest]:
+    ingest = Ingest(make_writer(OPTIONS.max_clock_skew_ms), on_commit=lambda batch: None, options=OPTIONS)
     ingest.start()
     yield ingest
     await ingest.close()
@@ -117,19 +98,6 @@ async def test_a_message_without_readings_is_acknowledged_as_any_other(ingest: I
     await ingest.store(DEVICE, [])
 
     assert await count() == 0
-
-
-async def test_what_becomes_of_a_commit_elsewhere_stops_no_commit(
-    ingest: Ingest, announced: Announced, caplog: pytest.LogCaptureFixture
-) -> None:
-    announced.fault = ZeroDivisionError()
-
-    for number in range(2):
-        await ingest.store(DEVICE, [("t", TS + number, 1.0, None)])
-
-    assert await count() == 2
-    assert len(announced.batches) == 2
-    assert caplog.text.count("announcing a commit failed") == 2
 
 
 async def test_a_time_in_seconds_is_stored_as_it_is_counted_and_logged_with_the_device(

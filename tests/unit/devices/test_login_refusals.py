@@ -35,6 +35,7 @@ from devices.credentials import (
 from devices.downlink import Downlink
 from devices.limits import DeviceLimits, DeviceOptions, FailedLogins, Flapping
 from devices.models import CertificateName, Credential, Device
+from devices.observers import Observer
 from devices.presence import ConnectionRegistry, PresenceRecorder
 from devices.profiles import profile_of
 from devices.refusals import LoginRefusal, Refusal
@@ -80,7 +81,7 @@ class World:
         limits = DeviceLimits(DeviceOptions(max_connections=1), FailedLogins(1, pause_s=0), Flapping(1, 3600))
         connections = ConnectionRegistry(self.directory, announce=lambda *change: None)
         ingest: Any = None  # nobody gets that far
-        self.noted: Any = Noted()
+        self.noted = Noted()
         self.services = DeviceServices(
             ingest,
             self.directory,
@@ -237,13 +238,13 @@ class Row:
     """Whether the credential, valid or not, is that of a device."""
 
 
-class Noted:
-    """A recorder without a database."""
+class Noted(Observer):
+    """An observer of refusals."""
 
     def __init__(self) -> None:
         self.refusals: list[Refusal] = []
 
-    def note(self, refusal: Refusal) -> None:
+    def refused(self, refusal: Refusal) -> None:
         self.refusals.append(refusal)
 
 
