@@ -67,7 +67,7 @@ def in_slices(devices: Sequence[Device]) -> Iterable[Sequence[Device]]:
 class DeviceTypeAdmin(DeviceTypeModelAdmin):
     """Kinds of device."""
 
-    list_display = ("shown_name", "profile", "device_count")
+    list_display = ("shown_name", "profile", "gateways_may_add", "device_count")
     search_fields = ("name",)
 
     def get_search_results(
@@ -253,11 +253,11 @@ class DeviceAdmin(DeviceModelAdmin):
     """Devices. Adding one issues its first token; its readings have a page of their own."""
 
     list_display = ("short_name", "type", "enabled", "is_connected", "last_seen")
-    list_filter = ("enabled", ConnectedFilter, "type")
+    list_filter = ("enabled", ConnectedFilter, "is_gateway", "type")
     list_select_related = ("type",)
     search_fields = ("name", "type__name", "uuid")
     readonly_fields = ("uuid", "is_connected", "last_seen", "clock", "created_at")
-    autocomplete_fields = ("type",)
+    autocomplete_fields = ("type", "via")
     inlines = (CredentialInline, PasswordLoginInline, CertificateNameInline)
     actions = ("issue_tokens", "rotate_tokens", "enable_devices", "disable_devices")
     list_per_page = 50
@@ -269,9 +269,9 @@ class DeviceAdmin(DeviceModelAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """What a new device needs is its name and type; the rest comes by itself."""
         if obj is None:
-            return ((None, {"fields": ("name", "type")}),)
+            return ((None, {"fields": ("name", "type", "is_gateway", "via")}),)
         facts = ("is_connected", "last_seen", "clock", "created_at", "uuid")
-        return ((None, {"fields": ("name", "type", "enabled")}), ("Facts", {"fields": facts}))
+        return ((None, {"fields": ("name", "type", "enabled", "is_gateway", "via")}), ("Facts", {"fields": facts}))
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
         """No tokens before there is a device."""
@@ -331,7 +331,7 @@ class DeviceAdmin(DeviceModelAdmin):
     def save_model(self, request: HttpRequest, obj: Device, form: "ModelForm[Device]", change: bool) -> None:
         """Connections go by what was true when they were authenticated: a change that matters to them cuts them."""
         super().save_model(request, obj, form, change)
-        if change and {"enabled", "type"} & set(form.changed_data):
+        if change and {"enabled", "type", "is_gateway", "via"} & set(form.changed_data):
             credentials.order_disconnect(obj, "changed in the admin")
 
     def response_add(self, request: HttpRequest, obj: Device, post_url_continue: str | None = None) -> HttpResponse:

@@ -61,6 +61,10 @@ class DeviceOptions:
         100, "commands to one device that are not finished; one more is refused", at_least=1
     )
 
+    max_devices_per_gateway: int = option(
+        1_000, "devices behind one gateway; what would add one more is refused", at_least=1
+    )
+
     def __post_init__(self) -> None:
         check_options(self)
 

@@ -25,7 +25,8 @@ def device() -> None:
 @click.argument("name")
 @click.option("--type", "type_name", default="default", show_default=True, help="Device type; made if there is none.")
 @click.option("--no-token", is_flag=True, help="Issue none: the device is provisioned.")
-def add(name: str, type_name: str, no_token: bool) -> None:
+@click.option("--gateway", "is_gateway", is_flag=True, help="It speaks for devices behind it.")
+def add(name: str, type_name: str, no_token: bool, is_gateway: bool) -> None:
     """Add a device and print its token, which is not shown again."""
     setup_django()
     from django.core.exceptions import ValidationError
@@ -37,7 +38,7 @@ def add(name: str, type_name: str, no_token: bool) -> None:
     try:
         with transaction.atomic():
             device_type, _ = DeviceType.objects.get_or_create(name=type_name)
-            new = Device(name=name, type=device_type)
+            new = Device(name=name, type=device_type, is_gateway=is_gateway)
             new.full_clean()
             new.save()
             token = None if no_token else issue(new)
@@ -77,6 +78,10 @@ def show(name: str) -> None:
     echo(f"name       {found.name}")
     echo(f"type       {found.type.name}")
     echo(f"clients    {found.pk}/...")
+    if found.via is not None:
+        echo(f"via        {name_text(found.via.name)}")
+    if found.is_gateway:
+        echo(f"gateway    of {found.sub_devices.count()} devices")
     echo(f"state      {_state(found)}")
     if found.claimed_by is not None:
         echo(f"owner      {found.claimed_by}, since {found.claimed_at:%Y-%m-%d %H:%M}")

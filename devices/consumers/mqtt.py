@@ -10,7 +10,7 @@ from devices.consumers.not_served import not_served
 from devices.consumers.refusals import note_request, refused
 from devices.credentials import Denied, Identity, looks_like_token
 from devices.downlink import TOLD, CommandDue, Due, Receiver, TooManyReceiversError, encode_due
-from devices.handlers import HANDLERS, Handler, Message
+from devices.handlers import HANDLERS, Handler, Message, take_telemetry
 from devices.ingest import Ingest
 from devices.limits import Flapping
 from devices.models import now_ms
@@ -18,6 +18,7 @@ from devices.presence import owner_of
 from devices.profiles import Meaning, Topic, reserved_topics
 from devices.refusals import LoginRefusal, MessageRefusal, RefusedError
 from devices.services import DeviceServices, services_of
+from devices.sub_devices import SubDevices
 from gateway.generic.mqtt import AsyncMqttConsumer, Reject
 from protocols.asgi import Event
 from protocols.mqtt import ReasonCode, is_failure
@@ -35,6 +36,7 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
     """The topic filters of its profile that the device has subscribed to, with the QoS of each."""
     _receiver: Receiver | None = None
     """From its first subscription to what the device is told on."""
+    _sub_devices: SubDevices
     _ingest: Ingest
     _flapping: Flapping
 
@@ -52,6 +54,7 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         self.device = device
         self._services = services
         self._granted = {}
+        self._sub_devices = SubDevices(services.connections)
         self._flapping = services.limits.flapping
         self._ingest = services.ingest
         # A client ID is anybody's choice: it shall not make one device, or an anonymous client, take over the session
@@ -115,9 +118,12 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
             if match is not None:
                 if match.meaning is Meaning.TELEMETRY:
                     return self._take_telemetry(device, payload)
+                message = Message(self._services, device, payload, match, self.scope, self._sub_devices)
+                if match.meaning is Meaning.GATEWAY_TELEMETRY:
+                    return take_telemetry(message)
                 handler = HANDLERS.get(match.meaning)
                 if handler is not None:
-                    return self._handle(handler, Message(self._services, device, payload, match, self.scope))
+                    return self._handle(handler, message)
             raise not_served(match)
         if topic.startswith(reserved_topics()):
             raise RefusedError(MessageRefusal.NOT_LOGGED_IN, "a topic of the device API")
@@ -234,8 +240,10 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         self.unregister()
         if self._receiver is not None:
             self._services.downlink.end(self._receiver)
-        if self.device is not None and reason in LOST:
-            self._flapping.lost(self.device.device_id)
+        if self.device is not None:
+            self._sub_devices.end()
+            if reason in LOST:
+                self._flapping.lost(self.device.device_id)
 
     def _refuse_flapping(self, services: DeviceServices, device: Identity) -> None:
         pause_s = services.limits.flapping.pause_s(device.device_id)

@@ -1,6 +1,6 @@
 """Attributes that a device reports, or asks for."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from devices.attributes import Scope, TooManyAttributesError, get_attributes, set_attributes
@@ -13,10 +13,13 @@ from devices.refusals import MessageRefusal, RefusedError
 
 async def report(message: Message) -> None:
     """Stores client attributes."""
-    device = message.device
-    values = device.profile.decode_attributes(message.payload)
+    await store(message, message.device.device_id, message.device.profile.decode_attributes(message.payload))
+
+
+async def store(message: Message, device_id: int, values: Mapping[str, Any]) -> None:
+    """Stores client attributes of a device, or of one behind it. Raises RefusedError."""
     try:
-        await message.in_database(set_attributes, device.device_id, Scope.CLIENT, values)
+        await message.in_database(set_attributes, device_id, Scope.CLIENT, values)
     except TooManyAttributesError as error:
         raise RefusedError(MessageRefusal.QUOTA_OF_DEVICE, str(error)) from None
     except NoJsonError as error:
@@ -32,10 +35,11 @@ async def request(message: Message) -> bytes:
         asked = profile.decode_attributes_query(message.scope["query_string"])
     else:
         asked = profile.decode_attributes_request(message.payload)
-    return profile.encode_attributes_answer(*await message.in_database(_values, message.device.device_id, asked))
+    return profile.encode_attributes_answer(*await message.in_database(values_of, message.device.device_id, asked))
 
 
-def _values(device_id: int, asked: AttributesRequest) -> tuple[dict[str, Any], dict[str, Any]]:
+def values_of(device_id: int, asked: AttributesRequest) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The client and the shared attributes that are asked for."""
     all_keys = not asked.client and not asked.shared
 
     def values(scope: Scope, keys: Collection[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from devices.credentials import Identity
 from devices.profiles import Match
 from devices.refusals import MessageRefusal, RefusedError
 from devices.services import DeviceServices
+from devices.sub_devices import SubDevices
 from gateway.databases.thread import DatabaseThread
 from gateway.db import is_outage, one_line
 from protocols.asgi import Scope
@@ -31,6 +32,8 @@ class Message:
     payload: bytes
     match: Match
     scope: Scope
+    sub_devices: SubDevices | None = None
+    """Those behind the device that are connected by its connection; None on a wire by which no gateway speaks."""
 
     async def in_database(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """What `function` returns, which uses the ORM. Raises RefusedError while the database is away; what else

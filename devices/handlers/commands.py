@@ -1,7 +1,7 @@
 """Answers of devices to commands."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from devices import commands
 from devices.handlers.base import Message
@@ -23,11 +23,15 @@ async def answer(message: Message) -> None:
     """Records the answer to a command. The same one again, as of a device that has not had its acknowledgement, is
     taken once."""
     value = message.device.profile.decode_answer(message.payload)
-    number = message.match.levels["id"]
+    await record_answer(message, message.device.device_id, message.match.levels["id"], value)
+
+
+async def record_answer(message: Message, device_id: int, number: str, value: Any) -> None:
+    """Records the answer of a device, or of one behind it, to its command of this number. Raises RefusedError."""
     if not (number.isascii() and number.isdecimal() and len(number) <= _MAX_DIGITS):
         raise RefusedError(MessageRefusal.NO_COMMAND, f"there is no command {number[:50]!r}")
     try:
-        await message.in_database(commands.answer, message.device.device_id, int(number), value)
+        await message.in_database(commands.answer, device_id, int(number), value)
     except GatewayError as error:
         refusal = _REFUSALS.get(type(error))
         if refusal is None:

@@ -22,6 +22,9 @@ class DeviceType(models.Model):
         default="thingsboard",
         help_text="How the payloads of its devices are read.",
     )
+    gateways_may_add = models.BooleanField(
+        default=False, help_text="A gateway that speaks for a device that is not there adds it with this type."
+    )
 
     class ProvisioningStrategy(models.TextChoices):
         """Which devices get a credential by the key and the secret of their type."""
@@ -61,6 +64,15 @@ class Device(models.Model):
     name = models.CharField(max_length=200, unique=True)
     type = models.ForeignKey(DeviceType, on_delete=models.PROTECT, related_name="devices")
     enabled = models.BooleanField(default=True, help_text="A disabled device is refused, and cut off if connected.")
+    is_gateway = models.BooleanField(default=False, help_text="It speaks for devices behind it, by v1/gateway/...")
+    via = models.ForeignKey(
+        "self",
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="sub_devices",
+        help_text="The gateway that the device is behind, which alone speaks for it.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     last_seen_ms = models.BigIntegerField(null=True, editable=False, db_index=True)
     clock_skew_ms = models.BigIntegerField(

@@ -14,6 +14,9 @@ from devices.profiles.base import (
     PayloadError,
     Point,
     Profile,
+    SubDevice,
+    SubDeviceAnswer,
+    SubDeviceAttributesRequest,
     is_too_deep,
 )
 from devices.profiles.registry import (
@@ -39,6 +42,9 @@ __all__ = [
     "PayloadError",
     "Point",
     "Profile",
+    "SubDevice",
+    "SubDeviceAnswer",
+    "SubDeviceAttributesRequest",
     "Topic",
     "TopicTable",
     "UnknownProfileError",

@@ -74,6 +74,34 @@ class Claim:
     duration_ms: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SubDevice:
+    """A device behind a gateway, by its name, and its type if the gateway says one."""
+
+    name: str
+    type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubDeviceAttributesRequest:
+    """Which attributes of a device its gateway asks for."""
+
+    id: int
+    device: str
+    attributes: AttributesRequest
+    single: str | None = None
+    """The key, if the gateway asks for one in the form whose answer is a bare value."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubDeviceAnswer:
+    """What a device behind a gateway answers to a command; `command` is the number, as text."""
+
+    device: str
+    command: str
+    value: Any
+
+
 class Profile(Protocol):
     """How a type of device speaks: its topics and paths, and how payloads are read and written.
 
@@ -133,6 +161,27 @@ class Profile(Protocol):
 
     def decode_claim(self, payload: bytes) -> Claim:
         """How the device opens itself for claiming."""
+
+    def decode_gateway_connect(self, payload: bytes) -> SubDevice:
+        """Which device has come, or gone."""
+
+    def decode_gateway_telemetry(self, payload: bytes) -> dict[str, list[Point]]:
+        """The readings in `payload` by the names of the devices. If it raises, none of it is to be stored."""
+
+    def decode_gateway_attributes(self, payload: bytes) -> dict[str, dict[str, Any]]:
+        """The client attributes in `payload` by the names of the devices."""
+
+    def decode_gateway_attributes_request(self, payload: bytes) -> SubDeviceAttributesRequest:
+        """Which attributes of which device are asked for."""
+
+    def decode_gateway_answer(self, payload: bytes) -> SubDeviceAnswer:
+        """Which device answers which command, and what."""
+
+    def decode_gateway_claims(self, payload: bytes) -> dict[str, Claim]:
+        """How devices open themselves for claiming, by their names."""
+
+    def encode_gateway_attributes_answer(self, asked: SubDeviceAttributesRequest, values: Mapping[str, Any]) -> bytes:
+        """The answer to a request for attributes of a device."""
 
     def encode_answer(self, answer: Any) -> bytes:
         """The answer to a call."""

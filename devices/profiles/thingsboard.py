@@ -27,12 +27,17 @@ from devices.profiles.base import (
     NotJsonError,
     PayloadError,
     Point,
+    SubDevice,
+    SubDeviceAnswer,
+    SubDeviceAttributesRequest,
     is_too_deep,
 )
 from devices.profiles.lenient_json import LenientJsonError, read
 from devices.profiles.topics import Meaning, Topic, TopicTable
 
 MAX_KEY_LENGTH: Final = 255
+MAX_NAME_LENGTH: Final = 200
+"""Of a device; that of a type is half of it."""
 MAX_METHOD_LENGTH: Final = 255
 MAX_SECRET_LENGTH: Final = 255
 MAX_CLAIM_MS: Final = 2_592_000_000
@@ -156,15 +161,13 @@ class ThingsBoard:
         else:
             raise PayloadError(f"expected a JSON object or array, got {_kind(content)}")
         if len(points) > MAX_POINTS:
-            raise PayloadError(f"{len(points)} values in one message; at most {MAX_POINTS} are taken")
+            _require_few(len(points), "values")
         return points
 
     def decode_attributes(self, payload: bytes) -> dict[str, Any]:
         """One JSON object; values by the rules of telemetry."""
-        content = _parse_object(payload)
-        values = {_checked_key(key): _attribute(value) for key, value in content.items() if value is not None}
-        if len(values) > MAX_POINTS:
-            raise PayloadError(f"{len(values)} attributes in one message; at most {MAX_POINTS} are taken")
+        values = _attributes(_parse_object(payload))
+        _require_few(len(values), "attributes")
         return values
 
     def decode_attributes_request(self, payload: bytes) -> AttributesRequest:
@@ -219,13 +222,69 @@ class ThingsBoard:
 
     def decode_claim(self, payload: bytes) -> Claim:
         """{"secretKey": "s", "durationMs": 60000}, either of which may be left out; or nothing."""
-        content = _parse_object(payload) if payload else {}
-        secret, duration_ms = content.get("secretKey"), content.get("durationMs")
-        if secret is not None and (type(secret) is not str or len(secret) > MAX_SECRET_LENGTH):
-            raise PayloadError(f'"secretKey" is to be a string of at most {MAX_SECRET_LENGTH} characters')
-        if duration_ms is not None and (type(duration_ms) is not int or not 1 <= duration_ms <= MAX_CLAIM_MS):
-            raise PayloadError(f'"durationMs" is to be a whole number from 1 to {MAX_CLAIM_MS}')
-        return Claim(secret or "", duration_ms)
+        return _claim(_parse_object(payload) if payload else {})
+
+    def decode_gateway_connect(self, payload: bytes) -> SubDevice:
+        """{"device": "A", "type": "x"}; the type may be left out."""
+        content = _parse_object(payload)
+        type_name = content.get("type")
+        if type_name is not None and (type(type_name) is not str or not 1 <= len(type_name) <= MAX_NAME_LENGTH // 2):
+            raise PayloadError(f'"type" is to be a string of 1 to {MAX_NAME_LENGTH // 2} characters')
+        return SubDevice(_named_device(content), type_name)
+
+    def decode_gateway_telemetry(self, payload: bytes) -> dict[str, list[Point]]:
+        """{"A": [{"ts": ms, "values": {"k": v}}, {"k": v}]}; what else is beside "ts" and "values", as "metadata", is
+        passed over."""
+        devices: dict[str, list[Point]] = {}
+        for name, items in _by_device(payload).items():
+            if type(items) is not list:
+                raise PayloadError(f"expected an array for {name!r}, got {_kind(items)}")
+            points = devices[name] = []
+            for item in items:
+                if type(item) is not dict:
+                    raise PayloadError(f"expected an array of JSON objects for {name!r}, got {_kind(item)} in it")
+                _add(points, item)
+        _require_few(sum(map(len, devices.values())), "values")
+        return devices
+
+    def decode_gateway_attributes(self, payload: bytes) -> dict[str, dict[str, Any]]:
+        """{"A": {"k": v}}"""
+        devices = {name: _attributes(_object(values, name)) for name, values in _by_device(payload).items()}
+        _require_few(sum(map(len, devices.values())), "attributes")
+        return devices
+
+    def decode_gateway_attributes_request(self, payload: bytes) -> SubDeviceAttributesRequest:
+        """{"id": 1, "device": "A", "client": true, "key": "k"}, or "keys": ["k"]; without "client", shared ones."""
+        content = _parse_object(payload)
+        number, client = content.get("id"), content.get("client", False)
+        if type(number) is not int:
+            raise PayloadError('"id" is to be a whole number')
+        if type(client) is not bool:
+            raise PayloadError(f'"client" is to be true or false, got {_kind(client)}')
+        single = content.get("key")
+        keys = content.get("keys") if single is None else [single]
+        if type(keys) is not list or not keys or any(type(key) is not str for key in keys):
+            raise PayloadError('"key" is to be a string, or "keys" an array of strings')
+        asked = frozenset(map(_checked_key, keys))
+        attributes = AttributesRequest(client=asked) if client else AttributesRequest(shared=asked)
+        return SubDeviceAttributesRequest(number, _named_device(content), attributes, single)
+
+    def encode_gateway_attributes_answer(self, asked: SubDeviceAttributesRequest, values: Mapping[str, Any]) -> bytes:
+        """{"id": 1, "device": "A", "value": v}, null if it is not there; or "values": {"k": v}, of those that are."""
+        found = {"values": values} if asked.single is None else {"value": values.get(asked.single)}
+        return _encode({"id": asked.id, "device": asked.device, **found})
+
+    def decode_gateway_answer(self, payload: bytes) -> SubDeviceAnswer:
+        """{"device": "A", "id": 1, "data": ...}"""
+        content = _parse_object(payload)
+        number = content.get("id")
+        if type(number) is not int:
+            raise PayloadError('"id" is to be a whole number')
+        return SubDeviceAnswer(_named_device(content), str(number), _checked_depth(content.get("data")))
+
+    def decode_gateway_claims(self, payload: bytes) -> dict[str, Claim]:
+        """{"A": {"secretKey": "s", "durationMs": 60000}}"""
+        return {name: _claim(_object(claim, name)) for name, claim in _by_device(payload).items()}
 
     def encode_answer(self, answer: Any) -> bytes:
         """Any JSON."""
@@ -293,6 +352,49 @@ def _parse_object(payload: bytes) -> dict[str, Any]:
     if type(content) is not dict:
         raise PayloadError(f"expected a JSON object, got {_kind(content)}")
     return content
+
+
+def _object(value: Any, name: str) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise PayloadError(f"expected a JSON object for {name!r}, got {_kind(value)}")
+    return value
+
+
+def _by_device(payload: bytes) -> dict[str, Any]:
+    """What is said of each device, by its name."""
+    content = _parse_object(payload)
+    _require_few(len(content), "devices")
+    for name in content:
+        _checked_name(name)
+    return content
+
+
+def _named_device(content: Mapping[str, Any]) -> str:
+    return _checked_name(content.get("device"))
+
+
+def _checked_name(name: object) -> str:
+    if type(name) is not str or not name.strip() or len(name) > MAX_NAME_LENGTH or "\0" in name:
+        raise PayloadError(f"the name of a device is a string of 1 to {MAX_NAME_LENGTH} characters, none of them NUL")
+    return name
+
+
+def _require_few(number: int, what: str) -> None:
+    if number > MAX_POINTS:
+        raise PayloadError(f"{number} {what} in one message; at most {MAX_POINTS} are taken")
+
+
+def _attributes(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {_checked_key(key): _attribute(value) for key, value in content.items() if value is not None}
+
+
+def _claim(content: Mapping[str, Any]) -> Claim:
+    secret, duration_ms = content.get("secretKey"), content.get("durationMs")
+    if secret is not None and (type(secret) is not str or len(secret) > MAX_SECRET_LENGTH):
+        raise PayloadError(f'"secretKey" is to be a string of at most {MAX_SECRET_LENGTH} characters')
+    if duration_ms is not None and (type(duration_ms) is not int or not 1 <= duration_ms <= MAX_CLAIM_MS):
+        raise PayloadError(f'"durationMs" is to be a whole number from 1 to {MAX_CLAIM_MS}')
+    return Claim(secret or "", duration_ms)
 
 
 def _checked_key(key: str) -> str:

@@ -145,3 +145,22 @@ async def test_the_sdk_provisions_a_device(run: Run, gateway: Gateway) -> None:
     answer = await program.line()
     assert (answer["status"], len(answer["credentialsValue"])) == ("SUCCESS", 32)
     assert "token" in await asyncio.to_thread(command, gateway, "device", "show", "by the SDK")
+
+
+async def test_a_gateway_speaks_for_a_device_behind_it(run: Run, gateway: Gateway, device: FleetDevice) -> None:
+    allow = (
+        "from devices.models import Device, DeviceType; DeviceType.objects.update(gateways_may_add=True);"
+        f"Device.objects.filter(pk={device.pk}).update(is_gateway=True)"
+    )
+    command(gateway, "manage", "shell", "--command", allow)
+    behind = f"behind {device.name}"
+    program = run("speak_for", behind)
+
+    assert [await program.line() for _ in range(3)] == [True, True, True]
+    answer, error = await program.line()
+    assert (answer["device"], error) == (behind, None)
+    assert await program.line() is True
+    await program.end()
+
+    assert "temperature = 20" in command(gateway, "device", "show", behind)
+    assert '"1.0.3"' in command(gateway, "attribute", "get", behind, "client")

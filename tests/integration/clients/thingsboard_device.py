@@ -9,6 +9,7 @@ import threading
 from typing import Any
 
 from tb_device_mqtt import TBDeviceMqttClient, TBPublishInfo  # type: ignore[import-not-found]
+from tb_gateway_mqtt import TBGatewayMqttClient  # type: ignore[import-not-found]
 
 TIMEOUT_S = 60
 
@@ -21,9 +22,11 @@ def say(value: Any) -> None:
 class Device:
     """The device, and what it is asked to show."""
 
+    kind = TBDeviceMqttClient
+
     def __init__(self, port: int, token: str) -> None:
         connected = threading.Event()
-        self.client = TBDeviceMqttClient("127.0.0.1", port, username=token)
+        self.client = self.kind("127.0.0.1", port, username=token)
         self.client.connect(callback=lambda *_: connected.set())
         assert connected.wait(TIMEOUT_S)
 
@@ -98,8 +101,32 @@ class Device:
         assert answered.wait(TIMEOUT_S)
 
 
+class Speaker(Device):
+    """A gateway, and what it says for the device behind it."""
+
+    kind = TBGatewayMqttClient
+
+    def speak_for(self, name: str) -> None:
+        """It comes, reports telemetry and attributes, asks for one, and goes."""
+        answered = threading.Event()
+
+        def show(content: Any, error: Any) -> None:
+            say([content, error])
+            answered.set()
+
+        for sent in (
+            self.client.gw_connect_device(name, "default"),
+            self.client.gw_send_telemetry(name, [{"ts": 1_700_000_000_000, "values": {"temperature": 20}}]),
+            self.client.gw_send_attributes(name, {"firmware": "1.0.3"}),
+        ):
+            say(sent.get() == TBPublishInfo.TB_ERR_SUCCESS)
+        self.client.gw_request_client_attributes(name, ["firmware"], show)
+        assert answered.wait(TIMEOUT_S)
+        say(self.client.gw_disconnect_device(name).get() == TBPublishInfo.TB_ERR_SUCCESS)
+
+
 if __name__ == "__main__":
     port, token, what, *arguments = sys.argv[1:]
-    device = Device(int(port), token)
+    device = (Speaker if hasattr(Speaker, what) and not hasattr(Device, what) else Device)(int(port), token)
     getattr(device, what)(*arguments)
     device.client.disconnect()

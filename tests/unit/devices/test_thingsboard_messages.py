@@ -42,10 +42,52 @@ def test_a_call_has_a_method_and_may_have_params() -> None:
         PROFILE.decode_call(b'{"method": 5}')
 
 
+READINGS = st.dictionaries(st.text("abc", min_size=1), st.integers(-9, 9) | st.booleans() | st.text("xyz"))
+
+
+@given(st.dictionaries(st.text("ABC", min_size=1, max_size=200), st.lists(READINGS)))
+def test_telemetry_of_devices_is_to_each_what_it_would_be_from_itself(content: dict[str, list[dict[str, Any]]]) -> None:
+    read = PROFILE.decode_gateway_telemetry(json.dumps(content).encode())
+
+    assert read == {name: PROFILE.decode_telemetry(json.dumps(items).encode()) for name, items in content.items()}
+
+
+@pytest.mark.parametrize(
+    ("read", "payload", "why"),
+    [
+        ("decode_gateway_telemetry", b'{"A": {"t": 1}}', "an array for 'A', got an object"),
+        ("decode_gateway_telemetry", b'{"A": [1]}', "JSON objects for 'A', got a number"),
+        ("decode_gateway_telemetry", b'{"": []}', "name of a device"),
+        ("decode_gateway_telemetry", json.dumps({"A": [dict.fromkeys(map(str, range(10_001)), 1)]}).encode(), "10001"),
+        ("decode_gateway_attributes", b'{"A": 1}', "a JSON object for 'A'"),
+        ("decode_gateway_connect", b'{"device": 1}', "name of a device"),
+        ("decode_gateway_connect", b'{"device": "A", "type": ""}', '"type"'),
+        ("decode_gateway_attributes_request", b'{"id": 1, "device": "A"}', '"key"'),
+        ("decode_gateway_attributes_request", b'{"id": true, "device": "A", "key": "k"}', '"id"'),
+        ("decode_gateway_answer", b'{"device": "A"}', '"id"'),
+    ],
+)
+def test_what_a_gateway_says_wrong_is_refused_with_the_device(read: str, payload: bytes, why: str) -> None:
+    with pytest.raises(PayloadError, match=why):
+        getattr(PROFILE, read)(payload)
+
+
 @given(st.binary() | st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner)).map(repr))
 @pytest.mark.parametrize(
     "read",
-    ["decode_attributes", "decode_attributes_request", "decode_attributes_query", "decode_answer", "decode_call"],
+    [
+        "decode_attributes",
+        "decode_attributes_request",
+        "decode_attributes_query",
+        "decode_answer",
+        "decode_call",
+        "decode_gateway_connect",
+        "decode_gateway_telemetry",
+        "decode_gateway_attributes",
+        "decode_gateway_attributes_request",
+        "decode_gateway_answer",
+        "decode_gateway_claims",
+    ],
 )
 def test_no_payload_raises_anything_but_payload_error(read: str, payload: Any) -> None:
     try:
