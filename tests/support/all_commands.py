@@ -20,6 +20,7 @@ from gateway.cli import cli, run
 RUN_ON = {("serve",)}
 NEEDED = {
     ("device", "trust"): ["--cn", "sensor-7"],
+    ("device-type", "provisioning"): ["--strategy", "off"],
     ("manage",): ["migrate"],
     ("mqtt", "forget"): ["--owner", "device/7"],
     ("simulate",): ["--cleanup"],
