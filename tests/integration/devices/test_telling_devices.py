@@ -302,7 +302,7 @@ class TestWebSocket:
         await connection.send(json.dumps(message))
         return await self.receive(connection)
 
-    async def test_a_command_is_answered_and_its_sender_gets_the_answer(
+    async def test_a_command_over_websocket_is_answered_and_its_sender_gets_the_answer(
         self, connection: ClientConnection, gateway: Gateway, device: FleetDevice
     ) -> None:
         assert await self.ask(connection, id=1, subscribe=["commands"]) == {"ack": 1}
@@ -330,7 +330,7 @@ class TestWebSocket:
         assert again == {"error": f"no command '{number}' waits for this", "id": 3}
         await until(lambda: states(gateway, device) == ["delivered"], "the delivery")
 
-    async def test_one_that_the_device_has_not_acknowledged_comes_again_with_a_mark(
+    async def test_a_command_that_the_device_has_not_acknowledged_comes_again_over_websocket_with_a_mark(
         self, connection: ClientConnection, gateway: Gateway, device: FleetDevice
     ) -> None:
         assert await self.ask(connection, id=1, subscribe=["commands"]) == {"ack": 1}
@@ -344,7 +344,7 @@ class TestWebSocket:
 
         assert second == {"command": {**first["command"], "redelivered": True}}
 
-    async def test_changed_and_deleted_shared_attributes_are_told(
+    async def test_changed_and_deleted_shared_attributes_are_told_over_websocket(
         self, connection: ClientConnection, gateway: Gateway, device: FleetDevice
     ) -> None:
         assert await self.ask(connection, id=1, subscribe=["attributes"]) == {"ack": 1}
