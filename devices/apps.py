@@ -5,8 +5,8 @@ from typing import Final
 from django.apps import AppConfig
 
 WHY_RESERVED: Final = (
-    "each device subscribes to the same topics of the device API, so every device would get it; there is no way to send"
-    " to one device yet"
+    "each device subscribes to the same topics of the device API, so every device would get it; devices.commands.send"
+    " gives one device a command, devices.attributes.set_attributes tells it of an attribute"
 )
 """Why `gateway.mqtt.publish` takes no topics of devices."""
 
