@@ -14,9 +14,13 @@ from tb_gateway_mqtt import TBGatewayMqttClient  # type: ignore[import-not-found
 TIMEOUT_S = 60
 
 
+ANSWERS = sys.stdout
+sys.stdout = sys.stderr  # what the SDK prints is no answer
+
+
 def say(value: Any) -> None:
-    sys.stdout.write(f"{json.dumps(value)}\n")  # at once: the SDK's threads say something, too
-    sys.stdout.flush()
+    ANSWERS.write(f"{json.dumps(value)}\n")  # at once: the SDK's threads say something, too
+    ANSWERS.flush()
 
 
 class Device:

@@ -132,7 +132,7 @@ class TestMqtt:
 
 
 class TestHttp:
-    def test_attributes_are_reported_and_asked_for(self, gateway: Gateway, device: FleetDevice) -> None:
+    def test_attributes_are_reported_and_asked_for_by_http(self, gateway: Gateway, device: FleetDevice) -> None:
         set_shared(gateway, device, interval=60)
         url = f"{gateway.url}/api/v1/{device.token}/attributes"
 
