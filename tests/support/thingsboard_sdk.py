@@ -1,6 +1,7 @@
 """ThingsBoard's own client library for Python, fetched once per session by pip into a temporary directory.
 
-It brings a fork of Paho under Paho's name, so it cannot live where the tests run.
+It brings a fork of Paho under Paho's name, so it cannot live where the tests run. What it would otherwise install by
+itself when it is used, where the tests run, is there too: mmh3.
 """
 
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("tb-mqtt-client==1.13.14", "tb-paho-mqtt-client==2.1.2")
+PACKAGES = ("tb-mqtt-client==1.13.14", "tb-paho-mqtt-client==2.1.2", "mmh3==5.3.1")
 FETCH_TIMEOUT_S = 180
 
 

@@ -4,6 +4,7 @@ It prints what it gets, a JSON value a line. Run with the SDK on PYTHONPATH, unm
 """
 
 import json
+import os
 import sys
 import threading
 from typing import Any
@@ -14,8 +15,8 @@ from tb_gateway_mqtt import TBGatewayMqttClient  # type: ignore[import-not-found
 TIMEOUT_S = 60
 
 
-ANSWERS = sys.stdout
-sys.stdout = sys.stderr  # what the SDK prints is no answer
+ANSWERS = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what the SDK prints, and programs that it starts, is no answer
 
 
 def say(value: Any) -> None:
