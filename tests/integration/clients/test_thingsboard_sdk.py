@@ -89,15 +89,6 @@ async def test_the_limits_of_the_session_are_received(run: Run) -> None:
     await program.end()
 
 
-async def test_attributes_that_are_asked_for_are_received(run: Run, gateway: Gateway, device: FleetDevice) -> None:
-    command(gateway, "attribute", "set", device.name, "shared", "interval=60")
-    await run("report").end()
-    program = run("request")
-
-    assert await program.line() == [{"client": {"firmware": "1.0.3"}, "shared": {"interval": 60}}, None]
-    await program.end()
-
-
 async def test_changes_of_shared_attributes_are_received(run: Run, gateway: Gateway, device: FleetDevice) -> None:
     program = run("watch", "2")
     assert await program.line() == "watching"

@@ -34,6 +34,10 @@ class Device:
         self.client = self.kind("127.0.0.1", port, username=token)
         self.client.connect(callback=lambda *_: connected.set())
         assert connected.wait(TIMEOUT_S)
+        for _ in range(10 * TIMEOUT_S):  # the SDK asks for the limits of its session, and sets itself up by them
+            if self.client.rate_limits_received:
+                break
+            threading.Event().wait(0.1)
 
     def report(self) -> None:
         """Telemetry and client attributes."""
@@ -46,26 +50,7 @@ class Device:
 
     def limits(self) -> None:
         """The limits of the session, which it asks for by itself."""
-        for _ in range(10 * TIMEOUT_S):
-            if self.client.rate_limits_received:
-                break
-            threading.Event().wait(0.1)
         say([self.client.rate_limits_received, self.client.max_payload_size])
-
-    def request(self) -> None:
-        """Attributes that it asks for."""
-        answered = threading.Event()
-
-        def show(content: Any, error: Any) -> None:
-            say([content, error])
-            answered.set()
-
-        self.client.request_attributes(["firmware"], ["interval"], callback=show)
-        assert answered.wait(TIMEOUT_S)
-
-    def provision(self, port: str, key: str, secret: str) -> None:
-        """Gets a credential for another device."""
-        say(TBDeviceMqttClient.provision("127.0.0.1", key, secret, port=int(port), device_name="by the SDK"))
 
     def watch(self, number: str) -> None:
         """So many changes of shared attributes."""
