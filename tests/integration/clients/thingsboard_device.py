@@ -30,14 +30,16 @@ class Device:
     kind = TBDeviceMqttClient
 
     def __init__(self, port: int, token: str) -> None:
-        connected = threading.Event()
         self.client = self.kind("127.0.0.1", port, username=token)
-        self.client.connect(callback=lambda *_: connected.set())
-        assert connected.wait(TIMEOUT_S)
-        for _ in range(10 * TIMEOUT_S):  # the SDK asks for the limits of its session, and sets itself up by them
+        # Without a callback: the SDK notes it after it has begun to connect, and a fast server is faster. When it has
+        # the limits of its session, which it asks for by itself, it is connected.
+        self.client.connect()
+        for _ in range(10 * TIMEOUT_S):
             if self.client.rate_limits_received:
                 break
             threading.Event().wait(0.1)
+        else:
+            raise TimeoutError("the SDK has not received the limits of its session")
 
     def report(self) -> None:
         """Telemetry and client attributes."""
@@ -51,6 +53,21 @@ class Device:
     def limits(self) -> None:
         """The limits of the session, which it asks for by itself."""
         say([self.client.rate_limits_received, self.client.max_payload_size])
+
+    def request(self) -> None:
+        """Attributes that it asks for."""
+        answered = threading.Event()
+
+        def show(content: Any, error: Any) -> None:
+            say([content, error])
+            answered.set()
+
+        self.client.request_attributes(["firmware"], ["interval"], callback=show)
+        assert answered.wait(TIMEOUT_S)
+
+    def provision(self, port: str, key: str, secret: str) -> None:
+        """Gets a credential for another device."""
+        say(TBDeviceMqttClient.provision("127.0.0.1", key, secret, port=int(port), device_name="by the SDK"))
 
     def watch(self, number: str) -> None:
         """So many changes of shared attributes."""
