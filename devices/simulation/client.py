@@ -1,5 +1,4 @@
-"""A simulated device: Paho's client, driven by the event loop, so that a fleet is one thread. Only what blocks,
-resolving the name and connecting, runs in a thread of the loop's executor."""
+"""A simulated device: Paho's client, driven by the event loop (protocols.paho_loop), so that a fleet is one thread."""
 
 import asyncio
 import json
@@ -12,6 +11,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from devices.simulation.tally import Tally
+from protocols.paho_loop import PahoLoop
 
 TELEMETRY: Final = "v1/devices/me/telemetry"
 NO_TOPIC: Final = "v1/devices/me/telemetri"
@@ -21,7 +21,6 @@ _ANSWERS: Final = "v1/devices/me/rpc/response/"
 MAX_INFLIGHT: Final = 100
 CONNECT_TIMEOUT_S: Final = 10.0
 KEEP_ALIVE_S: Final = 30
-MISC_INTERVAL_S: Final = 1.0
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 30.0
 
@@ -34,9 +33,8 @@ class SimulatedDevice:
         self._token = token
         self._address = address
         self._tally = tally
-        self._loop = asyncio.get_running_loop()
         self._client: paho.Client | None = None
-        self._fd = -1
+        self._socket: PahoLoop | None = None
         self._is_connected = False
         self._was_connected = False
         self._was_let_in = False
@@ -87,15 +85,14 @@ class SimulatedDevice:
 
     def cut(self) -> None:
         """Ends the connection without DISCONNECT."""
-        if self._client is not None:
-            sock = self._client.socket()
-            self._end()
-            if sock is not None:
-                sock.close()
+        socket = self._socket
+        self._end()
+        if socket is not None:
+            socket.abort()
 
     def leave(self) -> None:
         """Says DISCONNECT and ends the connection."""
-        if self._client is not None and self._fd >= 0:
+        if self._client is not None and self._socket is not None and self._socket.is_attached:
             self._client.disconnect()
         self.cut()
 
@@ -118,48 +115,23 @@ class SimulatedDevice:
         client.on_disconnect = self._on_end
         client.on_publish = self._on_publish
         client.on_message = self._on_message
-        client.on_socket_register_write = self._on_register_write
-        client.on_socket_unregister_write = self._on_unregister_write
-        client.on_socket_close = self._on_end
         client.connect_async(*self._address, KEEP_ALIVE_S)
-        self._client = client
+        self._client, self._socket = client, PahoLoop(client, on_fault=lambda _: self.cut())
         try:
-            await asyncio.to_thread(client.reconnect)
+            await self._socket.connect()
         except OSError:
             self._tally.connections_refused += 1
             self._end()
-            return
-        sock = client.socket()
-        if sock is None:
-            self._end()
-            return
-        self._fd = sock.fileno()
-        self._loop.add_reader(self._fd, self._readable)
-        if client.want_write():
-            self._loop.add_writer(self._fd, client.loop_write)
-        self._loop.call_later(MISC_INTERVAL_S, self._misc, client)
-
-    def _readable(self) -> None:
-        if self._client is not None:
-            self._client.loop_read()
-
-    def _misc(self, client: paho.Client) -> None:
-        """Sends PINGREQ, and notices a gateway that does not answer it."""
-        if client is self._client and self._fd >= 0:
-            client.loop_misc()
-            self._loop.call_later(MISC_INTERVAL_S, self._misc, client)
 
     def _end(self) -> None:
-        if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            self._loop.remove_writer(self._fd)
-            self._fd = -1
+        if self._socket is not None:
+            self._socket.detach()
         if self._is_connected:
             self._is_connected = False
             self._tally.connected -= 1
         self._tally.lost += sum(sent_at is not None for sent_at in self._inflight.values())
         self._inflight.clear()
-        self._client = None
+        self._client = self._socket = None
         self._ended.set()
 
     # Paho's callbacks
@@ -175,7 +147,7 @@ class SimulatedDevice:
         client.subscribe(f"{_COMMANDS}+", 1)
 
     def _on_end(self, client: paho.Client, *_told: Any) -> None:
-        if client is self._client and self._fd >= 0:
+        if client is self._client:
             self._end()
 
     def _on_publish(self, client: paho.Client, _data: Any, mid: int, code: Any, _properties: Any) -> None:
@@ -191,13 +163,8 @@ class SimulatedDevice:
             self._tally.latencies.note(time.perf_counter() - sent_at)
 
     def _on_message(self, client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
-        if client is self._client and message.topic.startswith(_COMMANDS):
+        if self._socket is None or client is not self._client:
+            return
+        self._socket.received += 1
+        if message.topic.startswith(_COMMANDS):
             self._publish(_ANSWERS + message.topic.removeprefix(_COMMANDS), b'{"done": true}', None)
-
-    def _on_register_write(self, client: paho.Client, *_told: Any) -> None:
-        if client is self._client and self._fd >= 0:
-            self._loop.add_writer(self._fd, client.loop_write)
-
-    def _on_unregister_write(self, client: paho.Client, *_told: Any) -> None:
-        if client is self._client and self._fd >= 0:
-            self._loop.remove_writer(self._fd)

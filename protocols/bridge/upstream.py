@@ -1,14 +1,9 @@
-"""One connection to the broker upstream: Paho's client, driven by the event loop.
-
-Paho has hooks for a loop that is not its own (`loop_read`, `loop_write`, `loop_misc`), and they are used instead of its
-thread: messages need not be handed from thread to thread, and a socket that is not read is all there is to
-back-pressure. Only what blocks, resolving the name, connecting and the TLS handshake, runs in a thread.
+"""One connection to the broker upstream: Paho's client, driven by the event loop (protocols.paho_loop).
 
 A client is used for one connection: what is under way is remembered by the session of docs/bridge.md, not by Paho.
 """
 
 import asyncio
-import logging
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,16 +17,12 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from protocols.bridge.options import BridgeOptions
+from protocols.paho_loop import PahoLoop
 
 T = TypeVar("T")
 
-logger = logging.getLogger("gateway.bridge")
-
-READ_BATCH: Final = 100
-"""How many messages are read before others have their turn."""
 HIGH_WATER_BYTES: Final = 256 * 1024
 """More than this unwritten, and `on_full` is called."""
-_MISC_INTERVAL_S: Final = 1.0
 
 _PROPERTIES: Final = {
     "PayloadFormatIndicator": "payload_format_indicator",
@@ -98,13 +89,8 @@ class Upstream:
         self._loop = asyncio.get_running_loop()
         self._connected: asyncio.Future[ConnAckInfo] = self._loop.create_future()
         self._subscribed: asyncio.Future[list[ReasonCode]] = self._loop.create_future()
-        self._closed: asyncio.Future[None] = self._loop.create_future()
-        self._fd = -1
-        self._received = 0
         self._unwritten_bytes = 0
-        self._paused = False
         self._leaving = False
-        self._timer: asyncio.TimerHandle | None = None
         self._client = client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id,
@@ -120,9 +106,7 @@ class Upstream:
         client.on_message = self._on_message
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
-        client.on_socket_register_write = self._on_register_write
-        client.on_socket_unregister_write = self._on_unregister_write
-        client.on_socket_close = self._on_socket_close
+        self._socket = PahoLoop(client, on_fault=self._on_fault, on_written=self._on_written)
 
     async def open(self) -> ConnAckInfo:
         """Connects. Raises UpstreamError."""
@@ -153,10 +137,9 @@ class Upstream:
             properties=properties,
         )
         try:
-            await asyncio.to_thread(self._client.reconnect)
+            await self._socket.connect()
         except (OSError, ValueError) as error:
             raise UpstreamError(f"cannot connect: {error}") from error
-        self._attach()
         return await self._within_time(self._connected, "CONNECT")
 
     async def subscribe(self, filters: Mapping[str, int]) -> None:
@@ -215,27 +198,20 @@ class Upstream:
 
     def pause_reading(self) -> None:
         """Leaves what comes in the socket. Longer than the keep alive, and the connection is lost."""
-        if not self._paused:
-            self._paused = True
-            if self._fd >= 0:
-                self._loop.remove_reader(self._fd)
+        self._socket.pause_reading()
 
     def resume_reading(self) -> None:
         """Ends that."""
-        if self._paused:
-            self._paused = False
-            if self._fd >= 0:
-                self._loop.add_reader(self._fd, self._readable)
-                self._loop.call_soon(self._readable)  # TLS may have decrypted more than was read
+        self._socket.resume_reading()
 
     async def close(self) -> None:
         """Says DISCONNECT, so that upstream knows at once; gives it a second to leave."""
         self._leaving = True
-        if self._fd >= 0:
+        if self._socket.is_attached:
             self._client.disconnect()
             try:
                 async with asyncio.timeout(1.0):
-                    await asyncio.shield(self._closed)
+                    await asyncio.shield(self._socket.closed)
             except TimeoutError:
                 pass
         self.abort()
@@ -243,57 +219,7 @@ class Upstream:
     def abort(self) -> None:
         """Closes the socket. Idempotent."""
         self._leaving = True
-        if self._timer is not None:
-            self._timer.cancel()
-        sock = self._client.socket()
-        self._detach()
-        if sock is not None:
-            sock.close()
-
-    # The event loop
-
-    def _attach(self) -> None:
-        sock = self._client.socket()
-        if sock is None:
-            raise UpstreamError("cannot connect: it closed the connection")
-        self._fd = sock.fileno()
-        if not self._paused:
-            self._loop.add_reader(self._fd, self._readable)
-        if self._client.want_write():
-            self._loop.add_writer(self._fd, self._writable)
-        self._timer = self._loop.call_later(_MISC_INTERVAL_S, self._misc)
-
-    def _detach(self) -> None:
-        if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            self._loop.remove_writer(self._fd)
-            self._fd = -1
-        if not self._closed.done():
-            self._closed.set_result(None)
-
-    def _readable(self) -> None:
-        try:
-            for _ in range(READ_BATCH):
-                received = self._received
-                if self._paused or self._fd < 0 or self._client.loop_read():
-                    return
-                if received == self._received and not self._decrypted():
-                    return
-        except Exception as error:  # Paho lets out what it could not parse
-            self._fail(f"sent what cannot be read: {error!r}")
-        self._loop.call_soon(self._readable)
-
-    def _decrypted(self) -> int:
-        pending = getattr(self._client.socket(), "pending", None)
-        return pending() if pending is not None else 0
-
-    def _writable(self) -> None:
-        self._client.loop_write()
-
-    def _misc(self) -> None:
-        if self._fd >= 0:
-            self._timer = self._loop.call_later(_MISC_INTERVAL_S, self._misc)
-            self._client.loop_misc()
+        self._socket.abort()
 
     async def _within_time(self, answer: "asyncio.Future[T]", what: str) -> T:
         try:
@@ -304,7 +230,7 @@ class Upstream:
 
     def _fail(self, reason: str) -> None:
         """The connection has ended, or is to end."""
-        self._detach()
+        self._socket.detach()
         error = UpstreamError(reason)
         waiting = [future for future in (self._connected, self._subscribed) if not future.done()]
         for future in waiting:
@@ -337,7 +263,7 @@ class Upstream:
             self._fail("the connection is lost")
 
     def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
-        self._received += 1
+        self._socket.received += 1
         self._listener.message(
             UpstreamMessage(
                 mid=message.mid if message.qos else 0,
@@ -357,24 +283,15 @@ class Upstream:
         if not self._subscribed.done():
             self._subscribed.set_result(codes)
 
-    # `reconnect` calls these in a thread, before there is anything to attach to the loop.
+    def _on_fault(self, error: Exception) -> None:
+        self._fail(f"sent what cannot be read: {error!r}")
 
-    def _on_register_write(self, _client: Any, _data: Any, _sock: Any) -> None:
-        if self._fd >= 0:
-            self._loop.add_writer(self._fd, self._writable)
-
-    def _on_unregister_write(self, _client: Any, _data: Any, _sock: Any) -> None:
-        if self._fd >= 0:
-            self._loop.remove_writer(self._fd)
-            was_full = self._unwritten_bytes > HIGH_WATER_BYTES
-            self._unwritten_bytes = 0
-            if was_full:
-                # Not at once: Paho is in the middle of its own loop.
-                self._loop.call_soon(self._listener.drained)
-
-    def _on_socket_close(self, _client: Any, _data: Any, _sock: Any) -> None:
-        if self._fd >= 0:
-            self._detach()
+    def _on_written(self) -> None:
+        was_full = self._unwritten_bytes > HIGH_WATER_BYTES
+        self._unwritten_bytes = 0
+        if was_full:
+            # Not at once: Paho is in the middle of its own loop.
+            self._loop.call_soon(self._listener.drained)
 
 
 class _TlsSocket(ssl.SSLSocket):
