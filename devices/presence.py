@@ -23,6 +23,7 @@ from django.db import transaction
 
 from devices import metrics
 from devices.credentials import DeviceDirectory, Identity
+from devices.failures import Failures
 from devices.models import (
     HEARTBEAT_INTERVAL_S,
     ConnectedDevice,
@@ -34,7 +35,6 @@ from devices.models import (
 )
 from gateway.databases.thread import DatabaseThread
 from gateway.db import one_line
-from protocols.log_lines import RateLimitedLog
 
 logger = logging.getLogger("gateway.devices")
 
@@ -209,8 +209,7 @@ class PresenceRecorder:
         self._has_compared = False
         self._must_start_over = False
         self._task: asyncio.Task[None] | None = None
-        self._failures: dict[str, str] = {}
-        self._limited_log = RateLimitedLog(logger)
+        self._failures = Failures()
         self._looking = DatabaseThread("orders", slow_s=LOOK_LIMIT_S, call_s=LOOK_LIMIT_S)
         self._recording = DatabaseThread("presence")
 
@@ -222,12 +221,12 @@ class PresenceRecorder:
     @property
     def failure(self) -> str | None:
         """What fails now, and why; None while all is well."""
-        return next((f"cannot {what}: {why}" for what, why in self._failures.items()), None)
+        return self._failures.first
 
     async def start(self) -> "asyncio.Task[None]":
         """Registers this process and starts. Returns the task, which only `close` ends. Raises what the database driver
         raises."""
-        await self._recording.call(self._register, self._note_slow(RECORDING))
+        await self._recording.call(self._register, self._failures.slow(RECORDING))
         self._task = asyncio.get_running_loop().create_task(self._run(), name="presence")
         return self._task
 
@@ -244,7 +243,7 @@ class PresenceRecorder:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         try:
-            await self._recording.call(self._sign_off, self._note_slow(RECORDING))
+            await self._recording.call(self._sign_off, self._failures.slow(RECORDING))
         except DatabaseFault as error:
             logger.warning("cannot record that this gateway stops, its heartbeat will say so: %s", error)
         await self._looking.close()
@@ -262,11 +261,11 @@ class PresenceRecorder:
 
     async def _carry_out_orders(self) -> None:
         try:
-            orders = await self._looking.call(self._new_orders, self._note_slow(LOOKING))
+            orders = await self._looking.call(self._new_orders, self._failures.slow(LOOKING))
         except Exception as error:  # whatever a driver raises, or the start of a thread
-            self._note_failure(LOOKING, one_line(error))
+            self._failures.note(LOOKING, one_line(error))
         else:
-            self._note_success(LOOKING)
+            self._failures.over(LOOKING)
             if orders:
                 self._connections.disconnect({order.device_id: order.reason for order in orders})
         if not self._has_compared:
@@ -279,9 +278,9 @@ class PresenceRecorder:
         if kept is None:
             return
         try:
-            enabled = await self._looking.call(_enabled, self._note_slow(LOOKING)) if kept else set()
+            enabled = await self._looking.call(_enabled, self._failures.slow(LOOKING)) if kept else set()
         except Exception as error:
-            self._note_failure(LOOKING, one_line(error))
+            self._failures.note(LOOKING, one_line(error))
         else:
             self._has_compared = True
             self._connections.forget_all_but(enabled)
@@ -289,26 +288,14 @@ class PresenceRecorder:
     async def _record_changes(self) -> None:
         changes = self._connections.drain_changes()
         try:
-            states = await self._recording.call(self._round, self._note_slow(RECORDING), changes)
+            states = await self._recording.call(self._round, self._failures.slow(RECORDING), changes)
         except Exception as error:
             self._connections.restore(changes)
-            self._note_failure(RECORDING, one_line(error))
+            self._failures.note(RECORDING, one_line(error))
         else:
             if states is not None:
-                self._note_success(RECORDING)
+                self._failures.over(RECORDING)
                 self._connections.recorded(states)
-
-    def _note_slow(self, what: str) -> Callable[[str], None]:
-        return lambda why: self._note_failure(what, why)
-
-    def _note_success(self, what: str) -> None:
-        if self._failures.pop(what, None) is not None:
-            logger.warning("can %s again", what)
-
-    def _note_failure(self, what: str, why: str) -> None:
-        self._failures[what] = why
-        metrics.watch_failures.labels(what).inc()
-        self._limited_log.error("cannot %s, trying again: %s", what, why, kind=what)
 
     # In a thread
 

@@ -5,7 +5,6 @@ a second for what nobody has told: notices, commands of processes that are dead,
 """
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from django.db import transaction
 
-from devices import commands, metrics
+from devices import commands
 from devices.attributes import mark_told, untold
 from devices.downlink.receivers import (
     MAX_RECEIVERS,
@@ -28,11 +27,11 @@ from devices.downlink.receivers import (
     encoded,
 )
 from devices.downlink_notices import GROUP, NoticeReader, devices_of
+from devices.failures import Failures
 from devices.profiles import Meaning
 from gateway.databases.thread import DatabaseThread
 from gateway.db import one_line
 from gateway.layers import BaseChannelLayer, LayerEvent
-from protocols.log_lines import RateLimitedLog
 
 LOOK_INTERVAL_S: Final = 1.0
 RETRY_S: Final = 1.0
@@ -86,7 +85,7 @@ class Downlink:
         self._looking = DatabaseThread("downlink look")
         self._notices = NoticeReader()
         self._looks = 0
-        self._limited_log = RateLimitedLog(logging.getLogger("gateway.devices"))
+        self._failures = Failures()
         self._channel: str | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -182,10 +181,11 @@ class Downlink:
     async def _look_for_what_was_missed(self) -> None:
         while not self._closing.is_set():
             try:
-                device_ids = await self._looking.call(self._look, self._note_slow(LOOKING))
+                device_ids = await self._looking.call(self._look, self._failures.slow(LOOKING))
             except Exception as error:  # whatever a driver raises, or the start of a thread
-                self._note_failure(LOOKING, one_line(error))
+                self._failures.note(LOOKING, one_line(error))
             else:
+                self._failures.over(LOOKING)
                 for device_id in device_ids:
                     self.look_at(device_id)
             await self._pause(self._look_interval_s)
@@ -213,14 +213,15 @@ class Downlink:
         wanted = self._wanted(device_ids)
         try:
             found = await self._delivering.call(
-                self._exchange, self._note_slow(DELIVERING), outcomes, wanted, self._instance_id()
+                self._exchange, self._failures.slow(DELIVERING), outcomes, wanted, self._instance_id()
             )
         except Exception as error:
             self.outcomes.add(outcomes)
             self._due = dict.fromkeys((*device_ids, *self._due))
             self._work.set()
-            self._note_failure(DELIVERING, one_line(error))
+            self._failures.note(DELIVERING, one_line(error))
             return False
+        self._failures.over(DELIVERING)
         self._give(found)
         return True
 
@@ -262,13 +263,6 @@ class Downlink:
                     receiver.give(_only(change, keys))
         for device_id in found.more:
             self.look_at(device_id)
-
-    def _note_slow(self, what: str) -> Callable[[str], None]:
-        return lambda why: self._note_failure(what, why)
-
-    def _note_failure(self, what: str, why: str) -> None:
-        metrics.watch_failures.labels(what).inc()
-        self._limited_log.error("cannot %s, trying again: %s", what, why, kind=what)
 
     # In a thread
 

@@ -48,7 +48,7 @@ NOT_OF_PEERS: Final = {
     "devices/ingest.py Ingest._start_over": "the database file was replaced",
     "gateway/serve/data_dir.py": "at the start",
     "devices/presence.py PresenceRecorder.close": "at the end",
-    "devices/presence.py PresenceRecorder._note_success": "once after each failure",
+    "devices/failures.py Failures.over": "once after each failure",
 }
 """By file, class and function, or what it begins with: why no peer can have it logged as often as it likes."""
 
