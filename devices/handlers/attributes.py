@@ -3,12 +3,9 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from devices.attributes import Scope, TooManyAttributesError, get_attributes, set_attributes
-from devices.device_lock import UnknownDeviceError
+from devices.attributes import Scope, get_attributes, set_attributes
 from devices.handlers.base import Message
-from devices.json_text import NoJsonError
 from devices.profiles import AttributesRequest
-from devices.refusals import MessageRefusal, RefusedError
 
 
 async def report(message: Message) -> None:
@@ -18,14 +15,7 @@ async def report(message: Message) -> None:
 
 async def store(message: Message, device_id: int, values: Mapping[str, Any]) -> None:
     """Stores client attributes of a device, or of one behind it. Raises RefusedError."""
-    try:
-        await message.in_database(set_attributes, device_id, Scope.CLIENT, values)
-    except TooManyAttributesError as error:
-        raise RefusedError(MessageRefusal.QUOTA_OF_DEVICE, str(error)) from None
-    except NoJsonError as error:
-        raise RefusedError(MessageRefusal.PAYLOAD, str(error)) from None
-    except UnknownDeviceError as error:
-        raise RefusedError(MessageRefusal.NO_DEVICE, str(error)) from None
+    await message.in_database(set_attributes, device_id, Scope.CLIENT, values)
 
 
 async def request(message: Message) -> bytes:

@@ -1,20 +1,11 @@
 """Answers of devices to commands."""
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from devices import commands
 from devices.handlers.base import Message
-from devices.json_text import NoJsonError
 from devices.refusals import MessageRefusal, RefusedError
-from gateway.exceptions import GatewayError
 
-_REFUSALS: Final[Mapping[type[GatewayError], MessageRefusal]] = {
-    NoJsonError: MessageRefusal.PAYLOAD,
-    commands.InvalidCommandError: MessageRefusal.TOO_LARGE,
-    commands.UnknownCommandError: MessageRefusal.NO_COMMAND,
-    commands.FinishedCommandError: MessageRefusal.FINISHED_COMMAND,
-}
 _MAX_DIGITS: Final = 18
 """Of the number of a command, which the database has as a 64 bit integer."""
 
@@ -30,10 +21,4 @@ async def record_answer(message: Message, device_id: int, number: str, value: An
     """Records the answer of a device, or of one behind it, to its command of this number. Raises RefusedError."""
     if not (number.isascii() and number.isdecimal() and len(number) <= _MAX_DIGITS):
         raise RefusedError(MessageRefusal.NO_COMMAND, f"there is no command {number[:50]!r}")
-    try:
-        await message.in_database(commands.answer, device_id, int(number), value)
-    except GatewayError as error:
-        refusal = _REFUSALS.get(type(error))
-        if refusal is None:
-            raise
-        raise RefusedError(refusal, str(error)) from None
+    await message.in_database(commands.answer, device_id, int(number), value)

@@ -5,11 +5,10 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import wraps
 from typing import Any, TypeVar
 
-from devices.claims import open_for_claiming
 from devices.credentials import Identity
-from devices.device_lock import UnknownDeviceError
 from devices.handlers.attributes import store, values_of
 from devices.handlers.base import Message
+from devices.handlers.claims import offer
 from devices.handlers.commands import record_answer
 from devices.models import now_ms
 from devices.profiles import SubDevice
@@ -91,11 +90,7 @@ async def claim(message: Message) -> None:
     """Offers devices to who knows the secret of each."""
     claims = message.device.profile.decode_gateway_claims(message.payload)
     for name, device in (await _find(message, map(SubDevice, claims))).items():
-        try:
-            offer = claims[name]
-            await message.in_database(open_for_claiming, device.device_id, offer.secret, offer.duration_ms)
-        except UnknownDeviceError as error:
-            raise RefusedError(MessageRefusal.NO_DEVICE, str(error)) from None
+        await offer(message, device.device_id, claims[name])
 
 
 async def _find_one(message: Message, name: str) -> Identity:
@@ -110,11 +105,7 @@ async def _find(message: Message, named: Iterable[SubDevice]) -> Mapping[str, Id
     found: dict[str, Identity] = {name: device for name in types if (device := sub_devices.find(name)) is not None}
     if unknown:
         as_of = message.services.directory.generation
-        try:
-            looked_up = await message.in_database(find_or_add, message.device.device_id, unknown, as_of)
-        except UnknownDeviceError as error:
-            raise RefusedError(MessageRefusal.NO_DEVICE, str(error)) from None
-        for device in looked_up:
+        for device in await message.in_database(find_or_add, message.device.device_id, unknown, as_of):
             sub_devices.connect(device)
             found[device.name] = device
     return found
