@@ -154,11 +154,13 @@ def untold(device_ids: Collection[int]) -> dict[int, list[tuple[str, str | None,
 
 
 def mark_told(versions: Mapping[tuple[int, str], int]) -> None:
-    """Writes that devices know versions of shared attributes, by device and key."""
-    for (device_id, key), version in versions.items():
-        known = Attribute.with_deleted.filter(device=device_id, scope=Scope.SHARED, key=key, version=version)
-        known.filter(value_json=None).delete()
-        known.update(is_told=True)
+    """Writes that devices know versions of shared attributes, by device and key. To be called in a transaction."""
+    concerned = Attribute.with_deleted.select_for_update().filter(
+        device__in={device_id for device_id, _ in versions}, scope=Scope.SHARED, is_told=False
+    )
+    told = [row.pk for row in concerned if versions.get((row.device_id, row.key)) == row.version]
+    Attribute.with_deleted.filter(pk__in=told, value_json=None).delete()
+    Attribute.with_deleted.filter(pk__in=told).update(is_told=True)
 
 
 def _size(key: str, text: str | None) -> int:

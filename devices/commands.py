@@ -226,10 +226,10 @@ def take_queued(rooms: Mapping[int, int], sent_by: int | None) -> list[Command]:
     the `attempts` of before.
     """
     before = Command.objects.filter(
-        device=OuterRef("device"), pk__lt=OuterRef("pk"), state=State.SENT, finished_at_ms=None
-    ).exclude(sent_by=sent_by)
+        device=OuterRef("device"), pk__lt=OuterRef("pk"), state=State.SENT, finished_at_ms=None, sent_by__isnull=False
+    )
     due = Command.objects.filter(
-        ~Exists(before.filter(sent_by__isnull=False)),
+        ~Exists(before.exclude(sent_by=sent_by)),
         device__in=rooms,
         state=State.QUEUED,
         finished_at_ms=None,
