@@ -10,7 +10,7 @@ from devices.consumers.login import bearer_token, log_in
 from devices.consumers.not_served import not_served
 from devices.consumers.refusals import http_response, note_payload
 from devices.credentials import Identity
-from devices.downlink import TOLD, Due, TooManyReceiversError, encode_response
+from devices.downlink import TOLD, Due, encode_response
 from devices.handlers import HANDLERS, Handler, Message
 from devices.profiles import MAX_PAYLOAD_BYTES, Match, Meaning, installed_profiles
 from devices.refusals import LoginError, LoginRefusal, MessageRefusal, RefusedError
@@ -74,10 +74,7 @@ class DeviceHttpConsumer(AsyncHttpConsumer):
         profile, downlink = self._device.profile, self._services.downlink
         timeout_s = min(profile.decode_poll(self.scope["query_string"]), MAX_POLL_S)
         given: asyncio.Queue[tuple[int, Due]] = asyncio.Queue()
-        try:
-            receiver = downlink.open(self._device.device_id, lambda *due: given.put_nowait(due), most=1)
-        except TooManyReceiversError as error:
-            raise RefusedError(MessageRefusal.POLLS, str(error)) from None
+        receiver = downlink.open(self._device.device_id, lambda *due: given.put_nowait(due), most=1)
         try:
             downlink.take(receiver, meaning)
             async with asyncio.timeout(timeout_s):

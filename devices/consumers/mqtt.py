@@ -8,8 +8,9 @@ from typing import Any, Final
 from devices.consumers.login import EXPIRED, Revocable, certified_device, has_user_name, log_in
 from devices.consumers.not_served import not_served
 from devices.consumers.refusals import note_request, refused
+from devices.consumers.told import Told
 from devices.credentials import Denied, Identity, looks_like_token
-from devices.downlink import TOLD, CommandDue, Due, Receiver, TooManyReceiversError, encode_due
+from devices.downlink import TOLD, CommandDue, encode_due
 from devices.handlers import HANDLERS, Handler, Message, take_telemetry
 from devices.ingest import Ingest
 from devices.limits import Flapping
@@ -27,15 +28,13 @@ LOST: Final = frozenset({"lost", "keep_alive", "taken_over", "protocol_error"})
 """The ends of a connection that is to be counted as lost."""
 
 
-class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
+class DeviceMqttConsumer(Revocable, Told, AsyncMqttConsumer):
     """A device, or an anonymous client of the broker where the listener allows that."""
 
     device: Identity | None = None
     _services: DeviceServices
     _granted: dict[str, int]
     """The topic filters of its profile that the device has subscribed to, with the QoS of each."""
-    _receiver: Receiver | None = None
-    """From its first subscription to what the device is told on."""
     _sub_devices: SubDevices
     _ingest: Ingest
     _flapping: Flapping
@@ -162,10 +161,7 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         row = self.device.profile.downlink.subscription(topic_filter)
         if row is None or share_name is not None:
             raise Reject(ReasonCode.TOPIC_FILTER_INVALID, "not in the device API")
-        try:
-            self._grant(self.device, row, min(qos, 1))
-        except TooManyReceiversError as error:
-            raise Reject(ReasonCode.QUOTA_EXCEEDED, str(error)) from None
+        self._grant(self.device, row, min(qos, 1))
         return min(qos, 1)
 
     async def unsubscribe(self, topic_filter: str) -> None:
@@ -173,8 +169,8 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         if self.device is not None:
             self._granted.pop(topic_filter, None)
             row = self.device.profile.downlink.subscription(topic_filter)
-            if row is not None and self._receiver is not None and self._row_of(row.meaning) is None:
-                self._receiver.meanings.discard(row.meaning)
+            if row is not None and self.receiver is not None and self._row_of(row.meaning) is None:
+                self.receiver.meanings.discard(row.meaning)
 
     async def resumed(self, granted: Mapping[str, int]) -> None:
         """The device has its subscriptions from before."""
@@ -182,16 +178,13 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
             for topic_filter, qos in granted.items():
                 row = self.device.profile.downlink.subscription(topic_filter)
                 if row is not None:
-                    with suppress(TooManyReceiversError):  # others of the device hear what it would
+                    with suppress(RefusedError):  # others of the device hear what it would
                         self._grant(self.device, row, qos)
 
     def _grant(self, device: Identity, row: Topic, qos: int) -> None:
         self._granted[row.topic_filter] = qos
         if row.meaning in TOLD:
-            downlink = self._services.downlink
-            if self._receiver is None:
-                self._receiver = downlink.open(device.device_id, self._post_due)
-            downlink.take(self._receiver, row.meaning)
+            self.hear(self._services, device, row.meaning)
 
     def _row_of(self, meaning: Meaning) -> Topic | None:
         """The row by which the device hears messages of this meaning: that of its first subscription to one."""
@@ -199,13 +192,10 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
         rows = map(self.device.profile.downlink.subscription, self._granted)
         return next((row for row in rows if row is not None and row.meaning is meaning), None)
 
-    def _post_due(self, delivery_id: int, due: Due) -> None:
-        self.post({"type": "device.due", "delivery_id": delivery_id, "due": due})
-
     async def device_due(self, event: Event) -> None:
         """Publishes a command, or changed attributes, to the device; it is delivered when the device has acknowledged
         it, and at QoS 0 nobody knows."""
-        device, receiver = self.device, self._receiver
+        device, receiver = self.device, self.receiver
         assert device is not None
         assert receiver is not None
         due, delivery_id = event["due"], event["delivery_id"]
@@ -221,11 +211,11 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
 
     async def delivered(self, delivery_id: int, reason_code: int) -> None:
         """The device has acknowledged a command, or attributes, or cannot have them."""
-        assert self._receiver is not None
+        assert self.receiver is not None
         if is_failure(reason_code):
-            self._receiver.failed(delivery_id, f"not taken by the device: {ReasonCode(reason_code).name.lower()}")
+            self.receiver.failed(delivery_id, f"not taken by the device: {ReasonCode(reason_code).name.lower()}")
         else:
-            self._receiver.delivered(delivery_id)
+            self.receiver.delivered(delivery_id)
 
     async def device_cut(self, event: Event) -> None:
         """Closes: the device's access was revoked or changed. It may not publish any more, so its will is held back."""
@@ -238,9 +228,8 @@ class DeviceMqttConsumer(Revocable, AsyncMqttConsumer):
     async def disconnect(self, reason_code: int, reason: str) -> None:
         """The connection has ended."""
         self.unregister()
-        if self._receiver is not None:
-            self._services.downlink.end(self._receiver)
         if self.device is not None:
+            self.hear_no_more(self._services)
             self._sub_devices.end()
             if reason in LOST:
                 self._flapping.lost(self.device.device_id)

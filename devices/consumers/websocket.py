@@ -22,8 +22,9 @@ import msgspec
 from devices.consumers.envelope import DELIVERED, SUBSCRIBE, TELEMETRY, Envelope, open_envelope, open_leniently
 from devices.consumers.login import EXPIRED, Revocable, bearer_token, log_in
 from devices.consumers.refusals import http_response, note_payload
+from devices.consumers.told import Told
 from devices.credentials import Identity
-from devices.downlink import CommandDue, Due, Receiver, TooManyReceiversError, encode_response
+from devices.downlink import CommandDue, encode_response
 from devices.handlers import HANDLERS, Message
 from devices.models import now_ms
 from devices.profiles import MAX_PAYLOAD_BYTES, Meaning, NotJsonError, PayloadError
@@ -49,7 +50,7 @@ Outcome: TypeAlias = "asyncio.Future[None] | RefusedError | bytes | None"
 """The commit that is waited for; why nothing is done; or what is done has this answer, or none."""
 
 
-class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
+class DeviceWebsocketConsumer(Revocable, Told, AsyncWebsocketConsumer):
     """A device on a WebSocket."""
 
     _services: DeviceServices
@@ -58,8 +59,6 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
     _awaited: "asyncio.Future[None] | None" = None
     _unanswered: deque[tuple[Any, Outcome, bytes]]
     """Messages in their order: the id; what became of it; its first bytes, for the case that the commit refuses it."""
-    _receiver: Receiver | None = None
-    """From its first subscription on."""
     _undelivered: dict[str, int]
     """The delivery of each command that the device has been sent, by the number of the command."""
 
@@ -133,31 +132,21 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
         return answer
 
     def _subscribe(self, content: bytes) -> None:
-        meanings = _subscriptions(content)
-        downlink = self._services.downlink
-        try:
-            if self._receiver is None:
-                self._receiver = downlink.open(self._device.device_id, self._post_due)
-        except TooManyReceiversError as error:
-            raise RefusedError(MessageRefusal.POLLS, str(error)) from None
-        for meaning in meanings:
-            downlink.take(self._receiver, meaning)
+        for meaning in _subscriptions(content):
+            self.hear(self._services, self._device, meaning)
 
     def _delivered(self, number: str) -> bool:
         """Whether the device had not yet said of this command that it has it."""
         delivery_id = self._undelivered.pop(number, None)
-        if delivery_id is None or self._receiver is None:
+        if delivery_id is None or self.receiver is None:
             return False
-        self._receiver.delivered(delivery_id)
+        self.receiver.delivered(delivery_id)
         return True
-
-    def _post_due(self, delivery_id: int, due: Due) -> None:
-        self.post({"type": "device.due", "delivery_id": delivery_id, "due": due})
 
     async def device_due(self, event: Event) -> None:
         """Sends a command, or changed attributes."""
         due, delivery_id = event["due"], event["delivery_id"]
-        assert self._receiver is not None
+        assert self.receiver is not None
         if isinstance(due, CommandDue):
             self._undelivered[str(due.command_id)] = delivery_id
             told: dict[str, Any] = {"command": msgspec.Raw(encode_response(self._device.profile, due))}
@@ -167,7 +156,7 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
             told = {"deletedAttributes": list(due.versions)}
         await self._send(told)
         if not isinstance(due, CommandDue):
-            self._receiver.sent(delivery_id)
+            self.receiver.sent(delivery_id)
 
     async def device_committed(self, event: Event) -> None:
         """A commit has finished: answers its messages."""
@@ -188,8 +177,7 @@ class DeviceWebsocketConsumer(Revocable, AsyncWebsocketConsumer):
     async def disconnect(self, code: int) -> None:
         """The connection has ended."""
         self.unregister()
-        if self._receiver is not None:
-            self._services.downlink.end(self._receiver)
+        self.hear_no_more(self._services)
 
     def _committed(self, committed: "asyncio.Future[None]") -> None:
         self.post({"type": "device.committed"})

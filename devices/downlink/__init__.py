@@ -13,7 +13,6 @@ from devices.downlink.receivers import (
     CommandDue,
     Due,
     Receiver,
-    TooManyReceiversError,
     encode_due,
     encode_response,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "Downlink",
     "Due",
     "Receiver",
-    "TooManyReceiversError",
     "encode_due",
     "encode_response",
 ]

@@ -23,12 +23,12 @@ from devices.downlink.receivers import (
     Due,
     Outcomes,
     Receiver,
-    TooManyReceiversError,
     encoded,
 )
 from devices.downlink_notices import GROUP, NoticeReader, devices_of
 from devices.failures import Failures
 from devices.profiles import Meaning
+from devices.refusals import MessageRefusal, RefusedError
 from gateway.databases.thread import DatabaseThread
 from gateway.db import one_line
 from gateway.layers import BaseChannelLayer, LayerEvent
@@ -92,10 +92,11 @@ class Downlink:
     # Connections
 
     def open(self, device_id: int, give: Callable[[int, Due], None], *, most: int = MAX_UNDER_WAY) -> Receiver:
-        """A receiver for a connection of a device; nothing comes before `take`. Raises TooManyReceiversError."""
+        """A receiver for a connection of a device; nothing comes before `take`. Raises RefusedError if it has many."""
         receivers = self._receivers.setdefault(device_id, [])
         if len(receivers) >= MAX_RECEIVERS:
-            raise TooManyReceiversError
+            why = f"{MAX_RECEIVERS} connections of the device wait for commands or attributes already"
+            raise RefusedError(MessageRefusal.POLLS, why)
         receiver = Receiver(self, device_id, give, most=most)
         receivers.append(receiver)
         return receiver

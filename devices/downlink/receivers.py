@@ -7,7 +7,6 @@ from typing import Any, Final, Protocol, TypeAlias
 import msgspec
 
 from devices.profiles import Meaning, Profile, Topic, fill
-from gateway.exceptions import GatewayError
 
 TOLD: Final = frozenset({Meaning.COMMAND, Meaning.SHARED_ATTRIBUTES})
 """What waits for a device until it is there to be told."""
@@ -68,13 +67,6 @@ class Outcomes:
         self.returned |= earlier.returned
         self.failed = {**earlier.failed, **self.failed}
         self.told = {**earlier.told, **self.told}
-
-
-class TooManyReceiversError(GatewayError):
-    """Raised when as many connections of a device take what it is told as may."""
-
-    def __init__(self) -> None:
-        super().__init__(f"{MAX_RECEIVERS} connections of the device wait for commands or attributes already")
 
 
 class Desk(Protocol):

@@ -10,8 +10,10 @@ import pytest
 from devices.attributes import Scope, delete_attributes, set_attributes, untold
 from devices.commands import State, create
 from devices.downlink import AttributesDue, CommandDue, Downlink, Due, Receiver
+from devices.downlink.receivers import MAX_RECEIVERS
 from devices.models import Command, Device, GatewayInstance, now_ms
 from devices.profiles import Meaning
+from devices.refusals import MessageRefusal, RefusedError
 from gateway.db import database_sync_to_async
 from gateway.layers import InMemoryChannelLayer, channel_layers
 from tests.support.waiting import until
@@ -192,6 +194,19 @@ class TestCommands:
             await until(lambda: connection.methods, "a command")
         finally:
             await deaf.close()
+
+
+def test_one_connection_too_many_that_wants_to_be_told_is_refused() -> None:
+    downlink = Downlink(InMemoryChannelLayer(), instance_id=lambda: None)
+    receivers = [downlink.open(1, lambda *due: None) for _ in range(MAX_RECEIVERS)]
+
+    with pytest.raises(RefusedError) as refusal:
+        downlink.open(1, lambda *due: None)
+    downlink.end(receivers[0])
+    downlink.open(1, lambda *due: None)
+    downlink.open(2, lambda *due: None)
+
+    assert refusal.value.refusal is MessageRefusal.POLLS
 
 
 class TestAttributes:
