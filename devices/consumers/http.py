@@ -127,10 +127,9 @@ class DeviceHttpConsumer(AsyncHttpConsumer):
     async def _refuse(self, error: RefusedError, body: bytes) -> None:
         note_payload(self.scope, self._device, error, body)
         # What the client still sends of a body that is too large is read for a moment only: no second request follows.
-        close = ((b"connection", b"close"),) if error.refusal is MessageRefusal.TOO_LARGE else ()
-        after_s = error.refusal.retry_after_s
-        retry = () if after_s is None else ((b"retry-after", str(after_s).encode()),)
-        await self.respond_error(error.refusal.status, error.text, *close, *retry)
+        close = [(b"connection", b"close")] if error.refusal is MessageRefusal.TOO_LARGE else []
+        status, headers, answer = http_response(error)
+        await self.send_response(status, answer, headers=[*headers, *close])
 
 
 async def _store(message: Message) -> None:

@@ -4,9 +4,7 @@ import asyncio
 import uuid
 from typing import Any, ClassVar, Final
 
-import msgspec
-
-from devices.consumers.refusals import note_provisioning
+from devices.consumers.refusals import http_response, note_provisioning
 from devices.handlers.base import in_database
 from devices.profiles.provisioning import (
     ANSWER_TOPIC,
@@ -109,7 +107,8 @@ class ProvisioningHttpConsumer(AsyncHttpConsumer):
         try:
             await self._respond(200, await answer(body, self.scope))
         except RefusedError as error:
-            await self._respond(error.refusal.status, msgspec.json.encode({"error": error.text}))
+            status, headers, refusal = http_response(error)
+            await self.send_response(status, refusal, headers=headers)
 
     async def _respond(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         length = (b"content-length", str(len(body)).encode())

@@ -55,7 +55,7 @@ def refused(
     return error
 
 
-def http_response(error: LoginError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+def http_response(error: RefusedError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Status, headers and body of the answer to a request, or to the handshake of a WebSocket."""
     refusal = error.refusal
     body = msgspec.json.encode({"error": error.text}) + b"\n"
